@@ -1,0 +1,192 @@
+"""The contract between a model and the capture: load, encode, name the blocks, label every token.
+
+``docs/adding_a_model.md`` walks through an adapter; ``microscope-bench check NAME`` proves one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from microscope_bench.errors import AdapterError
+from microscope_bench.examples import Example
+
+LABELS = ("padding", "special", "structure", "text", "image", "video", "audio")
+"""What a token position can be; a label array holds indices into this tuple.
+
+``special`` are the tokenizer's own marks (BOS, role and turn marks), ``structure`` the constant marks that frame media
+(row separators such as ``image_newline``, start and end of image). Only the modalities are measured.
+"""
+PADDING, SPECIAL, STRUCTURE, TEXT, IMAGE, VIDEO, AUDIO = range(len(LABELS))
+MODALITIES = LABELS[TEXT:]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model it is, as far as that decides whether two results may be compared.
+
+    Attributes:
+        name: what a leaderboard row shows: the hub repository, or the last part of a local path.
+        repo: hub repository ("org/name") or, for a local directory, its name without the path to it.
+        revision: 40-hex commit of the hub repository, or ``"sha256-"`` + 16 hex digits of a local directory's content.
+        adapter: the adapter's registered name.
+        architecture: the model class, for instance ``LlavaNextForConditionalGeneration``.
+        dtype: of the hidden states, without the ``torch.`` prefix.
+        quantization: the method ("bitsandbytes", ...), or None.
+        attention: the attention implementation of the decoder ("sdpa", "eager", ...).
+        n_layers: L, the number of decoder blocks; there are L + 1 boundaries.
+        hidden_size: d, the width of the residual stream.
+        n_parameters: of the whole model, encoders included.
+        trained: False for freshly initialised weights; such a row says so everywhere.
+        processor: class name of the processor or tokenizer that made the inputs.
+        image_processor: class name of the image processor, or None; its PIL and torchvision variants differ slightly.
+        chat_template_sha256: of the template that framed the prompt, or None where there is none.
+        context_length: the longest sequence the model accepts, or None where the configuration does not say.
+    """
+
+    name: str
+    repo: str
+    revision: str
+    adapter: str
+    architecture: str
+    dtype: str
+    quantization: str | None
+    attention: str | None
+    n_layers: int
+    hidden_size: int
+    n_parameters: int
+    trained: bool
+    processor: str
+    image_processor: str | None
+    chat_template_sha256: str | None
+    context_length: int | None
+
+
+@dataclass
+class Batch:
+    """A few examples, encoded.
+
+    Attributes:
+        inputs: keyword arguments of the forward pass, tensors on the model's device.
+        labels: int8 (B, S), an index into :data:`LABELS` for every position that block 1 will see.
+        ids: example ids, B of them.
+        prompts: the text each example was turned into, template included.
+        tokens: per example the token ids without padding (int64), to tell a changed tokenizer from a changed model.
+        media: the tensors among ``inputs`` that hold pictures, sound or video, by name.
+    """
+
+    inputs: dict[str, Any]
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    prompts: tuple[str, ...]
+    tokens: tuple[np.ndarray, ...]
+    media: dict[str, Tensor] = field(default_factory=dict)
+
+    def last_positions(self) -> np.ndarray:
+        """int64 (B,): index of each row's last position that is not padding."""
+        real = self.labels != PADDING
+        return np.asarray(real.shape[1] - 1 - np.argmax(real[:, ::-1], axis=1), dtype=np.int64)
+
+    def lengths(self) -> np.ndarray:
+        """int64 (B,): positions of each row that are not padding."""
+        return np.asarray((self.labels != PADDING).sum(axis=1), dtype=np.int64)
+
+
+class Adapter(ABC):
+    """One loaded model. Subclasses load in :meth:`load`; everything else works on the loaded model.
+
+    Attributes:
+        info: the model's identity.
+        modalities: the modalities this model can be given ("text", "image", ...).
+        device: where inputs go.
+    """
+
+    info: ModelInfo
+    modalities: frozenset[str]
+    device: torch.device
+
+    @classmethod
+    @abstractmethod
+    def load(cls, args: Mapping[str, str], *, device: str | None = None) -> Adapter:
+        """Loads the model.
+
+        Args:
+            args: the ``key=value`` pairs of ``--model_args``; an unknown key is an error with the nearest names.
+            device: "cpu", "cuda", "cuda:1", ...; None means a GPU where there is one.
+
+        Raises:
+            AdapterError: anything that keeps the model from being loaded, with what to do next.
+        """
+
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The decoder blocks in the order the residual stream passes them."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example]) -> Batch:
+        """Turns examples into one batch.
+
+        Rows are padded on the right where the model allows it: causal attention then leaves every real position
+        untouched by its neighbours in the batch.
+
+        Raises:
+            AdapterError: the model lacks a modality the examples need.
+            ExampleError: one example cannot be encoded.
+        """
+
+    @abstractmethod
+    def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
+        """One forward pass without gradient and without KV cache.
+
+        Args:
+            batch: from :meth:`encode`.
+            logits: whether next-token logits are needed. Without them the pass may end as early as it likes after the
+                last block, and the capture ends it there itself.
+
+        Returns:
+            float32 (B, vocabulary), the logits after each example's last token, or None when ``logits`` is False.
+        """
+
+    def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
+        """Labels corrected by what block 1 really receives; called once per batch, before tokens are selected.
+
+        The default returns ``batch.labels``. The generic adapter turns constant placeholder positions
+        (``image_newline``) into ``structure`` here.
+
+        Args:
+            batch: from :meth:`encode`.
+            boundary0: (B, S, d), the input of block 1.
+        """
+        return batch.labels
+
+    def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
+        """For each choice the one token that continues the prompt with it.
+
+        Args:
+            prompt: one of :attr:`Batch.prompts`.
+            choices: single letters.
+
+        Raises:
+            AdapterError: a choice is not exactly one token after this prompt, so one forward pass cannot score it.
+        """
+        raise AdapterError(f"{type(self).__name__} does not say which token continues a prompt with a choice")
+
+    def check_labels(self, batch: Batch, boundary0: Tensor) -> None:
+        """Raises unless labels and the sequence that block 1 saw have the same shape.
+
+        Raises:
+            AdapterError: with both shapes and the usual causes.
+        """
+        if tuple(boundary0.shape[:2]) != batch.labels.shape:
+            raise AdapterError(
+                f"{self.info.name}: labels are {batch.labels.shape[0]} × {batch.labels.shape[1]} but block 1 saw "
+                f"{tuple(boundary0.shape[:2])} positions. Usual cause: the processor does not expand the image token "
+                f"into one placeholder per image position. Override encode() or refine_labels() in an adapter of your "
+                f"own; see docs/adding_a_model.md."
+            )

@@ -1,0 +1,105 @@
+"""Reads every boundary of a decoder while it runs, with plain forward hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from microscope_bench.adapters.base import Adapter, Batch
+from microscope_bench.errors import CaptureError
+
+OnBoundary = Callable[[int, Tensor], None]
+
+
+class _PassEnded(BaseException):
+    """Ends a forward pass once nothing after it is needed; a BaseException so that model code does not catch it."""
+
+
+def _hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    hidden = args[0] if args else kwargs.get("hidden_states")
+    if not isinstance(hidden, Tensor):
+        raise CaptureError(f"a decoder block was called without a hidden-state tensor, but with {type(hidden).__name__}")
+    return hidden
+
+
+def _hidden_out(output: Any) -> Tensor:
+    hidden = output[0] if isinstance(output, tuple | list) else output
+    if not isinstance(hidden, Tensor):
+        raise CaptureError(f"the last decoder block returned no hidden-state tensor, but {type(hidden).__name__}")
+    return hidden
+
+
+@contextmanager
+def boundary_hooks(blocks: Sequence[nn.Module], on_boundary: OnBoundary, *, end_pass: bool) -> Iterator[None]:
+    """Calls ``on_boundary(l, h)`` for l = 0..L while the blocks run inside this context.
+
+    Boundary l < L is the input of block l + 1, boundary L the output of the last block, before the final norm. The
+    tensor is the model's own: read it at once and do not change it. Hooks are removed on the way out, whatever happens.
+
+    Args:
+        blocks: the L decoder blocks in order.
+        on_boundary: receives (l, hidden states as the block saw them).
+        end_pass: leave the forward pass right after boundary L; run it inside :func:`run_pass`.
+    """
+
+    def before(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            on_boundary(layer, _hidden_in(args, kwargs))
+
+        return hook
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        on_boundary(len(blocks), _hidden_out(output))
+        if end_pass:
+            raise _PassEnded
+
+    handles = []
+    try:
+        for layer, block in enumerate(blocks):
+            handles.append(block.register_forward_pre_hook(before(layer), with_kwargs=True))
+        handles.append(blocks[-1].register_forward_hook(after))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_pass(adapter: Adapter, batch: Batch, on_boundary: OnBoundary, *, logits: bool) -> Tensor | None:
+    """One forward pass that hands every boundary to ``on_boundary``, in order and once.
+
+    Returns:
+        float32 (B, vocabulary) next-token logits, or None when ``logits`` is False (the pass then ends after the last
+        block).
+
+    Raises:
+        CaptureError: a boundary came twice, out of order, or not at all.
+    """
+    blocks = adapter.blocks()
+    expected = 0
+
+    def in_order(layer: int, hidden: Tensor) -> None:
+        nonlocal expected
+        if layer != expected:
+            raise CaptureError(
+                f"{adapter.info.name}: boundary {layer} came where boundary {expected} was expected; blocks() must list "
+                f"the decoder blocks in the order they run, each of which runs once in a forward pass"
+            )
+        expected += 1
+        on_boundary(layer, hidden)
+
+    result = None
+    with torch.inference_mode(), boundary_hooks(blocks, in_order, end_pass=not logits):
+        try:
+            result = adapter.forward(batch, logits=logits)
+        except _PassEnded:
+            pass
+    if expected != len(blocks) + 1:
+        raise CaptureError(
+            f"{adapter.info.name}: the forward pass handed over {expected} of {len(blocks) + 1} boundaries; blocks() "
+            f"lists {len(blocks)} blocks that forward() does not run"
+        )
+    return result

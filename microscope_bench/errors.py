@@ -1,0 +1,50 @@
+"""Errors a user can act on: each says what went wrong, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class MicroscopeError(Exception):
+    """Base of every error this package raises on purpose.
+
+    The command line prints its message alone, without a traceback, and exits with status 2.
+    """
+
+
+class UnknownNameError(MicroscopeError, LookupError):
+    """A name that no registry knows; the message lists the nearest names."""
+
+
+class TaskError(MicroscopeError):
+    """A task that cannot be read: the message names the file and the field."""
+
+
+class ExampleError(MicroscopeError):
+    """One example that cannot be rendered or encoded (for instance a picture that does not open).
+
+    The runner counts it, names it in the result and goes on, up to the protocol's limit.
+
+    Attributes:
+        example_id: the example's id within its task.
+        cause: one line that says what is wrong with it.
+    """
+
+    def __init__(self, example_id: str, cause: str) -> None:
+        super().__init__(f"example {example_id}: {cause}")
+        self.example_id = example_id
+        self.cause = cause
+
+
+class AdapterError(MicroscopeError):
+    """A model that cannot be loaded, encoded for, or labelled."""
+
+
+class CaptureError(MicroscopeError):
+    """The forward pass did not hand over what the capture expects."""
+
+
+class StoreError(MicroscopeError):
+    """A token store that is missing, damaged, or belongs to another run."""
+
+
+class ResultError(MicroscopeError):
+    """A result file that is truncated, foreign, too new, or edited by hand."""

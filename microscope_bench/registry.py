@@ -1,0 +1,92 @@
+"""Names to objects: a table of lazy ``module:attribute`` strings, entry points, and did-you-mean.
+
+Nothing is imported until a name is asked for, so listing the names costs nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+from microscope_bench.errors import MicroscopeError, UnknownNameError
+
+T = TypeVar("T")
+
+
+def unknown_name(kind: str, name: str, known: list[str], hint: str = "") -> UnknownNameError:
+    """The error for a name that is not known: the nearest names first, then how to list all of them."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    guess = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(sorted(known)[:20])}."
+    return UnknownNameError(f"unknown {kind} {name!r}.{guess}{' ' + hint if hint else ''}")
+
+
+class Registry(Generic[T]):
+    """A read-mostly table of names for one kind of thing.
+
+    Args:
+        kind: what the names stand for, in the singular, as error messages say it ("model").
+        builtin: name → ``"module:attribute"``.
+        group: the entry-point group through which other packages add names; a built-in name wins.
+        hint: one sentence that ends the error for an unknown name (how to list, how to add).
+    """
+
+    def __init__(self, kind: str, builtin: dict[str, str], group: str | None = None, hint: str = "") -> None:
+        self.kind = kind
+        self.group = group
+        self.hint = hint
+        self._paths = dict(builtin)
+        self._objects: dict[str, T] = {}
+
+    def register(self, name: str, target: T | str) -> None:
+        """Adds a name. ``target`` is the object, or a ``"module:attribute"`` string imported on first use.
+
+        Raises:
+            MicroscopeError: the name is taken.
+        """
+        if name in self._paths or name in self._objects:
+            raise MicroscopeError(f"{self.kind} {name!r} is already registered; choose another name")
+        if isinstance(target, str):
+            self._paths[name] = target
+        else:
+            self._objects[name] = target
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        if self.group is None:
+            return {}
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def names(self) -> list[str]:
+        """Every known name, sorted; imports nothing."""
+        return sorted({*self._paths, *self._objects, *self._plugins()})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def get(self, name: str) -> T:
+        """The object behind a name, imported now if it was not before.
+
+        Raises:
+            UnknownNameError: no such name; the message holds the nearest ones.
+            MicroscopeError: the name is known but its module does not import.
+        """
+        if name in self._objects:
+            return self._objects[name]
+        path = self._paths.get(name)
+        if path is None:
+            plugin = self._plugins().get(name)
+            if plugin is None:
+                raise unknown_name(self.kind, name, self.names(), self.hint)
+            path = plugin.value
+        module, _, attribute = path.partition(":")
+        try:
+            target = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise MicroscopeError(f"{self.kind} {name!r} points at {path}, which does not import: {error}") from error
+        self._objects[name] = target
+        return target
