@@ -22,7 +22,9 @@ class _PassEnded(BaseException):
 def _hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     hidden = args[0] if args else kwargs.get("hidden_states")
     if not isinstance(hidden, Tensor):
-        raise CaptureError(f"a decoder block was called without a hidden-state tensor, but with {type(hidden).__name__}")
+        raise CaptureError(
+            f"a decoder block was called without a hidden-state tensor, but with {type(hidden).__name__}"
+        )
     return hidden
 
 

@@ -1,0 +1,73 @@
+"""``--model_args``: text to key-value pairs, and each value to what it means. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from microscope_bench.errors import AdapterError
+from microscope_bench.registry import unknown_name
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def parse_model_args(text: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Turns ``"a=b,c=d"`` into a dictionary; a mapping passes through with its values as strings.
+
+    Raises:
+        AdapterError: a part without ``=``, without a key, or a key given twice.
+
+    >>> parse_model_args("pretrained=org/name,dtype=bfloat16")
+    {'pretrained': 'org/name', 'dtype': 'bfloat16'}
+    """
+    if text is None:
+        return {}
+    if not isinstance(text, str):
+        return {str(key): str(value) for key, value in text.items()}
+    pairs: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key:
+            raise AdapterError(f"model args: {part!r} is not key=value; write them as pretrained=org/name,dtype=bfloat16")
+        if key in pairs:
+            raise AdapterError(f"model args: {key!r} is given twice, as {pairs[key]!r} and as {value!r}; keep one")
+        pairs[key] = value
+    return pairs
+
+
+def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:
+    """Raises for the first key that the adapter does not know.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+    """
+    for key in args:
+        if key not in known:
+            raise unknown_name("model arg", key, sorted(known), f"This adapter knows: {', '.join(sorted(known))}.")
+
+
+def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:
+    """The boolean value of an argument ("true" or "false").
+
+    Raises:
+        AdapterError: the value is neither.
+    """
+    value = args.get(key)
+    if value is None:
+        return default
+    if value.lower() not in _BOOLEANS:
+        raise AdapterError(f"model arg {key}={value} is not true or false")
+    return _BOOLEANS[value.lower()]
+
+
+def positive_int_arg(args: Mapping[str, str], key: str) -> int | None:
+    """The value of an argument that counts something, or None where it is not given.
+
+    Raises:
+        AdapterError: the value is not a positive whole number.
+    """
+    value = args.get(key)
+    if value is None:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise AdapterError(f"model arg {key}={value} is not a positive whole number")
+    return int(value)

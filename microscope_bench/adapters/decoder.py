@@ -1,0 +1,67 @@
+"""Finds the decoder blocks inside a transformers model, and what stands around them."""
+
+from __future__ import annotations
+
+import re
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+
+from microscope_bench.adapters.overrides import overrides_for
+from microscope_bench.errors import AdapterError
+
+_BLOCK_LISTS = {"layers", "h", "block", "blocks", "layer"}
+_NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|video|qformer|projector|connector|resampler")
+_FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "final_norm")
+
+
+def module_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Every non-empty ModuleList of the model by its dotted path."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)}
+
+
+def describe_module_lists(model: nn.Module) -> str:
+    """The candidate block lists for an error message: ``model.language_model.layers (32), ...``."""
+    lists = {name: m for name, m in module_lists(model).items() if name.rpartition(".")[2] in _BLOCK_LISTS}
+    return ", ".join(f"{name} ({len(module)})" for name, module in lists.items()) or "none"
+
+
+def find_blocks(model: Any) -> nn.ModuleList:
+    """The list of decoder blocks of a transformers model.
+
+    The rule: a ModuleList named like a list of blocks below ``get_decoder()``, on no vision or audio path; the
+    one as long as the text configuration says comes first, then the shallowest.
+
+    Raises:
+        AdapterError: no such list; the message names the lists the model has.
+    """
+    decoder = _decoder(model)
+    expected = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    candidates = [
+        (len(module) != expected, name.count("."), name, module)
+        for name, module in module_lists(decoder).items()
+        if name.rpartition(".")[2] in _BLOCK_LISTS and not _NOT_TEXT.search(name)
+    ]
+    if not candidates:
+        raise AdapterError(
+            f"{type(model).__name__}: no list of decoder blocks found below {type(decoder).__name__}. Block lists of the "
+            f"model: {describe_module_lists(model)}. Override blocks() in an adapter of your own."
+        )
+    return min(candidates, key=lambda candidate: candidate[:3])[3]
+
+
+def find_final_norm(model: Any, blocks: nn.ModuleList) -> nn.Module | None:
+    """The norm that follows the last block: a sibling of the block list, or None where the decoder has none."""
+    for module in model.modules():
+        if any(child is blocks for child in module.children()):
+            for name in _FINAL_NORMS:
+                norm = getattr(module, name, None)
+                if isinstance(norm, nn.Module):
+                    return norm
+    return None
+
+
+def _decoder(model: Any) -> Any:
+    path = overrides_for(model.config.model_type).decoder
+    return model.get_decoder() if path is None else attrgetter(path)(model)

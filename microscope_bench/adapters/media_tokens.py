@@ -1,0 +1,112 @@
+"""Which token ids stand for media, and from them a label for every position of a batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microscope_bench.adapters.base import LABELS, PADDING, SPECIAL, STRUCTURE, TEXT
+
+_MEDIA = ("audio", "video", "image")  # where two share one id, the last one names it
+_PLACEHOLDER_KEYS = {name: {f"{name}_token_id", f"{name}_token_index", f"{name}_patch_id"} for name in _MEDIA}
+_FRAMING_KEY = re.compile(
+    r"^(boi|eoi|boa|eoa|bov|eov"
+    r"|(vision|image|img|video|audio)_(start|begin|bos|end|eos|break|newline|row|col|sep)"
+    r"|(start|end)_(of_)?(image|img|video|audio)"
+    r"|(fake|global)_image)(_token)?_(id|index)$"
+)
+
+
+@dataclass(frozen=True)
+class MediaTokens:
+    """The token ids of one model that are not plain text.
+
+    Attributes:
+        placeholders: modality → the ids whose embedding the model replaces by an encoder's output.
+        framing: ids that mark where media start, end and break.
+        special: the tokenizer's other special ids.
+    """
+
+    placeholders: Mapping[str, frozenset[int]]
+    framing: frozenset[int]
+    special: frozenset[int]
+
+
+def find_media_tokens(config: Any, tokenizer: Any, processor: Any | None = None) -> MediaTokens:
+    """Reads the ids from the model's configuration and its parts first, then from the processor and the tokenizer.
+
+    Args:
+        config: the model's configuration.
+        tokenizer: its tokenizer.
+        processor: its processor, or None for a text-only model.
+    """
+    configured = list(_integers(config.to_dict()))
+    attributes = [] if processor is None else [*_integers(_plain(processor)), *_integers(_plain(tokenizer))]
+    placeholders = {}
+    for name, keys in _PLACEHOLDER_KEYS.items():
+        for pairs in (configured, attributes):
+            if ids := frozenset(value for key, value in pairs if key in keys):
+                placeholders[name] = ids
+                break
+    framing = frozenset(value for key, value in [*configured, *attributes] if _FRAMING_KEY.match(key))
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return MediaTokens(placeholders, framing, frozenset({*tokenizer.all_special_ids, *added}))
+
+
+def label_positions(
+    input_ids: NDArray[np.int64],
+    attention_mask: NDArray[np.int64],
+    tokens: MediaTokens,
+    media_types: NDArray[np.int64] | None = None,
+) -> NDArray[np.int8]:
+    """The label of every position.
+
+    Args:
+        input_ids: (B, S).
+        attention_mask: (B, S), 0 where padded.
+        tokens: the ids that are not plain text.
+        media_types: (B, S), the processor's own marks (0 text, 1 image, ...), or None. They count what frames media
+            too, so that a marked position that is no placeholder is structure.
+
+    Returns:
+        int8 (B, S), indices into :data:`~microscope_bench.adapters.base.LABELS`.
+    """
+    labels = np.full(input_ids.shape, TEXT, dtype=np.int8)
+    labels[np.isin(input_ids, list(tokens.special))] = SPECIAL
+    if media_types is not None:
+        labels[media_types != 0] = STRUCTURE
+    labels[np.isin(input_ids, list(tokens.framing))] = STRUCTURE
+    for name, ids in tokens.placeholders.items():
+        labels[np.isin(input_ids, list(ids))] = LABELS.index(name)
+    labels[attention_mask == 0] = PADDING
+    return labels
+
+
+def constant_media_vectors(model: Any, width: int) -> list[Any]:
+    """The learned vectors that stand in placeholder positions without coming from a picture (``image_newline``)."""
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if re.search(r"newline|separator|seperator", name.rpartition(".")[2]) and parameter.numel() == width
+    ]
+
+
+def _plain(thing: Any) -> dict[str, Any]:
+    """The ids a processor or tokenizer holds as attributes, those of its named extra tokens included."""
+    named = getattr(thing, "extra_special_tokens", None)
+    extra = {f"{key}_id": getattr(thing, f"{key}_id", None) for key in named} if isinstance(named, dict) else {}
+    return {**vars(thing), **extra}
+
+
+def _integers(tree: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Every (key, whole number) of nested dictionaries."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _integers(value)
+        elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            yield str(key), value

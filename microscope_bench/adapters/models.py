@@ -1,0 +1,146 @@
+"""Configuration and weights of a pinned checkpoint to a transformers model that is wholly what the checkpoint says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from microscope_bench.adapters.base import ModelInfo
+from microscope_bench.adapters.loading import Checkpoint, first_line, torch_dtype
+from microscope_bench.adapters.prompting import chat_template, template_sha256
+from microscope_bench.errors import AdapterError
+
+UNTRAINED_KEY = "microscope_bench_untrained"
+"""Top-level key of ``config.json`` that marks freshly initialised weights."""
+
+
+def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
+    """The model configuration of a checkpoint.
+
+    Raises:
+        AdapterError: there is none, or this version of transformers does not know its architecture.
+    """
+    from transformers import AutoConfig
+
+    if not (checkpoint.path / "config.json").is_file():
+        raise AdapterError(f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers")
+    try:
+        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever a damaged or foreign file makes transformers raise
+        raise AdapterError(
+            f"the configuration of {checkpoint.repo} cannot be read ({type(error).__name__}: {first_line(error)}). A newer "
+            f"architecture needs a newer transformers (pip install -U transformers); an architecture that ships its own "
+            f"code runs it only with trust_remote_code=true"
+        ) from error
+
+
+def is_multimodal(config: Any) -> bool:
+    """Whether transformers loads this architecture as a multimodal model."""
+    from transformers import AutoModelForMultimodalLM
+
+    return type(config) in AutoModelForMultimodalLM._model_mapping
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    config: Any,
+    *,
+    dtype: str,
+    attn_implementation: str | None,
+    device_map: str | None,
+    device: torch.device,
+    trust_remote_code: bool,
+) -> Any:
+    """The model in evaluation mode, every weight from a safetensors file of the checkpoint.
+
+    Raises:
+        AdapterError: no safetensors, a damaged file, weights that the checkpoint lacks, or not enough memory.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
+    options: dict[str, Any] = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if device_map is not None:
+        options["device_map"] = device_map
+    if not any(checkpoint.path.glob("*.safetensors")):
+        raise AdapterError(
+            f"{checkpoint.repo} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a pickle "
+            f"can run code. Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
+        )
+    try:
+        model, report = family.from_pretrained(
+            checkpoint.path, config=config, use_safetensors=True, output_loading_info=True, **options
+        )
+        model = model if device_map is not None else model.to(device)
+    except Exception as error:  # damaged files, wrong shapes, missing packages, memory: each raises something else
+        raise AdapterError(
+            f"the weights of {checkpoint.repo} cannot be loaded as {family.__name__} ({type(error).__name__}: "
+            f"{first_line(error)})"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise AdapterError(
+            f"{checkpoint.repo} lacks {len(missing)} weights of {type(model).__name__}, which would be random: {shown}. "
+            f"The checkpoint is incomplete or of another architecture than its config.json says."
+        )
+    return model.eval()
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name; None means a GPU where there is one.
+
+    Raises:
+        AdapterError: no such device here.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise AdapterError(f"device {name!r} is not available here ({first_line(error)}); try --device cpu") from error
+    return device
+
+
+def model_info(
+    model: Any, checkpoint: Checkpoint, processor: Any, blocks: nn.ModuleList, *, templated: bool, max_length: int | None
+) -> ModelInfo:
+    """The identity of a loaded transformers model.
+
+    Args:
+        model: the model.
+        checkpoint: where it came from.
+        processor: the processor or tokenizer that makes its inputs.
+        blocks: its decoder blocks.
+        templated: whether prompts go through the processor's chat template.
+        max_length: the context length to report instead of the configuration's.
+    """
+    text_config = model.config.get_text_config(decoder=True)
+    quantization = getattr(model.config, "quantization_config", None)
+    embedding = model.get_input_embeddings().weight
+    image_processor = getattr(processor, "image_processor", None)
+    return ModelInfo(
+        name=checkpoint.repo,
+        repo=checkpoint.repo,
+        revision=checkpoint.revision,
+        adapter="hf",
+        architecture=type(model).__name__,
+        dtype=str(embedding.dtype).removeprefix("torch."),
+        quantization=None if quantization is None else _quantization_method(quantization),
+        attention=getattr(text_config, "_attn_implementation", None),
+        n_layers=len(blocks),
+        hidden_size=int(text_config.hidden_size),
+        n_parameters=int(model.num_parameters()),
+        trained=not getattr(model.config, UNTRAINED_KEY, False),
+        processor=type(processor).__name__,
+        image_processor=None if image_processor is None else type(image_processor).__name__,
+        chat_template_sha256=template_sha256(chat_template(processor)) if templated else None,
+        context_length=max_length or getattr(text_config, "max_position_embeddings", None),
+    )
+
+
+def _quantization_method(config: Any) -> str:
+    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    return str(getattr(method, "value", method) or type(config).__name__)

@@ -1,0 +1,333 @@
+"""The OmniFusion adapter: a language model that gets pictures as embeddings, in the layout its authors published.
+
+A checkpoint directory holds ``tokenizer/``, ``tuned-model/`` (a causal language model), ``projection.pt``,
+``special_embeddings.pt``, and may hold the vision tower in ``clip/``. The sequence, as in the published inference code:
+prompt, SOI, picture, EOI, USER, question, BOT; no BOS; without a picture SOI, picture and EOI are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
+
+from microscope_bench.adapters.arguments import refuse_unknown_args
+from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch, ModelInfo
+from microscope_bench.adapters.loading import Checkpoint, resolve_checkpoint, torch_dtype
+from microscope_bench.adapters.omnifusion_files import load_projection, load_special_embeddings, tensor_file
+from microscope_bench.adapters.omnifusion_model import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
+from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+
+PUBLISHED_SUBFOLDER = "OmniMistral-v1_1"
+PUBLISHED_TOWER = "openai/clip-vit-large-patch14-336"
+DIALOG = "This is a dialog with AI assistant.\n"
+"""The text every sequence starts with."""
+
+ARGS = (
+    "pretrained",
+    "revision",
+    "subfolder",
+    "vision_tower",
+    "vision_revision",
+    "dtype",
+    "attn_implementation",
+)
+# The published language model and CLIP tower may come as .bin; transformers reads those as plain tensors only.
+_WEIGHTS = ("*.json", "*.safetensors", "*.bin")
+_TOWER_FOLDER = "clip"
+_FILES = (
+    "tokenizer/*",
+    *(f"tuned-model/{pattern}" for pattern in _WEIGHTS),
+    *(f"{stem}.{suffix}" for stem in ("projection", "special_embeddings") for suffix in ("pt", "safetensors")),
+)
+
+_log = logging.getLogger(__name__)
+
+
+class OmniFusionAdapter(Adapter):
+    """One loaded OmniFusion model.
+
+    Args:
+        model: the assembled model, on its device.
+        tokenizer: of the language model.
+        image_processor: of the vision tower.
+        info: the model's identity.
+    """
+
+    def __init__(self, model: OmniFusionModel, tokenizer: Any, image_processor: Any, info: ModelInfo) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.info = info
+        self.modalities = frozenset({"text", "image"})
+        self.device = next(model.parameters()).device
+        vision = model.vision_tower.config
+        self._image_positions = (vision.image_size // vision.patch_size) ** 2
+
+    @classmethod
+    def load(cls, args: Mapping[str, str], *, device: str | None = None) -> OmniFusionAdapter:
+        """Loads a checkpoint.
+
+        Args:
+            args: ``pretrained`` (hub repository or directory), ``revision``, ``subfolder`` (default: OmniMistral-v1_1
+                on the hub; in a directory, that subfolder if there is one, else the directory itself),
+                ``vision_tower`` (hub repository or directory; default: ``clip/`` beside the checkpoint's other parts
+                if a local directory has it, else openai/clip-vit-large-patch14-336; the log says which),
+                ``vision_revision``, ``dtype`` ("auto", the language model's own), ``attn_implementation``.
+            device: see :meth:`Adapter.load`.
+
+        Raises:
+            AdapterError: a part is missing, damaged, of another shape, or refused as unsafe.
+        """
+        refuse_unknown_args(args, ARGS)
+        if "pretrained" not in args:
+            raise AdapterError("omnifusion needs pretrained=org/name or pretrained=path/to/directory")
+        checkpoint = _find_checkpoint(args)
+        tower = _find_vision_tower(args, checkpoint)
+        dtype = torch_dtype(args.get("dtype", "auto"))
+        language_model = _load_part(
+            AutoModelForCausalLM, checkpoint.path / "tuned-model", dtype, args.get("attn_implementation")
+        )
+        vision_tower = _load_part(CLIPVisionModel, tower.path, language_model.dtype, None)
+        model = _assemble(checkpoint.path, language_model, vision_tower)
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        tokenizer = _load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
+        image_processor = _load_preprocessing(AutoImageProcessor, tower.path)
+        info = _model_info(checkpoint, tower, model, tokenizer, image_processor)
+        return cls(model, tokenizer, image_processor, info)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The decoder blocks of the language model."""
+        return list(self.model.language_model.model.layers)
+
+    def encode(self, examples: Sequence[Example]) -> Batch:
+        """Builds the published sequence for each example, padded on the right.
+
+        The picture stands before the question wherever its placeholder is, since the model knows no other order.
+
+        Raises:
+            AdapterError: an example has several pictures.
+            ExampleError: a picture cannot be processed, or its placeholder is missing.
+        """
+        rows = [self._row(example) for example in examples]
+        shape = (len(rows), max(len(ids) for ids, _ in rows))
+        input_ids = np.zeros(shape, dtype=np.int64)
+        labels = np.full(shape, PADDING, dtype=np.int8)
+        for row, (ids, row_labels) in enumerate(rows):
+            input_ids[row, : len(ids)] = ids
+            labels[row, : len(ids)] = row_labels
+        inputs = {
+            "input_ids": torch.from_numpy(input_ids).to(self.device),
+            "attention_mask": torch.from_numpy((labels != PADDING).astype(np.int64)).to(self.device),
+        }
+        pictures = [self._pixels(example) for example in examples if example.images]
+        media = {"pixel_values": torch.cat(pictures)} if pictures else {}
+        return Batch(
+            inputs={**inputs, **media},
+            labels=labels,
+            ids=tuple(example.id for example in examples),
+            prompts=tuple(_framed(_question(example), bool(example.images)) for example in examples),
+            tokens=tuple(ids for ids, _ in rows),
+            media=media,
+        )
+
+    def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
+        """See :meth:`Adapter.forward`."""
+        last = torch.from_numpy(batch.last_positions()).to(self.device)
+        keep = last.unique()
+        output = self.model(**batch.inputs, logits_to_keep=keep)
+        if not logits:
+            return None
+        rows = torch.arange(len(last), device=self.device)
+        return output.logits[rows, torch.searchsorted(keep, last)].float()  # type: ignore[no-any-return]
+
+    def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
+        """The token of each letter as the model was trained to say it first: right after BOT, an embedding of its own.
+
+        The training code encodes an answer by itself, so a sentencepiece tokenizer gives the form with the word mark
+        ("▁A"); encoding the letter by itself here gives the same token.
+
+        Raises:
+            AdapterError: a choice is not exactly one token.
+        """
+        ids = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+        for choice, tokens in zip(choices, ids, strict=True):
+            if len(tokens) != 1:
+                raise AdapterError(
+                    f"{self.info.name}: choice {choice!r} is {len(tokens)} tokens after BOT, not one; a single forward "
+                    f"pass cannot score it"
+                )
+        return [tokens[0] for tokens in ids]
+
+    def _row(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and labels of one example, without padding."""
+        parts = [(self._text_ids(DIALOG), TEXT)]
+        if example.images:
+            parts += [
+                ([SPECIAL_MARKS["SOI"]], STRUCTURE),
+                ([IMAGE_MARK] * self._image_positions, IMAGE),
+                ([SPECIAL_MARKS["EOI"]], STRUCTURE),
+            ]
+        parts += [
+            ([SPECIAL_MARKS["USER"]], SPECIAL),
+            (self._text_ids(_question(example)), TEXT),
+            ([SPECIAL_MARKS["BOT"]], SPECIAL),
+        ]
+        ids = np.concatenate([np.asarray(ids, dtype=np.int64) for ids, _ in parts])
+        return ids, np.repeat([label for _, label in parts], [len(ids) for ids, _ in parts]).astype(np.int8)
+
+    def _text_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _pixels(self, example: Example) -> Tensor:
+        try:
+            pixels: Tensor = self.image_processor(images=list(example.images), return_tensors="pt")["pixel_values"]
+        except (ValueError, OSError, ArithmeticError) as error:
+            raise ExampleError(example.id, f"the picture cannot be processed: {error}") from error
+        return pixels.to(self.device, self.model.vision_tower.dtype)
+
+
+def _question(example: Example) -> str:
+    """The example's text without the placeholder of its picture."""
+    if len(example.images) > 1:
+        raise AdapterError(
+            f"example {example.id} has {len(example.images)} pictures, OmniFusion takes one; measure it on a task with "
+            f"one picture per example"
+        )
+    placeholders = example.text.count(IMAGE_PLACEHOLDER)
+    if placeholders != len(example.images):
+        raise ExampleError(
+            example.id, f"{len(example.images)} pictures but {placeholders} {IMAGE_PLACEHOLDER} in its text"
+        )
+    return example.text.replace(IMAGE_PLACEHOLDER, "").removeprefix("\n")
+
+
+def _framed(question: str, has_image: bool) -> str:
+    """The whole sequence, readable."""
+    return f"{DIALOG}{'<SOI><image><EOI>' if has_image else ''}<USER>{question}<BOT>"
+
+
+def _find_checkpoint(args: Mapping[str, str]) -> Checkpoint:
+    """The pinned folder that holds tokenizer/, tuned-model/ and the two tensor files."""
+    pretrained, subfolder = args["pretrained"], args.get("subfolder")
+    directory = Path(pretrained).expanduser()
+    if not directory.is_dir():
+        subfolder = subfolder or PUBLISHED_SUBFOLDER
+        found = resolve_checkpoint(pretrained, args.get("revision"), [f"{subfolder}/{name}" for name in _FILES])
+        checkpoint = Checkpoint(found.path / subfolder, found.repo, found.revision)
+    else:
+        if subfolder is None and (directory / PUBLISHED_SUBFOLDER).is_dir():
+            subfolder = PUBLISHED_SUBFOLDER
+        root = directory / (subfolder or "")
+        if missing := _missing_parts(root):
+            raise AdapterError(_incomplete(root, missing))
+        # A tower beside the checkpoint belongs to its content whether or not this run uses it.
+        tower = [f"{_TOWER_FOLDER}/{pattern}" for pattern in _WEIGHTS]
+        found = resolve_checkpoint(str(root), args.get("revision"), [*_FILES, *tower])
+        checkpoint = Checkpoint(found.path, directory.resolve().name, found.revision)
+    if missing := _missing_parts(checkpoint.path):
+        raise AdapterError(_incomplete(checkpoint.path, missing))
+    return checkpoint
+
+
+def _missing_parts(root: Path) -> list[str]:
+    missing = [name for name in ("tokenizer", "tuned-model") if not (root / name).is_dir()]
+    return missing + [f"{stem}.pt" for stem in ("projection", "special_embeddings") if tensor_file(root, stem) is None]
+
+
+def _incomplete(root: Path, missing: list[str]) -> str:
+    return (
+        f"{root} is not an OmniFusion checkpoint: it lacks {', '.join(missing)}. Expected are tokenizer/, tuned-model/, "
+        f"projection.pt and special_embeddings.pt (or .safetensors), as in subfolder {PUBLISHED_SUBFOLDER} of "
+        f"AIRI-Institute/OmniFusion; name another folder with subfolder="
+    )
+
+
+def _find_vision_tower(args: Mapping[str, str], checkpoint: Checkpoint) -> Checkpoint:
+    """The pinned folder of the CLIP tower and its image processor."""
+    source, revision = args.get("vision_tower"), args.get("vision_revision")
+    beside = checkpoint.path / _TOWER_FOLDER
+    if source is None and beside.is_dir() and revision is None:
+        source = str(beside)
+    tower = resolve_checkpoint(source or PUBLISHED_TOWER, revision, _WEIGHTS)
+    _log.info("omnifusion: the vision tower is %s", source or PUBLISHED_TOWER)
+    return tower
+
+
+def _load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention: str | None) -> Any:
+    """A transformers model all of whose weights come from the checkpoint."""
+    choices = {} if attention is None else {"attn_implementation": attention}
+    try:
+        model, report = model_class.from_pretrained(
+            path, dtype=dtype, local_files_only=True, output_loading_info=True, **choices
+        )
+    except Exception as error:  # transformers, safetensors and pickle each raise their own
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise AdapterError(f"{path} cannot be loaded ({type(error).__name__}: {first_line})") from error
+    if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
+        raise AdapterError(
+            f"{path}: {len(lacking)} weights are missing or of another shape than its config.json says, so they would be "
+            f"random: {', '.join(lacking[:5])}"
+        )
+    return model
+
+
+def _load_preprocessing(loader: Any, path: Path) -> Any:
+    try:
+        return loader.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # transformers and tokenizers each raise their own
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise AdapterError(
+            f"{path} holds no usable {loader.__name__[4:]} ({type(error).__name__}: {first_line})"
+        ) from error
+
+
+def _assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionModel:
+    """The whole model in the language model's dtype; raises where the parts' widths differ."""
+    projection_file, special_file = tensor_file(path, "projection"), tensor_file(path, "special_embeddings")
+    assert projection_file is not None and special_file is not None  # _find_checkpoint made sure
+    projection, special = load_projection(projection_file), load_special_embeddings(special_file)
+    text_size, vision_size = language_model.config.hidden_size, vision_tower.config.hidden_size
+    takes, gives = projection.transformer_layer.norm1.normalized_shape[0], projection.linear.out_features
+    if (takes, gives) != (vision_size, text_size):
+        raise AdapterError(
+            f"{projection_file} maps width {takes} to {gives}, but the vision tower is {vision_size} wide and the "
+            f"language model {text_size}; name the tower it was trained with: vision_tower=org/name"
+        )
+    if other := sorted(name for name, vector in special.items() if len(vector) != text_size):
+        raise AdapterError(f"{special_file}: {', '.join(other)} is not {text_size} wide like the language model")
+    model = OmniFusionModel(language_model, vision_tower, projection, special)
+    return model.to(dtype=language_model.dtype)
+
+
+def _model_info(
+    checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel, tokenizer: Any, image_processor: Any
+) -> ModelInfo:
+    config = model.language_model.config
+    return ModelInfo(
+        name=checkpoint.repo,
+        repo=checkpoint.repo,
+        revision=checkpoint.revision,
+        adapter="omnifusion",
+        # The tower is not part of the published checkpoint, and another one is another model.
+        architecture=f"OmniFusion({type(model.language_model).__name__}, {tower.repo}@{tower.revision})",
+        dtype=str(model.language_model.dtype).removeprefix("torch."),
+        quantization=None,
+        attention=config._attn_implementation,
+        n_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained=not getattr(config, "microscope_bench_untrained", False),
+        processor=type(tokenizer).__name__,
+        image_processor=type(image_processor).__name__,
+        chat_template_sha256=hashlib.sha256(_framed("", has_image=True).encode()).hexdigest(),
+        context_length=config.max_position_embeddings,
+    )

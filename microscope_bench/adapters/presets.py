@@ -1,0 +1,150 @@
+"""Names to models: the registered adapters, the named models, and adapters in a file of the user's. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microscope_bench.adapters.arguments import parse_model_args
+from microscope_bench.errors import AdapterError, UnknownNameError
+from microscope_bench.registry import Registry, unknown_name
+
+if TYPE_CHECKING:
+    from microscope_bench.adapters.base import Adapter
+
+_HINT = "List them with: microscope-bench ls models. An adapter of your own: path/to/file.py:ClassName"
+
+ADAPTERS: Registry[type[Adapter]] = Registry(
+    "adapter",
+    {
+        "hf": "microscope_bench.adapters.hf:HFAdapter",
+        "omnifusion": "microscope_bench.adapters.omnifusion:OmniFusionAdapter",
+    },
+    group="microscope_bench.adapters",
+    hint=_HINT,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model with a name: an adapter and the arguments to load it with.
+
+    Attributes:
+        name: what ``--model`` and the result file call it.
+        adapter: the adapter that loads it, by its registered name.
+        description: one line for ``ls models``.
+        args: its model args; the user's come on top.
+        build: ``"module:function"`` of a function that writes the checkpoint on first use and returns its directory;
+            the directory becomes ``pretrained``.
+        trained: False for freshly initialised weights.
+    """
+
+    name: str
+    adapter: str
+    description: str
+    args: Mapping[str, str] = field(default_factory=dict)
+    build: str | None = None
+    trained: bool = True
+
+
+MODELS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="demo-llava-next",
+            adapter="hf",
+            description="untrained tiny LLaVA-NeXT in its real format, built on first use",
+            build="microscope_bench.zoo.demo:build_llava_next",
+            trained=False,
+        ),
+        Preset(
+            name="demo-omnifusion",
+            adapter="omnifusion",
+            description="untrained tiny OmniFusion in its published layout, built on first use",
+            build="microscope_bench.zoo.demo:build_omnifusion",
+            trained=False,
+        ),
+    )
+}
+
+
+def load_model(name: str, model_args: Mapping[str, str] | str | None = None, device: str | None = None) -> Adapter:
+    """Loads a model by name.
+
+    Args:
+        name: a named model, an adapter (``hf``), or ``path/to/file.py:ClassName`` for an adapter of your own.
+        model_args: ``"key=value,key=value"`` or a mapping; what the keys mean is up to the adapter.
+        device: "cpu", "cuda", ...; None means a GPU where there is one.
+
+    Raises:
+        UnknownNameError: no such model, adapter or argument, with the nearest names.
+        AdapterError: the model cannot be loaded, with what to do next.
+    """
+    args = parse_model_args(model_args)
+    if name in MODELS:
+        return _load_preset(MODELS[name], args, device)
+    if ".py:" in name:
+        return adapter_from_file(name).load(args, device=device)
+    try:
+        adapter = ADAPTERS.get(name)
+    except UnknownNameError:
+        raise unknown_name("model", name, [*MODELS, *ADAPTERS], _HINT) from None
+    return adapter.load(args, device=device)
+
+
+def adapter_from_file(name: str) -> type[Adapter]:
+    """The adapter class behind ``path/to/file.py:ClassName``; runs that file.
+
+    Raises:
+        AdapterError: no such file, it does not import, or it holds no such subclass of Adapter.
+    """
+    from microscope_bench.adapters.base import Adapter
+
+    file, _, attribute = name.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise AdapterError(f"{name}: there is no file {file}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise AdapterError(f"{name}: {file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses and pickles of the file look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code may raise anything
+        raise AdapterError(f"{name}: {file} does not import ({type(error).__name__}: {error})") from error
+    found = getattr(module, attribute, None)
+    if not (inspect.isclass(found) and issubclass(found, Adapter)):
+        classes = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Adapter)]
+        raise AdapterError(
+            f"{name}: {attribute!r} is not a subclass of microscope_bench.adapters.base.Adapter; the file has: "
+            f"{', '.join(key for key in classes if key != 'Adapter') or 'none'}"
+        )
+    return found
+
+
+def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) -> Adapter:
+    """Loads a named model; whatever defines which model it is cannot be changed under its name."""
+    for key in ("pretrained", "revision"):
+        if key in args:
+            raise AdapterError(
+                f"{preset.name} is one fixed model, so {key}={args[key]} cannot be given; use --model {preset.adapter}"
+            )
+    built: dict[str, str] = {}
+    if preset.build is not None:
+        built["pretrained"] = str(_call(preset.build))
+    adapter = ADAPTERS.get(preset.adapter).load({**preset.args, **built, **args}, device=device)
+    if preset.build is not None:  # the name of a cache directory says nothing
+        adapter.info = replace(adapter.info, name=preset.name, repo=preset.name)
+    return adapter
+
+
+def _call(path: str) -> Any:
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(module), function)()

@@ -1,0 +1,103 @@
+"""An example to the text a model reads: through its chat template, or raw with its own image token."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from microscope_bench.adapters.overrides import Overrides
+from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+
+
+def chat_template(processor: Any) -> str | None:
+    """The chat template that a processor or tokenizer uses by default, or None."""
+    template = getattr(processor, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template or None
+
+
+def template_sha256(template: str | None) -> str | None:
+    """Hex digest of a chat template, for the record."""
+    return None if template is None else hashlib.sha256(template.encode()).hexdigest()
+
+
+def check_placeholders(example: Example) -> None:
+    """Raises unless the text holds one placeholder per picture.
+
+    Raises:
+        ExampleError: with both counts.
+    """
+    count = example.text.count(IMAGE_PLACEHOLDER)
+    if count != len(example.images):
+        raise ExampleError(
+            example.id, f"its text holds {count} {IMAGE_PLACEHOLDER} but it has {len(example.images)} pictures"
+        )
+
+
+def chat_prompt(processor: Any, example: Example, *, in_parts: bool) -> str:
+    """The example as one user turn, up to where the assistant's answer begins.
+
+    Args:
+        processor: a processor or tokenizer with a chat template.
+        example: its text and pictures become the parts of the turn, in order.
+        in_parts: whether the template takes typed parts (processors) or one string (tokenizers).
+    """
+    content: list[dict[str, str]] | str = _parts(example.text) if in_parts else example.text
+    conversation = [{"role": "user", "content": content}]
+    return str(processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+
+
+def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) -> str:
+    """The example's text with the model's own image token where a picture belongs.
+
+    Raises:
+        AdapterError: the processor names no image token.
+    """
+    if not example.images:
+        return example.text
+    if not overrides.writes_image_token:
+        return example.text.replace(IMAGE_PLACEHOLDER, "")
+    token = getattr(processor, "image_token", None)
+    if token is None:
+        raise AdapterError(
+            f"{type(processor).__name__} names no image token and the checkpoint has no chat template, so the place of a "
+            f"picture in the prompt is unknown. Override encode() in an adapter of your own."
+        )
+    return example.text.replace(IMAGE_PLACEHOLDER, str(token))
+
+
+def continuation_token_ids(
+    tokenize: Callable[[str], Sequence[int]], prompt: str, choices: Sequence[str]
+) -> list[int] | None:
+    """The one token by which each choice continues the prompt, all after the same delimiter.
+
+    The delimiter is nothing where the prompt ends in white space and one blank elsewhere, as a written text goes on; where
+    that does not make every choice exactly one more token, the other of the two.
+
+    Args:
+        tokenize: text to token ids, without added special tokens.
+        prompt: the text before the answer.
+        choices: the possible continuations.
+
+    Returns:
+        One id per choice, or None where neither delimiter works.
+    """
+    before = list(tokenize(prompt))
+    for delimiter in ("", " ") if prompt[-1:].isspace() else (" ", ""):
+        after = [list(tokenize(prompt + delimiter + choice)) for choice in choices]
+        if all(ids[:-1] == before for ids in after):
+            return [ids[-1] for ids in after]
+    return None
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    parts: list[dict[str, str]] = []
+    for index, piece in enumerate(text.split(IMAGE_PLACEHOLDER)):
+        if index:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts

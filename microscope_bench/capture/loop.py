@@ -1,0 +1,258 @@
+"""Runs a model over a task and fills a token store, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from microscope_bench.adapters.base import LABELS, MODALITIES, PADDING, Adapter, Batch
+from microscope_bench.capture.hooks import run_pass
+from microscope_bench.capture.selection import select_positions
+from microscope_bench.capture.store import ExampleRecord, TokenStore
+from microscope_bench.errors import AdapterError, CaptureError, ExampleError
+from microscope_bench.examples import Example
+from microscope_bench.protocol import Protocol
+
+
+class ExampleSource(Interface):
+    """What the capture needs of a task."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of all examples, in order."""
+
+    def example(self, index: int) -> Example:
+        """One rendered example; raises ExampleError."""
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """The kept tokens of one batch: (row, column) into (B, S), and what they are."""
+
+    row: np.ndarray
+    column: np.ndarray
+    modality: np.ndarray
+    position: np.ndarray
+
+
+class Capture:
+    """The capture of one run.
+
+    Args:
+        adapter: the loaded model.
+        source: the examples.
+        protocol: decides how many tokens are kept, and of how many examples.
+        batch_size: examples per forward pass.
+    """
+
+    def __init__(self, adapter: Adapter, source: ExampleSource, protocol: Protocol, batch_size: int) -> None:
+        self.adapter = adapter
+        self.source = source
+        self.protocol = protocol
+        self.batch_size = batch_size
+
+    def fill(self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], None]) -> None:
+        """Captures the given parts.
+
+        Args:
+            store: opened for this run, its lock held.
+            parts: the parts to capture.
+            on_examples: called with the number of examples just finished.
+
+        Raises:
+            CaptureError: more examples had to be skipped than the protocol allows, or the model broke the contract.
+        """
+        n_examples = int(store.manifest["n_examples"])
+        allowed = int(self.protocol.max_skipped * n_examples)
+        done = [part for part in range(store.n_parts) if part not in set(parts)]
+        skipped = [record for part in done for record in store.part_records(part) if record.skipped]
+        for part in parts:
+            records, tensors = self._capture_part(store.part_range(part), on_examples)
+            skipped += [record for record in records if record.skipped]
+            if len(skipped) > allowed:
+                first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
+                raise CaptureError(
+                    f"{len(skipped)} of {n_examples} examples could not be measured, {allowed} may be "
+                    f"(max_skipped={self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
+                )
+            store.write_part(part, tensors, records)
+
+    def media_sha256(self, n_examples: int) -> str | None:
+        """Hash of the picture, sound and video tensors of the first examples, each encoded alone.
+
+        Alone, because some processors pad a picture to its neighbours in the batch.
+        """
+        digest = hashlib.sha256()
+        seen = False
+        for index in range(min(n_examples, len(self.source.ids))):
+            try:
+                media = self.adapter.encode([self.source.example(index)]).media
+            except ExampleError:
+                continue
+            for name in sorted(media):
+                seen = True
+                tensor = media[name].detach().cpu()
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest() if seen else None
+
+    def _capture_part(
+        self, indices: Sequence[int], on_examples: Callable[[int], None]
+    ) -> tuple[list[ExampleRecord], dict[str, Tensor]]:
+        records: dict[int, ExampleRecord] = {}
+        collected: list[tuple[list[Tensor], _Selected, list[int]]] = []
+        for start in range(0, len(indices), self.batch_size):
+            chunk = indices[start : start + self.batch_size]
+            batch, examples, of_row, skipped = self._encode(chunk)
+            for index, cause in skipped.items():
+                records[index] = ExampleRecord(id=self.source.ids[index], skipped=cause)
+            if batch is not None:
+                states, selected, batch_records = self._capture_batch(batch, examples)
+                records.update(zip(of_row, batch_records, strict=True))
+                collected.append((states, selected, [indices.index(i) for i in of_row]))
+            on_examples(len(chunk))
+        return [records[index] for index in indices], self._join(collected)
+
+    def _encode(self, indices: Sequence[int]) -> tuple[Batch | None, list[Example], list[int], dict[int, str]]:
+        """One batch of those examples that can be rendered, encoded, and fit the model's context."""
+        skipped: dict[int, str] = {}
+        examples: dict[int, Example] = {}
+        for index in indices:
+            try:
+                examples[index] = self.source.example(index)
+            except ExampleError as error:
+                skipped[index] = error.cause
+        longest = self.adapter.info.context_length
+        while examples:
+            rows = list(examples)
+            try:
+                batch = self.adapter.encode(list(examples.values()))
+            except ExampleError as error:
+                refused = [index for index, example in examples.items() if example.id == error.example_id]
+                if not refused:
+                    raise
+                for index in refused:
+                    skipped[index] = error.cause
+                    del examples[index]
+                continue
+            too_long = {
+                index: f"{length} tokens exceed the model's context of {longest}"
+                for index, length in zip(rows, batch.lengths().tolist(), strict=True)
+                if longest is not None and length > longest
+            }
+            if not too_long:
+                return batch, list(examples.values()), rows, skipped
+            skipped |= too_long
+            for index in too_long:
+                del examples[index]
+        return None, [], [], skipped
+
+    def _capture_batch(
+        self, batch: Batch, examples: Sequence[Example]
+    ) -> tuple[list[Tensor], _Selected, list[ExampleRecord]]:
+        states: list[Tensor] = []
+        labels = batch.labels
+        selected: _Selected | None = None
+        on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+        def keep(layer: int, hidden: Tensor) -> None:
+            nonlocal labels, selected
+            if selected is None:
+                self.adapter.check_labels(batch, hidden)
+                labels = self.adapter.refine_labels(batch, hidden)
+                self._check_media_found(labels, examples)
+                selected = self._select(labels, batch.ids)
+            if hidden.device not in on_device:
+                on_device[hidden.device] = (
+                    torch.from_numpy(selected.row).to(hidden.device),
+                    torch.from_numpy(selected.column).to(hidden.device),
+                )
+            states.append(hidden[on_device[hidden.device]].cpu())
+
+        scorable = any(example.has_letter_choices for example in examples)
+        logits = run_pass(self.adapter, batch, keep, logits=scorable)
+        assert selected is not None  # run_pass raises unless every boundary came
+        return states, selected, self._records(batch, examples, labels, logits)
+
+    def _select(self, labels: np.ndarray, ids: Sequence[str]) -> _Selected:
+        pieces = list(self._select_each(labels, ids))
+        return _Selected(
+            *(np.concatenate([p[k] for p in pieces]) if pieces else np.empty(0, dtype=np.int64) for k in range(4))
+        )
+
+    def _select_each(self, labels: np.ndarray, ids: Sequence[str]) -> Iterator[tuple[np.ndarray, ...]]:
+        for row, example_id in enumerate(ids):
+            real = np.flatnonzero(labels[row] != PADDING)
+            for modality in MODALITIES:
+                code = LABELS.index(modality)
+                # positions count real tokens only, so that padding on either side cannot change the choice
+                positions = select_positions(
+                    np.flatnonzero(labels[row][real] == code),
+                    limit=self.protocol.tokens_per_example,
+                    seed=self.protocol.seed,
+                    example_id=example_id,
+                    modality=modality,
+                )
+                yield np.full(len(positions), row), real[positions], np.full(len(positions), code), positions
+
+    def _check_media_found(self, labels: np.ndarray, examples: Sequence[Example]) -> None:
+        for row, example in enumerate(examples):
+            if example.images and not (labels[row] == LABELS.index("image")).any():
+                raise CaptureError(
+                    f"{self.adapter.info.name}: example {example.id} has {len(example.images)} picture(s), but no "
+                    f"position of its sequence is labelled image. Run: microscope-bench check, which says why"
+                )
+
+    def _records(
+        self, batch: Batch, examples: Sequence[Example], labels: np.ndarray, logits: Tensor | None
+    ) -> list[ExampleRecord]:
+        records = []
+        for row, example in enumerate(examples):
+            counts = np.bincount(labels[row], minlength=len(LABELS))
+            record = ExampleRecord(
+                id=example.id,
+                tokens_seen={LABELS[code]: int(n) for code, n in enumerate(counts) if n and code != PADDING},
+                text_sha256=hashlib.sha256(example.text.encode()).hexdigest(),
+                tokens_sha256=hashlib.sha256(
+                    np.ascontiguousarray(batch.tokens[row]).astype("<i8").tobytes()
+                ).hexdigest(),
+                converted_from=list(example.converted_from),
+                answer=example.answer,
+            )
+            if logits is not None and example.has_letter_choices and example.choices is not None:
+                try:
+                    ids = self.adapter.choice_token_ids(batch.prompts[row], example.choices)
+                    logprobs = torch.log_softmax(logits[row].double(), dim=-1)[ids].tolist()
+                    if np.isfinite(logprobs).all():
+                        record.choice_logprobs = logprobs
+                    else:
+                        record.unscored = "the logits hold NaN or infinity"
+                except AdapterError as error:
+                    record.unscored = str(error)
+            records.append(record)
+        return records
+
+    def _join(self, collected: list[tuple[list[Tensor], _Selected, list[int]]]) -> dict[str, Tensor]:
+        """One tensor per boundary, rows ordered by example, modality and position."""
+        if not collected:
+            nothing = torch.empty(0, dtype=torch.int64)
+            return {"modality": nothing.to(torch.int8), "example": nothing, "position": nothing.clone()}
+        example = np.concatenate([np.asarray(of_row)[s.row] for _, s, of_row in collected])
+        modality = np.concatenate([s.modality for _, s, _ in collected])
+        position = np.concatenate([s.position for _, s, _ in collected])
+        order = np.lexsort((position, modality, example))
+        permutation = torch.from_numpy(order)
+        tensors = {
+            f"boundary.{layer}": torch.cat([states[layer] for states, _, _ in collected])[permutation]
+            for layer in range(len(collected[0][0]))
+        }
+        tensors["modality"] = torch.from_numpy(modality[order].astype(np.int8))
+        tensors["example"] = torch.from_numpy(example[order].astype(np.int64))
+        tensors["position"] = torch.from_numpy(position[order].astype(np.int64))
+        return tensors

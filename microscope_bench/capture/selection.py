@@ -1,0 +1,49 @@
+"""Which tokens of an example are kept: a hash decides, so nothing about the run can.
+
+The choice depends on the seed, the example's id, the modality and the token's position among the example's own tokens.
+It does not depend on the batch, the order of examples, the number of processes, a restart, or the boundary. Keeping
+fewer tokens keeps a subset of the same tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+RULE = "blake2b-splitmix64/1"
+"""Name and version of the rule; part of every result's identity."""
+
+
+def select_positions(positions: np.ndarray, *, limit: int, seed: int, example_id: str, modality: str) -> np.ndarray:
+    """The positions to keep: those with the ``limit`` smallest hashes.
+
+    Args:
+        positions: int64 (n,), positions of one modality's tokens, counted from the example's first real token.
+        limit: how many to keep at most.
+        seed: the protocol's seed.
+        example_id: unique within the task.
+        modality: a member of :data:`~microscope_bench.adapters.base.MODALITIES`.
+
+    Returns:
+        int64 (min(n, limit),), ascending.
+
+    >>> few = select_positions(np.arange(100), limit=4, seed=0, example_id="q1", modality="text")
+    >>> more = select_positions(np.arange(100), limit=8, seed=0, example_id="q1", modality="text")
+    >>> set(few) < set(more)
+    True
+    """
+    if len(positions) <= limit:
+        return np.sort(positions)
+    key = hashlib.blake2b(f"{seed}\0{example_id}\0{modality}".encode(), digest_size=8).digest()
+    hashes = _splitmix64(positions.astype(np.uint64) + np.uint64(int.from_bytes(key, "little")))
+    return np.sort(positions[np.argsort(hashes, kind="stable")[:limit]])
+
+
+def _splitmix64(state: np.ndarray) -> np.ndarray:
+    """The output function of SplitMix64 (Steele, Lea and Flood 2014), element by element on uint64."""
+    with np.errstate(over="ignore"):
+        z = state + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

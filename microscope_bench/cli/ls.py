@@ -1,0 +1,62 @@
+"""``microscope-bench ls models|tasks|metrics|protocols``: what there is. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from tabulate import tabulate
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser("ls", help="list models, tasks, metrics or protocols")
+    parser.add_argument("what", choices=["models", "tasks", "metrics", "protocols"])
+    parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs (for tasks)")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the list."""
+    rows, headers = {"models": _models, "tasks": _tasks, "metrics": _metrics, "protocols": _protocols}[args.what](args)
+    print(tabulate(rows, headers=headers, tablefmt="simple"))
+    return 0
+
+
+Listing = tuple[list[list[str]], list[str]]
+
+
+def _models(args: argparse.Namespace) -> Listing:
+    from microscope_bench.adapters.presets import ADAPTERS, MODELS
+
+    rows = [[preset.name, preset.adapter, preset.description] for preset in MODELS.values()]
+    rows += [[name, name, "an adapter: say which checkpoint with --model_args pretrained=..."] for name in ADAPTERS]
+    return rows, ["model", "adapter", "what it is"]
+
+
+def _tasks(args: argparse.Namespace) -> Listing:
+    from microscope_bench.tasks import list_tasks
+
+    rows = [[task.name, task.description] for task in list_tasks(args.include_path)]
+    return rows, ["task", "what it asks"]
+
+
+def _metrics(args: argparse.Namespace) -> Listing:
+    from microscope_bench.metrics.registry import METRICS
+
+    metrics = [METRICS.get(name) for name in METRICS]
+    return [[m.name, str(m.version), ", ".join(m.estimators), m.description] for m in metrics], [
+        "metric",
+        "version",
+        "estimators",
+        "what it says",
+    ]
+
+
+def _protocols(args: argparse.Namespace) -> Listing:
+    from microscope_bench.protocol import PROTOCOLS
+
+    rows = [
+        [p.name, ", ".join(f"{key}={value}" for key, value in p.as_dict().items() if key != "name")]
+        for p in PROTOCOLS.values()
+    ]
+    return rows, ["protocol", "choices"]

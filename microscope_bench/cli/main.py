@@ -1,0 +1,65 @@
+"""``microscope-bench VERB ...``: parses, calls the verb, and turns errors into one message and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from microscope_bench import __version__
+from microscope_bench.cli import check, leaderboard, ls, measure, run, validate
+from microscope_bench.errors import MicroscopeError
+
+VERBS = (run, measure, ls, check, validate, leaderboard)
+
+EXIT_STATUS = """\
+exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a leaderboard is stale);
+2 it could not be done (wrong arguments, bad input, no space); 130 interrupted: give the command again to resume"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="microscope-bench",
+        description="Measures the geometry inside multimodal LLMs, per decoder layer and per modality.",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"microscope-bench {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add_parser(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; see ``microscope-bench --help``.
+
+    Returns:
+        0 done; 1 the answer is no; 2 it could not be done; 130 interrupted.
+    """
+    args = build_parser().parse_args(argv)
+    args.command = ["microscope-bench", *(sys.argv[1:] if argv is None else argv)]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("microscope_bench").setLevel(logging.INFO)
+    try:
+        return int(args.func(args))
+    except MicroscopeError as error:
+        if args.debug:
+            raise
+        print(f"microscope-bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nmicroscope-bench: interrupted; what was captured is kept, the same command resumes", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader of our output (head, less) has gone; there is nobody left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""``microscope-bench measure STORE``: measure a kept token store again, without the model."""
+
+from __future__ import annotations
+
+import argparse
+
+from microscope_bench.cli.options import names
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "measure",
+        help="measure a kept token store again, without the model",
+        description="Measures a token store that a run kept (--keep_store) and writes the result file.",
+    )
+    parser.add_argument("store", metavar="STORE", help="the token store's directory")
+    parser.add_argument("--metrics", metavar="NAME,...", help="see `ls metrics` (default: the protocol's)")
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument(
+        "--output_path", default="results", metavar="DIR", help="where the result file goes (%(default)s)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures the store and prints a summary of the result."""
+    from microscope_bench.publish.summary import summary_table
+    from microscope_bench.runner import DEFAULT_METRICS, measure_store
+
+    result = measure_store(
+        args.store,
+        metrics=names(args.metrics) if args.metrics else DEFAULT_METRICS,
+        output_path=args.output_path,
+        device=args.device,
+        progress=not args.quiet,
+    )
+    print(summary_table(result))
+    return 0

@@ -1,0 +1,100 @@
+"""``microscope-bench run``: measure a model on tasks."""
+
+from __future__ import annotations
+
+import argparse
+
+from microscope_bench.cli.options import (
+    add_model_options,
+    key_values,
+    names,
+    non_negative_int,
+    positive_int,
+    share,
+)
+from microscope_bench.protocol import DEFAULT_PROTOCOL
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "run",
+        help="measure a model on one task or several",
+        description="Measures a model on tasks and writes one result file each. An interrupted run resumes when the "
+        "same command is given again.",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="see `ls models`; or path/to/file.py:name for an adapter of yours",
+    )
+    add_model_options(parser)
+    parser.add_argument("--tasks", required=True, metavar="NAME,...", help="see `ls tasks`; or paths to task YAMLs")
+    parser.add_argument(
+        "--task_args", default="", metavar="KEY=VALUE,...", help="for the task: data_dir=DIR, revision=..."
+    )
+    parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs")
+    parser.add_argument("--protocol", default=DEFAULT_PROTOCOL, metavar="NAME", help="see `ls protocols` (%(default)s)")
+    parser.add_argument("--metrics", metavar="NAME,...", help="see `ls metrics` (default: the protocol's)")
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="measure only the first N examples (a deviation)"
+    )
+    parser.add_argument(
+        "--tokens_per_example", type=positive_int, metavar="N", help="keep N tokens of each modality (a deviation)"
+    )
+    parser.add_argument(
+        "--seed", type=non_negative_int, metavar="N", help="of the token selection and the folds (a deviation)"
+    )
+    parser.add_argument(
+        "--max_skipped", type=share, metavar="SHARE", help="share of examples that may be unmeasurable (a deviation)"
+    )
+    parser.add_argument(
+        "--batch_size", type=positive_int, default=8, metavar="N", help="examples per forward pass (%(default)s)"
+    )
+    parser.add_argument("--output_path", default="results", metavar="DIR", help="where result files go (%(default)s)")
+    parser.add_argument("--store", metavar="DIR", help="where the token store goes (default: inside --output_path)")
+    parser.add_argument("--keep_store", "--keep-store", action="store_true", help="keep it, to `measure` it again")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures the model on each task and prints a summary of each result."""
+    # parsed before torch is imported, so that a typing mistake is answered at once
+    model_args = key_values("--model_args", args.model_args)
+    task_args = key_values("--task_args", args.task_args)
+    tasks = names(args.tasks)
+
+    from microscope_bench.adapters.presets import load_model
+    from microscope_bench.errors import MicroscopeError
+    from microscope_bench.publish.summary import summary_table
+    from microscope_bench.runner import DEFAULT_METRICS, evaluate
+    from microscope_bench.tasks import load_task
+
+    if not tasks:
+        raise MicroscopeError("--tasks names no task; see: microscope-bench ls tasks")
+    if args.store is not None and len(tasks) > 1:
+        raise MicroscopeError("--store holds one run; give one task, or leave --store out")
+    loaded = [load_task(name, include_path=args.include_path, task_args=task_args) for name in tasks]
+    model = load_model(args.model, model_args, args.device)
+    for task in loaded:
+        result = evaluate(
+            model,
+            task,
+            args.protocol,
+            args.limit,
+            metrics=names(args.metrics) if args.metrics else DEFAULT_METRICS,
+            batch_size=args.batch_size,
+            device=args.device,
+            tokens_per_example=args.tokens_per_example,
+            seed=args.seed,
+            max_skipped=args.max_skipped,
+            output_path=args.output_path,
+            store=args.store,
+            keep_store=args.keep_store,
+            progress=not args.quiet,
+            command=args.command,
+        )
+        print(summary_table(result))
+    return 0

@@ -1,0 +1,212 @@
+"""From a token store to scores, boundary by boundary. Needs no model, so a kept store can be measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from microscope_bench.adapters.base import LABELS, MODALITIES
+from microscope_bench.capture.store import TokenStore
+from microscope_bench.errors import StoreError
+from microscope_bench.metrics.cloud import Chunk, Cloud, Sample
+from microscope_bench.metrics.moments import FoldMoments
+from microscope_bench.metrics.neighbours import distinct_rows
+from microscope_bench.metrics.registry import METRICS, Metric
+from microscope_bench.metrics.resampling import assign_folds
+from microscope_bench.protocol import Protocol
+from microscope_bench.results.result import Score
+
+ROWS_PER_CHUNK = 8192
+OPEN_FILES = 128
+
+
+class StoredTokens:
+    """Where each kept token lies, in an order that does not depend on the order of capture.
+
+    Tokens are ordered by example id, then modality, then position, so that sums over them come out the same to the
+    last bit whatever the order of examples was.
+
+    Args:
+        store: a complete store.
+        protocol: gives the number of folds, the size of the sample and the seed.
+        device: where the arithmetic runs.
+    """
+
+    def __init__(self, store: TokenStore, protocol: Protocol, device: torch.device) -> None:
+        self.store, self.protocol, self.device = store, protocol, device
+        self.open_part = lru_cache(maxsize=OPEN_FILES)(store.open_part)
+        records = store.records
+        measured = [record.id for record in records if record.skipped is None]
+        rank = {name: k for k, name in enumerate(sorted(measured, key=lambda name: (len(name), name)))}
+        rank_of_index = np.array([rank.get(record.id, -1) for record in records], dtype=np.int64)
+        columns: dict[str, list[np.ndarray]] = {"part": [], "row": [], "example": [], "modality": [], "position": []}
+        for part in range(store.n_parts):
+            file = self.open_part(part)
+            example = file.get_tensor("example").numpy()
+            columns["part"].append(np.full(len(example), part))
+            columns["row"].append(np.arange(len(example)))
+            columns["example"].append(rank_of_index[store.part_range(part).start + example])
+            columns["modality"].append(file.get_tensor("modality").numpy())
+            columns["position"].append(file.get_tensor("position").numpy())
+        joined = {name: np.concatenate(pieces) for name, pieces in columns.items()}
+        order = np.lexsort((joined["position"], joined["modality"], joined["example"]))
+        self.part, self.row = joined["part"][order], joined["row"][order]
+        self.example, self.modality = joined["example"][order], joined["modality"][order]
+        self.n_folds = min(protocol.folds, len(measured)) if len(measured) > 1 else 1
+        folds = assign_folds(sorted(rank, key=rank.__getitem__), self.n_folds, protocol.seed)
+        self.fold = np.asarray(folds, dtype=np.int64)[self.example]
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modalities that have tokens, in the fixed order of MODALITIES."""
+        return [name for name in MODALITIES if (self.modality == LABELS.index(name)).any()]
+
+    def of(self, modality: str) -> np.ndarray:
+        """int64: indices of one modality's tokens, or of all tokens for ``joint``."""
+        if modality == "joint":
+            return np.arange(len(self.modality))
+        return np.flatnonzero(self.modality == LABELS.index(modality))
+
+    def states(self, layer: int, tokens: np.ndarray) -> Tensor:
+        """(len(tokens), d): the states of some tokens at boundary ``layer``, in the model's dtype, on the device."""
+        parts = self.part[tokens]
+        out: Tensor | None = None
+        for part in np.unique(parts):
+            where = np.flatnonzero(parts == part)
+            stored = self.open_part(int(part)).get_tensor(f"boundary.{layer}")
+            rows = stored[torch.from_numpy(self.row[tokens[where]])]
+            if out is None:
+                out = torch.empty(len(tokens), rows.shape[1], dtype=rows.dtype)
+            out[torch.from_numpy(where)] = rows
+        if out is None:
+            raise StoreError("no tokens were asked for")
+        return out.to(self.device)
+
+
+class StoreCloud(Cloud):
+    """One modality at one boundary of a store; reads a bounded number of rows at a time.
+
+    Args:
+        tokens: the store's index.
+        modality: a modality, or ``joint``.
+        layer: l.
+        n_layers: L; at l = L there is no next boundary.
+    """
+
+    def __init__(self, tokens: StoredTokens, modality: str, layer: int, n_layers: int) -> None:
+        self.tokens, self.modality, self.layer = tokens, modality, layer
+        self.index = tokens.of(modality)
+        self.n_tokens = len(self.index)
+        self.n_examples = len(np.unique(tokens.example[self.index]))
+        self.dim = tokens.states(layer, self.index[:1]).shape[1]
+        self.n_folds = tokens.n_folds
+        self.has_next = layer < n_layers
+
+    def chunks(self) -> Iterator[Chunk]:
+        for start in range(0, self.n_tokens, ROWS_PER_CHUNK):
+            rows = self.index[start : start + ROWS_PER_CHUNK]
+            yield Chunk(
+                x=self.tokens.states(self.layer, rows),
+                y=self.tokens.states(self.layer + 1, rows) if self.has_next else None,
+                fold=torch.from_numpy(self.tokens.fold[rows]).to(self.tokens.device),
+            )
+
+    def sample(self) -> Sample:
+        """Walks through the tokens in a seeded random order and keeps each that is no copy, up to the limit."""
+        limit = self.tokens.protocol.id_tokens
+        order = self.index[np.random.default_rng(self.tokens.protocol.seed).permutation(self.n_tokens)]
+        kept, at = torch.empty(0), np.empty(0, dtype=np.int64)
+        for start in range(0, self.n_tokens, ROWS_PER_CHUNK):
+            x = self.tokens.states(self.layer, order[start : start + ROWS_PER_CHUNK])
+            candidates = torch.cat([kept, x]) if len(at) else x
+            where = np.concatenate([at, np.arange(start, start + len(x))])
+            distinct = distinct_rows(candidates)[:limit]
+            kept, at = candidates[distinct], where[distinct.cpu().numpy()]
+            if len(at) == limit:
+                break
+        looked_at = int(at[-1]) + 1 if len(at) == limit else self.n_tokens
+        rows = order[at]
+        return Sample(
+            x=kept.double(),
+            fold=torch.from_numpy(self.tokens.fold[rows]).to(self.tokens.device),
+            n_examples=len(np.unique(self.tokens.example[rows])),
+            duplicates=1.0 - len(at) / looked_at,
+        )
+
+
+class JointCloud(StoreCloud):
+    """All modalities together; its moments are merged from theirs instead of summed again."""
+
+    def __init__(self, tokens: StoredTokens, parts: Sequence[StoreCloud], layer: int, n_layers: int) -> None:
+        super().__init__(tokens, "joint", layer, n_layers)
+        self.parts = parts
+
+    @cached_property
+    def moments(self) -> FoldMoments:
+        """First and second moments per fold, merged from the modalities'."""
+        total = self.parts[0].moments
+        for part in self.parts[1:]:
+            total = total.merge(part.moments)
+        return total
+
+
+def measure(
+    store: TokenStore,
+    protocol: Protocol,
+    metrics: Sequence[str],
+    *,
+    n_layers: int,
+    device: torch.device | None = None,
+    progress: bool = True,
+) -> list[Score]:
+    """Scores of every metric at every boundary, for each modality and for all of them together.
+
+    Args:
+        store: complete; damaged parts raise.
+        protocol: folds, sample size and seed.
+        metrics: names from ``METRICS``.
+        n_layers: L.
+        device: where the arithmetic runs; None means a GPU where there is one.
+        progress: whether to show a progress bar on standard error.
+
+    Raises:
+        StoreError: the store is incomplete or damaged, or holds no tokens.
+        UnknownNameError: a metric nobody registered.
+    """
+    chosen = [METRICS.get(name) for name in metrics]
+    store.check_complete()
+    tokens = StoredTokens(store, protocol, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if not tokens.modalities:
+        raise StoreError(f"{store.path} holds no tokens: every example was skipped")
+    scores: list[Score] = []
+    for layer in tqdm(range(n_layers + 1), desc="measure", unit="boundary", disable=not progress):
+        clouds = [StoreCloud(tokens, modality, layer, n_layers) for modality in tokens.modalities]
+        if len(clouds) > 1:
+            clouds.append(JointCloud(tokens, clouds[:], layer, n_layers))
+        for cloud in clouds:
+            scores.extend(_scores(cloud, chosen))
+    return scores
+
+
+def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:
+    for metric in metrics:
+        for estimator, stream, estimate in metric.scores(cloud):
+            yield Score(
+                metric=metric.name,
+                estimator=estimator,
+                stream=stream,
+                modality=cloud.modality,
+                tokens="all",
+                layer=cloud.layer,
+                value=estimate.value,
+                stderr=estimate.stderr,
+                n_tokens=estimate.n_tokens,
+                n_examples=estimate.n_examples,
+                flags=estimate.flags,
+                reason=estimate.reason,
+            )

@@ -1,0 +1,348 @@
+"""A result: one model on one task under one protocol, as typed objects and as a file.
+
+``docs/result_format.md`` explains every field. This module and everything it imports is light: no torch, no numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from microscope_bench.errors import MicroscopeError, ResultError
+from microscope_bench.protocol import Protocol
+from microscope_bench.results.document import checksum, parse, to_text, write_atomically
+from microscope_bench.results.signature import identity_hash, short_id, signature
+from microscope_bench.results.validation import check_document
+
+SCHEMA_VERSION = 1
+COMPLETE, FAILED = "complete", "failed"
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Schema version → function that turns a document of that version into one of the next; see :func:`migrate`."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row: metric × estimator × stream × modality × token set × layer → value ± standard error.
+
+    Attributes:
+        metric: "linearity", "intrinsic_dimension", "anisotropy", ...
+        estimator: how the metric was estimated, "held_out", "twonn_mle", ...
+        stream: what linearity maps to what, "hidden" or "update"; None for metrics of a single cloud.
+        modality: "text", "image", "video", "audio", or "joint" for all of them together.
+        tokens: the token set, "all" or "no_sinks".
+        layer: l in 0..L; of a metric between two boundaries, the first of them.
+        value: finite, or None with a ``reason``.
+        stderr: standard error of ``value``, or None.
+        n_tokens: tokens the value was computed on.
+        n_examples: distinct examples among them.
+        flags: short remarks, ``name`` or ``name=value``.
+        reason: why there is no value, or None.
+    """
+
+    metric: str
+    estimator: str
+    stream: str | None
+    modality: str
+    tokens: str
+    layer: int
+    value: float | None
+    stderr: float | None
+    n_tokens: int
+    n_examples: int
+    flags: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run has no scores: the error's type, its message, and the stage in which it rose ("capture", ...)."""
+
+    type: str
+    message: str
+    where: str
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """Which model was measured; ``control`` names a deliberately changed model, which no leaderboard shows."""
+
+    name: str
+    repo: str
+    revision: str
+    adapter: str
+    architecture: str
+    dtype: str
+    quantization: str | None
+    attention: str | None
+    n_layers: int
+    hidden_size: int
+    n_parameters: int
+    trained: bool = True
+    control: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """Which task, in which version."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """Which data: hub repository or generator, configuration name, pinned revision, split."""
+
+    path: str
+    name: str | None
+    revision: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Name and version of the rule that picked the tokens, ``name/version``."""
+
+    rule: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that decides whether two results may be compared; the signature ends with a hash of it."""
+
+    protocol: Protocol
+    model: ModelRecord
+    task: TaskRecord
+    dataset: DatasetRecord
+    n_examples: int
+    example_ids_sha256: str | None
+    prompt_sha256: str | None
+    selection: Selection
+    metrics: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An example that was not measured, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What went into the model, hashed: tells a changed processor or tokenizer from a changed model."""
+
+    chat_template_sha256: str | None
+    tokens_sha256: str | None
+    media_sha256: str | None
+    tokens_seen: Mapping[str, int] = field(default_factory=dict)
+    images_converted: Mapping[str, int] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and with what it was measured; :func:`microscope_bench.results.provenance.environment` fills it in."""
+
+    package_version: str
+    commit: str | None
+    dirty: bool | None
+    python: str
+    platform: str
+    packages: Mapping[str, str]
+    device: str
+    processor: str
+    image_processor: str | None
+    command: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the run began (UTC, ISO 8601), seconds per stage, and the peak memory in bytes where it is known."""
+
+    started_utc: str
+    seconds: Mapping[str, float]
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of examples answered rightly, with its standard error and n; or no value and the reason why."""
+
+    value: float | None
+    stderr: float | None
+    n: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one task under one protocol.
+
+    Attributes:
+        identity: what defines comparability.
+        inputs: hashes and counts of what went into the model.
+        environment: software, hardware, command.
+        timing: when, and how long each stage took.
+        scores: the rows; empty in a failed result.
+        accuracy: None where the task has no lettered answer to score.
+        status: "complete" or "failed".
+        error: what ended a failed run; None in a complete one.
+        signature: the line it is cited by; made from ``identity`` unless given (a file keeps the one it was made with).
+        schema_version: of the file format.
+    """
+
+    identity: Identity
+    inputs: Inputs
+    environment: Environment
+    timing: Timing
+    scores: tuple[Score, ...] = ()
+    accuracy: Accuracy | None = None
+    status: str = COMPLETE
+    error: Failure | None = None
+    signature: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.signature:
+            line = signature(_plain(self.identity), self.environment.package_version)
+            object.__setattr__(self, "signature", line)
+
+    @property
+    def identity_hash(self) -> str:
+        """64 hex digits over ``identity``: equal for results that may be compared number by number."""
+        return identity_hash(_plain(self.identity))
+
+    @property
+    def short_id(self) -> str:
+        """The 12 hex digits at the end of the signature."""
+        return short_id(_plain(self.identity))
+
+    def series(
+        self, metric: str, estimator: str, stream: str | None, modality: str, tokens: str = "all"
+    ) -> list[Score]:
+        """The scores of one metric over the layers, in the order of the layers; empty where there are none."""
+        wanted = (metric, estimator, stream, modality, tokens)
+        rows = [s for s in self.scores if (s.metric, s.estimator, s.stream, s.modality, s.tokens) == wanted]
+        return sorted(rows, key=lambda score: score.layer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as JSON types, in the order of the file, checksum included."""
+        order = ("schema_version", "status", "error", "signature", "identity", "inputs", "environment", "timing")
+        document = {name: _plain(getattr(self, name)) for name in (*order, "accuracy", "scores")}
+        return {**document, "checksum": checksum(document)}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Result:
+        """The inverse of :meth:`to_dict`; older schema versions are migrated.
+
+        Raises:
+            ResultError: not a valid result document.
+        """
+        try:
+            return _build(migrate(document))
+        except RecursionError:
+            raise ResultError("nested too deeply to be a result") from None
+
+    def save(self, path: str | Path) -> None:
+        """Validates the result and writes it, whole or not at all, in place of what was there.
+
+        Raises:
+            ResultError: the result breaks the format, or the file cannot be written.
+        """
+        document = self.to_dict()
+        try:
+            check_document(document)
+        except ResultError as error:
+            raise ResultError(f"{path} was not written: {error}") from error
+        write_atomically(Path(path), to_text(document))
+
+
+def load_result(path: str | Path) -> Result:
+    """Reads and validates one result file.
+
+    Raises:
+        ResultError: missing, truncated, foreign, of a newer schema, against the schema, or edited by hand; the message
+            names the file, the place in it, and what to do.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ResultError(f"cannot read the result file {path}: {reason}") from error
+    try:
+        return Result.from_dict(parse(data))
+    except ResultError as error:
+        raise ResultError(f"{path}: {error}") from error
+
+
+def migrate(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of any schema version as one of the newest, checked.
+
+    A document is checked under its own version first, then turned step by step into the newest. A migration never
+    changes ``identity``: signatures that have been cited stay true.
+
+    Raises:
+        ResultError: foreign, newer than this version of the package knows, or invalid.
+    """
+    if not isinstance(document, Mapping) or not {"schema_version", "signature"} <= document.keys():
+        raise ResultError("not a microscope_bench result: it has no schema_version and signature")
+    version = document["schema_version"]
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ResultError(f"not a microscope_bench result: schema_version is {str(version)[:40]!r}, not 1, 2, ...")
+    if version > SCHEMA_VERSION:
+        raise ResultError(
+            f"schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version reads. "
+            f"Upgrade microscope_bench: pip install --upgrade microscope-bench"
+        )
+    current = dict(document)
+    check_document(current)
+    for step in range(version, SCHEMA_VERSION):
+        current = MIGRATIONS[step](current)
+        current["checksum"] = checksum(current)
+        check_document(current)
+    return current
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and mappings as the dicts and lists of JSON."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _build(document: Mapping[str, Any]) -> Result:
+    identity, inputs = document["identity"], document["inputs"]
+    try:
+        protocol = Protocol(**identity["protocol"])
+    except MicroscopeError as error:
+        raise ResultError(f"identity.protocol: {error}") from error
+    return Result(
+        schema_version=document["schema_version"],
+        status=document["status"],
+        error=Failure(**document["error"]) if document["error"] else None,
+        signature=document["signature"],
+        identity=Identity(
+            **{
+                **identity,
+                "protocol": protocol,
+                "model": ModelRecord(**identity["model"]),
+                "task": TaskRecord(**identity["task"]),
+                "dataset": DatasetRecord(**identity["dataset"]),
+                "selection": Selection(**identity["selection"]),
+            }
+        ),
+        inputs=Inputs(**{**inputs, "skipped": tuple(Skipped(**row) for row in inputs["skipped"])}),
+        environment=Environment(**document["environment"]),
+        timing=Timing(**document["timing"]),
+        accuracy=Accuracy(**document["accuracy"]) if document["accuracy"] else None,
+        scores=tuple(Score(**{**row, "flags": tuple(row["flags"])}) for row in document["scores"]),
+    )

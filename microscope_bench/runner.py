@@ -1,0 +1,298 @@
+"""Ties everything together: a model, a task and a protocol become a Result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from microscope_bench.assemble import Timing, assemble, assemble_failure
+from microscope_bench.capture.loop import Capture
+from microscope_bench.capture.selection import RULE
+from microscope_bench.capture.store import TokenStore, store_bytes
+from microscope_bench.errors import MicroscopeError, StoreError
+from microscope_bench.measure import measure
+from microscope_bench.metrics.registry import METRICS
+from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
+from microscope_bench.results.files import check_writable, result_path
+from microscope_bench.results.provenance import environment
+from microscope_bench.results.result import Result
+
+if TYPE_CHECKING:
+    from microscope_bench.adapters.base import Adapter
+    from microscope_bench.tasks import Task
+
+LOG = logging.getLogger("microscope_bench")
+DEFAULT_METRICS = ("linearity", "intrinsic_dimension", "anisotropy")
+PART_EXAMPLES = 16
+"""Examples that an interruption can lose at most, unless the batch is larger."""
+MEDIA_HASH_EXAMPLES = 8
+"""Examples whose pictures are hashed, to tell a changed processor from a changed model."""
+
+
+def evaluate(
+    model: str | Adapter,
+    task: str | Task,
+    protocol: str | Protocol = DEFAULT_PROTOCOL,
+    limit: int | None = None,
+    *,
+    model_args: Mapping[str, str] | None = None,
+    task_args: Mapping[str, str] | None = None,
+    include_path: str | Path | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    batch_size: int = 8,
+    device: str | None = None,
+    tokens_per_example: int | None = None,
+    seed: int | None = None,
+    max_skipped: float | None = None,
+    output_path: str | Path | None = None,
+    store: str | Path | None = None,
+    keep_store: bool = False,
+    progress: bool = True,
+    command: Sequence[str] = (),
+) -> Result:
+    """Measures one model on one task.
+
+    An interrupted call resumes when it is made again with the same arguments and the same ``output_path`` or ``store``.
+
+    Args:
+        model: a name (``microscope-bench ls models``), ``path/to/file.py:name``, or a loaded adapter.
+        task: a name (``microscope-bench ls tasks``), a path to a task YAML, or a loaded task.
+        protocol: a protocol's name, or a Protocol.
+        limit: measure only the first examples of the split; a deviation from the protocol.
+        model_args: ``pretrained``, ``revision``, ``dtype``, ...; the adapter says which.
+        task_args: ``data_dir``, ``revision``, ...; the task says which.
+        include_path: directory with further task YAMLs.
+        metrics: names (``microscope-bench ls metrics``).
+        batch_size: examples per forward pass; changes speed and memory, not the protocol.
+        device: "cpu", "cuda", ...; None means a GPU where there is one.
+        tokens_per_example: another number than the protocol's; a deviation.
+        seed: another seed than the protocol's; a deviation.
+        max_skipped: another share of skipped examples than the protocol allows; a deviation.
+        output_path: the results directory to write the result into; None writes none.
+        store: directory of the token store; default: inside ``output_path``, or a temporary directory.
+        keep_store: keep the token store after a result was made, to measure it again.
+        progress: show progress bars on standard error.
+        command: the command line to note in the result.
+
+    Returns:
+        The result; it is also written if there is an ``output_path``.
+
+    Raises:
+        MicroscopeError: anything a user can act on; see its subclasses.
+    """
+    settings = (named_protocol(protocol) if isinstance(protocol, str) else protocol).with_changes(
+        limit=limit, tokens_per_example=tokens_per_example, seed=seed, max_skipped=max_skipped
+    )
+    for name in metrics:
+        METRICS.get(name)
+    if batch_size < 1:
+        raise MicroscopeError(f"batch_size must be at least 1, not {batch_size}")
+    if output_path is not None:
+        check_writable(Path(output_path))
+
+    timing = Timing()
+    with timing.stage("load"):
+        # the task first: it is the cheaper of the two to get wrong
+        loaded_task = _loaded_task(task, include_path, task_args)
+        adapter = _loaded_model(model, model_args, device)
+    run = _run_identity(adapter, loaded_task, settings)
+    where = environment(
+        device=_device_name(adapter.device),
+        processor=adapter.info.processor,
+        image_processor=adapter.info.image_processor,
+        command=list(command) or ["evaluate"],
+    )
+    with _store_directory(store, output_path, run) as directory:
+        token_store = TokenStore.open_or_create(
+            directory,
+            run,
+            n_examples=min(len(loaded_task), settings.limit or len(loaded_task)),
+            part_examples=-(-max(PART_EXAMPLES, batch_size) // batch_size) * batch_size,
+        )
+        with token_store.writing():
+            try:
+                media = _fill(token_store, adapter, loaded_task, settings, batch_size, timing, progress)
+                token_store.finish(
+                    {"protocol": settings.as_dict(), "media_sha256": media, "environment": asdict(where)}
+                )
+                result = _measure(token_store, settings, metrics, timing, device, output_path, progress)
+            except Exception as error:
+                if output_path is not None:
+                    failure = assemble_failure(run, settings, metrics, where, timing, error)
+                    _save(failure, Path(output_path))
+                raise
+        if keep_store:
+            LOG.info("kept the token store %s", directory)
+        else:
+            token_store.delete()
+    return result
+
+
+def measure_store(
+    store: str | Path,
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    output_path: str | Path | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Result:
+    """Measures a kept token store again, without the model.
+
+    Args:
+        store: the directory of a complete token store.
+        metrics: names (``microscope-bench ls metrics``).
+        output_path: the results directory to write the result into; None writes none.
+        device: where the arithmetic runs; None means a GPU where there is one.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        StoreError: the store is incomplete or damaged.
+    """
+    token_store = TokenStore(Path(store))
+    if token_store.manifest["about"] is None:
+        token_store.check_complete()
+        raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
+    if output_path is not None:
+        check_writable(Path(output_path))
+    settings = Protocol(**token_store.manifest["about"]["protocol"])
+    return _measure(token_store, settings, metrics, Timing(), device, output_path, progress)
+
+
+def _loaded_task(task: str | Task, include_path: str | Path | None, task_args: Mapping[str, str] | None) -> Task:
+    from microscope_bench.tasks import load_task
+
+    return load_task(task, include_path=include_path, task_args=task_args) if isinstance(task, str) else task
+
+
+def _loaded_model(model: str | Adapter, model_args: Mapping[str, str] | None, device: str | None) -> Adapter:
+    from microscope_bench.adapters.presets import load_model
+
+    return load_model(model, model_args or {}, device) if isinstance(model, str) else model
+
+
+def _run_identity(adapter: Adapter, task: Task, protocol: Protocol) -> dict[str, Any]:
+    """Everything that decides what the stored states are; a store made for anything else is refused."""
+    import transformers
+
+    return {
+        "model": asdict(adapter.info),
+        "task": {"name": task.name, "version": task.version},
+        "dataset": asdict(task.dataset),
+        "capture": {
+            "selection": RULE,
+            "tokens_per_example": protocol.tokens_per_example,
+            "seed": protocol.seed,
+            "limit": protocol.limit,
+            "max_skipped": protocol.max_skipped,
+        },
+        "software": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": adapter.device.type,
+        },
+    }
+
+
+@contextmanager
+def _store_directory(
+    store: str | Path | None, output_path: str | Path | None, run: Mapping[str, Any]
+) -> Iterator[Path]:
+    if store is not None:
+        yield Path(store)
+    elif output_path is not None:
+        key = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+        yield Path(output_path) / ".stores" / key
+    else:
+        with tempfile.TemporaryDirectory(prefix="microscope-bench-") as temporary:
+            yield Path(temporary) / "store"
+
+
+def _fill(
+    store: TokenStore,
+    adapter: Adapter,
+    task: Task,
+    protocol: Protocol,
+    batch_size: int,
+    timing: Timing,
+    progress: bool,
+) -> str | None:
+    """Captures what is missing; returns the hash of the media tensors."""
+    missing = store.missing_parts()
+    n_examples = int(store.manifest["n_examples"])
+    to_do = sum(len(store.part_range(part)) for part in missing)
+    if to_do:
+        _check_disk(store, adapter, task, protocol, to_do)
+    if to_do < n_examples:
+        LOG.info("resuming: %d of %d examples were captured before", n_examples - to_do, n_examples)
+    capture = Capture(adapter, task, protocol, batch_size)
+    with (
+        timing.stage("capture"),
+        tqdm(total=n_examples, initial=n_examples - to_do, desc="capture", unit="example", disable=not progress) as bar,
+    ):
+        media = capture.media_sha256(min(MEDIA_HASH_EXAMPLES, n_examples))
+        capture.fill(store, missing, bar.update)
+    return media
+
+
+def _check_disk(store: TokenStore, adapter: Adapter, task: Task, protocol: Protocol, n_examples: int) -> None:
+    """Says how large the store will be at most, and raises where the disk cannot hold it."""
+    needed = store_bytes(
+        n_examples=n_examples,
+        tokens_per_example=protocol.tokens_per_example,
+        n_modalities=2 if task.has_images else 1,
+        n_boundaries=adapter.info.n_layers + 1,
+        hidden_size=adapter.info.hidden_size,
+        dtype=getattr(torch, adapter.info.dtype),
+    )
+    free = shutil.disk_usage(store.path).free
+    LOG.info("token store %s: at most %.2f GB, %.1f GB are free", store.path, needed / 1e9, free / 1e9)
+    if needed > free:
+        raise StoreError(
+            f"the token store needs up to {needed / 1e9:.1f} GB, but {store.path} has {free / 1e9:.1f} GB free. Name a "
+            f"larger disk with --store, or keep less with --tokens_per_example or --limit (both show in the signature)"
+        )
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _measure(
+    store: TokenStore,
+    protocol: Protocol,
+    metrics: Sequence[str],
+    timing: Timing,
+    device: str | None,
+    output_path: str | Path | None,
+    progress: bool,
+) -> Result:
+    with timing.stage("measure"):
+        scores = measure(
+            store,
+            protocol,
+            metrics,
+            n_layers=store.manifest["run"]["model"]["n_layers"],
+            device=torch.device(device) if device else None,
+            progress=progress,
+        )
+    result = assemble(store, protocol, metrics, scores, timing)
+    if output_path is not None:
+        _save(result, Path(output_path))
+    return result
+
+
+def _save(result: Result, output_path: Path) -> None:
+    path = result_path(output_path, result)
+    result.save(path)
+    LOG.info("wrote %s", path)

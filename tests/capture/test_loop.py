@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from microscope_bench.adapters.base import IMAGE, TEXT
+from microscope_bench.capture.loop import Capture
+from microscope_bench.capture.store import TokenStore
+from microscope_bench.errors import CaptureError
+from microscope_bench.protocol import Protocol
+from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask
+
+FEW = Protocol(name="geometry/1", tokens_per_example=4, max_skipped=0.2)
+
+
+def captured(path, adapter=None, task=None, batch_size=4, protocol=FEW, part_examples=8):
+    adapter, task = adapter or ToyAdapter(), task or ToyTask(20)
+    store = TokenStore.open_or_create(path, {}, n_examples=len(task), part_examples=part_examples)
+    seen = []
+    with store.writing():
+        Capture(adapter, task, protocol, batch_size).fill(store, store.missing_parts(), seen.append)
+    assert sum(seen) >= 0
+    return store
+
+
+def by_token(store):
+    """(example id, modality, position) → states at every boundary."""
+    found = {}
+    records = store.records
+    for part in range(store.n_parts):
+        file = store.open_part(part)
+        if not len(file.get_tensor("example")):
+            continue
+        keys = [file.get_tensor(k).tolist() for k in ("example", "modality", "position")]
+        states = torch.stack([file.get_tensor(f"boundary.{layer}") for layer in range(LAYERS + 1)])
+        start = store.part_range(part).start
+        for row, (example, modality, position) in enumerate(zip(*keys, strict=True)):
+            found[records[start + example].id, modality, position] = states[:, row]
+    return found
+
+
+def test_the_store_holds_what_the_model_computes_for_each_selected_token(tmp_path):
+    adapter, task = ToyAdapter(), ToyTask(6)
+    tokens = by_token(captured(tmp_path / "s", adapter, task))
+    for index in range(6):
+        batch = adapter.encode([task.example(index)])
+        hidden = adapter.embedding(batch.inputs["ids"]).detach().clone()
+        with torch.no_grad():
+            hidden[torch.from_numpy(batch.labels == IMAGE)] = adapter.eye(batch.inputs["pixels"])
+            states = [hidden]
+            for layer in adapter.layers:
+                states.append(layer(states[-1]))
+        mine = {key[1:]: value for key, value in tokens.items() if key[0] == f"q{index}"}
+        assert {modality for modality, _ in mine} == {TEXT, IMAGE}
+        assert len(mine) == 8
+        for (modality, position), kept in mine.items():
+            assert batch.labels[0, position] == modality
+            torch.testing.assert_close(kept, torch.stack([s[0, position] for s in states]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_batch_size_changes_no_choice_and_hardly_a_state(tmp_path, batch_size):
+    reference = by_token(captured(tmp_path / "a", batch_size=4))
+    other = by_token(captured(tmp_path / "b", batch_size=batch_size))
+    assert reference.keys() == other.keys()
+    for key, states in reference.items():
+        torch.testing.assert_close(states, other[key], rtol=1e-4, atol=1e-5)
+
+
+def test_order_of_examples_changes_nothing(tmp_path):
+    order = np.random.default_rng(0).permutation(20).tolist()
+    reference = by_token(captured(tmp_path / "a", batch_size=1))
+    shuffled = by_token(captured(tmp_path / "b", task=ToyTask(order=order), batch_size=1))
+    assert reference.keys() == shuffled.keys()
+    assert all(torch.equal(states, shuffled[key]) for key, states in reference.items())
+
+
+@pytest.mark.parametrize("break_at", [1, 3, 5])
+def test_an_interrupted_capture_resumes_where_it_stopped(tmp_path, break_at):
+    reference = by_token(captured(tmp_path / "a"))
+    with pytest.raises(KeyboardInterrupt):
+        captured(tmp_path / "b", ToyAdapter(break_at=break_at))
+    adapter = ToyAdapter()
+    resumed = by_token(captured(tmp_path / "b", adapter))
+    assert adapter.passes == 5 - (break_at - 1) // 2 * 2, "whole parts of two batches are not captured again"
+    assert reference.keys() == resumed.keys()
+    assert all(torch.equal(states, resumed[key]) for key, states in reference.items())
+
+
+def test_examples_that_cannot_be_measured_are_named_and_the_rest_is_as_if_they_were_not_there(tmp_path):
+    broken = {3: "picture", 9: "untranslatable", 12: "x" * 200}
+    store = captured(tmp_path / "s", ToyAdapter(context_length=100), ToyTask(20, broken=broken))
+    skipped = {r.id: r.skipped for r in store.records if r.skipped}
+    assert skipped == {
+        "q3": "its picture does not open",
+        "q9": "no token for it",
+        "q12": "229 tokens exceed the model's context of 100",
+    }
+    tokens, reference = by_token(store), by_token(captured(tmp_path / "a"))
+    assert tokens.keys() == {key for key in reference if key[0] not in skipped}
+    for key, states in tokens.items():
+        torch.testing.assert_close(states, reference[key], rtol=1e-4, atol=1e-5)
+
+
+def test_too_many_skipped_examples_stop_the_run_also_across_a_resume(tmp_path):
+    task = ToyTask(20, broken={0: "picture", 1: "picture", 17: "picture"})
+    strict = Protocol(name="geometry/1", max_skipped=0.1)
+    for _ in range(2):
+        with pytest.raises(
+            CaptureError, match=r"3 of 20 examples could not be measured, 2 may be .* First: q0: its picture"
+        ):
+            captured(tmp_path / "s", task=task, protocol=strict)
+
+
+def test_a_part_of_which_nothing_could_be_measured_is_a_part_all_the_same(tmp_path):
+    store = captured(tmp_path / "s", task=ToyTask(10, broken={8: "picture", 9: "picture"}), part_examples=8)
+    store.check_complete()
+    assert len(by_token(store)) == 8 * 8
+
+
+def test_a_picture_that_leaves_no_image_position_is_an_error(tmp_path):
+    adapter = ToyAdapter()
+    encode = adapter.encode
+
+    def mislabelled(examples):
+        batch = encode(examples)
+        batch.labels[batch.labels == IMAGE] = TEXT
+        return batch
+
+    adapter.encode = mislabelled
+    with pytest.raises(CaptureError, match="q0 has 1 picture"):
+        captured(tmp_path / "s", adapter)
+
+
+def test_labels_of_the_wrong_length_are_an_error(tmp_path):
+    adapter = ToyAdapter()
+    encode = adapter.encode
+
+    def cut(examples):
+        batch = encode(examples)
+        batch.labels = batch.labels[:, :-PATCHES]
+        return batch
+
+    adapter.encode = cut
+    with pytest.raises(Exception, match="block 1 saw"):
+        captured(tmp_path / "s", adapter)
+
+
+def test_records_count_labels_and_score_letters(tmp_path):
+    adapter, task = ToyAdapter(), ToyTask(5, broken={2: "unscorable"})
+    records = captured(tmp_path / "s", adapter, task).records
+    assert records[0].tokens_seen == {
+        "special": 1,
+        "text": len(task.example(0).text) - len("<image>"),
+        "image": PATCHES,
+    }
+    assert records[0].converted_from == ["P"]
+    assert records[2].choice_logprobs is None and records[2].unscored == "two tokens"
+    example = task.example(1)
+    logits = adapter.forward(adapter.encode([example]), logits=True)[0]
+    expected = torch.log_softmax(logits.double(), -1)[[ord(c) for c in example.choices]].tolist()
+    assert records[1].choice_logprobs == pytest.approx(expected, abs=1e-5)
+    assert records[1].answer == 1
+
+
+def test_media_hash_depends_on_the_pictures_and_not_on_the_batch(tmp_path):
+    task = ToyTask(12)
+    hashes = {Capture(ToyAdapter(), task, FEW, batch_size).media_sha256(8) for batch_size in (1, 4)}
+    assert len(hashes) == 1
+    assert Capture(ToyAdapter(), ToyTask(order=range(1, 13)), FEW, 1).media_sha256(8) not in hashes
