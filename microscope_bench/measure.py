@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from microscope_bench.adapters.base import LABELS, MODALITIES
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.metrics.cloud import Chunk, Cloud, Sample
-from microscope_bench.metrics.moments import FoldMoments
+from microscope_bench.metrics.moments import FoldMoments, merge
 from microscope_bench.metrics.neighbours import distinct_rows
 from microscope_bench.metrics.registry import METRICS, Metric
 from microscope_bench.metrics.resampling import assign_folds
@@ -42,7 +42,8 @@ class StoredTokens:
         self.open_part = lru_cache(maxsize=OPEN_FILES)(store.open_part)
         records = store.records
         measured = [record.id for record in records if record.skipped is None]
-        rank = {name: k for k, name in enumerate(sorted(measured, key=lambda name: (len(name), name)))}
+        names = sorted(measured, key=lambda name: (len(name), name))
+        rank = {name: k for k, name in enumerate(names)}
         rank_of_index = np.array([rank.get(record.id, -1) for record in records], dtype=np.int64)
         columns: dict[str, list[np.ndarray]] = {"part": [], "row": [], "example": [], "modality": [], "position": []}
         for part in range(store.n_parts):
@@ -58,7 +59,7 @@ class StoredTokens:
         self.part, self.row = joined["part"][order], joined["row"][order]
         self.example, self.modality = joined["example"][order], joined["modality"][order]
         self.n_folds = min(protocol.folds, len(measured)) if len(measured) > 1 else 1
-        folds = assign_folds(sorted(rank, key=rank.__getitem__), self.n_folds, protocol.seed)
+        folds = assign_folds(names, self.n_folds, protocol.seed)
         self.fold = np.asarray(folds, dtype=np.int64)[self.example]
 
     @property
@@ -149,10 +150,7 @@ class JointCloud(StoreCloud):
     @cached_property
     def moments(self) -> FoldMoments:
         """First and second moments per fold, merged from the modalities'."""
-        total = self.parts[0].moments
-        for part in self.parts[1:]:
-            total = total.merge(part.moments)
-        return total
+        return reduce(merge, (part.moments for part in self.parts))
 
 
 def measure(

@@ -85,7 +85,7 @@ class Registry(Generic[T]):
             path = plugin.value
         module, _, attribute = path.partition(":")
         try:
-            target = getattr(importlib.import_module(module), attribute)
+            target: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise MicroscopeError(f"{self.kind} {name!r} points at {path}, which does not import: {error}") from error
         self._objects[name] = target

@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
+from microscope_bench.adapters.presets import load_model
 from microscope_bench.assemble import Timing, assemble, assemble_failure
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.selection import RULE
@@ -170,21 +172,19 @@ def measure_store(
 
 
 def _loaded_task(task: str | Task, include_path: str | Path | None, task_args: Mapping[str, str] | None) -> Task:
-    from microscope_bench.tasks import load_task
+    if not isinstance(task, str):
+        return task
+    from microscope_bench.tasks import load_task  # needs lm_eval, which a run on a task object does not
 
-    return load_task(task, include_path=include_path, task_args=task_args) if isinstance(task, str) else task
+    return load_task(task, include_path=include_path, task_args=task_args)
 
 
 def _loaded_model(model: str | Adapter, model_args: Mapping[str, str] | None, device: str | None) -> Adapter:
-    from microscope_bench.adapters.presets import load_model
-
     return load_model(model, model_args or {}, device) if isinstance(model, str) else model
 
 
 def _run_identity(adapter: Adapter, task: Task, protocol: Protocol) -> dict[str, Any]:
     """Everything that decides what the stored states are; a store made for anything else is refused."""
-    import transformers
-
     return {
         "model": asdict(adapter.info),
         "task": {"name": task.name, "version": task.version},
@@ -197,8 +197,8 @@ def _run_identity(adapter: Adapter, task: Task, protocol: Protocol) -> dict[str,
             "max_skipped": protocol.max_skipped,
         },
         "software": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "torch": version("torch"),
+            "transformers": version("transformers"),
             "device": adapter.device.type,
         },
     }

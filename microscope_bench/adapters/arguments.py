@@ -27,7 +27,7 @@ def parse_model_args(text: str | Mapping[str, str] | None) -> dict[str, str]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key:
-            raise AdapterError(f"model args: {part!r} is not key=value; write them as pretrained=org/name,dtype=bfloat16")
+            raise AdapterError(f"model args: {part!r} is not key=value, as in pretrained=org/name,dtype=bfloat16")
         if key in pairs:
             raise AdapterError(f"model args: {key!r} is given twice, as {pairs[key]!r} and as {value!r}; keep one")
         pairs[key] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -45,16 +46,17 @@ def find_blocks(model: Any) -> nn.ModuleList:
     ]
     if not candidates:
         raise AdapterError(
-            f"{type(model).__name__}: no list of decoder blocks found below {type(decoder).__name__}. Block lists of the "
-            f"model: {describe_module_lists(model)}. Override blocks() in an adapter of your own."
+            f"{type(model).__name__}: no list of decoder blocks found below {type(decoder).__name__}. Block lists "
+            f"of the model: {describe_module_lists(model)}. Override blocks() in an adapter of your own."
         )
     return min(candidates, key=lambda candidate: candidate[:3])[3]
 
 
-def find_final_norm(model: Any, blocks: nn.ModuleList) -> nn.Module | None:
-    """The norm that follows the last block: a sibling of the block list, or None where the decoder has none."""
+def find_final_norm(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module | None:
+    """The norm that follows the last block: beside the list they stand in, or None where the decoder has none."""
     for module in model.modules():
-        if any(child is blocks for child in module.children()):
+        lists = [child for child in module.children() if isinstance(child, nn.ModuleList) and len(child)]
+        if any(child[-1] is blocks[-1] for child in lists):
             for name in _FINAL_NORMS:
                 norm = getattr(module, name, None)
                 if isinstance(norm, nn.Module):

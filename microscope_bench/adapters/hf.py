@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from microscope_bench.adapters.arguments import boolean_arg, positive_int_arg, refuse_unknown_args
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, find_blocks
-from microscope_bench.adapters.loading import CHECKPOINT_FILES, Checkpoint, resolve_checkpoint
+from microscope_bench.adapters.loading import CHECKPOINT_FILES, Checkpoint, first_line, resolve_checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors, find_media_tokens, label_positions
 from microscope_bench.adapters.models import is_multimodal, load_model, model_info, pick_device, read_config
 from microscope_bench.adapters.overrides import WITHOUT_IMAGE_TOKENS, overrides_for
@@ -44,8 +44,9 @@ class HFAdapter(Adapter):
     """A transformers model with its processor (multimodal) or tokenizer (text only).
 
     Model args: ``pretrained`` (hub id or directory), ``revision``, ``dtype`` (auto: as in the checkpoint; float32,
-    bfloat16, float16), ``attn_implementation``, ``device_map`` (needs accelerate), ``trust_remote_code`` (default false),
-    ``use_chat_template`` (default: where the checkpoint has one), ``max_length`` (instead of the configuration's).
+    bfloat16, float16), ``attn_implementation``, ``device_map`` (needs accelerate), ``trust_remote_code`` (default
+    false), ``use_chat_template`` (default: where the checkpoint has one), ``max_length`` (instead of the
+    configuration's).
 
     Attributes:
         model: the loaded model, in evaluation mode.
@@ -73,7 +74,7 @@ class HFAdapter(Adapter):
         self._forward_arguments = set(inspect.signature(model.forward).parameters)
         template = chat_template(processor or tokenizer)
         if use_chat_template and template is None:
-            raise AdapterError(f"{checkpoint.repo} has no chat template; leave use_chat_template out or set it to false")
+            raise AdapterError(f"{checkpoint.repo} has no chat template; leave use_chat_template out")
         self._use_chat_template = template is not None if use_chat_template is None else use_chat_template
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -135,23 +136,22 @@ class HFAdapter(Adapter):
             encoded = self._call_processor(examples, prompts)
         except Exception as error:  # processors raise whatever their image library does
             if len(examples) == 1:
-                raise ExampleError(examples[0].id, f"{type(error).__name__} in the processor: {error}") from error
+                raise ExampleError(examples[0].id, f"{type(error).__name__} in the processor: {first_line(error)}") from error
             for example in examples:
                 self.encode([example])  # raises for the one at fault
             raise AdapterError(
                 f"{self.info.name}: its processor takes these {len(examples)} examples one by one but not together "
-                f"({type(error).__name__}: {error}). Use --batch_size 1."
+                f"({type(error).__name__}: {first_line(error)}). Use --batch_size 1."
             ) from error
         return self._batch(encoded, examples, prompts)
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
         """One pass without gradient and cache; see :meth:`Adapter.forward`."""
-        last = torch.as_tensor(batch.last_positions(), device=self.device)
         arguments = dict(batch.inputs)
-        picked = last
+        last = batch.last_positions()
         if "logits_to_keep" in self._forward_arguments:
-            kept, picked = last.unique(return_inverse=True)
-            arguments["logits_to_keep"] = kept
+            kept, last = np.unique(last, return_inverse=True)
+            arguments["logits_to_keep"] = torch.from_numpy(kept).to(self.device)
         with torch.inference_mode():
             try:
                 output = self.model(**arguments, use_cache=False)
@@ -161,11 +161,10 @@ class HFAdapter(Adapter):
                 raise
             if not logits:
                 return None
-            rows = torch.arange(len(last), device=output.logits.device)
-            return torch.as_tensor(output.logits[rows, picked.to(rows.device)].float())
+            return torch.as_tensor(output.logits[np.arange(len(last)), last].float())
 
     def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
-        """Image positions that hold a learned constant instead of picture content (``image_newline``) become structure."""
+        """Image positions that hold a learned constant (``image_newline``), not picture content, become structure."""
         if not self._constants:
             return batch.labels
         labels = batch.labels.copy()
@@ -179,8 +178,8 @@ class HFAdapter(Adapter):
         ids = continuation_token_ids(self._tokenize_plainly, prompt, choices)
         if ids is None:
             raise AdapterError(
-                f"{self.info.name}: after a prompt that ends in {prompt[-12:]!r} the choices {', '.join(choices)} are not "
-                f"one token each, with or without a blank before, so one forward pass cannot score them"
+                f"{self.info.name}: after a prompt that ends in {prompt[-12:]!r} the choices {', '.join(choices)} are "
+                f"not one token each, with or without a blank before, so one forward pass cannot score them"
             )
         return ids
 
@@ -215,8 +214,8 @@ class HFAdapter(Adapter):
             )
         if not self._overrides.writes_image_token and any(len(e.images) != len(examples[0].images) for e in examples):
             raise AdapterError(
-                f"{self.info.name} ({self.model.config.model_type}) cannot mix prompts with and without a picture in one "
-                f"batch; use --batch_size 1."
+                f"{self.info.name} ({self.model.config.model_type}) cannot mix prompts with and without a picture in "
+                f"one batch; use --batch_size 1."
             )
 
     def _prompt(self, example: Example) -> str:
@@ -264,6 +263,6 @@ class HFAdapter(Adapter):
     def _unexpanded(self, seen: str) -> str:
         return (
             f"{self.info.name}: {seen} The processor does not expand the image token into one placeholder per image "
-            f"position; check its settings (patch_size, image_seq_length, num_query_tokens, ...) or override encode() in "
-            f"an adapter of your own. Block lists found: {describe_module_lists(self.model)}."
+            f"position; check its settings (patch_size, image_seq_length, num_query_tokens, ...) or override encode() "
+            f"in an adapter of your own. Block lists found: {describe_module_lists(self.model)}."
         )

@@ -71,7 +71,7 @@ def content_revision(directory: Path, files: Sequence[str] = CHECKPOINT_FILES) -
     """
     paths = sorted({p for pattern in files for p in directory.glob(pattern) if p.is_file()})
     if not paths:
-        raise AdapterError(f"{directory} holds none of {', '.join(files)}; is it a checkpoint written by save_pretrained?")
+        raise AdapterError(f"{directory} holds none of {', '.join(files)}; is it a checkpoint?")
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -118,8 +118,8 @@ def _pin(repo: str, revision: str | None) -> str:
         raise AdapterError(f"{repo} has no revision {name!r}; its branches and tags are at {url}") from error
     except errors.RepositoryNotFoundError as error:
         raise AdapterError(
-            f"there is no model {repo} on the hub, or it is private. Check the spelling; log in with: hf auth login; or "
-            f"point at a local directory: pretrained=path/to/checkpoint"
+            f"there is no model {repo} on the hub, or it is private. Check the spelling; log in with: hf auth login; "
+            f"or point at a local directory: pretrained=path/to/checkpoint"
         ) from error
     except errors.HFValidationError as error:
         raise AdapterError(f"pretrained={repo} is neither a directory nor a hub repository (org/name)") from error
@@ -171,8 +171,8 @@ def _fetch(repo: str, commit: str, files: Sequence[str]) -> Path:
         raise AdapterError(f"{repo} is gated: accept its licence at {url}, then log in with: hf auth login") from error
     except Exception as error:  # whatever the HTTP client of the hub library raises
         raise AdapterError(
-            f"{repo}@{commit} could not be fetched ({type(error).__name__}: {first_line(error)}). Try again, or point at "
-            f"a local directory: pretrained=path/to/checkpoint"
+            f"{repo}@{commit} could not be fetched ({type(error).__name__}: {first_line(error)}). Try again, or point "
+            f"at a local directory: pretrained=path/to/checkpoint"
         ) from error
 
 

@@ -30,9 +30,9 @@ def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
         return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a damaged or foreign file makes transformers raise
         raise AdapterError(
-            f"the configuration of {checkpoint.repo} cannot be read ({type(error).__name__}: {first_line(error)}). A newer "
-            f"architecture needs a newer transformers (pip install -U transformers); an architecture that ships its own "
-            f"code runs it only with trust_remote_code=true"
+            f"the configuration of {checkpoint.repo} cannot be read ({type(error).__name__}: {first_line(error)}). A "
+            f"newer architecture needs a newer transformers (pip install -U transformers); one that ships its own code "
+            f"runs it only with trust_remote_code=true"
         ) from error
 
 
@@ -68,8 +68,8 @@ def load_model(
         options["device_map"] = device_map
     if not any(checkpoint.path.glob("*.safetensors")):
         raise AdapterError(
-            f"{checkpoint.repo} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a pickle "
-            f"can run code. Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
+            f"{checkpoint.repo} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a "
+            f"pickle can run code. Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
         )
     try:
         model, report = family.from_pretrained(
@@ -84,8 +84,8 @@ def load_model(
     if missing := sorted(report["missing_keys"]):
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise AdapterError(
-            f"{checkpoint.repo} lacks {len(missing)} weights of {type(model).__name__}, which would be random: {shown}. "
-            f"The checkpoint is incomplete or of another architecture than its config.json says."
+            f"{checkpoint.repo} lacks {len(missing)} weights of {type(model).__name__}, which would be random: {shown}"
+            f". The checkpoint is incomplete or of another architecture than its config.json says."
         )
     return model.eval()
 
@@ -105,7 +105,13 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def model_info(
-    model: Any, checkpoint: Checkpoint, processor: Any, blocks: nn.ModuleList, *, templated: bool, max_length: int | None
+    model: Any,
+    checkpoint: Checkpoint,
+    processor: Any,
+    blocks: nn.ModuleList,
+    *,
+    templated: bool,
+    max_length: int | None,
 ) -> ModelInfo:
     """The identity of a loaded transformers model.
 

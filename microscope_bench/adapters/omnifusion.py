@@ -8,7 +8,6 @@ prompt, SOI, picture, EOI, USER, question, BOT; no BOS; without a picture SOI, p
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,36 +19,24 @@ from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
 from microscope_bench.adapters.arguments import refuse_unknown_args
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch, ModelInfo
-from microscope_bench.adapters.loading import Checkpoint, resolve_checkpoint, torch_dtype
-from microscope_bench.adapters.omnifusion_files import load_projection, load_special_embeddings, tensor_file
+from microscope_bench.adapters.loading import Checkpoint, first_line, torch_dtype
+from microscope_bench.adapters.models import UNTRAINED_KEY, pick_device
+from microscope_bench.adapters.omnifusion_files import (
+    find_checkpoint,
+    find_vision_tower,
+    load_projection,
+    load_special_embeddings,
+    tensor_file,
+)
 from microscope_bench.adapters.omnifusion_model import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
+from microscope_bench.adapters.prompting import check_placeholders
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
 
-PUBLISHED_SUBFOLDER = "OmniMistral-v1_1"
-PUBLISHED_TOWER = "openai/clip-vit-large-patch14-336"
 DIALOG = "This is a dialog with AI assistant.\n"
 """The text every sequence starts with."""
 
-ARGS = (
-    "pretrained",
-    "revision",
-    "subfolder",
-    "vision_tower",
-    "vision_revision",
-    "dtype",
-    "attn_implementation",
-)
-# The published language model and CLIP tower may come as .bin; transformers reads those as plain tensors only.
-_WEIGHTS = ("*.json", "*.safetensors", "*.bin")
-_TOWER_FOLDER = "clip"
-_FILES = (
-    "tokenizer/*",
-    *(f"tuned-model/{pattern}" for pattern in _WEIGHTS),
-    *(f"{stem}.{suffix}" for stem in ("projection", "special_embeddings") for suffix in ("pt", "safetensors")),
-)
-
-_log = logging.getLogger(__name__)
+ARGS = ("pretrained", "revision", "subfolder", "vision_tower", "vision_revision", "dtype", "attn_implementation")
 
 
 class OmniFusionAdapter(Adapter):
@@ -90,15 +77,14 @@ class OmniFusionAdapter(Adapter):
         refuse_unknown_args(args, ARGS)
         if "pretrained" not in args:
             raise AdapterError("omnifusion needs pretrained=org/name or pretrained=path/to/directory")
-        checkpoint = _find_checkpoint(args)
-        tower = _find_vision_tower(args, checkpoint)
-        dtype = torch_dtype(args.get("dtype", "auto"))
+        checkpoint = find_checkpoint(args)
+        tower = find_vision_tower(args, checkpoint)
+        dtype, target = torch_dtype(args.get("dtype", "auto")), pick_device(device)
         language_model = _load_part(
             AutoModelForCausalLM, checkpoint.path / "tuned-model", dtype, args.get("attn_implementation")
         )
         vision_tower = _load_part(CLIPVisionModel, tower.path, language_model.dtype, None)
-        model = _assemble(checkpoint.path, language_model, vision_tower)
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = _assemble(checkpoint.path, language_model, vision_tower).to(target)
         tokenizer = _load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
         image_processor = _load_preprocessing(AutoImageProcessor, tower.path)
         info = _model_info(checkpoint, tower, model, tokenizer, image_processor)
@@ -141,13 +127,11 @@ class OmniFusionAdapter(Adapter):
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
         """See :meth:`Adapter.forward`."""
-        last = torch.from_numpy(batch.last_positions()).to(self.device)
-        keep = last.unique()
-        output = self.model(**batch.inputs, logits_to_keep=keep)
+        positions, which = np.unique(batch.last_positions(), return_inverse=True)
+        output = self.model(**batch.inputs, logits_to_keep=torch.from_numpy(positions).to(self.device))
         if not logits:
             return None
-        rows = torch.arange(len(last), device=self.device)
-        return output.logits[rows, torch.searchsorted(keep, last)].float()  # type: ignore[no-any-return]
+        return output.logits[np.arange(len(which)), which].float()  # type: ignore[no-any-return]
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
         """The token of each letter as the model was trained to say it first: right after BOT, an embedding of its own.
@@ -202,64 +186,13 @@ def _question(example: Example) -> str:
             f"example {example.id} has {len(example.images)} pictures, OmniFusion takes one; measure it on a task with "
             f"one picture per example"
         )
-    placeholders = example.text.count(IMAGE_PLACEHOLDER)
-    if placeholders != len(example.images):
-        raise ExampleError(
-            example.id, f"{len(example.images)} pictures but {placeholders} {IMAGE_PLACEHOLDER} in its text"
-        )
+    check_placeholders(example)
     return example.text.replace(IMAGE_PLACEHOLDER, "").removeprefix("\n")
 
 
 def _framed(question: str, has_image: bool) -> str:
     """The whole sequence, readable."""
     return f"{DIALOG}{'<SOI><image><EOI>' if has_image else ''}<USER>{question}<BOT>"
-
-
-def _find_checkpoint(args: Mapping[str, str]) -> Checkpoint:
-    """The pinned folder that holds tokenizer/, tuned-model/ and the two tensor files."""
-    pretrained, subfolder = args["pretrained"], args.get("subfolder")
-    directory = Path(pretrained).expanduser()
-    if not directory.is_dir():
-        subfolder = subfolder or PUBLISHED_SUBFOLDER
-        found = resolve_checkpoint(pretrained, args.get("revision"), [f"{subfolder}/{name}" for name in _FILES])
-        checkpoint = Checkpoint(found.path / subfolder, found.repo, found.revision)
-    else:
-        if subfolder is None and (directory / PUBLISHED_SUBFOLDER).is_dir():
-            subfolder = PUBLISHED_SUBFOLDER
-        root = directory / (subfolder or "")
-        if missing := _missing_parts(root):
-            raise AdapterError(_incomplete(root, missing))
-        # A tower beside the checkpoint belongs to its content whether or not this run uses it.
-        tower = [f"{_TOWER_FOLDER}/{pattern}" for pattern in _WEIGHTS]
-        found = resolve_checkpoint(str(root), args.get("revision"), [*_FILES, *tower])
-        checkpoint = Checkpoint(found.path, directory.resolve().name, found.revision)
-    if missing := _missing_parts(checkpoint.path):
-        raise AdapterError(_incomplete(checkpoint.path, missing))
-    return checkpoint
-
-
-def _missing_parts(root: Path) -> list[str]:
-    missing = [name for name in ("tokenizer", "tuned-model") if not (root / name).is_dir()]
-    return missing + [f"{stem}.pt" for stem in ("projection", "special_embeddings") if tensor_file(root, stem) is None]
-
-
-def _incomplete(root: Path, missing: list[str]) -> str:
-    return (
-        f"{root} is not an OmniFusion checkpoint: it lacks {', '.join(missing)}. Expected are tokenizer/, tuned-model/, "
-        f"projection.pt and special_embeddings.pt (or .safetensors), as in subfolder {PUBLISHED_SUBFOLDER} of "
-        f"AIRI-Institute/OmniFusion; name another folder with subfolder="
-    )
-
-
-def _find_vision_tower(args: Mapping[str, str], checkpoint: Checkpoint) -> Checkpoint:
-    """The pinned folder of the CLIP tower and its image processor."""
-    source, revision = args.get("vision_tower"), args.get("vision_revision")
-    beside = checkpoint.path / _TOWER_FOLDER
-    if source is None and beside.is_dir() and revision is None:
-        source = str(beside)
-    tower = resolve_checkpoint(source or PUBLISHED_TOWER, revision, _WEIGHTS)
-    _log.info("omnifusion: the vision tower is %s", source or PUBLISHED_TOWER)
-    return tower
 
 
 def _load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention: str | None) -> Any:
@@ -270,12 +203,11 @@ def _load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention
             path, dtype=dtype, local_files_only=True, output_loading_info=True, **choices
         )
     except Exception as error:  # transformers, safetensors and pickle each raise their own
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        raise AdapterError(f"{path} cannot be loaded ({type(error).__name__}: {first_line})") from error
+        raise AdapterError(f"{path} cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
     if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise AdapterError(
-            f"{path}: {len(lacking)} weights are missing or of another shape than its config.json says, so they would be "
-            f"random: {', '.join(lacking[:5])}"
+            f"{path}: {len(lacking)} weights are missing or of another shape than its config.json says, so they would "
+            f"be random: {', '.join(lacking[:5])}"
         )
     return model
 
@@ -284,16 +216,15 @@ def _load_preprocessing(loader: Any, path: Path) -> Any:
     try:
         return loader.from_pretrained(path, local_files_only=True)
     except Exception as error:  # transformers and tokenizers each raise their own
-        first_line = (str(error).strip().splitlines() or [""])[0]
         raise AdapterError(
-            f"{path} holds no usable {loader.__name__[4:]} ({type(error).__name__}: {first_line})"
+            f"{path} holds no usable {loader.__name__[4:]} ({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
 def _assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionModel:
     """The whole model in the language model's dtype; raises where the parts' widths differ."""
     projection_file, special_file = tensor_file(path, "projection"), tensor_file(path, "special_embeddings")
-    assert projection_file is not None and special_file is not None  # _find_checkpoint made sure
+    assert projection_file is not None and special_file is not None  # find_checkpoint made sure
     projection, special = load_projection(projection_file), load_special_embeddings(special_file)
     text_size, vision_size = language_model.config.hidden_size, vision_tower.config.hidden_size
     takes, gives = projection.transformer_layer.norm1.normalized_shape[0], projection.linear.out_features
@@ -325,7 +256,7 @@ def _model_info(
         n_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trained=not getattr(config, "microscope_bench_untrained", False),
+        trained=not getattr(config, UNTRAINED_KEY, False),
         processor=type(tokenizer).__name__,
         image_processor=type(image_processor).__name__,
         chat_template_sha256=hashlib.sha256(_framed("", has_image=True).encode()).hexdigest(),

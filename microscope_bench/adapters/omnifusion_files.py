@@ -1,8 +1,10 @@
-"""Reads the two tensor files of a published OmniFusion checkpoint without running anything that is in them."""
+"""Finds the parts of an OmniFusion checkpoint, and reads its two tensor files without running what is in them."""
 
 from __future__ import annotations
 
+import logging
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from microscope_bench.adapters.loading import Checkpoint, first_line, resolve_checkpoint
 from microscope_bench.adapters.omnifusion_model import SPECIAL_MARKS, VisualToGPTMapping
 from microscope_bench.errors import AdapterError
+
+PUBLISHED_SUBFOLDER = "OmniMistral-v1_1"
+PUBLISHED_TOWER = "openai/clip-vit-large-patch14-336"
+# The published language model and CLIP tower may come as .bin; transformers reads those as plain tensors only.
+_WEIGHTS = ("*.json", "*.safetensors", "*.bin")
+_TOWER_FOLDER = "clip"
+_FILES = (
+    "tokenizer/*",
+    *(f"tuned-model/{pattern}" for pattern in _WEIGHTS),
+    *(f"{stem}.{suffix}" for stem in ("projection", "special_embeddings") for suffix in ("pt", "safetensors")),
+)
 
 PUBLISHED_HEADS = 4
 """Attention heads of the published projection; a ``projection.safetensors`` may say otherwise in its metadata."""
@@ -30,6 +44,63 @@ _PROJECTION_PARTS = {
         functional.relu,
     )
 }
+
+_log = logging.getLogger(__name__)
+
+
+def find_checkpoint(args: Mapping[str, str]) -> Checkpoint:
+    """The pinned folder that holds ``tokenizer/``, ``tuned-model/`` and the two tensor files.
+
+    Args:
+        args: the adapter's, of which ``pretrained``, ``revision`` and ``subfolder`` are used.
+
+    Raises:
+        AdapterError: it cannot be reached, or lacks a part.
+    """
+    pretrained, revision, subfolder = args["pretrained"], args.get("revision"), args.get("subfolder")
+    directory = Path(pretrained).expanduser()
+    if directory.is_dir():
+        if subfolder is None and (directory / PUBLISHED_SUBFOLDER).is_dir():
+            subfolder = PUBLISHED_SUBFOLDER
+        _refuse_incomplete(directory / (subfolder or ""))
+        # A tower beside the other parts belongs to the checkpoint's content, whether or not this run uses it.
+        files = [*_FILES, *(f"{_TOWER_FOLDER}/{pattern}" for pattern in _WEIGHTS)]
+        found = resolve_checkpoint(str(directory / (subfolder or "")), revision, files)
+        return Checkpoint(found.path, directory.resolve().name, found.revision)
+    subfolder = subfolder or PUBLISHED_SUBFOLDER
+    found = resolve_checkpoint(pretrained, revision, [f"{subfolder}/{name}" for name in _FILES])
+    _refuse_incomplete(found.path / subfolder)
+    return Checkpoint(found.path / subfolder, found.repo, found.revision)
+
+
+def _refuse_incomplete(root: Path) -> None:
+    missing = [f"{name}/" for name in ("tokenizer", "tuned-model") if not (root / name).is_dir()]
+    missing += [f"{stem}.pt" for stem in ("projection", "special_embeddings") if tensor_file(root, stem) is None]
+    if missing:
+        raise AdapterError(
+            f"{root} is not an OmniFusion checkpoint: it lacks {', '.join(missing)}. Expected are tokenizer/, "
+            f"tuned-model/, projection.pt and special_embeddings.pt (or .safetensors), as in subfolder "
+            f"{PUBLISHED_SUBFOLDER} of AIRI-Institute/OmniFusion; name another folder with subfolder="
+        )
+
+
+def find_vision_tower(args: Mapping[str, str], checkpoint: Checkpoint) -> Checkpoint:
+    """The pinned folder of the CLIP tower and its image processor; the log says which one it is.
+
+    Args:
+        args: the adapter's, of which ``vision_tower`` and ``vision_revision`` are used.
+        checkpoint: from :func:`find_checkpoint`; its ``clip/`` is the tower if it has one and ``args`` name no other.
+
+    Raises:
+        AdapterError: it cannot be reached.
+    """
+    source, revision = args.get("vision_tower"), args.get("vision_revision")
+    beside = checkpoint.path / _TOWER_FOLDER
+    if source is None and beside.is_dir() and revision is None:
+        source = str(beside)
+    tower = resolve_checkpoint(source or PUBLISHED_TOWER, revision, _WEIGHTS)
+    _log.info("omnifusion: the vision tower is %s", source or PUBLISHED_TOWER)
+    return tower
 
 
 def tensor_file(directory: Path, stem: str) -> Path | None:
@@ -79,7 +150,7 @@ def load_special_embeddings(path: Path) -> dict[str, Tensor]:
     wrong = [n for n in SPECIAL_MARKS if not (isinstance(loaded.get(n), Tensor) and loaded[n].ndim == 1)]
     if wrong:
         raise AdapterError(
-            f"{path} has no one-dimensional tensor named {', '.join(wrong)}; it needs {[*SPECIAL_MARKS]}"
+            f"{path} has no one-dimensional tensor named {', '.join(wrong)}; it needs {', '.join(SPECIAL_MARKS)}"
         )
     return {name: loaded[name].detach() for name in SPECIAL_MARKS}
 
@@ -96,15 +167,15 @@ def _load_known_pickle(path: Path) -> Any:
         known: dict[str, Any] = {**_PROJECTION_PARTS, **own}
         if foreign := sorted(set(names) - set(known)):
             raise AdapterError(
-                f"{path} is refused: besides tensors and the known modules it refers to {', '.join(foreign)}, which could "
-                f"run code. Nothing of it was run. Take the file from its publisher, or convert it to {path.stem}.safetensors"
+                f"{path} is refused: besides tensors and a projection's modules it refers to {', '.join(foreign)}, "
+                f"which could run code. Nothing of it was run. Take the file from its publisher, or convert it to "
+                f"{path.stem}.safetensors"
             )
         with torch.serialization.safe_globals([(known[name], name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, ValueError, RuntimeError, EOFError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AdapterError(
-            f"{path} cannot be read as a file of torch.save; nothing of it was run: {first_line}"
+            f"{path} cannot be read as a file of torch.save; nothing of it was run: {first_line(error)}"
         ) from error
 
 

@@ -62,6 +62,11 @@ class OmniFusionModel(nn.Module):
         self.projection = projection
         self.special_embeddings = nn.ParameterDict(dict(special_embeddings))
 
+    @property
+    def config(self) -> Any:
+        """The language model's configuration."""
+        return self.language_model.config
+
     def image_embeddings(self, pixel_values: Tensor) -> Tensor:
         """Pictures (n, 3, H, W) to embeddings (n, patches, d): the tower's last but one layer without its CLS token."""
         states = self.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2]
@@ -109,6 +114,5 @@ class OmniFusionModel(nn.Module):
                 inputs_embeds=self.embed(input_ids, pixel_values),
                 attention_mask=attention_mask,
                 logits_to_keep=logits_to_keep,
-                use_cache=False,
-                **kwargs,
+                **{"use_cache": False, **kwargs},
             )

@@ -31,9 +31,9 @@ OVERRIDES = {
     "qwen2_5_omni": Overrides(decoder="thinker"),
 }
 
-_CROSS_ATTENTION = "its decoder reads the picture by cross-attention, so no position of the residual stream is an image token"
+_CROSS_ATTENTION = "its decoder reads the picture by cross-attention, so no residual-stream position is an image token"
 _ENCODER = "its image tokens live in an encoder, not in the decoder's residual stream"
-_PREFIX = "it puts the picture's positions in front of the text inside the model, where no label can be given from outside"
+_PREFIX = "it puts the picture's positions in front of the text inside the model, where nothing labels them"
 
 WITHOUT_IMAGE_TOKENS = {
     "mllama": _CROSS_ATTENTION,

@@ -1,4 +1,4 @@
-"""Names to models: the registered adapters, the named models, and adapters in a file of the user's. Imports no torch."""
+"""Names to models: the registered adapters, the named models, and adapters in a user's file. Imports no torch."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _processor_without_video(path: Path, config: Any) -> Any | None:
     def get_attributes(cls: Any) -> list[str]:
         return [name for name in base.get_attributes() if name != "video_processor"]
 
-    without_video = type(f"{base.__name__}WithoutVideo", (base,), {"get_attributes": classmethod(get_attributes)})
+    without_video: Any = type(f"{base.__name__}WithoutVideo", (base,), {"get_attributes": classmethod(get_attributes)})
     try:
         return without_video.from_pretrained(path)
     except (ImportError, OSError, ValueError):

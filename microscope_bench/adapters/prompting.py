@@ -63,8 +63,8 @@ def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) ->
     token = getattr(processor, "image_token", None)
     if token is None:
         raise AdapterError(
-            f"{type(processor).__name__} names no image token and the checkpoint has no chat template, so the place of a "
-            f"picture in the prompt is unknown. Override encode() in an adapter of your own."
+            f"{type(processor).__name__} names no image token and the checkpoint has no chat template, so the place of "
+            f"a picture in the prompt is unknown. Override encode() in an adapter of your own."
         )
     return example.text.replace(IMAGE_PLACEHOLDER, str(token))
 
@@ -74,8 +74,8 @@ def continuation_token_ids(
 ) -> list[int] | None:
     """The one token by which each choice continues the prompt, all after the same delimiter.
 
-    The delimiter is nothing where the prompt ends in white space and one blank elsewhere, as a written text goes on; where
-    that does not make every choice exactly one more token, the other of the two.
+    The delimiter is nothing where the prompt ends in white space and one blank elsewhere, as a written text goes on;
+    where that does not make every choice exactly one more token, the other of the two.
 
     Args:
         tokenize: text to token ids, without added special tokens.

@@ -87,8 +87,8 @@ def run_pass(adapter: Adapter, batch: Batch, on_boundary: OnBoundary, *, logits:
         nonlocal expected
         if layer != expected:
             raise CaptureError(
-                f"{adapter.info.name}: boundary {layer} came where boundary {expected} was expected; blocks() must list "
-                f"the decoder blocks in the order they run, each of which runs once in a forward pass"
+                f"{adapter.info.name}: boundary {layer} came where boundary {expected} was expected; blocks() must "
+                f"list the decoder blocks in the order they run, each of which runs once in a forward pass"
             )
         expected += 1
         on_boundary(layer, hidden)

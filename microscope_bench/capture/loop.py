@@ -57,7 +57,7 @@ class Capture:
         self.protocol = protocol
         self.batch_size = batch_size
 
-    def fill(self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], None]) -> None:
+    def fill(self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object]) -> None:
         """Captures the given parts.
 
         Args:
@@ -103,7 +103,7 @@ class Capture:
         return digest.hexdigest() if seen else None
 
     def _capture_part(
-        self, indices: Sequence[int], on_examples: Callable[[int], None]
+        self, indices: Sequence[int], on_examples: Callable[[int], object]
     ) -> tuple[list[ExampleRecord], dict[str, Tensor]]:
         records: dict[int, ExampleRecord] = {}
         collected: list[tuple[list[Tensor], _Selected, list[int]]] = []

@@ -87,7 +87,8 @@ class TokenStore:
         found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
         if found != FORMAT:
             raise StoreError(
-                f"{self.path} is a token store of format {found}, this version reads format {FORMAT}; capture the run again"
+                f"{self.path} is a token store of format {found}, this version reads format {FORMAT}; capture "
+                f"the run again"
             )
 
     @classmethod
@@ -225,8 +226,8 @@ class TokenStore:
             whole = False
         if not whole:
             raise StoreError(
-                f"{self._tensor_file(part)} is missing or damaged (its checksum does not match); give the run's command "
-                f"again to capture that part anew"
+                f"{self._tensor_file(part)} is missing or damaged (its checksum does not match); give the run's "
+                f"command again to capture that part anew"
             )
 
     def _read_record(self, part: int) -> dict[str, Any]:

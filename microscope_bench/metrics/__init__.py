@@ -1,0 +1,40 @@
+"""Metrics of token clouds: pure functions, usable on any array.
+
+    from microscope_bench import metrics
+    metrics.linearity(x, y, stream="update", estimator="held_out", groups=example_ids)
+
+No file in this folder is named like one of these functions, so that importing a submodule can never replace a function
+by a module. They load on first use (PEP 562): looking up which metrics exist imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from microscope_bench.metrics.estimate import Estimate as Estimate
+    from microscope_bench.metrics.functions import anisotropy as anisotropy
+    from microscope_bench.metrics.functions import intrinsic_dimension as intrinsic_dimension
+    from microscope_bench.metrics.functions import linearity as linearity
+    from microscope_bench.metrics.registry import METRICS as METRICS
+    from microscope_bench.metrics.registry import Metric as Metric
+
+_PUBLIC = {
+    "linearity": "functions",
+    "anisotropy": "functions",
+    "intrinsic_dimension": "functions",
+    "Estimate": "estimate",
+    "Metric": "registry",
+    "METRICS": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -50,18 +50,23 @@ class FitSummary:
         """Whether there are as many free directions as rows, so that any target is met exactly."""
         return self.n - 1 <= self.rank
 
-    def in_sample(self, stream: str) -> Outcome:
+    def outcome(self, estimator: str, stream: str) -> Outcome:
+        """``in_sample``, ``adjusted`` or ``identity`` of these rows.
+
+        In-sample is 1 where the fit is saturated, whatever the states are; adjusted is then undefined.
+        """
         if self.tss[stream] == 0.0:
             return constant_target(stream)
-        return 1.0 if self.saturated else 1.0 - self.rss / self.tss[stream]
-
-    def adjusted(self, stream: str) -> Outcome:
-        score = self.in_sample(stream)
-        if isinstance(score, str):
-            return score
+        if estimator == "identity":
+            return 1.0 - self.tss["update"] / self.tss["hidden"]
+        if self.saturated and estimator == "in_sample":
+            return 1.0
         if self.saturated:
             return f"{self.n} tokens leave no degree of freedom beside a map of rank {self.rank}"
-        return 1.0 - (1.0 - score) * (self.n - 1) / (self.n - self.rank - 1)
+        unexplained = self.rss / self.tss[stream]
+        if estimator == "in_sample":
+            return 1.0 - unexplained
+        return 1.0 - unexplained * (self.n - 1) / (self.n - self.rank - 1)
 
 
 def total_squares(moments: Moments) -> dict[str, float]:
@@ -71,14 +76,9 @@ def total_squares(moments: Moments) -> dict[str, float]:
 
 
 def constant_target(stream: str) -> str:
+    """The reason why no share of a target's variance can be told."""
     what = "the next states" if stream == "hidden" else "the updates"
     return f"{what} have no variance: they are the same for every token"
-
-
-def identity_score(moments: Moments) -> Outcome:
-    """1 − ‖Y − X‖² / ‖Y‖², centred."""
-    tss = total_squares(moments)["hidden"]
-    return 1.0 - float(moments.rr) / tss if tss else constant_target("hidden")
 
 
 class Linearity:
@@ -101,61 +101,45 @@ class Linearity:
     def replicates(self) -> list[FitSummary]:
         """The fit without each fold in turn, evaluated on that fold; empty with fewer than two folds."""
         occupied = self.folds.occupied
-        return [FitSummary.of(self.folds.without(k), self.folds.folds[k]) for k in occupied] if len(occupied) > 1 else []
+        if len(occupied) < 2:
+            return []
+        return [FitSummary.of(self.folds.without(k), self.folds.folds[k]) for k in occupied]
 
     def estimate(self, estimator: str, stream: str) -> Estimate:
-        """One estimate; ``estimator`` and ``stream`` are known names."""
-        cloud = self.cloud
+        """One estimate; ``estimator`` and ``stream`` are known names, and not ``identity`` of ``update``."""
+        n = self.cloud.n_tokens
         if self.folds.non_finite:
-            return self._null(f"{self.folds.non_finite} of {cloud.n_tokens} tokens hold NaN or infinity", "non_finite")
-        if cloud.n_tokens < 2:
-            return self._null(f"linearity needs at least 2 tokens, got {cloud.n_tokens}")
-        if estimator == "identity":
-            return self._identity()
+            return self._null(f"{self.folds.non_finite} of {n} tokens hold NaN or infinity", "non_finite")
+        if n < 2:
+            return self._null(f"linearity needs at least 2 tokens, got {n}")
         if estimator == "held_out":
             return self._held_out(stream)
-        outcome = getattr(self.fit, estimator)(stream)
-        flags = self._rank_flags()
+        flags = () if estimator == "identity" else self._fit_flags()
+        outcome = self.fit.outcome(estimator, stream)
         if isinstance(outcome, str):
             return self._null(outcome, *flags)
-        if self.fit.saturated:
-            # Its replicates are 1 by construction too: their spread of 0 says nothing about the states.
+        if "saturated" in flags:
+            # Without any fold the score is 1 by construction too: a spread of 0 would say nothing about the states.
             return self._value(outcome, None, *flags, NO_STDERR)
-        outcomes = [f"saturated without fold {k}" if f.saturated else getattr(f, estimator)(stream) for k, f in
-                    enumerate(self.replicates)]
-        stderr, more = jackknife_stderr(numbers(outcomes))
+        outcomes = [replicate.outcome(estimator, stream) for replicate in self.replicates]
+        stderr, more = jackknife_stderr([None if isinstance(v, str) else v for v in outcomes])
         return self._value(outcome, stderr, *flags, *more)
 
-    def _identity(self) -> Estimate:
-        outcome = identity_score(self.folds.total())
-        if isinstance(outcome, str):
-            return self._null(outcome)
-        occupied = self.folds.occupied
-        left = [identity_score(self.folds.without(k)) for k in occupied] if len(occupied) > 1 else []
-        stderr, flags = jackknife_stderr(numbers(left))
-        return self._value(outcome, stderr, *flags)
-
     def _held_out(self, stream: str) -> Estimate:
-        sizes = {k: self.cloud_rows - self.folds.folds[k].n for k in self.folds.occupied}
-        if len(sizes) < 2:
+        n, dim = self.cloud.n_tokens, self.cloud.dim
+        left_out = [self.folds.folds[k].n for k in self.folds.occupied]
+        if len(left_out) < 2:
             return self._null("held-out linearity needs tokens of at least 2 examples")
-        dim, fewest = self.cloud.dim, min(sizes.values())
-        if fewest <= dim:
-            return self._null(f"a fold leaves {fewest} tokens to fit on, and the map needs more than d = {dim}")
+        if n - max(left_out) <= dim:
+            return self._null(f"a fold leaves {n - max(left_out)} tokens to fit on; a map needs more than d = {dim}")
         if self.fit.tss[stream] == 0.0:
-            return self._null(constant_target(stream), *self._rank_flags())
-        rss, tss = zip(*(f.held_out[stream] for f in self.replicates), strict=True)
-        value = 1.0 - sum(rss) / sum(tss)
-        stderr, more = jackknife_stderr([
-            1.0 - (sum(rss) - rss[k]) / (sum(tss) - tss[k]) if sum(tss) > tss[k] else None for k in range(len(rss))
-        ])
-        return self._value(value, stderr, *self._rank_flags(), *more)
+            return self._null(constant_target(stream), *self._fit_flags())
+        rss, tss = zip(*(replicate.held_out[stream] for replicate in self.replicates), strict=True)
+        without = [(sum(rss) - rss[k], sum(tss) - tss[k]) for k in range(len(rss))]
+        stderr, more = jackknife_stderr([1.0 - r / t if t > 0 else None for r, t in without])
+        return self._value(1.0 - sum(rss) / sum(tss), stderr, *self._fit_flags(), *more)
 
-    @property
-    def cloud_rows(self) -> int:
-        return sum(fold.n for fold in self.folds.folds)
-
-    def _rank_flags(self) -> tuple[str, ...]:
+    def _fit_flags(self) -> tuple[str, ...]:
         rank = (f"rank={self.fit.rank}/{self.cloud.dim}",) if self.fit.rank < self.cloud.dim else ()
         return (*rank, "saturated") if self.fit.saturated else rank
 
@@ -164,11 +148,6 @@ class Linearity:
 
     def _null(self, reason: str, *flags: str) -> Estimate:
         return Estimate(None, None, self.cloud.n_tokens, self.cloud.n_examples, flags, reason)
-
-
-def numbers(outcomes: list[Outcome]) -> list[float | None]:
-    """Outcomes with None for each that is a reason."""
-    return [None if isinstance(outcome, str) else outcome for outcome in outcomes]
 
 
 def scores(cloud: Cloud) -> Iterator[EstimatorScore]:

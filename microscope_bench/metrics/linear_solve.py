@@ -16,8 +16,8 @@ RANK_CUTOFF = 3e-13
 """Eigenvalues of the scaled Gram matrix below this share of the largest one are taken for rounding noise.
 
 Measured for d = 64 to 1024: float64 rounding of the Gram matrix itself leaves 1e-15, states rounded to float32 up to
-2e-13 (where a column's mean is 30 of its standard deviations), and a cloud of condition number 1e6 has its smallest true
-eigenvalue at 1e-12.
+2e-13 (where a column's mean is 30 of its standard deviations), and a cloud of condition number 1e6 has its smallest
+true eigenvalue at 1e-12.
 """
 
 ROUNDING = 64 * torch.finfo(torch.float64).eps
@@ -45,7 +45,7 @@ def whitening(moments: Moments) -> Tensor:
     w = torch.linalg.solve_triangular(factor, torch.eye(len(scale)).to(factor), upper=False)
     if bool(failed) or not bool(1 / w.square().sum() > RANK_CUTOFF * torch.linalg.matrix_norm(gram)):
         values, vectors = torch.linalg.eigh(gram)
-        signal = values > RANK_CUTOFF * values.max() if len(values) else values > 0
+        signal = values > RANK_CUTOFF * values.max()
         w = values[signal].rsqrt()[:, None] * vectors[:, signal].T
     out = torch.zeros(w.shape[0], moments.dim, dtype=w.dtype, device=w.device)
     out[:, kept] = w * scale

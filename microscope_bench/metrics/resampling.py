@@ -34,7 +34,7 @@ def assign_folds(example_ids: Sequence[str | int], n_folds: int, seed: int) -> N
         ValueError: ``n_folds`` is below 1.
 
     >>> assign_folds(["a", "b", "a", "c"], n_folds=3, seed=0)
-    array([2, 0, 2, 1])
+    array([0, 2, 0, 1])
     """
     if n_folds < 1:
         raise ValueError(f"n_folds must be at least 1, not {n_folds}")

@@ -1,0 +1,1 @@
+"""Small multimodal models that need no download; importing this package imports no torch."""

@@ -18,13 +18,14 @@ from tests.tiny.tokenizer import byte_tokenizer
 
 HIDDEN, LAYERS, CONTEXT = 32, 4, 4096
 
-_TURN = "{{ m.role }}: {% for c in m.content %}{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}{% endfor %}"
+_PART = "{% if part.type == 'image' %}IMAGE{% else %}{{ part.text }}{% endif %}"
+_TURN = f"{{{{ m.role }}}}: {{% for part in m.content %}}{_PART}{{% endfor %}}"
 _ASK = "{% if add_generation_prompt %}assistant:{% endif %}"
 
 
 def _chat_template(image: str, before: str = "", after: str = "\n", ask: str = _ASK) -> str:
     """A chat template that writes ``image`` where a picture belongs."""
-    return f"{before}{{% for m in messages %}}{_TURN.replace('IMAGE', image)}{after}{{% endfor %}}{ask}"
+    return f"{before}{{% for m in messages %}}{_TURN.replace('IMAGE', image)}{{{{ {after!r} }}}}{{% endfor %}}{ask}"
 
 
 def _text(config: type[Any], tokenizer: Any, **extra: Any) -> Any:
@@ -140,9 +141,7 @@ def qwen2_5_vl() -> tuple[Any, Any]:
 
 
 def qwen3_vl() -> tuple[Any, Any]:
-    vision = _tower(
-        out_hidden_size=HIDDEN, patch_size=8, num_position_embeddings=64, deepstack_visual_indexes=[0, 1]
-    )
+    vision = _tower(out_hidden_size=HIDDEN, patch_size=8, num_position_embeddings=64, deepstack_visual_indexes=[0, 1])
     return _qwen("Qwen3VL", _qwen_tower(vision), head_dim=8)
 
 

@@ -1,0 +1,90 @@
+"""Where result files lie: ``<root>/<org>__<model>/<revision>/<task>.json``."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from microscope_bench.errors import ResultError
+from microscope_bench.results.document import write_atomically
+from microscope_bench.results.result import FAILED, Result, load_result
+
+_LONGEST_NAME = 100
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+
+
+def safe_name(text: str) -> str:
+    """A name that every file system takes as one path component.
+
+    ``org/model`` becomes ``org__model``; anything but ASCII letters, digits and ``. _ + = -`` becomes ``_``.
+    """
+    name = re.sub(r"[^A-Za-z0-9._+=-]", "_", text.replace("/", "__"))[:_LONGEST_NAME].rstrip(".")
+    name = re.sub(r"^\.+", "_", name)
+    return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
+
+
+def result_path(root: str | Path, result: Result) -> Path:
+    """The path a result is to be saved at.
+
+    A result replaces an earlier one of the same identity, and a failed one. It never replaces a complete result of
+    another identity (another protocol, limit, dtype, ...), nor a file that cannot be read: it then goes to
+    ``<task>~<first 8 digits of its identity hash>.json`` beside it. A failed result never replaces a complete one; it
+    then goes to ``<task>~failed.json``.
+    """
+    identity = result.identity
+    folder = Path(root) / safe_name(identity.model.repo) / safe_name(identity.model.revision)
+    task, digest = safe_name(identity.task.name), result.identity_hash
+    if result.status == FAILED:
+        plain = folder / f"{task}.json"
+        return plain if _is_free(plain) else folder / f"{task}~failed.json"
+    paths = [folder / f"{name}.json" for name in (task, f"{task}~{digest[:8]}", f"{task}~{digest}")]
+    again = (path for path in paths if _holds_identity(path, digest))
+    return next(again, None) or next((path for path in paths if _is_free(path)), paths[-1])
+
+
+def find_results(root: str | Path) -> list[Path]:
+    """Every result file below a directory, sorted by path; hidden files and directories are left out.
+
+    Raises:
+        ResultError: there is no such directory.
+    """
+    top = Path(root)
+    if not top.is_dir():
+        raise ResultError(
+            f"{root} is not a directory; `microscope-bench run --output_path {root}` fills one with results"
+        )
+    found = []
+    for folder, subfolders, names in os.walk(top):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if name.endswith(".json") and not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(top).as_posix())
+
+
+def check_writable(root: str | Path) -> None:
+    """Raises unless results can be written below ``root``; call it before a run, not after it.
+
+    Raises:
+        ResultError: with the reason and what to do.
+    """
+    probe = Path(root) / ".writable"
+    write_atomically(probe, "")
+    probe.unlink(missing_ok=True)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing worth keeping lies there: no file, or the result of a failed run."""
+    there = _existing(path)
+    return not path.exists() or (there is not None and there.status == FAILED)
+
+
+def _holds_identity(path: Path, digest: str) -> bool:
+    there = _existing(path)
+    return there is not None and there.status != FAILED and there.identity_hash == digest
+
+
+def _existing(path: Path) -> Result | None:
+    try:
+        return load_result(path)
+    except ResultError:
+        return None

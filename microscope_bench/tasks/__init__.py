@@ -1,0 +1,13 @@
+"""Examples from lm-eval task files: find the file, pin the data set, render its rows.
+
+This package is the only one that knows lm-eval's task layer and ``datasets``; both are imported when a task is loaded.
+"""
+
+from __future__ import annotations
+
+from microscope_bench.tasks.data_sets import DatasetIdentity
+from microscope_bench.tasks.loading import load_task
+from microscope_bench.tasks.task import Task
+from microscope_bench.tasks.task_files import TaskListing, builtin_task_dir, list_tasks
+
+__all__ = ["DatasetIdentity", "Task", "TaskListing", "builtin_task_dir", "list_tasks", "load_task"]

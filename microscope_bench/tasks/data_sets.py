@@ -1,0 +1,156 @@
+"""Which data a run has seen: hub data sets by their commit, everything else by the content of its rows."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from microscope_bench.errors import TaskError
+
+log = logging.getLogger(__name__)
+
+FILE_FORMATS = frozenset(
+    "arrow audiofolder csv hdf5 imagefolder json pandas parquet text videofolder webdataset xml".split()
+)
+"""What ``datasets.load_dataset`` takes for a file format rather than for a hub repository."""
+
+LOCAL_HINT = "To use a local copy instead: --task_args data_dir=DIR"
+
+
+@dataclass(frozen=True)
+class DatasetIdentity:
+    """What defines the data of a run.
+
+    Attributes:
+        path: the hub repository, or ``local`` (files of this machine), or ``generated``.
+        name: the repository's configuration, where it has several.
+        revision: the hub commit (40 hexadecimal digits); for local data ``sha256-`` and 16 hexadecimal digits over the
+            rows of the split; for generated data, generator version and arguments.
+        split: the split's name.
+    """
+
+    path: str
+    name: str | None
+    revision: str
+    split: str
+
+
+@dataclass(frozen=True)
+class PinnedRepository:
+    """A hub repository at one commit.
+
+    Attributes:
+        sha: the full commit.
+        source: what ``datasets.load_dataset`` opens: the repository or, without a hub, the folder of its cached snapshot.
+        revision: what ``load_dataset`` is told with it; None for a folder, which is at that commit already.
+    """
+
+    sha: str
+    source: str
+    revision: str | None
+
+
+def is_hub_repository(path: str) -> bool:
+    """Whether ``load_dataset(path)`` would ask the hub."""
+    return path not in FILE_FORMATS and not Path(path).expanduser().exists()
+
+
+def pin_repository(path: str, revision: str | None = None) -> PinnedRepository:
+    """Resolves a branch, tag or short commit (None: the default branch) of a hub data set to its full commit.
+
+    Without a reachable hub the answer comes from the local hub cache, if the repository is in it.
+
+    Raises:
+        TaskError: no such repository or revision, or neither hub nor cache has it.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    asked = f"{path}@{revision}" if revision else path
+    try:
+        sha = HfApi().dataset_info(path, revision=revision, timeout=20).sha
+        return PinnedRepository(_full_sha(sha, asked), path, sha)
+    except HFValidationError as error:
+        raise TaskError(f"{path!r} is neither a hub data set nor an existing file or directory: {error}") from error
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code in (401, 403, 404):
+            cause = str(error).strip().splitlines()[0]
+            raise TaskError(f"the hub has no data set {asked} that you may read: {cause}. {LOCAL_HINT}") from error
+        reason = error  # the hub itself has trouble
+    except Exception as error:  # offline mode, no network, a proxy: each client library raises its own
+        reason = error
+    try:
+        folder = snapshot_download(path, repo_type="dataset", revision=revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        cause = f"{type(reason).__name__}: {' '.join(str(reason).split())}"
+        raise TaskError(
+            f"the hub cannot be reached and data set {asked} is not in the local hub cache ({cause}). {LOCAL_HINT}"
+        ) from reason
+    sha = Path(folder).name
+    log.warning("the hub cannot be reached; data set %s is taken from the local hub cache, at commit %s", asked, sha)
+    return PinnedRepository(_full_sha(sha, asked), folder, None)
+
+
+def _full_sha(sha: str | None, asked: str) -> str:
+    if sha is None or not re.fullmatch("[0-9a-f]{40}", sha):
+        raise TaskError(f"the revision of data set {asked} cannot be resolved to a commit: got {sha!r}")
+    return sha
+
+
+def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``datasets.load_dataset`` as split name → ``datasets.Dataset``; never runs code of a repository.
+
+    Args:
+        path: hub repository, local directory, or file format.
+        name: the repository's configuration.
+        options: further arguments of ``load_dataset``: ``revision``, ``data_files``, ``data_dir``, ``split`` ...
+    """
+    import datasets
+
+    options = {key: value for key, value in options.items() if key != "trust_remote_code" and value is not None}
+    loaded = datasets.load_dataset(path, name, **options)
+    return loaded if isinstance(loaded, Mapping) else {str(options.get("split", "train")): loaded}
+
+
+def hash_rows(rows: Any) -> str:
+    """A content hash of a ``datasets.Dataset``: of its rows in their order, with the bytes of its pictures.
+
+    Where the files lie and how they are packed (JSON, Parquet, ...) does not enter. Rows are read in small batches.
+
+    Returns:
+        ``sha256-`` and 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for table in rows.with_format("arrow").iter(batch_size=64):
+        for row in table.to_pylist():
+            digest.update(json.dumps(_canonical(row), sort_keys=True, ensure_ascii=False, default=str).encode())
+            digest.update(b"\n")
+    return f"sha256-{digest.hexdigest()[:16]}"
+
+
+def _canonical(value: Any) -> Any:
+    """A JSON value; a stored media file (``{"bytes": ..., "path": ...}``) becomes the hash of its content."""
+    if isinstance(value, dict):
+        if value.keys() == {"bytes", "path"}:
+            return _media_hash(value["bytes"], value["path"])
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def _media_hash(content: bytes | None, path: str | None) -> str:
+    if content is not None:
+        return hashlib.sha256(content).hexdigest()
+    try:
+        with Path(path or "").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "missing"

@@ -1,0 +1,201 @@
+"""Task files on disk: which there are, and what one says. Needs neither lm-eval nor ``datasets``."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from microscope_bench.errors import TaskError
+
+IncludePath = str | Path | Sequence[str | Path] | None
+
+
+@dataclass(frozen=True)
+class TaskListing:
+    """One task file as ``microscope-bench ls tasks`` shows it.
+
+    Attributes:
+        name: the task's name (of a broken file: what it seems to be called).
+        description: the file's ``metadata.description``; of a broken file, what is wrong with it.
+        path: the file.
+        error: what is wrong with the file, or None.
+    """
+
+    name: str
+    description: str
+    path: Path
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class FunctionReference:
+    """A ``!function module.name`` of a task file that has not been imported yet.
+
+    Attributes:
+        spec: ``module.name`` as written.
+        directory: where the file lies that says so; its neighbours are looked at first.
+    """
+
+    spec: str
+    directory: Path
+
+
+def field_error(path: str | Path, field: str, cause: object) -> TaskError:
+    """The error for one field of one task file."""
+    return TaskError(f"{path}: field {field}: {cause}")
+
+
+def builtin_task_dir() -> Path:
+    """The directory of the tasks that come with this package, in a wheel or in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    shipped = package / "_tasks"
+    return shipped if shipped.is_dir() else package.parent / "tasks"
+
+
+def include_directories(include_path: IncludePath) -> list[Path]:
+    """The directories of ``include_path``, which may be one or several.
+
+    Raises:
+        TaskError: one of them is not a directory.
+    """
+    given = [include_path] if isinstance(include_path, str | Path) else list(include_path or ())
+    directories = [Path(directory).expanduser() for directory in given]
+    for directory in directories:
+        if not directory.is_dir():
+            raise TaskError(f"include_path {directory} is not a directory; it must hold task YAML files")
+    return directories
+
+
+def list_tasks(include_path: IncludePath = None, *, everything: bool = False) -> list[TaskListing]:
+    """The tasks that can be named, without loading any.
+
+    Args:
+        include_path: directories with further task files; they come first and win over built-in tasks of the same name.
+        everything: also lm-eval's own tasks, some 14,000 (takes several seconds; they carry no description).
+
+    Returns:
+        One listing a task file, broken files among them; sorted by name within each directory.
+    """
+    roots = [*include_directories(include_path), builtin_task_dir()]
+    listings = [listing for root in roots for listing in sorted(_scan(root), key=lambda found: found.name)]
+    if everything:
+        from microscope_bench.tasks.lm_eval_layer import lm_eval_task_files
+
+        own = {listing.name for listing in listings}
+        listings += [TaskListing(n, "", path) for n, path in sorted(lm_eval_task_files().items()) if n not in own]
+    return listings
+
+
+def _scan(root: Path) -> Iterator[TaskListing]:
+    """Every task file under a directory; names with a leading underscore are parts for ``include``, groups are left out."""
+    for path in sorted(root.rglob("*.yaml")):
+        if path.name.startswith("_") or {"__pycache__", ".ipynb_checkpoints"} & set(path.parts):
+            continue
+        try:
+            config = read_task_file(path)
+        except TaskError as error:
+            yield TaskListing(_presumed_name(path), f"BROKEN: {error}", path, error=str(error))
+            continue
+        if "group" not in config:
+            metadata = config.get("metadata")
+            description = str(metadata.get("description", "")) if isinstance(metadata, dict) else ""
+            yield TaskListing(config["task"], " ".join(description.split()), path)
+
+
+def _presumed_name(path: Path) -> str:
+    found = re.search(r"^task:\s*['\"]?([\w./-]+)", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return found.group(1) if found else path.stem
+
+
+def read_task_file(path: Path) -> dict[str, Any]:
+    """A task file with its includes merged in; functions stay :class:`FunctionReference`.
+
+    Raises:
+        TaskError: the file, or one that it includes, is not readable YAML or names no task.
+    """
+    config = _read_yaml(path.expanduser().resolve(), ())
+    if not isinstance(config.get("group") if "group" in config else config.get("task"), str):
+        raise field_error(path, "task", "missing, or not a name; every task file needs `task: its_name`")
+    return config
+
+
+def _read_yaml(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    """One YAML file over the ones that it includes; a later key wins, the file's own keys win over all (as in lm-eval)."""
+
+    class Loader(yaml.SafeLoader):
+        """Safe YAML and, as its only addition, lm-eval's ``!function`` tag."""
+
+    def function_reference(loader: yaml.SafeLoader, node: yaml.Node) -> FunctionReference:
+        if not isinstance(node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "!function must be followed by module.name", node.start_mark)
+        return FunctionReference(str(loader.construct_scalar(node)), path.parent)
+
+    Loader.add_constructor("!function", function_reference)
+    if path in including:
+        raise field_error(including[-1], "include", f"{path} includes itself")
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except yaml.YAMLError as error:
+        raise TaskError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        where = f"{including[-1]}: field include: " if including else ""
+        raise TaskError(f"{where}{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise TaskError(f"{path}: a task file is a YAML mapping of fields, this is {type(config).__name__}")
+    includes = config.pop("include", [])
+    merged: dict[str, Any] = {}
+    for include in includes if isinstance(includes, list) else [includes]:
+        if not isinstance(include, str):
+            raise field_error(path, "include", f"must be a file name, not {include!r}")
+        merged |= _read_yaml((path.parent / include).resolve(), (*including, path))
+    return merged | config
+
+
+def resolve_functions(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The same configuration with every ``!function`` imported. This runs the Python files beside the task file.
+
+    Raises:
+        TaskError: a function cannot be imported; the message names file and field.
+    """
+    modules: dict[Path, ModuleType] = {}
+
+    def resolve(value: Any, field: str) -> Any:
+        if isinstance(value, FunctionReference):
+            try:
+                return _import_function(value, modules)
+            except Exception as error:  # the user's own code runs here and may raise anything
+                raise field_error(path, field, f"!function {value.spec}: {type(error).__name__}: {error}") from error
+        if isinstance(value, dict):
+            return {key: resolve(item, f"{field}.{key}") for key, item in value.items()}
+        if isinstance(value, list):
+            return [resolve(item, f"{field}[{index}]") for index, item in enumerate(value)]
+        return value
+
+    return {field: resolve(value, field) for field, value in config.items()}
+
+
+def _import_function(reference: FunctionReference, modules: dict[Path, ModuleType]) -> Any:
+    """A function of ``module.py`` beside the task file or, where there is none, of an installed module."""
+    module_name, _, name = reference.spec.rpartition(".")
+    if not module_name:
+        raise ValueError("must be module.name")
+    file = (reference.directory / f"{module_name.replace('.', '/')}.py").resolve()
+    if not file.is_file():
+        return getattr(importlib.import_module(module_name), name)
+    if file not in modules:
+        spec = importlib.util.spec_from_file_location(f"microscope_bench_task_file:{file.with_suffix('')}", file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses and pickling look their module up here
+        spec.loader.exec_module(module)
+        modules[file] = module
+    return getattr(modules[file], name)

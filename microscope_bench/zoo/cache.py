@@ -1,0 +1,79 @@
+"""Directories that this package writes itself and can always write again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from microscope_bench.errors import MicroscopeError
+
+CACHE_VARIABLE = "MICROSCOPE_BENCH_CACHE"
+MANIFEST = "manifest.json"
+"""File of a built directory that holds the sha256 of every other one."""
+
+
+def cache_directory() -> Path:
+    """Where this user's built directories are: ``$MICROSCOPE_BENCH_CACHE``, else ``~/.cache/microscope_bench``."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/microscope_bench").expanduser()
+
+
+def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+    """Returns ``target`` with intact content, built now if it is absent or damaged.
+
+    It is built beside its place and renamed, so a half-written one is never seen, and under a lock, so that several
+    processes may ask at once.
+
+    Args:
+        target: the directory.
+        build: writes the content into the empty directory it is given.
+
+    Raises:
+        MicroscopeError: the place is not writable, or holds something that was not built here.
+    """
+    if is_intact(target):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not is_intact(target):
+                _build_and_rename(target, build)
+    except OSError as error:
+        raise MicroscopeError(
+            f"{target} cannot be written ({error.strerror or error}); point {CACHE_VARIABLE} at a directory that can"
+        ) from error
+    return target
+
+
+def is_intact(directory: Path) -> bool:
+    """Whether a built directory holds exactly the files of its manifest, unchanged."""
+    try:
+        recorded = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        return bool(recorded == _content(directory))
+    except (OSError, ValueError):
+        return False
+
+
+def _build_and_rename(target: Path, build: Callable[[Path], None]) -> None:
+    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).exists():
+        raise MicroscopeError(f"{target} holds files that were not built here; remove them, or name another directory")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        fresh = Path(temporary) / "fresh"
+        fresh.mkdir()
+        build(fresh)
+        (fresh / MANIFEST).write_text(json.dumps(_content(fresh), indent=1) + "\n", encoding="utf-8")
+        if target.exists():
+            shutil.move(target, Path(temporary) / "damaged")
+        fresh.rename(target)
+
+
+def _content(directory: Path) -> dict[str, str]:
+    """Relative names of all files but the manifest, with their sha256."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
+    return {p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}

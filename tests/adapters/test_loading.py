@@ -1,0 +1,181 @@
+"""Pinning: hub ids to commits, directories to content hashes; and checkpoints that must be refused."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants, errors
+from safetensors.torch import load_file, save_file
+
+from microscope_bench.adapters import loading
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.loading import content_revision, resolve_checkpoint
+from microscope_bench.errors import AdapterError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(tiny, tmp_path, monkeypatch):
+    """A hub cache in its real layout, holding one model, in offline mode."""
+    repo = tmp_path / "models--org--tiny"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    shutil.copytree(tiny("llava"), repo / "snapshots" / COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return repo
+
+
+@pytest.fixture
+def online(hub_cache, monkeypatch):
+    """The same cache with a hub that answers as the test says; records what was asked of it."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
+    hub = SimpleNamespace(answer=lambda: SimpleNamespace(sha=COMMIT), downloads=[])
+
+    def model_info(repo, *, revision=None, timeout=None):
+        return hub.answer()
+
+    def snapshot_download(repo, *, revision, allow_patterns, ignore_patterns):
+        hub.downloads.append((repo, revision))
+        return str(hub_cache / "snapshots" / revision)
+
+    monkeypatch.setattr(huggingface_hub, "model_info", model_info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return hub
+
+
+def test_offline_a_cached_hub_model_loads_by_its_commit(hub_cache):
+    adapter = HFAdapter.load({"pretrained": "org/tiny"}, device="cpu")
+    assert (adapter.info.name, adapter.info.repo, adapter.info.revision) == ("org/tiny", "org/tiny", COMMIT)
+    assert resolve_checkpoint("org/tiny", COMMIT).path == hub_cache / "snapshots" / COMMIT
+
+
+@pytest.mark.parametrize(("repo", "revision"), [("org/other", None), ("org/tiny", "v2"), ("org/tiny", "f" * 40)])
+def test_offline_what_is_not_cached_is_an_error_that_says_so(repo, revision, hub_cache):
+    with pytest.raises(AdapterError, match="is not in the local hub cache and HF_HUB_OFFLINE is set"):
+        resolve_checkpoint(repo, revision)
+
+
+def test_online_the_commit_is_pinned_before_anything_is_fetched(online):
+    online.answer = lambda: SimpleNamespace(sha=COMMIT)
+    assert resolve_checkpoint("org/tiny", "v1").revision == COMMIT
+    assert online.downloads == [("org/tiny", COMMIT)]
+
+
+def response_error(kind):
+    request = SimpleNamespace(method="GET", url="https://hub.example")
+    response = SimpleNamespace(status_code=404, headers={}, request=request, text="", json=dict)
+    return kind("no", response=response)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (errors.GatedRepoError, "is gated: accept its licence at .*org/tiny, then log in"),
+        (errors.RepositoryNotFoundError, "no model org/tiny on the hub, or it is private.*pretrained=path/to"),
+        (errors.RevisionNotFoundError, "has no revision 'v9'"),
+    ],
+)
+def test_online_refusals_of_the_hub_say_what_to_do(kind, message, online):
+    def refuse():
+        raise response_error(kind)
+
+    online.answer = refuse
+    with pytest.raises(AdapterError, match=message):
+        resolve_checkpoint("org/tiny", "v9")
+
+
+def test_an_unreachable_hub_names_the_cached_commit_and_the_way_to_a_directory(online):
+    def unreachable():
+        raise ConnectionError("name resolution failed")
+
+    online.answer = unreachable
+    with pytest.raises(AdapterError, match=f"cannot be reached.*revision={COMMIT} loads that.*pretrained=path/to"):
+        resolve_checkpoint("org/tiny")
+    assert not online.downloads, "a cached copy must not be taken silently"
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_a_path_that_is_not_there(name):
+    with pytest.raises(AdapterError, match="no such directory"):
+        resolve_checkpoint(name)
+
+
+def test_content_revision_is_of_the_content_alone(tiny, tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    shutil.copytree(tiny("llama"), first)
+    shutil.copytree(tiny("llama"), second)
+    (second / "README.md").write_text("words")
+    assert content_revision(first) == content_revision(second)
+    weights = second / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    assert content_revision(first) != content_revision(second)
+    assert len(content_revision(first)) == len("sha256-") + 16
+
+
+def copy_of(source, target):
+    shutil.copytree(source, target)
+    return target
+
+
+def test_missing_weights_are_refused_by_name(tiny, tmp_path):
+    copy = copy_of(tiny("llava"), tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    projector = [name for name in weights if "multi_modal_projector.linear_1" in name]
+    assert projector
+    kept = {name: value for name, value in weights.items() if name not in projector}
+    save_file(kept, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(AdapterError, match=r"lacks 2 weights .*multi_modal_projector\.linear_1\.bias"):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+def test_pickled_weights_are_not_loaded(tiny, tmp_path):
+    copy = copy_of(tiny("llama"), tmp_path / "copy")
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(AdapterError, match=r"no \.safetensors weights.*save_pretrained"):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("config.json", '{"model_type": "llavaX"}', "configuration of copy cannot be read"),
+        ("config.json", "{", "configuration of copy cannot be read"),
+        ("model.safetensors", "not safetensors", "weights of copy cannot be loaded"),
+        ("tokenizer.json", "{", "processor of copy cannot be loaded"),
+    ],
+)
+def test_damaged_checkpoints(file, content, message, tiny, tmp_path):
+    copy = copy_of(tiny("llava"), tmp_path / "copy")
+    if content is None:
+        (copy / file).unlink()
+    else:
+        (copy / file).write_text(content)
+    with pytest.raises(AdapterError, match=message):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+def test_an_empty_directory_is_no_checkpoint(tmp_path):
+    with pytest.raises(AdapterError, match="is it a checkpoint"):
+        resolve_checkpoint(str(tmp_path))
+
+
+def test_remote_code_does_not_run_unless_asked(tiny, tmp_path):
+    copy = copy_of(tiny("llama"), tmp_path / "copy")
+    (copy / "config.json").write_text('{"model_type": "foreign", "auto_map": {"AutoConfig": "code.Config"}}')
+    (copy / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(AdapterError, match="trust_remote_code=true"):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_dtypes_have_the_names_torch_gives_them():
+    assert all(str(dtype) == f"torch.{name}" for name, dtype in loading.DTYPES.items())

@@ -1,0 +1,87 @@
+"""The small parts of the generic adapter, each on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers.models.auto import AutoModelForMultimodalLM
+
+from microscope_bench.adapters.base import LABELS
+from microscope_bench.adapters.decoder import find_blocks
+from microscope_bench.adapters.media_tokens import MediaTokens, label_positions
+from microscope_bench.adapters.prompting import chat_template, continuation_token_ids
+from microscope_bench.errors import AdapterError
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        ("Blip2Config", "language_model.model.decoder.layers"),
+        ("Llama4Config", "language_model.model.layers"),
+        ("FuyuConfig", "model.language_model.layers"),
+        ("Kosmos2Config", "text_model.model.layers"),
+        ("SmolVLMConfig", "model.text_model.layers"),
+        ("JanusConfig", "model.language_model.layers"),
+    ],
+)
+def test_the_decoder_of_full_size_architectures_is_found(config, path):
+    with torch.device("meta"):
+        model = AutoModelForMultimodalLM.from_config(getattr(transformers, config)())
+    blocks = find_blocks(model)
+    assert blocks is model.get_submodule(path)
+    assert len(blocks) == model.config.get_text_config(decoder=True).num_hidden_layers
+
+
+def test_a_model_without_blocks_is_an_error_that_lists_what_it_has():
+    model = transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    with pytest.raises(AdapterError, match="no list of decoder blocks found"):
+        find_blocks(model)
+
+
+def test_labels_by_priority():
+    """A placeholder outranks framing, framing a special token, and padding outranks all."""
+    tokens = MediaTokens({"image": frozenset({7}), "audio": frozenset({8})}, frozenset({5}), frozenset({1, 5, 7}))
+    ids = np.array([[1, 5, 7, 7, 3, 4, 8, 1, 7]])
+    types = np.array([[0, 0, 1, 1, 1, 0, 0, 0, 0]])
+    mask = np.array([[1, 1, 1, 1, 1, 1, 1, 1, 0]])
+    named = [LABELS[label] for label in label_positions(ids, mask, tokens, types)[0]]
+    assert named == ["special", "structure", "image", "image", "structure", "text", "audio", "special", "padding"]
+
+
+def letters(text):
+    """One token per character, but a blank joins the capital after it, as most vocabularies have it."""
+    ids, position = [], 0
+    while position < len(text):
+        joined = text[position] == " " and text[position + 1 : position + 2].isupper()
+        ids.append(1000 + ord(text[position + 1]) if joined else ord(text[position]))
+        position += 2 if joined else 1
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Answer:", [1065, 1066]),  # " A" after a word
+        ("assistant\n", [65, 66]),  # "A" after a line break
+        ("Answer: ", [1065, 1066]),  # a final blank would join the letter, so a second one comes before it
+        ("", [1065, 1066]),
+    ],
+)
+def test_continuations(prompt, expected):
+    assert continuation_token_ids(letters, prompt, ["A", "B"]) == expected
+
+
+def test_continuations_fall_back_to_the_other_delimiter_or_to_none():
+    assert continuation_token_ids(lambda text: [ord(c) for c in text], "Answer:", ["A"]) == [65]
+    assert continuation_token_ids(lambda text: [ord(c) for c in text], "Answer:", ["A", "BC"]) is None
+
+
+def test_the_default_of_several_chat_templates_counts():
+    class Processor:
+        chat_template: object = None
+
+    assert chat_template(Processor()) is None
+    Processor.chat_template = {"default": "one", "tools": "two"}
+    assert chat_template(Processor()) == "one"

@@ -1,0 +1,87 @@
+"""Names to models, and the text of --model_args."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from microscope_bench.adapters import presets
+from microscope_bench.adapters.arguments import parse_model_args
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.presets import ADAPTERS, MODELS, Preset, load_model
+from microscope_bench.errors import AdapterError, UnknownNameError
+
+
+def test_model_args():
+    assert parse_model_args("pretrained=org/name, dtype=float32,url=a=b") == {
+        "pretrained": "org/name",
+        "dtype": "float32",
+        "url": "a=b",
+    }
+    assert parse_model_args("") == parse_model_args(None) == {}
+    assert parse_model_args({"max_length": 9}) == {"max_length": "9"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("pretrained", "is not key=value"), ("=x", "is not key=value"), ("a=1,a=2", "given twice")]
+)
+def test_bad_model_args(text, message):
+    with pytest.raises(AdapterError, match=message):
+        parse_model_args(text)
+
+
+def test_an_adapter_by_name(tiny):
+    assert isinstance(load_model("hf", f"pretrained={tiny('gpt2')}", "cpu"), HFAdapter)
+
+
+def test_unknown_models_get_the_nearest_names():
+    with pytest.raises(UnknownNameError, match=r"unknown model 'demo-lava-next'. Did you mean demo-llava-next"):
+        load_model("demo-lava-next")
+    with pytest.raises(UnknownNameError, match="Did you mean omnifusion"):
+        load_model("omnifuson")
+
+
+def test_a_named_model_is_one_fixed_model(tiny, monkeypatch):
+    preset = Preset("mine", "hf", "for this test", build="tests.adapters.test_presets:built", args={"max_length": "64"})
+    monkeypatch.setitem(MODELS, "mine", preset)
+    monkeypatch.setattr(sys.modules[__name__], "built", lambda: tiny("llama"), raising=False)
+    adapter = load_model("mine", "dtype=float32", "cpu")
+    assert (adapter.info.name, adapter.info.repo, adapter.info.context_length) == ("mine", "mine", 64)
+    with pytest.raises(AdapterError, match="mine is one fixed model"):
+        load_model("mine", "pretrained=org/other")
+
+
+def test_every_named_model_has_a_registered_adapter():
+    assert all(name == preset.name and preset.adapter in ADAPTERS for name, preset in MODELS.items())
+
+
+FILE = """
+from microscope_bench.adapters.hf import HFAdapter
+
+class Shouting(HFAdapter):
+    def _prompt(self, example):
+        return super()._prompt(example).upper()
+
+not_a_class = 1
+"""
+
+
+def test_an_adapter_in_a_file_of_the_users(tiny, tmp_path):
+    file = tmp_path / "my_adapter.py"
+    file.write_text(FILE)
+    adapter = load_model(f"{file}:Shouting", f"pretrained={tiny('gpt2')}", "cpu")
+    assert type(adapter).__name__ == "Shouting" and isinstance(adapter, HFAdapter)
+    with pytest.raises(AdapterError, match=r"'not_a_class' is not a subclass.*Shouting"):
+        load_model(f"{file}:not_a_class")
+    with pytest.raises(AdapterError, match="there is no file"):
+        load_model(f"{tmp_path}/other.py:Shouting")
+    file.write_text("import nothing_of_that_name")
+    with pytest.raises(AdapterError, match=r"does not import .*nothing_of_that_name"):
+        load_model(f"{file}:Shouting")
+
+
+def test_listing_models_imports_no_torch():
+    code = f"import sys, {presets.__name__} as p; list(p.ADAPTERS), list(p.MODELS); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

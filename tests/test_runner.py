@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from microscope_bench import evaluate, load_result
+from microscope_bench.errors import CaptureError, MicroscopeError, ResultError, StoreError
+from microscope_bench.runner import measure_store
+from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask
+
+
+def run(path=None, adapter=None, task=None, **options):
+    return evaluate(adapter or ToyAdapter(), task or ToyTask(40), output_path=path, progress=False, **options)
+
+
+def result_files(path):
+    return sorted(file for file in path.rglob("*.json") if ".stores" not in file.parts)
+
+
+def test_a_run_writes_one_valid_file_that_loads_as_the_result_and_leaves_no_store(tmp_path):
+    result = run(tmp_path)
+    (file,) = result_files(tmp_path)
+    assert file.relative_to(tmp_path).as_posix() == "toy/sha256-0000000000000000/toy_task.json"
+    assert load_result(file) == result
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert result.status == "complete"
+    assert result.identity.n_examples == 40
+    assert result.identity.model.trained is False
+    assert "untrained" in result.signature
+    assert {s.layer for s in result.scores} == set(range(LAYERS + 1))
+
+
+def test_inputs_and_accuracy_are_counted(tmp_path):
+    task = ToyTask(40, broken={})
+    result = run(None, task=task)
+    text = sum(len(task.example(i).text) - len("<image>") for i in range(40))
+    assert result.inputs.tokens_seen == {"image": 40 * PATCHES, "special": 40, "text": text}
+    assert result.inputs.images_converted == {"P": 40}
+    adapter = ToyAdapter()
+    right = 0
+    for i in range(40):
+        example = task.example(i)
+        logits = adapter.forward(adapter.encode([example]), logits=True)[0]
+        right += int(logits[[ord(c) for c in example.choices]].argmax()) == example.answer
+    assert (result.accuracy.value, result.accuracy.n) == (right / 40, 40)
+    assert result.accuracy.stderr == pytest.approx((right / 40 * (1 - right / 40) / 39) ** 0.5)
+
+
+def test_accuracy_is_null_with_a_reason_when_a_letter_cannot_be_scored():
+    result = run(task=ToyTask(10, broken={4: "unscorable"}))
+    assert result.accuracy.value is None
+    assert "q4: two tokens" in result.accuracy.reason
+
+
+@pytest.mark.parametrize("break_at", [1, 2, 4, 5])
+def test_an_interrupted_run_resumes_and_gives_the_same_scores(tmp_path, break_at):
+    reference = run(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", ToyAdapter(break_at=break_at))
+    assert result_files(tmp_path / "b") == []
+    resumed = run(tmp_path / "b")
+    assert resumed.scores == reference.scores
+    assert resumed.identity == reference.identity
+    assert resumed.inputs == reference.inputs
+    assert resumed.accuracy == reference.accuracy
+
+
+def test_deviations_show_in_the_signature_and_do_not_overwrite_the_standard_result(tmp_path):
+    standard = run(tmp_path)
+    fewer = run(tmp_path, limit=20, tokens_per_example=3, seed=1)
+    for text in ("limit=20", "tokens_per_example=3", "seed=1"):
+        assert text in fewer.signature and text not in standard.signature
+    assert len(result_files(tmp_path)) == 2
+
+
+def test_a_kept_store_can_be_measured_again_without_the_model(tmp_path):
+    first = run(tmp_path, keep_store=True)
+    (store,) = (tmp_path / ".stores").iterdir()
+    again = measure_store(store, progress=False)
+    assert again.scores == first.scores
+    assert again.signature == first.signature
+    only = measure_store(store, metrics=["anisotropy"], progress=False)
+    assert {s.metric for s in only.scores} == {"anisotropy"}
+
+
+def test_an_unfinished_store_is_not_measured(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "r", ToyAdapter(break_at=4), store=tmp_path / "s")
+    with pytest.raises(StoreError, match="part 1 of 3 is missing"):
+        measure_store(tmp_path / "s", progress=False)
+
+
+def test_a_failed_run_leaves_its_error_and_no_table(tmp_path):
+    broken = ToyTask(40, broken=dict.fromkeys(range(5), "picture"))
+    with pytest.raises(CaptureError):
+        run(tmp_path, task=broken)
+    (file,) = result_files(tmp_path)
+    failed = load_result(file)
+    assert failed.status == "failed" and failed.scores == ()
+    assert failed.error.type == "CaptureError" and failed.error.where == "capture"
+    assert "its picture does not open" in failed.error.message
+
+
+def test_a_failure_does_not_replace_a_complete_result(tmp_path):
+    complete = run(tmp_path)
+    (file,) = result_files(tmp_path)
+    with pytest.raises(CaptureError):
+        run(tmp_path, task=ToyTask(40, broken=dict.fromkeys(range(5), "picture")))
+    assert load_result(file) == complete
+
+
+def test_skipped_examples_are_named_in_the_result():
+    result = run(task=ToyTask(200, broken={7: "picture"}))
+    assert [(s.id, s.reason) for s in result.inputs.skipped] == [("q7", "its picture does not open")]
+    assert result.identity.n_examples == 199
+
+
+def test_a_store_that_does_not_fit_the_disk_is_refused_before_the_first_pass(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 1000))
+    adapter = ToyAdapter()
+    with pytest.raises(StoreError, match="--tokens_per_example"):
+        run(tmp_path, adapter)
+    assert adapter.passes == 0
+
+
+def test_a_results_directory_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="file"):
+        evaluate("no such model", "no such task", output_path=tmp_path / "file")
+
+
+def test_two_runs_at_once_in_one_store_are_refused(tmp_path):
+    class Nested(ToyAdapter):
+        def forward(self, batch, *, logits):
+            run(None, ToyAdapter(), store=tmp_path / "s")
+
+    with pytest.raises(StoreError, match="another run is writing"):
+        run(None, Nested(), store=tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"limit": 0}, "limit"),
+        ({"tokens_per_example": 0}, "tokens_per_example"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"max_skipped": 2.0}, "max_skipped"),
+        ({"protocol": "geometry/2"}, "geometry/1"),
+        ({"metrics": ["anisotropie"]}, "anisotropy"),
+    ],
+)
+def test_wrong_options_are_refused_with_their_name(options, message):
+    with pytest.raises(MicroscopeError, match=message):
+        run(**options)
+
+
+def test_the_result_holds_no_path_of_this_machine(tmp_path):
+    result = run(tmp_path / "secret-directory", command=["microscope-bench", "run", "--output_path", str(tmp_path)])
+    assert str(tmp_path.parent) not in json.dumps(result.to_dict())
