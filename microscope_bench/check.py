@@ -63,7 +63,7 @@ class Report:
         width = max(len(check.name) for check in self.checks)
         lines = [self.model]
         for check in self.checks:
-            said = ". ".join(filter(None, (check.seen, check.hint)))
+            said = ". ".join(part.rstrip(".") for part in (check.seen, check.hint) if part)
             lines.append(f"  {check.status:<7}  {check.name:<{width}}  {said}")
         failed = sum(check.status == "failed" for check in self.checks)
         lines.append(f"{failed} of {len(self.checks)} checks failed" if failed else "no check failed")

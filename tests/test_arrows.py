@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {"errors", "registry", "examples", "protocol"}
+FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments"}
 ARROWS = {
     "cli": {"runner", "check", "publish", "adapters", "tasks", "metrics", "results", "measure"},
     "runner": {"capture", "measure", "tasks", "results", "adapters", "metrics", "assemble"},
@@ -47,7 +47,9 @@ def imports_of(file: Path) -> set[str]:
 
 
 def files():
-    return [f for f in sorted(PACKAGE.rglob("*.py")) if f.name not in ("__main__.py",) and f.parent != PACKAGE / "_tasks"]
+    return [
+        f for f in sorted(PACKAGE.rglob("*.py")) if f.name not in ("__main__.py",) and f.parent != PACKAGE / "_tasks"
+    ]
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda f: f.relative_to(PACKAGE).as_posix())
@@ -63,7 +65,11 @@ def test_imports_follow_the_arrows(file):
 
 @pytest.mark.parametrize(
     "file",
-    [f for f in files() if f.relative_to(PACKAGE).parts[0] in ("results", "publish", "protocol.py", "registry.py", "errors.py")],
+    [
+        f
+        for f in files()
+        if f.relative_to(PACKAGE).parts[0] in ("results", "publish", "protocol.py", "registry.py", "errors.py")
+    ],
     ids=lambda f: f.relative_to(PACKAGE).as_posix(),
 )
 def test_results_and_publish_never_see_a_tensor(file):
@@ -89,5 +95,7 @@ def test_only_tasks_knows_lm_eval(file):
 )
 def test_importing_stays_light(statement, forbidden):
     code = f"import sys; {statement}; print(' '.join(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     assert not loaded & forbidden

@@ -51,7 +51,9 @@ def raw(store, layer, modality):
         file = store.open_part(part)
         keep = torch.isin(file.get_tensor("modality"), torch.tensor(modality, dtype=torch.int8))
         x.append(file.get_tensor(f"boundary.{layer}")[keep])
-        groups += [store.records[store.part_range(part).start + i].id for i in file.get_tensor("example")[keep].tolist()]
+        groups += [
+            store.records[store.part_range(part).start + i].id for i in file.get_tensor("example")[keep].tolist()
+        ]
     return torch.cat(x), groups
 
 

@@ -39,7 +39,15 @@ def test_unknown_fields_and_names_are_refused_with_the_nearest():
 
 @pytest.mark.parametrize(
     "field, value",
-    [("folds", 1), ("seed", -1), ("seed", True), ("tokens_per_example", 2.5), ("id_tokens", 2), ("limit", 0), ("max_skipped", -0.1)],
+    [
+        ("folds", 1),
+        ("seed", -1),
+        ("seed", True),
+        ("tokens_per_example", 2.5),
+        ("id_tokens", 2),
+        ("limit", 0),
+        ("max_skipped", -0.1),
+    ],
 )
 def test_values_out_of_range_are_refused(field, value):
     with pytest.raises(MicroscopeError, match=field):

@@ -1,4 +1,4 @@
-"""``--model_args``: text to key-value pairs, and each value to what it means. Imports no torch."""
+"""What the values of ``--model_args`` mean. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,30 +8,6 @@ from microscope_bench.errors import AdapterError
 from microscope_bench.registry import unknown_name
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-
-def parse_model_args(text: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Turns ``"a=b,c=d"`` into a dictionary; a mapping passes through with its values as strings.
-
-    Raises:
-        AdapterError: a part without ``=``, without a key, or a key given twice.
-
-    >>> parse_model_args("pretrained=org/name,dtype=bfloat16")
-    {'pretrained': 'org/name', 'dtype': 'bfloat16'}
-    """
-    if text is None:
-        return {}
-    if not isinstance(text, str):
-        return {str(key): str(value) for key, value in text.items()}
-    pairs: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not key:
-            raise AdapterError(f"model args: {part!r} is not key=value, as in pretrained=org/name,dtype=bfloat16")
-        if key in pairs:
-            raise AdapterError(f"model args: {key!r} is given twice, as {pairs[key]!r} and as {value!r}; keep one")
-        pairs[key] = value
-    return pairs
 
 
 def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:

@@ -136,7 +136,9 @@ class HFAdapter(Adapter):
             encoded = self._call_processor(examples, prompts)
         except Exception as error:  # processors raise whatever their image library does
             if len(examples) == 1:
-                raise ExampleError(examples[0].id, f"{type(error).__name__} in the processor: {first_line(error)}") from error
+                raise ExampleError(
+                    examples[0].id, f"{type(error).__name__} in the processor: {first_line(error)}"
+                ) from error
             for example in examples:
                 self.encode([example])  # raises for the one at fault
             raise AdapterError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -173,7 +172,9 @@ def _load_known_pickle(path: Path) -> Any:
             )
         with torch.serialization.safe_globals([(known[name], name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, ValueError, RuntimeError, EOFError) as error:
+    except AdapterError:
+        raise
+    except Exception as error:  # damaged bytes make zip reader and unpickler raise anything
         raise AdapterError(
             f"{path} cannot be read as a file of torch.save; nothing of it was run: {first_line(error)}"
         ) from error

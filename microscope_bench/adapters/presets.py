@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microscope_bench.adapters.arguments import parse_model_args
+from microscope_bench.arguments import key_values
 from microscope_bench.errors import AdapterError, UnknownNameError
 from microscope_bench.registry import Registry, unknown_name
 
@@ -86,7 +86,7 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
         UnknownNameError: no such model, adapter or argument, with the nearest names.
         AdapterError: the model cannot be loaded, with what to do next.
     """
-    args = parse_model_args(model_args)
+    args = key_values("--model_args", model_args)
     if name in MODELS:
         return _load_preset(MODELS[name], args, device)
     if ".py:" in name:

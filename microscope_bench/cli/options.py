@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from microscope_bench.errors import MicroscopeError
-
 
 def positive_int(text: str) -> int:
     """An integer of at least 1, as an argparse type."""
@@ -40,23 +38,6 @@ def share(text: str) -> float:
     return value
 
 
-def key_values(option: str, text: str) -> dict[str, str]:
-    """``"a=b,c=d"`` as a dict.
-
-    Raises:
-        MicroscopeError: a piece has no ``=``, an empty key, or a key that was given before.
-    """
-    pairs: dict[str, str] = {}
-    for piece in filter(None, text.split(",")):
-        key, equals, value = piece.partition("=")
-        if not equals or not key.strip():
-            raise MicroscopeError(f"{option}: {piece!r} is not key=value; write {option} key=value,key=value")
-        if key.strip() in pairs:
-            raise MicroscopeError(f"{option}: {key.strip()} is given twice")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
 def names(text: str) -> list[str]:
     """``"a,b"`` as a list without empty pieces and without repetitions."""
     return list(dict.fromkeys(piece.strip() for piece in text.split(",") if piece.strip()))
@@ -71,3 +52,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="for the adapter: pretrained=org/name or a directory, revision=..., dtype=bfloat16, ...",
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+
+
+def silence_loading_bars() -> None:
+    """Turns off transformers' own progress bars; ours say more."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

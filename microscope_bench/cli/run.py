@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from microscope_bench.arguments import key_values
 from microscope_bench.cli.options import (
     add_model_options,
-    key_values,
     names,
     non_negative_int,
     positive_int,
     share,
+    silence_loading_bars,
 )
 from microscope_bench.protocol import DEFAULT_PROTOCOL
 
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise MicroscopeError("--tasks names no task; see: microscope-bench ls tasks")
     if args.store is not None and len(tasks) > 1:
         raise MicroscopeError("--store holds one run; give one task, or leave --store out")
+    silence_loading_bars()
     loaded = [load_task(name, include_path=args.include_path, task_args=task_args) for name in tasks]
     model = load_model(args.model, model_args, args.device)
     for task in loaded:

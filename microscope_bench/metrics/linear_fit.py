@@ -53,14 +53,12 @@ class FitSummary:
     def outcome(self, estimator: str, stream: str) -> Outcome:
         """``in_sample``, ``adjusted`` or ``identity`` of these rows.
 
-        In-sample is 1 where the fit is saturated, whatever the states are; adjusted is then undefined.
+        The first two need fewer free directions than rows: a saturated fit meets any target.
         """
         if self.tss[stream] == 0.0:
             return constant_target(stream)
         if estimator == "identity":
             return 1.0 - self.tss["update"] / self.tss["hidden"]
-        if self.saturated and estimator == "in_sample":
-            return 1.0
         if self.saturated:
             return f"{self.n} tokens leave no degree of freedom beside a map of rank {self.rank}"
         unexplained = self.rss / self.tss[stream]
@@ -115,12 +113,12 @@ class Linearity:
         if estimator == "held_out":
             return self._held_out(stream)
         flags = () if estimator == "identity" else self._fit_flags()
+        if estimator == "in_sample" and self.fit.saturated and self.fit.tss[stream]:
+            # 1 by construction, as it would be without any fold: a spread of 0 would say nothing about the states.
+            return self._value(1.0, None, *flags, NO_STDERR)
         outcome = self.fit.outcome(estimator, stream)
         if isinstance(outcome, str):
             return self._null(outcome, *flags)
-        if "saturated" in flags:
-            # Without any fold the score is 1 by construction too: a spread of 0 would say nothing about the states.
-            return self._value(outcome, None, *flags, NO_STDERR)
         outcomes = [replicate.outcome(estimator, stream) for replicate in self.replicates]
         stderr, more = jackknife_stderr([None if isinstance(v, str) else v for v in outcomes])
         return self._value(outcome, stderr, *flags, *more)

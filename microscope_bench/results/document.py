@@ -94,7 +94,7 @@ def write_atomically(path: Path, text: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ResultError(
-            f"cannot write {path}: {reason}. Choose a directory that you may write to and that has space (--output_path)"
+            f"cannot write {path}: {reason}. Choose a directory with space that you may write to (--output_path)"
         ) from error
 
 

@@ -61,6 +61,23 @@ def find_results(root: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(top).as_posix())
 
 
+def load_results(root: str | Path) -> list[tuple[Path, Result]]:
+    """Every result below a directory with its path, in the order of :func:`find_results`.
+
+    Raises:
+        ResultError: one file or more is not a valid result; the message names each.
+    """
+    loaded, broken = [], []
+    for path in find_results(root):
+        try:
+            loaded.append((path, load_result(path)))
+        except ResultError as error:
+            broken.append(str(error))
+    if broken:
+        raise ResultError("\n".join([f"{len(broken)} broken file(s) among the results:", *broken]))
+    return loaded
+
+
 def check_writable(root: str | Path) -> None:
     """Raises unless results can be written below ``root``; call it before a run, not after it.
 

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import microscope_bench
-from microscope_bench.results.result import Environment, Failure
+from microscope_bench.results.records import Environment, Failure
 
 PACKAGES = (
     "torch",
@@ -35,10 +35,10 @@ PACKAGES = (
 _PATH_START = r"""
     (?: (?<![\w./~\\-]) | (?<=^-[A-Za-z]) )          # not inside a word or another path; -o/path counts as a start
     (?: [a-zA-Z][a-zA-Z0-9+.-]*://                   # a URL
-      | [A-Za-z]:[\\/]                               # C:\
+      | [A-Za-z]:[\\/]                               # a drive letter
       | ~[\w.-]*(?=[\\/,;:\s"']|$)                   # ~, ~user
       | \$\{?HOME\}?(?=[\\/]|$)                      # $HOME where no shell replaced it
-      | [\\/]                                        # /, \\server
+      | [\\/]                                        # a root, a Windows share
       | (?:[\w.-]+[\\/])*\.\.(?=[\\/]|$)             # a relative path that climbs
     )
 """

@@ -6,177 +6,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import MicroscopeError, ResultError
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.document import checksum, parse, to_text, write_atomically
+from microscope_bench.results.records import (
+    Accuracy,
+    DatasetRecord,
+    Environment,
+    Failure,
+    Identity,
+    Inputs,
+    ModelRecord,
+    Score,
+    Selection,
+    Skipped,
+    TaskRecord,
+    Timing,
+)
 from microscope_bench.results.signature import identity_hash, short_id, signature
 from microscope_bench.results.validation import check_document
+
+__all__ = [
+    "COMPLETE",
+    "FAILED",
+    "SCHEMA_VERSION",
+    "Accuracy",
+    "DatasetRecord",
+    "Environment",
+    "Failure",
+    "Identity",
+    "Inputs",
+    "ModelRecord",
+    "Result",
+    "Score",
+    "Selection",
+    "Skipped",
+    "TaskRecord",
+    "Timing",
+    "load_result",
+    "migrate",
+]
 
 SCHEMA_VERSION = 1
 COMPLETE, FAILED = "complete", "failed"
 
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Schema version → function that turns a document of that version into one of the next; see :func:`migrate`."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One row: metric × estimator × stream × modality × token set × layer → value ± standard error.
-
-    Attributes:
-        metric: "linearity", "intrinsic_dimension", "anisotropy", ...
-        estimator: how the metric was estimated, "held_out", "twonn_mle", ...
-        stream: what linearity maps to what, "hidden" or "update"; None for metrics of a single cloud.
-        modality: "text", "image", "video", "audio", or "joint" for all of them together.
-        tokens: the token set, "all" or "no_sinks".
-        layer: l in 0..L; of a metric between two boundaries, the first of them.
-        value: finite, or None with a ``reason``.
-        stderr: standard error of ``value``, or None.
-        n_tokens: tokens the value was computed on.
-        n_examples: distinct examples among them.
-        flags: short remarks, ``name`` or ``name=value``.
-        reason: why there is no value, or None.
-    """
-
-    metric: str
-    estimator: str
-    stream: str | None
-    modality: str
-    tokens: str
-    layer: int
-    value: float | None
-    stderr: float | None
-    n_tokens: int
-    n_examples: int
-    flags: tuple[str, ...] = ()
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a run has no scores: the error's type, its message, and the stage in which it rose ("capture", ...)."""
-
-    type: str
-    message: str
-    where: str
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """Which model was measured; ``control`` names a deliberately changed model, which no leaderboard shows."""
-
-    name: str
-    repo: str
-    revision: str
-    adapter: str
-    architecture: str
-    dtype: str
-    quantization: str | None
-    attention: str | None
-    n_layers: int
-    hidden_size: int
-    n_parameters: int
-    trained: bool = True
-    control: str | None = None
-
-
-@dataclass(frozen=True)
-class TaskRecord:
-    """Which task, in which version."""
-
-    name: str
-    version: str
-
-
-@dataclass(frozen=True)
-class DatasetRecord:
-    """Which data: hub repository or generator, configuration name, pinned revision, split."""
-
-    path: str
-    name: str | None
-    revision: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Name and version of the rule that picked the tokens, ``name/version``."""
-
-    rule: str
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Everything that decides whether two results may be compared; the signature ends with a hash of it."""
-
-    protocol: Protocol
-    model: ModelRecord
-    task: TaskRecord
-    dataset: DatasetRecord
-    n_examples: int
-    example_ids_sha256: str | None
-    prompt_sha256: str | None
-    selection: Selection
-    metrics: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An example that was not measured, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What went into the model, hashed: tells a changed processor or tokenizer from a changed model."""
-
-    chat_template_sha256: str | None
-    tokens_sha256: str | None
-    media_sha256: str | None
-    tokens_seen: Mapping[str, int] = field(default_factory=dict)
-    images_converted: Mapping[str, int] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where and with what it was measured; :func:`microscope_bench.results.provenance.environment` fills it in."""
-
-    package_version: str
-    commit: str | None
-    dirty: bool | None
-    python: str
-    platform: str
-    packages: Mapping[str, str]
-    device: str
-    processor: str
-    image_processor: str | None
-    command: str
-
-
-@dataclass(frozen=True)
-class Timing:
-    """When the run began (UTC, ISO 8601), seconds per stage, and the peak memory in bytes where it is known."""
-
-    started_utc: str
-    seconds: Mapping[str, float]
-    peak_memory_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Share of examples answered rightly, with its standard error and n; or no value and the reason why."""
-
-    value: float | None
-    stderr: float | None
-    n: int
-    reason: str | None = None
 
 
 @dataclass(frozen=True)

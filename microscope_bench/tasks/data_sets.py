@@ -17,7 +17,8 @@ from microscope_bench.errors import TaskError
 log = logging.getLogger(__name__)
 
 FILE_FORMATS = frozenset(
-    "arrow audiofolder csv hdf5 imagefolder json pandas parquet text videofolder webdataset xml".split()
+    {"arrow", "audiofolder", "csv", "hdf5", "imagefolder", "json", "pandas", "parquet", "text", "videofolder"}
+    | {"webdataset", "xml"}
 )
 """What ``datasets.load_dataset`` takes for a file format rather than for a hub repository."""
 
@@ -48,7 +49,7 @@ class PinnedRepository:
 
     Attributes:
         sha: the full commit.
-        source: what ``datasets.load_dataset`` opens: the repository or, without a hub, the folder of its cached snapshot.
+        source: what ``datasets.load_dataset`` opens: the repository or, without a hub, its cached snapshot.
         revision: what ``load_dataset`` is told with it; None for a folder, which is at that commit already.
     """
 

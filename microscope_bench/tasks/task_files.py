@@ -95,7 +95,7 @@ def list_tasks(include_path: IncludePath = None, *, everything: bool = False) ->
 
 
 def _scan(root: Path) -> Iterator[TaskListing]:
-    """Every task file under a directory; names with a leading underscore are parts for ``include``, groups are left out."""
+    """Every task file under a directory, without groups and without the parts for ``include`` (``_name.yaml``)."""
     for path in sorted(root.rglob("*.yaml")):
         if path.name.startswith("_") or {"__pycache__", ".ipynb_checkpoints"} & set(path.parts):
             continue
@@ -128,14 +128,16 @@ def read_task_file(path: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
-    """One YAML file over the ones that it includes; a later key wins, the file's own keys win over all (as in lm-eval)."""
+    """One YAML file with its includes; a later include wins, the file's own keys win over all (as in lm-eval)."""
 
     class Loader(yaml.SafeLoader):
         """Safe YAML and, as its only addition, lm-eval's ``!function`` tag."""
 
     def function_reference(loader: yaml.SafeLoader, node: yaml.Node) -> FunctionReference:
         if not isinstance(node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(None, None, "!function must be followed by module.name", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "!function must be followed by module.name", node.start_mark
+            )
         return FunctionReference(str(loader.construct_scalar(node)), path.parent)
 
     Loader.add_constructor("!function", function_reference)

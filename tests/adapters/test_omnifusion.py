@@ -13,7 +13,15 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
 
 from microscope_bench.adapters.base import LABELS
 from microscope_bench.adapters.omnifusion import OmniFusionAdapter
@@ -223,18 +231,21 @@ class TestLoading:
         for ours, theirs in zip(boundaries(loaded, WITH_PICTURE), boundaries(adapter, WITH_PICTURE), strict=True):
             assert torch.equal(ours, theirs)
 
-    def test_the_tower_that_is_named_wins(self, copy, built):
-        weights = load_file(copy / "clip" / "model.safetensors")
-        shutil.move(copy / "clip", copy.parent / "tower")
-        save_file(
-            {name: tensor * 2 for name, tensor in weights.items()},
-            copy.parent / "tower" / "model.safetensors",
-            {"format": "pt"},
-        )
-        loaded = load(built, vision_tower=str(copy.parent / "tower"))
+    @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+    def test_the_tower_that_is_named_wins_and_may_be_a_whole_clip(self, built, tmp_path, weights):
+        vision = CLIPVisionConfig.from_pretrained(built / "clip").to_dict()
+        text = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9}
+        whole = CLIPModel(CLIPConfig(vision_config=vision, text_config=text | {"bos_token_id": 0, "eos_token_id": 1}))
+        tower = tmp_path / "tower"
+        whole.save_pretrained(tower)
+        shutil.copy(built / "clip" / "preprocessor_config.json", tower)
+        if weights == "pytorch_model.bin":
+            (tower / "model.safetensors").unlink()
+            torch.save(whole.state_dict(), tower / weights)
+        loaded = load(built, vision_tower=str(tower))
         assert "tower@sha256-" in loaded.info.architecture
-        embedding = loaded.model.vision_tower.state_dict()["embeddings.patch_embedding.weight"]
-        assert torch.equal(embedding, 2 * weights["vision_model.embeddings.patch_embedding.weight"])
+        expected = whole.vision_model.state_dict()
+        assert all(torch.equal(t, expected[name]) for name, t in loaded.model.vision_tower.state_dict().items())
 
     def test_dtype_reaches_every_part(self, built):
         loaded = load(built, dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""Names to models, and the text of --model_args."""
+"""Names to models."""
 
 from __future__ import annotations
 
@@ -8,28 +8,9 @@ import sys
 import pytest
 
 from microscope_bench.adapters import presets
-from microscope_bench.adapters.arguments import parse_model_args
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.presets import ADAPTERS, MODELS, Preset, load_model
 from microscope_bench.errors import AdapterError, UnknownNameError
-
-
-def test_model_args():
-    assert parse_model_args("pretrained=org/name, dtype=float32,url=a=b") == {
-        "pretrained": "org/name",
-        "dtype": "float32",
-        "url": "a=b",
-    }
-    assert parse_model_args("") == parse_model_args(None) == {}
-    assert parse_model_args({"max_length": 9}) == {"max_length": "9"}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("pretrained", "is not key=value"), ("=x", "is not key=value"), ("a=1,a=2", "given twice")]
-)
-def test_bad_model_args(text, message):
-    with pytest.raises(AdapterError, match=message):
-        parse_model_args(text)
 
 
 def test_an_adapter_by_name(tiny):

@@ -36,7 +36,7 @@ def svd_linearity(x: Tensor, y: Tensor, stream: str, rcond: float = 3e-7) -> tup
     target = y if stream == "hidden" else y - x
     x, target = x - x.mean(0), target - target.mean(0)
     norms = x.norm(dim=0)
-    x = x[:, norms > 1e-12 * norms.max()]
+    x = x[:, norms > 1e-10 * norms.max()]
     u, s, _ = torch.linalg.svd(x / x.norm(dim=0), full_matrices=False)
     u = u[:, s > rcond * s[0]]
     return 1 - float((target - u @ (u.T @ target)).square().sum() / target.square().sum()), u.shape[1]

@@ -75,9 +75,7 @@ def test_the_residual_stream_changes_in_every_block(built):
     ids = torch.tensor([list(b"Which of these is the colour of the smallest shape in the picture?")]) + 4
     with torch.inference_mode():
         states = model(ids, output_hidden_states=True).hidden_states[:-1]
-    changes = [
-        float((after - before).norm() / before.norm()) for before, after in zip(states, states[1:], strict=False)
-    ]
+    changes = [float((after - before).norm() / before.norm()) for before, after in pairwise(states)]
     assert min(changes) > 0.1
 
 

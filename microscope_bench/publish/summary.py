@@ -1,0 +1,211 @@
+"""Per-layer scores summarised for a table: the mean over the layers and the extreme, each with its standard error.
+
+A summary is shown whole or not at all: where one layer has no value, there is no mean "over what happens to be there".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from microscope_bench.results.result import Result, Score
+
+MODALITIES = ("text", "image", "video", "audio", "joint")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One column: a metric in the estimator that stands for it.
+
+    Attributes:
+        metric: its name.
+        estimator: the estimator shown.
+        stream: for linearity, else None.
+        title: of the column.
+        extreme: "min" or "max", whichever end tells more.
+        between: whether it lies between two boundaries, so that L + 1 boundaries give L values.
+    """
+
+    metric: str
+    estimator: str
+    stream: str | None
+    title: str
+    extreme: str
+    between: bool
+
+
+HEADLINES = (
+    Headline("linearity", "held_out", "hidden", "linearity (hidden)", "min", between=True),
+    Headline("linearity", "held_out", "update", "linearity (update)", "min", between=True),
+    Headline("intrinsic_dimension", "twonn_mle", None, "intrinsic dimension", "max", between=False),
+    Headline("anisotropy", "top_share", None, "anisotropy", "max", between=False),
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One series over the layers.
+
+    Attributes:
+        mean: over the layers.
+        mean_stderr: mean of the layers' standard errors, an upper bound: the layers share their tokens.
+        extreme: the smallest or the largest value.
+        extreme_stderr: its standard error.
+        layer: where it occurs (the first of equals).
+        n_tokens: fewest and most tokens that a value was computed on.
+        n_examples: the same of examples.
+    """
+
+    mean: float
+    mean_stderr: float
+    extreme: float
+    extreme_stderr: float
+    layer: int
+    n_tokens: tuple[int, int]
+    n_examples: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """Why a series is not summarised."""
+
+    reason: str
+
+
+def summarise(result: Result, headline: Headline, modality: str) -> Summary | Withheld:
+    """The summary of one series, or why there is none."""
+    if headline.metric not in result.identity.metrics:
+        return Withheld(f"{headline.metric} was not measured")
+    rows = result.series(headline.metric, headline.estimator, headline.stream, modality)
+    expected = range(result.identity.model.n_layers + (0 if headline.between else 1))
+    for problem in (_missing(rows, expected), _null(rows), _without_stderr(rows)):
+        if problem:
+            return Withheld(f"{headline.title}: {problem}")
+    pick = min if headline.extreme == "min" else max
+    extreme = pick(rows, key=_value)
+    mean, stderr = _mean([_value(row) for row in rows]), _mean([row.stderr or 0.0 for row in rows])
+    if not (math.isfinite(mean) and math.isfinite(stderr)):
+        return Withheld(f"{headline.title}: the mean over the layers is not finite")
+    return Summary(
+        mean=mean,
+        mean_stderr=stderr,
+        extreme=_value(extreme),
+        extreme_stderr=extreme.stderr or 0.0,
+        layer=extreme.layer,
+        n_tokens=_range(row.n_tokens for row in rows),
+        n_examples=_range(row.n_examples for row in rows),
+    )
+
+
+def measured_modalities(result: Result) -> list[str]:
+    """The modalities that a result has scores of, in the fixed order."""
+    there = {score.modality for score in result.scores}
+    return [modality for modality in MODALITIES if modality in there]
+
+
+def plus_minus(value: float, stderr: float) -> str:
+    """A value to the precision of its standard error, which is given to two digits or, if tiny, rounded up to 1e-6.
+
+    >>> plus_minus(0.912345, 0.00312), plus_minus(12.3456, 0.42), plus_minus(5012.3, 123.4), plus_minus(1.0, 1e-9)
+    ('0.9123 ± 0.0031', '12.35 ± 0.42', '5012 ± 123', '1.000000 ± 0.000001')
+    """
+    if 0 < stderr < 1e-6:
+        stderr = 1e-6
+    if max(abs(value), stderr) >= 1e7:
+        return f"{value:.4g} ± {stderr:.2g}"
+    decimals = 6 if stderr < 1e-5 else max(0, 1 - math.floor(math.log10(stderr)))
+    return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
+
+
+def summary_table(result: Result) -> str:
+    """A result as a few lines for a terminal: the same numbers as on the leaderboard, and the signature."""
+    if result.error is not None:
+        return f"failed in {result.error.where}: {result.error.type}: {result.error.message}\n{result.signature}"
+    rows, withheld = [], []
+    for modality in measured_modalities(result):
+        for headline in HEADLINES:
+            summary = summarise(result, headline, modality)
+            if isinstance(summary, Withheld):
+                withheld.append(f"{modality}, {summary.reason}")
+                continue
+            mean = plus_minus(summary.mean, summary.mean_stderr)
+            extreme = f"{headline.extreme} {plus_minus(summary.extreme, summary.extreme_stderr)} @ {summary.layer}"
+            rows.append([modality, headline.title, mean, extreme, show_range(summary.n_tokens)])
+    model, task = result.identity.model, result.identity.task
+    lines = [f"{model.name}{'' if model.trained else ' (untrained)'} on {task.name}, {result.identity.protocol.name}"]
+    lines.append(tabulate(rows, ["modality", "metric", "mean over layers", "extreme @ layer", "tokens"], "simple"))
+    lines += [f"not summarised: {reason}" for reason in withheld]
+    if result.accuracy is not None:
+        lines.append(f"accuracy {accuracy_text(result)}")
+    return "\n".join([*lines, result.signature])
+
+
+def accuracy_text(result: Result) -> str:
+    """Accuracy with its uncertainty and n, or why there is none; empty where the task has no answer to score."""
+    accuracy = result.accuracy
+    if accuracy is None:
+        return ""
+    if accuracy.value is None:
+        return f"none: {accuracy.reason}"
+    if accuracy.stderr is None:
+        return f"none: no standard error from {accuracy.n} examples"
+    return f"{plus_minus(accuracy.value, accuracy.stderr)} (n = {accuracy.n:,})"
+
+
+def show_range(ends: tuple[int, int]) -> str:
+    """One number, or two with a dash."""
+    low, high = ends
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def show_layers(layers: Iterable[int]) -> str:
+    """Layer numbers with runs shortened.
+
+    >>> show_layers([0, 1, 2, 5])
+    '0–2, 5'
+    """
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)
+
+
+def _missing(rows: Sequence[Score], expected: range) -> str | None:
+    missing = set(expected) - {row.layer for row in rows}
+    return f"no scores of layers {show_layers(missing)}" if missing else None
+
+
+def _null(rows: Sequence[Score]) -> str | None:
+    layers_by_reason: dict[str, list[int]] = {}
+    for row in rows:
+        if row.value is None:
+            layers_by_reason.setdefault(str(row.reason), []).append(row.layer)
+    shown = [f"no value at layers {show_layers(layers)} ({reason})" for reason, layers in layers_by_reason.items()]
+    return "; ".join(shown[:3]) + ("; ..." if len(shown) > 3 else "")
+
+
+def _without_stderr(rows: Sequence[Score]) -> str | None:
+    layers = [row.layer for row in rows if row.stderr is None]
+    return f"no standard error at layers {show_layers(layers)}" if layers else None
+
+
+def _value(row: Score) -> float:
+    return math.nan if row.value is None else row.value
+
+
+def _mean(values: Sequence[float]) -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        return math.inf
+
+
+def _range(numbers: Iterable[int]) -> tuple[int, int]:
+    ordered = sorted(numbers)
+    return ordered[0], ordered[-1]

@@ -1,0 +1,107 @@
+"""Intrinsic dimension against the reference package, scikit-dimension, and clouds of known dimension."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from microscope_bench.errors import UnknownNameError
+from microscope_bench.metrics import intrinsic_dimension
+from tests.metrics.oracles import gaussian, massive, reference
+
+ESTIMATORS = ["twonn_mle", "twonn_regression20", "twonn_discard10"]
+
+
+def embedded(n: int, k: int, d: int, seed: int = 0) -> Tensor:
+    """A k-dimensional Gaussian in d dimensions."""
+    return gaussian(n, k, seed) @ torch.linalg.qr(gaussian(d, k, 77))[0].T
+
+
+def with_copies(x: Tensor, share: float) -> Tensor:
+    copies = int(share * len(x))
+    return torch.cat([x[copies:], x[:copies], x[:copies]])[: len(x) + copies]
+
+
+@pytest.mark.parametrize("cloud", ["plain", "copies", "lattice", "float32", "bfloat16", "massive", "far away"])
+def test_regression20_with_copies_kept_equals_the_reference_package(cloud: str) -> None:
+    try:
+        expected = reference().intrinsic_dimension
+    except ModuleNotFoundError as missing:
+        pytest.skip(str(missing))
+    x = embedded(400, 5, 12)
+    x = {
+        "plain": x,
+        "copies": with_copies(x, 0.25),
+        "lattice": (2 * gaussian(400, 4)).round(),  # equal distances, so μ = 1, and copies
+        "float32": x.float(),
+        "bfloat16": x.bfloat16(),
+        "massive": massive(400, 12),
+        "far away": x + 300,
+    }[cloud]
+    estimate = intrinsic_dimension(x, "twonn_regression20", deduplicate=False)
+    assert estimate.value == pytest.approx(expected(x, "cpu"), abs=1e-9)
+
+
+# Wider than 25, scikit-dimension takes distances from a product: it puts copies at 1e-8 instead of 0.
+@pytest.mark.parametrize(("d", "copies"), [(8, 0.0), (8, 0.1), (40, 0.0)])
+def test_discard10_equals_scikit_dimension(d: int, copies: float) -> None:
+    skdim_id = pytest.importorskip("skdim.id", reason="scikit-dimension is not installed")
+    x = with_copies(embedded(500, 6, d), copies)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = skdim_id.TwoNN().fit(x.numpy()).dimension_
+        mle = skdim_id.TwoNN(method="mle", discard_fraction=0.0).fit(x.numpy()).dimension_
+    assert intrinsic_dimension(x, "twonn_discard10", deduplicate=False).value == pytest.approx(expected, abs=1e-6)
+    assert intrinsic_dimension(x, "twonn_mle", deduplicate=False).value == pytest.approx(mle, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_a_gaussian_of_k_dimensions_reads_as_k(k: int) -> None:
+    for estimator, tolerance in zip(ESTIMATORS, (0.08, 0.15, 0.08), strict=True):
+        assert intrinsic_dimension(embedded(2000, k, 24), estimator).value == pytest.approx(k, rel=tolerance)
+
+
+def test_copies_are_dropped_and_reported_and_change_nothing() -> None:
+    x = embedded(600, 4, 10)
+    for estimator in ESTIMATORS:
+        clean = intrinsic_dimension(x, estimator)
+        copied = intrinsic_dimension(torch.cat([x, x[:150], -0.0 * x[:50] + x[:50]]), estimator)
+        assert clean.flags == ()
+        assert copied.flags == ("duplicates=0.2500",)
+        assert copied.value == pytest.approx(clean.value)
+        assert copied.n_tokens == 600
+
+
+def test_copies_that_are_kept_are_flagged() -> None:
+    estimate = intrinsic_dimension(with_copies(embedded(400, 4, 10), 0.25), deduplicate=False)
+    assert estimate.flags == ("zero_distance=0.4000",)
+
+
+def test_the_standard_error_is_of_the_size_of_the_spread_between_data_sets() -> None:
+    groups = np.repeat(np.arange(60), 5)
+    runs = [intrinsic_dimension(embedded(300, 5, 8, seed), groups=groups) for seed in range(60)]
+    spread = np.std([e.value for e in runs])
+    assert 0.55 < np.mean([e.stderr for e in runs]) / spread < 1.2  # mutual neighbours: 0.75 in the long run
+    assert runs[0].n_examples == 60
+
+
+def test_clouds_without_a_value_say_why() -> None:
+    assert "at least 3 tokens, got 1" in str(intrinsic_dimension(torch.ones(50, 4)).reason)
+    assert "same" in str(intrinsic_dimension(torch.ones(50, 4), deduplicate=False).reason)
+    assert "too few of the 4 tokens" in str(intrinsic_dimension(gaussian(4, 3), "twonn_regression20").reason)
+    square = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    assert "different distances" in str(intrinsic_dimension(square).reason)
+    broken = gaussian(30, 3)
+    broken[[4, 9], 1] = torch.inf
+    estimate = intrinsic_dimension(broken)
+    assert (estimate.reason, estimate.flags) == ("2 of 30 tokens hold NaN or infinity", ("non_finite",))
+    assert estimate.n_tokens == 30
+
+
+def test_unknown_estimators_are_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="twonn_mle"):
+        intrinsic_dimension(gaussian(30, 3), "two_nn_mle")

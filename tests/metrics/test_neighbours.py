@@ -1,0 +1,75 @@
+"""Nearest neighbours and exact copies against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from microscope_bench.metrics import neighbours
+from microscope_bench.metrics.neighbours import distinct_rows, nearest_neighbours
+from tests.metrics.oracles import gaussian, massive
+
+
+def by_differences(x: Tensor, k: int) -> Tensor:
+    distances = (x[:, None] - x[None]).square().sum(-1).sqrt()
+    distances.fill_diagonal_(torch.inf)
+    return distances.sort(1).values[:, :k]
+
+
+def close_pairs() -> Tensor:
+    x = gaussian(300, 20) + 1e3
+    return torch.cat([x, x + 1e-6 * gaussian(300, 20, 1)])
+
+
+def tight_clusters() -> Tensor:
+    """Forty tight clusters far apart: products cannot rank the rows of a cluster."""
+    return 1e5 * gaussian(40, 12).repeat_interleave(15, 0) + 1e-4 * gaussian(600, 12, 1)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_equals_scikit_learn(k: int) -> None:
+    x = gaussian(500, 30)
+    expected, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x.numpy()).kneighbors()
+    np.testing.assert_allclose(nearest_neighbours(x, k).numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("cloud", [close_pairs, tight_clusters, lambda: massive(500, 20), lambda: gaussian(5, 4)])
+def test_equals_differences_where_products_cancel(cloud: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "BLOCK_ELEMENTS", 600 * 64)  # several blocks
+    x = cloud()  # type: ignore[operator]
+    torch.testing.assert_close(nearest_neighbours(x), by_differences(x, 2), rtol=1e-12, atol=0)
+
+
+def test_the_clusters_need_the_direct_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+    direct = neighbours._search_directly
+    monkeypatch.setattr(neighbours, "_search_directly", lambda x, row, k: searched.append(row) or direct(x, row, k))
+    nearest_neighbours(gaussian(500, 30))
+    assert not searched
+    nearest_neighbours(tight_clusters())
+    assert searched
+
+
+def test_copies_lie_at_distance_zero() -> None:
+    x = gaussian(50, 8) + 1e4
+    assert (nearest_neighbours(torch.cat([x, x]))[:, 0] == 0).all()
+
+
+def test_too_few_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 3 rows, got 2"):
+        nearest_neighbours(gaussian(2, 4), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_distinct_rows_keeps_the_first_of_each(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "BLOCK_ELEMENTS", 6)  # copies lie in different blocks
+    x = torch.tensor([[1, 2], [0, 1], [1, 2], [-0.0, 1], [2, 1], [0, -1], [1, 2]], dtype=dtype)
+    assert distinct_rows(x).tolist() == [0, 1, 4, 5]
+    assert distinct_rows(x.T.contiguous().T).tolist() == [0, 1, 4, 5]
+
+
+def test_distinct_rows_of_nothing() -> None:
+    assert distinct_rows(torch.empty(0, 4)).tolist() == []

@@ -1,0 +1,77 @@
+"""The table of metrics, and the package's public face."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from microscope_bench.errors import UnknownNameError
+from microscope_bench.metrics.cloud import ArrayCloud
+from microscope_bench.metrics.registry import METRICS
+from tests.metrics.oracles import gaussian, next_states
+
+
+def run(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_every_metric_yields_what_it_declares(name: str) -> None:
+    x = gaussian(120, 4)
+    example = torch.arange(120) // 4
+    metric = METRICS.get(name)
+    cloud = ArrayCloud(x, next_states(x), example % 10, example, 10)
+    found = [(estimator, stream) for estimator, stream, _ in metric.scores(cloud)]
+    declared = {(e, s) for e in metric.estimators for s in metric.streams or (None,)}
+    assert len(found) == len(set(found))
+    assert set(found) == declared - {("identity", "update")}
+    assert metric.headline in found and metric.name == name
+    assert all(e.value is not None and e.stderr is not None for _, _, e in metric.scores(cloud))
+
+
+def test_the_last_boundary_has_no_linearity() -> None:
+    x, example = gaussian(50, 4), torch.arange(50)
+    cloud = ArrayCloud(x, None, example % 10, example, 10)
+    assert list(METRICS.get("linearity").scores(cloud)) == []
+    assert len(list(METRICS.get("anisotropy").scores(cloud))) == 1
+
+
+def test_nan_anywhere_takes_every_value() -> None:
+    x, example = gaussian(50, 4), torch.arange(50)
+    x[3, 1] = torch.nan
+    for name in METRICS:
+        for _, _, estimate in METRICS.get(name).scores(ArrayCloud(x, x + 1, example % 10, example, 10)):
+            assert estimate.value is None and estimate.flags == ("non_finite",)
+            assert estimate.reason == "1 of 50 tokens hold NaN or infinity"
+
+
+def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="anisotropy"):
+        METRICS.get("anisotrophy")
+
+
+def test_describing_the_metrics_imports_no_torch() -> None:
+    run(
+        "import sys; from microscope_bench.metrics import METRICS; [METRICS.get(n).description for n in METRICS];"
+        "assert 'torch' not in sys.modules"
+    )
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import microscope_bench",
+        "import microscope_bench.metrics.linear_fit",
+        "import microscope_bench.metrics.functions",
+        "from microscope_bench.metrics.registry import METRICS; METRICS.get('linearity').scores",
+    ],
+)
+def test_the_public_functions_are_functions_whatever_was_imported_before(first: str) -> None:
+    names = ("linearity", "anisotropy", "intrinsic_dimension")
+    run(
+        f"{first}\nfrom microscope_bench import metrics\nimport types\n"
+        f"for n in {names}: assert isinstance(getattr(metrics, n), types.FunctionType), n"
+    )

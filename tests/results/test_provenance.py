@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from microscope_bench import __version__
+from microscope_bench.results import provenance
+from microscope_bench.results.provenance import environment, failure, sanitised_command, without_directories
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"),
+    [
+        ("/usr/local/bin/microscope-bench", "microscope-bench"),
+        ("/home/alice/models/llava/", "llava"),
+        ("/home/al ice/my model", "'my model'"),
+        ("~/models/llava", "llava"),
+        ("~alice/models/llava", "llava"),
+        ("$HOME/models/llava", "llava"),
+        (r"C:\Users\alice\llava", "llava"),
+        (r"\\server\share\alice\llava", "llava"),
+        ("file:///home/alice/llava", "llava"),
+        ("../../home/alice/llava", "llava"),
+        ("runs/../../alice/llava", "llava"),
+        ("-o/home/alice/llava", "-ollava"),
+        ("--output_path=/home/alice/results", "--output_path=results"),
+        ("pretrained=/home/alice/llava,dtype=float32", "pretrained=llava,dtype=float32"),
+        ("dtype=float32,vision_tower=~/clip,pretrained=/a/b", "dtype=float32,vision_tower=clip,pretrained=b"),
+        ("--model_args=pretrained=/home/alice/llava,revision=main", "--model_args=pretrained=llava,revision=main"),
+        ("/home/alice/adapters/mine.py:MyAdapter", "mine.py:MyAdapter"),
+        ("shapesqa,/home/alice/tasks/mine.yaml", "shapesqa,mine.yaml"),
+        ('{"data_dir": "/home/alice/scienceqa"}', """'{"data_dir": "scienceqa"}'"""),
+        ("/home/alice", "'~'"),
+        ("/Users/alice/", "'~'"),
+        ("--output_path=~alice", "'--output_path=~'"),
+        (r"data_dir=C:\Users\alice", "'data_dir=~'"),
+    ],
+)
+def test_paths_are_cut_down(argument: str, kept: str) -> None:
+    assert sanitised_command([argument]) == kept
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["run", "--limit", "1e-3", "org/name", "pretrained=org/name,revision=abc", "./results", "a/b/c.yaml", "-x", "cuda:1"],
+)
+def test_everything_else_stays(argument: str) -> None:
+    assert sanitised_command([argument]) == argument
+
+
+def test_the_home_directory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/srv/people/alice")
+    assert sanitised_command(["--output_path", "/srv/people/alice"]) == "--output_path '~'"
+
+
+def test_messages_lose_directories_but_not_words() -> None:
+    said = "[Errno 2] No such file or directory: '/home/alice/data/7/image.png' (see ~/notes/a.txt or org/name), 3/4 done"
+    assert without_directories(said) == (
+        "[Errno 2] No such file or directory: 'image.png' (see a.txt or org/name), 3/4 done"
+    )
+    error = failure(FileNotFoundError(2, "No such file or directory", "/home/alice/x"), "capture")
+    assert (error.type, error.where) == ("FileNotFoundError", "capture")
+    assert "alice" not in error.message
+
+
+def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = environment(
+        device="cpu",
+        processor="P",
+        image_processor=None,
+        command=["microscope-bench", "run", "--output_path", str(tmp_path)],
+        packages=["jsonschema", "no-such-package"],
+    )
+    assert here.package_version == __version__
+    assert list(here.packages) == ["jsonschema"]
+    assert str(tmp_path.parent) not in str(here)
+    assert (here.commit is None) == (here.dirty is None)
+
+
+def git(root: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main")
+    done = subprocess.run(["git", *identity, *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def checkout(root: Path) -> Path:
+    package = root / "package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    git(root, "init")
+    git(root, "add", "package")
+    git(root, "commit", "-m", "first")
+    return package
+
+
+def test_the_commit_is_the_packages_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, other = checkout(tmp_path / "ours"), checkout(tmp_path / "elsewhere")
+    git(other.parent, "commit", "--allow-empty", "-m", "second")
+    head = git(package.parent, "rev-parse", "HEAD")
+    monkeypatch.chdir(other.parent)
+    monkeypatch.setenv("GIT_DIR", str(other.parent / ".git"))
+    assert provenance._checkout(package) == (head, False)
+    (package.parent / "results.json").write_text("{}")
+    assert provenance._checkout(package) == (head, False), "a result file does not make the code dirty"
+    (package / "new.py").write_text("")
+    assert provenance._checkout(package) == (head, True)
+
+
+def test_an_installed_package_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout(tmp_path / "project")
+    site = tmp_path / "project" / "venv" / "site-packages" / "package"
+    site.mkdir(parents=True)
+    (site / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path / "project")
+    assert provenance._checkout(site) == (None, None), "inside somebody's checkout"
+    copied = tmp_path / "project" / "copied"
+    copied.mkdir()
+    (copied / "__init__.py").write_text("")
+    assert provenance._checkout(copied) == (None, None), "copied into somebody's checkout, not part of it"
+
+
+def test_no_git_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = checkout(tmp_path / "ours")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._checkout(package) == (None, None)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microscope_bench.errors import ResultError
+from microscope_bench.results.document import checksum
+from microscope_bench.results.result import MIGRATIONS, SCHEMA_VERSION, Accuracy, Result, load_result
+from microscope_bench.results.validation import schema
+from tests.results.sample import HISTORIC, SAMPLE_FILE, failed, forge, sample
+
+
+def document() -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(SAMPLE_FILE.read_text(encoding="utf-8"))
+    return parsed
+
+
+@pytest.mark.parametrize("path", sorted(HISTORIC.glob("*.json")), ids=lambda path: path.name)
+def test_every_historic_file_loads_for_ever(path: Path) -> None:
+    result = load_result(path)
+    assert result.schema_version == SCHEMA_VERSION
+    assert result.scores
+
+
+def test_the_first_file_still_means_what_it_meant() -> None:
+    result = load_result(SAMPLE_FILE)
+    assert result.signature == (
+        "geometry/1|limit=100|model:example/tiny-llava@3b0c8f0f|dtype:float32|attn:sdpa|task:shapesqa@1"
+        "|data:shapesqa@generator-1-seed0-n500/test|n:100|tokens:32|seed:0|mb:0.1.0|id:3f175d637eb7"
+    )
+    assert len(result.scores) == 144
+    assert [score.value for score in result.series("linearity", "held_out", "hidden", "image")][0] == 0.85996
+
+
+def test_saving_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    load_result(SAMPLE_FILE).save(path)
+    assert path.read_bytes() == SAMPLE_FILE.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        sample(),
+        failed(sample(example_ids_sha256=None, prompt_sha256=None, n_examples=0)),
+        replace(sample(), accuracy=None),
+        replace(sample(), accuracy=Accuracy(None, None, 100, "'A' is two tokens after this prompt")),
+        sample(model={"name": "модель ≈ \U0001f600", "repo": "модель ≈ \U0001f600", "control": "permuted weights"}),
+    ],
+    ids=["complete", "failed", "no answers", "accuracy withheld", "names beyond ASCII"],
+)
+def test_what_is_saved_is_what_is_loaded(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path / "a" / "b.json")
+    assert load_result(tmp_path / "a" / "b.json") == result
+    assert Result.from_dict(result.to_dict()) == result
+
+
+def test_one_score_per_line_and_readable_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    sample().save(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert sum('"metric": ' in line for line in lines) == len(sample().scores)
+    assert path.stat().st_mode & stat.S_IRUSR
+    assert list(tmp_path.iterdir()) == [path], "no temporary file is left"
+
+
+def test_series_is_ordered_by_layer() -> None:
+    result = sample()
+    shuffled = replace(result, scores=result.scores[::-1])
+    layers = [score.layer for score in shuffled.series("anisotropy", "top_share", None, "text")]
+    assert layers == [0, 1, 2, 3, 4]
+    assert shuffled.series("anisotropy", "top_share", None, "audio") == []
+
+
+# ---- what is refused, and how it is said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "truncated"),
+        (SAMPLE_FILE.read_bytes()[:5000], "truncated"),
+        (b"\xff\xfe{}", "UTF-8"),
+        (b"[1, 2]", "not a microscope_bench result"),
+        (b'{"results": {"acc": 1}}', "not a microscope_bench result"),
+        (b"[" * 200_000, "deep"),
+        (b'{"schema_version": 1, "schema_version": 1}', "occurs twice"),
+        (b'{"value": NaN}', "null with a reason"),
+        (b'{"value": 1e999}', "too large"),
+        (b'{"value": ' + b"9" * 5000 + b"}", "too large"),
+    ],
+)
+def test_files_that_are_no_results(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(ResultError, match=said) as caught:
+        load_result(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_files_and_directories(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path, "a\0b"):
+        with pytest.raises(ResultError, match="cannot read"):
+            load_result(path)
+
+
+def test_a_newer_schema_asks_for_an_upgrade() -> None:
+    with pytest.raises(ResultError, match=r"newer than 1.*[Uu]pgrade microscope_bench"):
+        Result.from_dict(document() | {"schema_version": 2})
+
+
+@pytest.mark.parametrize("version", [0, -1, True, "1", None, 1.0])
+def test_no_schema_version_of_ours(version: object) -> None:
+    with pytest.raises(ResultError, match="schema_version"):
+        Result.from_dict(document() | {"schema_version": version})
+
+
+def edit(path: str, value: object) -> dict[str, Any]:
+    """The example with one field changed, or removed where the value is ``...``; checksum and signature fit again."""
+    changed = document()
+    *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    at: Any = changed
+    for step in parents:
+        at = at[step]
+    if value is ...:
+        del at[last]
+    else:
+        at[last] = value
+    return forge(changed)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("scores.3.value", "0.9", r"scores\[3\]\.value: .*type"),
+        ("scores.3.layer", 1.0, r"scores\[3\]\.layer: .*type"),
+        ("scores.3.layer", 5, r"scores\[3\]\.layer: 5 lies outside 0\.\.4"),
+        ("scores.3.layer", -1, r"scores\[3\]\.layer: .*minimum"),
+        ("scores.3.stderr", -0.1, r"scores\[3\]\.stderr"),
+        ("scores.3.modality", "smell", r"scores\[3\]\.modality: .*'smell'"),
+        ("scores.3.flags", ..., r"scores\[3\]: .*'flags' is a required"),
+        ("scores.3.reason", "why", r"scores\[3\]: either a value or a reason, both"),
+        ("scores.3.value", None, r"scores\[3\]: either a value or a reason, neither"),
+        ("scores.3.metric", "beauty", r"scores\[3\]\.metric: 'beauty' has no version"),
+        ("scores.3.value", float("nan"), r"scores\[3\]\.value: nan"),
+        ("timing.seconds.load", float("inf"), r"timing\.seconds\.load: inf"),
+        ("scores", [], "at least one"),
+        ("accuracy.value", None, "accuracy: either"),
+        ("accuracy.value", 1.5, r"accuracy\.value: .*maximum"),
+        ("identity.extra", 1, r"identity: .*'extra' was unexpected"),
+        ("identity.model.n_layers", True, r"identity\.model\.n_layers: .*type"),
+        ("identity.protocol.folds", 1, r"identity\.protocol\.folds: .*minimum"),
+        ("identity.prompt_sha256", None, r"identity\.prompt_sha256: null only in a failed"),
+        ("identity.prompt_sha256", "abc", r"identity\.prompt_sha256: .*pattern"),
+        ("identity.model.name", "\ud800", r"identity\.model\.name"),
+        ("status", "failed", "says why; .*has none"),
+        ("environment.packages.torch", 2, r"environment\.packages\.torch: .*type"),
+    ],
+)
+def test_violations_name_the_place_and_the_rule(path: str, value: object, said: str) -> None:
+    with pytest.raises(ResultError, match=said):
+        Result.from_dict(edit(path, value))
+
+
+def test_a_row_twice() -> None:
+    changed = document()
+    changed["scores"].append(changed["scores"][7] | {"value": 0.5})
+    with pytest.raises(ResultError, match=r"scores\[144\]: the same .* as scores\[7\]"):
+        Result.from_dict(forge(changed))
+
+
+def test_many_violations_are_counted_not_listed() -> None:
+    changed = document()
+    for row in changed["scores"]:
+        row["value"] = "x" * 1000
+    with pytest.raises(ResultError, match=r"\(and 139 more\)") as caught:
+        Result.from_dict(forge(changed))
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_number_edited_by_hand() -> None:
+    text = SAMPLE_FILE.read_text(encoding="utf-8")
+    assert text.count("0.85996") == 1
+    with pytest.raises(ResultError, match="checksum"):
+        Result.from_dict(json.loads(text.replace("0.85996", "0.95996")))
+
+
+def test_an_identity_edited_by_hand_even_with_a_fitting_checksum() -> None:
+    changed = document()
+    changed["identity"]["model"]["dtype"] = "bfloat16"
+    changed["checksum"] = checksum(changed)
+    with pytest.raises(ResultError, match="identity does not belong to the signature"):
+        Result.from_dict(changed)
+
+
+def test_whitespace_and_key_order_are_no_edit() -> None:
+    text = json.dumps(document(), sort_keys=True, indent=7)
+    assert Result.from_dict(json.loads(text)) == load_result(SAMPLE_FILE)
+
+
+def test_an_invalid_result_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("before")
+    result = sample()
+    broken = replace(result, scores=(replace(result.scores[0], value=float("nan")),))
+    with pytest.raises(ResultError, match=r"not written: .*scores\[0\]\.value: nan"):
+        broken.save(path)
+    assert path.read_text() == "before"
+
+
+def test_a_failing_write_keeps_what_was_there_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("before")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ResultError, match="No space left on device.*--output_path"):
+        sample().save(path)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_migration_is_checked_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretends that version 2 exists, and is version 1 with another number at its head."""
+    monkeypatch.setattr("microscope_bench.results.result.SCHEMA_VERSION", 2)
+    monkeypatch.setitem(MIGRATIONS, 1, lambda old: old | {"schema_version": 2})
+    newer = schema() | {"properties": schema()["properties"] | {"schema_version": {"const": 2}}}
+    monkeypatch.setattr(
+        "microscope_bench.results.validation.schema", lambda version=1: newer if version == 2 else schema(1)
+    )
+    result = Result.from_dict(document())
+    assert result.schema_version == 2
+    assert result.signature == load_result(SAMPLE_FILE).signature
+    with pytest.raises(ResultError, match="checksum"):
+        Result.from_dict(document() | {"accuracy": None})
