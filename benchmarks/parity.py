@@ -1,7 +1,8 @@
 """Prints our metrics beside the packages they descend from and an SVD without a Gram matrix.
 
 Run from anywhere: ``python benchmarks/parity.py``. Needs the development extras; llm-microscope 0.0.7 is installed with
-``pip install --no-deps llm-microscope==0.0.7``.
+``pip install --no-deps llm-microscope==0.0.7``. Where the others differ much, they are wrong in a known way:
+llm-microscope divides by singular values that are rounding noise, and scikit-dimension may put a copy at 1e-8.
 """
 
 from __future__ import annotations

@@ -104,10 +104,9 @@ def evaluate(
         check_writable(Path(output_path))
 
     timing = Timing()
-    with timing.stage("load"):
-        # the task first: it is the cheaper of the two to get wrong
-        loaded_task = _loaded_task(task, include_path, task_args)
-        adapter = _loaded_model(model, model_args, device)
+    # the task first: it is the cheaper of the two to get wrong
+    loaded_task = task if not isinstance(task, str) else _load_task(task, include_path, task_args, timing)
+    adapter = model if not isinstance(model, str) else _load_model(model, model_args, device, timing)
     run = _run_identity(adapter, loaded_task, settings)
     where = environment(
         device=_device_name(adapter.device),
@@ -171,16 +170,16 @@ def measure_store(
     return _measure(token_store, settings, metrics, Timing(), device, output_path, progress)
 
 
-def _loaded_task(task: str | Task, include_path: str | Path | None, task_args: Mapping[str, str] | None) -> Task:
-    if not isinstance(task, str):
-        return task
+def _load_task(name: str, include_path: str | Path | None, task_args: Mapping[str, str] | None, timing: Timing) -> Task:
     from microscope_bench.tasks import load_task  # needs lm_eval, which a run on a task object does not
 
-    return load_task(task, include_path=include_path, task_args=task_args)
+    with timing.stage("load"):
+        return load_task(name, include_path=include_path, task_args=task_args)
 
 
-def _loaded_model(model: str | Adapter, model_args: Mapping[str, str] | None, device: str | None) -> Adapter:
-    return load_model(model, model_args or {}, device) if isinstance(model, str) else model
+def _load_model(name: str, args: Mapping[str, str] | None, device: str | None, timing: Timing) -> Adapter:
+    with timing.stage("load"):
+        return load_model(name, args or {}, device)
 
 
 def _run_identity(adapter: Adapter, task: Task, protocol: Protocol) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def linearity(
     - ``in_sample``: 1 − min_A ‖XA − T‖²_F / ‖T‖²_F, the multivariate R². Razzhigaev et al. 2024 (arXiv 2405.12250) call
       it Procrustes similarity. Unrelated clouds score r/(N − 1), r the rank of X, and any cloud scores 1 when N ≤ r + 1
       (flag ``saturated``).
-    - ``adjusted``: 1 − (1 − in_sample)(N − 1)/(N − r − 1) (Wherry 1931, as in every regression table). Right for
+    - ``adjusted``: 1 − (1 − in_sample)(N − 1)/(N − r − 1) (Ezekiel 1930, the adjusted R²). Right for
       independent tokens only; tokens of one example are not.
     - ``held_out``: 1 − Σ_k RSS_k / Σ_k TSS_k over 10 folds of whole examples, the map fitted without fold k and both
       sums taken on fold k about the mean of the tokens *fitted on*. It may be negative. None where a fold leaves no

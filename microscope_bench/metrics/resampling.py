@@ -48,7 +48,7 @@ def jackknife_stderr(replicates: Sequence[float | None]) -> tuple[float | None, 
     """Standard error of an estimate by the delete-a-group jackknife.
 
     sqrt((K − 1)/K · Σ_k (v_k − v̄)²), where v_k is the estimate without fold k (Shao & Tu 1995, *The Jackknife and
-    Bootstrap*, section 2.3).
+    Bootstrap*).
 
     Args:
         replicates: v_k, one per fold that holds examples; None where the estimate failed without that fold.

@@ -29,11 +29,11 @@ def top_eigenvalue(gram: Tensor) -> float:
     """
     if gram.shape[0] <= FULL_SPECTRUM_UP_TO:
         return float(torch.linalg.eigvalsh(gram)[-1])
-    found = _lanczos(gram)
+    found = lanczos(gram)
     return float(torch.linalg.eigvalsh(gram)[-1]) if found is None else found
 
 
-def _lanczos(gram: Tensor) -> float | None:
+def lanczos(gram: Tensor) -> float | None:
     """Largest eigenvalue by Lanczos with full reorthogonalisation, or None if it has not converged.
 
     The start vector is seeded random, always the same: no cloud is orthogonal to it other than by intent. A Ritz value

@@ -22,7 +22,7 @@ LINEAGE_EPS = 1e-8
 
 
 def twonn_mle(distances: Tensor) -> float | None:
-    """(N − 1) / Σ log μ: the maximum-likelihood exponent N / Σ log μ, freed of its bias (Denti et al. 2022, eq. 6).
+    """(N − 1) / Σ log μ: the maximum-likelihood exponent N / Σ log μ, freed of its bias (Denti et al. 2022).
 
     Tokens with r₁ = 0 have no μ and are left out.
 

@@ -116,7 +116,8 @@ def plus_minus(value: float, stderr: float) -> str:
         stderr = 1e-6
     if max(abs(value), stderr) >= 1e7:
         return f"{value:.4g} ± {stderr:.2g}"
-    decimals = 6 if stderr < 1e-5 else max(0, 1 - math.floor(math.log10(stderr)))
+    exponent = int(f"{stderr:.1e}".partition("e")[2])  # after rounding to two digits: 0.0996 counts as 0.10
+    decimals = max(0, min(6, 1 - exponent)) if stderr else 6
     return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 

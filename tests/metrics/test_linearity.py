@@ -76,6 +76,14 @@ def test_an_exactly_linear_map_scores_one() -> None:
             assert value(x, y, stream, estimator) == pytest.approx(1.0, abs=1e-12)
 
 
+def test_adjusted_pays_for_the_rank_and_not_for_the_width() -> None:
+    n, rank = 200, 7
+    x = gaussian(n, rank) @ gaussian(rank, 12, 1)
+    for stream in STREAMS:
+        in_sample, adjusted = value(x, gaussian(n, 12, 2), stream), value(x, gaussian(n, 12, 2), stream, "adjusted")
+        assert adjusted == pytest.approx(1 - (1 - in_sample) * (n - 1) / (n - rank - 1), abs=1e-12)
+
+
 def test_independent_clouds_score_the_null_value() -> None:
     n, d = 3000, 100
     x, y = gaussian(n, d, 0), gaussian(n, d, 1)

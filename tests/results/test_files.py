@@ -97,7 +97,7 @@ def test_writable_is_known_before_the_run(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "results")
     assert list((tmp_path / "new" / "results").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResultError, match="cannot write.*--output_path"):
+    with pytest.raises(ResultError, match=r"cannot write.*--output_path"):
         check_writable(tmp_path / "file" / "results")
 
 

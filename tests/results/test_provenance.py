@@ -44,7 +44,17 @@ def test_paths_are_cut_down(argument: str, kept: str) -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    ["run", "--limit", "1e-3", "org/name", "pretrained=org/name,revision=abc", "./results", "a/b/c.yaml", "-x", "cuda:1"],
+    [
+        "run",
+        "--limit",
+        "1e-3",
+        "org/name",
+        "pretrained=org/name,revision=abc",
+        "./results",
+        "a/b/c.yaml",
+        "-x",
+        "cuda:1",
+    ],
 )
 def test_everything_else_stays(argument: str) -> None:
     assert sanitised_command([argument]) == argument
@@ -56,7 +66,9 @@ def test_the_home_directory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_messages_lose_directories_but_not_words() -> None:
-    said = "[Errno 2] No such file or directory: '/home/alice/data/7/image.png' (see ~/notes/a.txt or org/name), 3/4 done"
+    said = (
+        "[Errno 2] No such file or directory: '/home/alice/data/7/image.png' (see ~/notes/a.txt or org/name), 3/4 done"
+    )
     assert without_directories(said) == (
         "[Errno 2] No such file or directory: 'image.png' (see a.txt or org/name), 3/4 done"
     )

@@ -34,7 +34,7 @@ def test_the_first_file_still_means_what_it_meant() -> None:
         "|data:shapesqa@generator-1-seed0-n500/test|n:100|tokens:32|seed:0|mb:0.1.0|id:3f175d637eb7"
     )
     assert len(result.scores) == 144
-    assert [score.value for score in result.series("linearity", "held_out", "hidden", "image")][0] == 0.85996
+    assert result.series("linearity", "held_out", "hidden", "image")[0].value == 0.85996
 
 
 def test_saving_again_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_failing_write_keeps_what_was_there_and_says_what_to_do(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(ResultError, match="No space left on device.*--output_path"):
+    with pytest.raises(ResultError, match=r"No space left on device.*--output_path"):
         sample().save(path)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,95 @@
+"""The verbs ``validate`` and ``leaderboard``, through the command line's own entry."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pytest
+
+from microscope_bench.cli import leaderboard, validate
+from microscope_bench.errors import ResultError
+from microscope_bench.results.files import result_path
+from microscope_bench.results.result import Result
+from tests.results.sample import SAMPLE_FILE, failed, sample
+
+
+def call(*argv: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers()
+    for verb in (validate, leaderboard):
+        verb.add_parser(verbs)
+    args = parser.parse_args([str(argument) for argument in argv])
+    status = args.func(args)
+    assert isinstance(status, int)
+    return status
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    root = tmp_path / "results"
+    for result in (sample(), sample(model={"name": "Beta", "repo": "org/Beta"})):
+        save(root, result)
+    return root
+
+
+def save(root: Path, result: Result) -> None:
+    result.save(result_path(root, result))
+
+
+def test_validate(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(results, failed(sample(model={"repo": "org/Gamma"})))
+    assert call("validate", SAMPLE_FILE, results) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("ok   ") for line in lines)
+    assert sum("(of a failed run)" in line for line in lines) == 1
+
+    broken = results / "broken.json"
+    broken.write_bytes(SAMPLE_FILE.read_bytes()[:-100])
+    assert call("validate", results) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("BAD")] == [line for line in lines if str(broken) in line]
+    assert len(lines) == 4
+
+
+def test_validate_of_nothing_is_not_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("validate", tmp_path) == 1
+    assert call("validate", tmp_path / "none.json") == 1
+    assert capsys.readouterr().out.count("BAD") == 2
+
+
+def test_leaderboard_and_its_check(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = results.parent / "leaderboard.md"
+    assert call("leaderboard", results, "--check") == 1
+    assert f"{page} is missing; make it again: microscope-bench leaderboard {results}" in capsys.readouterr().err
+
+    assert call("leaderboard", results) == 0
+    assert "2 results" in capsys.readouterr().out
+    assert "(./results/org__Beta/" in page.read_text(encoding="utf-8")
+    assert call("leaderboard", results, "--check") == 0
+
+    save(results, sample(model={"name": "Gamma", "repo": "org/Gamma"}))
+    before = page.read_bytes()
+    assert call("leaderboard", results, "--check") == 1
+    said = capsys.readouterr().err
+    assert "is stale" in said
+    assert "+| Gamma |" in said
+    assert len(said.splitlines()) < 30
+    assert page.read_bytes() == before, "--check writes nothing"
+
+
+def test_a_page_elsewhere_links_to_the_files(results: Path) -> None:
+    page = results.parent / "docs" / "board.md"
+    assert call("leaderboard", results, "-o", page) == 0
+    assert "(./../results/org__Beta/" in page.read_text(encoding="utf-8")
+    assert call("leaderboard", results, "-o", page, "--check") == 0
+
+
+def test_a_broken_file_stops_the_page_and_is_named(results: Path) -> None:
+    shutil.copy(SAMPLE_FILE, results / "fine.json")
+    (results / "broken.json").write_text("{}")
+    with pytest.raises(ResultError, match=r"broken\.json: not a microscope_bench result"):
+        call("leaderboard", results)
+    assert not (results.parent / "leaderboard.md").exists()

@@ -1,0 +1,185 @@
+"""Any lm-eval task file becomes examples, or an error that says which file and field."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+from PIL import Image
+
+from microscope_bench.errors import ExampleError, TaskError, UnknownNameError
+from microscope_bench.tasks import list_tasks, load_task
+
+
+def test_a_task_of_the_include_path_is_loaded_by_name_and_by_file(write_task, tmp_path):
+    path = write_task()
+    by_name, by_file = load_task("toy", include_path=tmp_path), load_task(path)
+    for task in (by_name, by_file):
+        assert (task.name, task.version, list(task.ids)) == ("toy", "2", ["x", "y"])
+        example = task.example(1)
+        assert (example.id, example.text, example.choices, example.answer) == ("y", "Two?\nAnswer:", ("A", "B"), 1)
+    assert by_name.dataset == by_file.dataset and by_name.dataset.path == "local"
+
+
+def test_the_same_rows_have_the_same_identity_whatever_they_are_packed_in(write_task, tmp_path):
+    as_json = load_task(write_task())
+    datasets.Dataset.from_json(str(tmp_path / "toy.json")).to_parquet(str(tmp_path / "toy.parquet"))
+    path = write_task("packed", dataset_path="dataset_path: parquet", test=f"    test: {tmp_path / 'toy.parquet'}")
+    assert load_task(path).dataset == as_json.dataset
+    changed = write_task("changed", rows=[{"key": "x", "question": "One!", "answer": 0}])
+    assert load_task(changed).dataset.revision != as_json.dataset.revision
+
+
+def test_an_open_question_has_no_choices(write_task):
+    path = write_task(output_type="output_type: generate_until", doc_to_choice=None)
+    example = load_task(path).example(0)
+    assert example.choices is None and example.answer is None
+
+
+def test_several_right_answers_give_choices_without_an_index(write_task):
+    rows = [{"key": "x", "question": "Q", "answer": [0, 1]}]
+    example = load_task(write_task(rows=rows)).example(0)
+    assert example.choices == ("A", "B") and example.answer is None
+
+
+def test_the_description_stands_before_every_prompt_in_any_order_of_access(write_task):
+    path = write_task(extra='description: "Answer well.\\n\\n"\n')
+    task = load_task(path)
+    second = task.example(1).text
+    assert task.example(0).text == "Answer well.\n\nOne?\nAnswer:" and task.example(1).text == second
+
+
+def test_few_shot_examples_are_left_out_and_that_is_said(write_task, caplog):
+    task = load_task(write_task(extra="num_fewshot: 5\n"))
+    assert task.example(0).text == "One?\nAnswer:" and "5 few-shot examples; measured with none" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "replace, field, cause",
+    [
+        ({"doc_to_text": None}, "doc_to_text", "missing"),
+        ({"doc_to_choice": None}, "doc_to_choice", "missing"),
+        ({"dataset_path": None}, "dataset_path", "missing"),
+        ({"test_split": None}, "test_split", "missing"),
+        ({"task": "tisk: toy"}, "task", "missing"),
+        ({"doc_to_text": "doc_to_text: '{{ qestion }}'"}, "doc_to_text", "'qestion' is undefined"),
+        ({"doc_to_target": "doc_to_target: '{{ anser }}'"}, "doc_to_target", "'anser' is undefined"),
+        (
+            {"doc_to_choice": "doc_to_choice: !function nowhere.f"},
+            "doc_to_choice",
+            "!function nowhere.f: ModuleNotFound",
+        ),
+        ({"doc_to_text": "process_docs: !function helper.boom\ndoc_to_text: q"}, "process_docs", "ValueError: boom"),
+        ({"doc_to_text": "doc_to_text: !function helper.boom"}, "doc_to_text", "ValueError: boom"),
+        ({"doc_to_text": "doc_to_text: !function helper.none"}, "doc_to_text", "no attribute 'none'"),
+        ({"id_column": "  id_column: kee"}, "metadata.id_column", "unknown column 'kee'. Did you mean key"),
+        ({"doc_to_text": "doc_to_audio: [sound]\ndoc_to_text: q"}, "doc_to_audio", "not measured"),
+    ],
+)
+def test_a_broken_field_is_named_with_its_file(write_task, tmp_path, replace, field, cause):
+    (tmp_path / "helper.py").write_text("def boom(_):\n    raise ValueError('boom')\n")
+    path = write_task(**replace)
+    with pytest.raises(TaskError) as raised:
+        load_task(path)
+    assert str(raised.value).startswith(f"{path}: field {field}: ") and cause in str(raised.value)
+
+
+def test_a_misspelt_field_gets_the_nearest_names(write_task):
+    with pytest.raises(TaskError, match=r"toy\.yaml: unknown field 'doc_to_txt'\. Did you mean doc_to_text"):
+        load_task(write_task(extra="doc_to_txt: x\n"))
+
+
+def test_ids_that_repeat_are_refused(write_task):
+    row = {"key": "x", "question": "Q", "answer": 0}
+    with pytest.raises(TaskError, match="ids must be unique, but key holds 'x' twice"):
+        load_task(write_task(rows=[row, row]))
+
+
+def test_a_broken_neighbour_spoils_nothing_until_it_is_asked_for(write_task, tmp_path):
+    write_task()
+    (tmp_path / "broken.yaml").write_text("task: broken_one\ndoc_to_text: [unclosed\n")
+    (tmp_path / "_part.yaml").write_text("doc_to_text: only a part for others to include\n")
+    assert len(load_task("toy", include_path=tmp_path)) == 2
+    listed = {listing.name: listing for listing in list_tasks(tmp_path)}
+    assert set(listed) == {"toy", "broken_one", "scienceqa_img", "scienceqa_text", "shapesqa"}
+    assert listed["toy"].description == "a task of the tests" and listed["toy"].error is None
+    assert listed["broken_one"].description.startswith("BROKEN: ") and "line 3" in listed["broken_one"].error
+    with pytest.raises(TaskError, match=r"broken\.yaml: not valid YAML: .*line 3"):
+        load_task("broken_one", include_path=tmp_path)
+
+
+def test_includes_merge_and_a_cycle_or_a_missing_part_is_named(write_task, tmp_path):
+    (tmp_path / "part.yaml").write_text("doc_to_text: never\nsplit_of_nobody: x\n")
+    (tmp_path / "_base.yaml").write_text("target_delimiter: ''\ndoc_to_text: overruled\n")
+    assert load_task(write_task(extra="include: _base.yaml\n")).example(0).text == "One?\nAnswer:"
+    (tmp_path / "_base.yaml").write_text("include: _base.yaml\n")
+    with pytest.raises(TaskError, match=r"_base\.yaml: field include: .* includes itself"):
+        load_task(write_task(extra="include: _base.yaml\n"))
+    with pytest.raises(TaskError, match=r"toy\.yaml: field include: .*_none\.yaml cannot be read"):
+        load_task(write_task(extra="include: _none.yaml\n"))
+
+
+def test_yaml_cannot_build_arbitrary_objects(write_task):
+    with pytest.raises(TaskError, match="not valid YAML: could not determine a constructor"):
+        load_task(write_task(extra="description: !!python/object/apply:os.getcwd []\n"))
+
+
+def test_unknown_task_arguments_and_splits_get_the_nearest_names(write_task, tmp_path):
+    path = write_task()
+    with pytest.raises(
+        UnknownNameError, match=r"unknown task argument 'revison'. Did you mean revision\? \(task toy\)"
+    ):
+        load_task(path, task_args={"revison": "main"})
+    with pytest.raises(UnknownNameError, match=r"unknown split 'tests'. Did you mean test\?"):
+        load_task(path, task_args={"split": "tests"})
+    with pytest.raises(TaskError, match=r"include_path .*nowhere is not a directory"):
+        load_task("toy", include_path=tmp_path / "nowhere")
+
+
+PICTURES = """
+task: pictures
+dataset_path: parquet
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+doc_to_image: [image]
+doc_to_text: "<image>{{{{ question }}}}"
+doc_to_target: ""
+"""
+
+
+def test_decoded_picture_columns_and_their_damaged_rows(tmp_path):
+    png = tmp_path / "ok.png"
+    Image.new("L", (5, 4)).save(png)
+    features = datasets.Features({"image": datasets.Image(), "question": datasets.Value("string")})
+    stored = [{"bytes": b"no picture", "path": None}, {"bytes": png.read_bytes(), "path": None}, None]
+    rows = datasets.Dataset.from_dict({"image": stored, "question": ["a", "b", "<image>c"]}, features=features)
+    rows.to_parquet(str(tmp_path / "rows.parquet"))
+    (tmp_path / "pictures.yaml").write_text(PICTURES.format(data=tmp_path / "rows.parquet"))
+    task = load_task(tmp_path / "pictures.yaml")
+    assert task.has_images and list(task.ids) == ["0", "1", "2"] and task.version == "unversioned"
+    with pytest.raises(ExampleError, match="example 0: a picture does not open"):
+        task.example(0)
+    example = task.example(1)
+    assert example.images[0].mode == "RGB" and example.converted_from == ("L",)
+    with pytest.raises(ExampleError, match="example 2: 2 <image> in the prompt but 0 pictures"):
+        task.example(2)
+
+
+def test_lm_evals_own_tasks_are_found_through_its_index(monkeypatch):
+    """One search of the whole index serves a task, a group and an unknown name; no network is asked for."""
+    from huggingface_hub import HfApi
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no network in this test")
+
+    monkeypatch.setattr(HfApi, "dataset_info", unreachable)
+    with pytest.raises(
+        TaskError, match=r"the hub cannot be reached and data set allenai/sciq .*--task_args data_dir=DIR"
+    ):
+        load_task("sciq")
+    with pytest.raises(TaskError, match="'mmlu' is a group of lm-eval tasks; name one of its tasks: mmlu_stem"):
+        load_task("mmlu")
+    with pytest.raises(UnknownNameError, match=r"unknown task 'scienceqa_imag'\. Did you mean scienceqa_img"):
+        load_task("scienceqa_imag")
+    with pytest.raises(TaskError, match="field class: "):
+        load_task("squadv2")
