@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from microscope_bench.adapters.arguments import boolean_arg, positive_int_arg, refuse_unknown_args
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, find_blocks
-from microscope_bench.adapters.loading import CHECKPOINT_FILES, Checkpoint, first_line, resolve_checkpoint
+from microscope_bench.adapters.loading import CHECKPOINT_FILES, Checkpoint, resolve_checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors, find_media_tokens, label_positions
 from microscope_bench.adapters.models import is_multimodal, load_model, model_info, pick_device, read_config
 from microscope_bench.adapters.overrides import WITHOUT_IMAGE_TOKENS, overrides_for
@@ -27,6 +27,7 @@ from microscope_bench.adapters.prompting import (
 )
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import Example
+from microscope_bench.hub import first_line
 
 ARGUMENTS = (
     "pretrained",

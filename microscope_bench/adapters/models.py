@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from microscope_bench.adapters.base import ModelInfo
-from microscope_bench.adapters.loading import Checkpoint, first_line, torch_dtype
+from microscope_bench.adapters.loading import Checkpoint, torch_dtype
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
+from microscope_bench.hub import first_line
 
 UNTRAINED_KEY = "microscope_bench_untrained"
 """Top-level key of ``config.json`` that marks freshly initialised weights."""

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from microscope_bench.adapters.loading import Checkpoint, first_line, resolve_checkpoint
+from microscope_bench.adapters.loading import Checkpoint, resolve_checkpoint
 from microscope_bench.adapters.omnifusion_model import SPECIAL_MARKS, VisualToGPTMapping
 from microscope_bench.errors import AdapterError
+from microscope_bench.hub import first_line
 
 PUBLISHED_SUBFOLDER = "OmniMistral-v1_1"
 PUBLISHED_TOWER = "openai/clip-vit-large-patch14-336"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.adapters.loading import first_line
 from microscope_bench.errors import AdapterError
+from microscope_bench.hub import first_line
 
 _FILES_THAT_NAME_THE_CLASS = (
     "processor_config.json",

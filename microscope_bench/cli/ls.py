@@ -12,6 +12,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("ls", help="list models, tasks, metrics or protocols")
     parser.add_argument("what", choices=["models", "tasks", "metrics", "protocols"])
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs (for tasks)")
+    parser.add_argument("--all", action="store_true", help="list lm-eval's own tasks too (takes seconds)")
     parser.set_defaults(func=run)
 
 
@@ -36,7 +37,8 @@ def _models(args: argparse.Namespace) -> Listing:
 def _tasks(args: argparse.Namespace) -> Listing:
     from microscope_bench.tasks import list_tasks
 
-    rows = [[task.name, task.description] for task in list_tasks(args.include_path)]
+    listings = list_tasks(args.include_path, everything=args.all)
+    rows = [[task.name, f"BROKEN: {task.error}" if task.error else task.description] for task in listings]
     return rows, ["task", "what it asks"]
 
 

@@ -33,7 +33,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_model_options(parser)
     parser.add_argument("--tasks", required=True, metavar="NAME,...", help="see `ls tasks`; or paths to task YAMLs")
     parser.add_argument(
-        "--task_args", default="", metavar="KEY=VALUE,...", help="for the task: data_dir=DIR, revision=..."
+        "--task_args",
+        default="",
+        metavar="KEY=VALUE,...",
+        help="for the tasks: data_dir=DIR, revision=...; each gets those that it knows",
     )
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs")
     parser.add_argument("--protocol", default=DEFAULT_PROTOCOL, metavar="NAME", help="see `ls protocols` (%(default)s)")
@@ -71,14 +74,14 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.errors import MicroscopeError
     from microscope_bench.publish.summary import summary_table
     from microscope_bench.runner import DEFAULT_METRICS, evaluate
-    from microscope_bench.tasks import load_task
+    from microscope_bench.tasks import load_tasks
 
     if not tasks:
         raise MicroscopeError("--tasks names no task; see: microscope-bench ls tasks")
     if args.store is not None and len(tasks) > 1:
         raise MicroscopeError("--store holds one run; give one task, or leave --store out")
     silence_loading_bars()
-    loaded = [load_task(name, include_path=args.include_path, task_args=task_args) for name in tasks]
+    loaded = load_tasks(tasks, include_path=args.include_path, task_args=task_args)
     model = load_model(args.model, model_args, args.device)
     for task in loaded:
         result = evaluate(

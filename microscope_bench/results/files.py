@@ -97,7 +97,7 @@ def _is_free(path: Path) -> bool:
 
 def _holds_identity(path: Path, digest: str) -> bool:
     there = _existing(path)
-    return there is not None and there.status != FAILED and there.identity_hash == digest
+    return there is not None and there.identity_hash == digest
 
 
 def _existing(path: Path) -> Result | None:

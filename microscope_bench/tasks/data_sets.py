@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import TaskError
-
-log = logging.getLogger(__name__)
+from microscope_bench.hub import cached_snapshot, is_offline, resolve_commit
 
 FILE_FORMATS = frozenset(
     {"arrow", "audiofolder", "csv", "hdf5", "imagefolder", "json", "pandas", "parquet", "text", "videofolder"}
@@ -22,7 +19,7 @@ FILE_FORMATS = frozenset(
 )
 """What ``datasets.load_dataset`` takes for a file format rather than for a hub repository."""
 
-LOCAL_HINT = "To use a local copy instead: --task_args data_dir=DIR"
+LOCAL_HINT = "use a local copy: --task_args data_dir=DIR"
 
 
 @dataclass(frozen=True)
@@ -64,45 +61,20 @@ def is_hub_repository(path: str) -> bool:
 
 
 def pin_repository(path: str, revision: str | None = None) -> PinnedRepository:
-    """Resolves a branch, tag or short commit (None: the default branch) of a hub data set to its full commit.
+    """Resolves a branch, tag or commit (None: the main branch) of a hub data set to its full commit.
 
-    Without a reachable hub the answer comes from the local hub cache, if the repository is in it.
+    In offline mode the data set is read from its snapshot in the local hub cache.
 
     Raises:
-        TaskError: no such repository or revision, or neither hub nor cache has it.
+        TaskError: no such repository or revision, or the hub cannot be reached.
     """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    asked = f"{path}@{revision}" if revision else path
-    try:
-        sha = HfApi().dataset_info(path, revision=revision, timeout=20).sha
-        return PinnedRepository(_full_sha(sha, asked), path, sha)
-    except HFValidationError as error:
-        raise TaskError(f"{path!r} is neither a hub data set nor an existing file or directory: {error}") from error
-    except HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code in (401, 403, 404):
-            cause = str(error).strip().splitlines()[0]
-            raise TaskError(f"the hub has no data set {asked} that you may read: {cause}. {LOCAL_HINT}") from error
-        reason = error  # the hub itself has trouble
-    except Exception as error:  # offline mode, no network, a proxy: each client library raises its own
-        reason = error
-    try:
-        folder = snapshot_download(path, repo_type="dataset", revision=revision, local_files_only=True)
-    except LocalEntryNotFoundError:
-        cause = f"{type(reason).__name__}: {' '.join(str(reason).split())}"
-        raise TaskError(
-            f"the hub cannot be reached and data set {asked} is not in the local hub cache ({cause}). {LOCAL_HINT}"
-        ) from reason
-    sha = Path(folder).name
-    log.warning("the hub cannot be reached; data set %s is taken from the local hub cache, at commit %s", asked, sha)
-    return PinnedRepository(_full_sha(sha, asked), folder, None)
-
-
-def _full_sha(sha: str | None, asked: str) -> str:
-    if sha is None or not re.fullmatch("[0-9a-f]{40}", sha):
-        raise TaskError(f"the revision of data set {asked} cannot be resolved to a commit: got {sha!r}")
-    return sha
+    sha = resolve_commit(path, revision, "dataset", local_hint=LOCAL_HINT, error_type=TaskError)
+    if not is_offline():
+        return PinnedRepository(sha, path, sha)
+    snapshot = cached_snapshot(path, sha, "dataset")
+    if snapshot is None:
+        raise TaskError(f"{path}@{sha} is not in the local hub cache and HF_HUB_OFFLINE is set. {LOCAL_HINT}")
+    return PinnedRepository(sha, str(snapshot), None)
 
 
 def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:

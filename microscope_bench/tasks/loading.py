@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,39 @@ def load_task(
         rows=rows,
         renderer=renderer,
     )
+
+
+def load_tasks(
+    names: Sequence[str], *, include_path: IncludePath = None, task_args: Mapping[str, Any] | None = None
+) -> list[Task]:
+    """Loads several tasks; each gets those of the arguments that it knows.
+
+    Raises:
+        UnknownNameError: no such task, or an argument that none of them knows.
+        TaskError: see :func:`load_task`.
+    """
+    given = dict(task_args or {})
+    known = {name: _known_arguments(name, include_path) for name in names}
+    for argument in given:
+        if all(accepted is not None and argument not in accepted for accepted in known.values()):
+            every = sorted({a for accepted in known.values() for a in accepted or ()})
+            raise unknown_name("task argument", argument, every, f"(task {', '.join(names)})")
+    return [
+        load_task(
+            name,
+            include_path=include_path,
+            task_args={k: v for k, v in given.items() if accepted is None or k in accepted},
+        )
+        for name, accepted in known.items()
+    ]
+
+
+def _known_arguments(name: str, include_path: IncludePath) -> list[str] | None:
+    """The arguments a task takes, or None where it takes any."""
+    path = _find_file(name, include_path)
+    custom = resolve_functions(_checked(read_task_file(path), path), path).get("custom_dataset")
+    named = REPOSITORY_ARGUMENTS if custom is None else list(_parameters(custom))
+    return [*named, "split"] if named else None
 
 
 def _find_file(name: str, include_path: IncludePath) -> Path:
@@ -152,7 +185,7 @@ def _load_split(config: dict[str, Any], path: Path, task_args: dict[str, Any]) -
     except MicroscopeError:
         raise
     except Exception as error:  # of datasets, of the network, or of the task's own function
-        raise field_error(path, field, f"{describe(error)}{f'. {LOCAL_HINT}' if pin else ''}") from error
+        raise field_error(path, field, f"{describe(error)}{f'. Or {LOCAL_HINT}' if pin else ''}") from error
     if n_rows == 0:
         raise field_error(path, field, f"split {split!r} has no rows")
     if pin is not None:
@@ -186,8 +219,7 @@ def _function_arguments(
     function: Callable[..., Any], config: Mapping[str, Any], task_args: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
     """What ``custom_dataset`` is called with: as lm-eval does, metadata and dataset_kwargs; then the task arguments."""
-    parameters = inspect.signature(function).parameters.values()
-    named = {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    named = _parameters(function)
     if named:  # a function of **kwargs alone does not say what it takes
         _refuse_unknown(task_args, [*named, "split"], config["task"])
     arguments = {name: default for name, default in named.items() if default is not inspect.Parameter.empty}
@@ -200,6 +232,12 @@ def _function_arguments(
         except ValueError:
             raise TaskError(f"task argument {name} of {config['task']} must be a whole number, not {value!r}") from None
     return arguments
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """The named parameters of a function with their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
 def _refuse_unknown(task_args: Mapping[str, Any], known: list[str], task: str) -> None:

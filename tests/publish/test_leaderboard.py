@@ -81,6 +81,7 @@ def test_the_order_of_files_does_not_matter() -> None:
         ("a.json", sample()),
         ("b.json", MODEL_B),
         ("c.json", failed(MODEL_B)),
+        ("e.json", failed(sample())),
         ("d.json", sample(protocol=NAMED)),
     ]
     assert len({render(order) for order in itertools.permutations(entries)}) == 1

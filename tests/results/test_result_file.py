@@ -213,16 +213,17 @@ def test_an_invalid_result_is_not_written(tmp_path: Path) -> None:
     assert path.read_text() == "before"
 
 
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failing_write_keeps_what_was_there_and_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "result.json"
     path.write_text("before")
 
-    def full(_descriptor: int) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(f"os.{call}", full)
     with pytest.raises(ResultError, match=r"No space left on device.*--output_path"):
         sample().save(path)
     assert path.read_text() == "before"

@@ -1,4 +1,4 @@
-"""A data set cache of the session's own, and little helpers to write task files."""
+"""A data set cache of the session's own, and fixtures that write task files and data."""
 
 from __future__ import annotations
 

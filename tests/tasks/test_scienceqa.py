@@ -158,7 +158,7 @@ for arguments in ({"revision": "no-such-branch"}, {"dataset_path": "somebody/els
     try:
         load_task("scienceqa_img", task_args=arguments)
     except TaskError as error:
-        assert "hub cannot be reached" in str(error) and "--task_args data_dir=DIR" in str(error), error
+        assert "not in the local hub cache" in str(error) and "--task_args data_dir=DIR" in str(error), error
     else:
         raise AssertionError(arguments)
 print("hub ok")

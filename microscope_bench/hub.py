@@ -1,0 +1,108 @@
+"""Pins hub repositories: which commit a branch or tag points at, before anything of it is loaded.
+
+A hub that cannot be reached is an error, never a silent use of what happens to be cached: a cached commit may be an old
+one. Offline mode (``HF_HUB_OFFLINE=1``) is the user's word that the cache is meant.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from microscope_bench.errors import MicroscopeError
+
+Kind = Literal["model", "dataset"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve_commit(
+    repo: str, revision: str | None, kind: Kind, *, local_hint: str, error_type: type[MicroscopeError]
+) -> str:
+    """The full commit that a branch, tag or commit (None: the main branch) of a repository means now.
+
+    Args:
+        repo: "org/name".
+        revision: branch, tag or commit.
+        kind: what the repository holds.
+        local_hint: how to do without the hub; ends the message of an error.
+        error_type: what to raise.
+
+    Raises:
+        MicroscopeError: of ``error_type``: no such repository or revision, no access, or no answer.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    name = revision or "main"
+    if is_offline():
+        commit = cached_commit(repo, name, kind)
+        if commit is None:
+            raise error_type(
+                f"{repo}@{name} is not in the local hub cache and HF_HUB_OFFLINE is set. Unset it, or: {local_hint}"
+            )
+        return commit
+    url = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+    try:
+        look_up = huggingface_hub.model_info if kind == "model" else huggingface_hub.dataset_info
+        found = look_up(repo, revision=revision, timeout=30).sha
+    except errors.GatedRepoError as error:
+        raise error_type(gated(repo, url)) from error
+    except errors.RevisionNotFoundError as error:
+        raise error_type(f"{repo} has no revision {name!r}; its branches and tags are at {url}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise error_type(
+            f"there is no {kind} {repo} on the hub, or it is private. Check the spelling; log in with: hf auth login; "
+            f"or: {local_hint}"
+        ) from error
+    except errors.HFValidationError as error:
+        raise error_type(f"{repo!r} is neither a directory nor a hub {kind} (org/name)") from error
+    except Exception as error:  # whatever the HTTP client of the hub library raises
+        cached = cached_commit(repo, name, kind)
+        here = f" The local cache has {cached}: revision={cached} loads that one." if cached else ""
+        raise error_type(
+            f"the hub cannot be reached to pin {kind} {repo}@{name} ({type(error).__name__}: {first_line(error)})."
+            f"{here} Without the hub: {local_hint}"
+        ) from error
+    if found is None or not _COMMIT.fullmatch(found):
+        raise error_type(f"the hub names no commit for {repo}@{name}; give one: revision=<40 hex digits>")
+    return str(found)
+
+
+def gated(repo: str, url: str) -> str:
+    """What to do about a gated repository."""
+    return f"{repo} is gated: accept its licence at {url}, then log in with: hf auth login"
+
+
+def is_offline() -> bool:
+    """Whether the user has switched the hub off."""
+    from huggingface_hub import constants
+
+    return bool(constants.is_offline_mode())
+
+
+def cached_commit(repo: str, name: str, kind: Kind) -> str | None:
+    """The commit the local hub cache has under that branch or tag, if its snapshot is there."""
+    ref = _folder(repo, kind) / "refs" / name
+    commit = ref.read_text().strip() if ref.is_file() else ""
+    return commit if commit and cached_snapshot(repo, commit, kind) else None
+
+
+def cached_snapshot(repo: str, commit: str, kind: Kind) -> Path | None:
+    """The directory of a commit in the local hub cache, or None; it may lack files."""
+    snapshot = _folder(repo, kind) / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; hub and model libraries write pages."""
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def _folder(repo: str, kind: Kind) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo.replace('/', '--')}"

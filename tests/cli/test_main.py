@@ -1,0 +1,167 @@
+"""The command line as a user types it: verbs, exit statuses, messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from microscope_bench import load_result
+from microscope_bench.cli.main import main
+
+TOY = f"{Path(__file__).parent.parent / 'toy.py'}:ToyAdapter"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command line in an empty directory; returns its status, what it printed, and what it complained."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*argv):
+        status = main([str(argument) for argument in argv])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+def measure_toy(run, *more):
+    return run("run", "--model", TOY, "--tasks", "shapesqa", "--limit", "24", "--quiet", *more)
+
+
+def result_files(path):
+    return sorted(file for file in Path(path).rglob("*.json") if ".stores" not in file.parts)
+
+
+def test_run_validate_leaderboard_and_check_that_it_is_current(run, tmp_path):
+    status, out, _ = measure_toy(run)
+    assert status == 0
+    assert "linearity (hidden)" in out and "geometry/1|limit=24|model:toy" in out
+    (file,) = result_files("results")
+    assert file.name == "shapesqa.json"
+    assert run("validate", "results")[0] == 0
+    assert run("leaderboard", "results")[0] == 0
+    assert "toy (untrained)" in (tmp_path / "leaderboard.md").read_text()
+    assert run("leaderboard", "results", "--check")[0] == 0
+    (tmp_path / "leaderboard.md").write_text("old")
+    assert run("leaderboard", "results", "--check")[0] == 1
+
+
+def test_measure_gives_the_scores_of_the_run_again(run):
+    assert measure_toy(run, "--keep_store", "--store", "states")[0] == 0
+    (file,) = result_files("results")
+    first = load_result(file)
+    file.unlink()
+    assert run("measure", "states", "--quiet")[0] == 0
+    assert load_result(file).scores == first.scores
+
+
+def test_the_command_is_noted_without_directories(run, tmp_path):
+    measure_toy(run, "--output_path", tmp_path / "out")
+    (file,) = result_files(tmp_path / "out")
+    command = load_result(file).environment.command
+    assert command.startswith("microscope-bench run --model toy.py:ToyAdapter --tasks shapesqa")
+    assert str(tmp_path) not in file.read_text()
+
+
+def test_several_tasks_in_one_call(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/questions.jsonl").write_text('{"q": "What is it?", "a": "this"}\n' * 30)
+    (tmp_path / "mine/my_text.yaml").write_text(
+        "task: my_text\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {tmp_path}/mine/questions.jsonl\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\n"
+        "metadata:\n  version: 1\n"
+    )
+    status, _, _ = measure_toy(run, "--tasks", "shapesqa,my_text", "--include_path", "mine")
+    assert status == 0
+    assert [f.name for f in result_files("results")] == ["my_text.json", "shapesqa.json"]
+    assert {s.modality for s in load_result(result_files("results")[0]).scores} == {"text"}
+
+
+@pytest.mark.parametrize(
+    "what, expected",
+    [
+        ("models", ["demo-llava-next", "demo-omnifusion", "hf"]),
+        ("tasks", ["scienceqa_img", "scienceqa_text", "shapesqa"]),
+        ("metrics", ["linearity", "intrinsic_dimension", "anisotropy", "twonn_mle"]),
+        ("protocols", ["geometry/1", "tokens_per_example=32"]),
+    ],
+)
+def test_ls(run, what, expected):
+    status, out, _ = run("ls", what)
+    assert status == 0
+    assert all(word in out for word in expected)
+
+
+def test_each_task_gets_the_arguments_it_knows(run, tmp_path):
+    (tmp_path / "val").mkdir()
+    status, _, err = measure_toy(run, "--tasks", "shapesqa,scienceqa_text", "--task_args", "n=30,data_dir=val")
+    assert status == 2 and "problems.json" in err, "shapesqa took n, scienceqa_text took data_dir"
+
+
+def test_check_prints_its_report(run):
+    status, out, _ = run("check", TOY)
+    assert "boundar" in out
+    assert status in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--model", "demo-lava-next"], "Did you mean demo-llava-next"),
+        (["--tasks", "shapeqa"], "shapesqa"),
+        (["--metrics", "anisotrpy"], "anisotropy"),
+        (["--protocol", "geometry/9"], "geometry/1"),
+        (["--task_args", "data-dir=x"], "data-dir"),
+        (["--task_args", "x"], "--task_args: 'x' is not key=value"),
+        (["--tasks", ","], "names no task"),
+        (["--tasks", "shapesqa,scienceqa_img", "--store", "s"], "--store holds one run"),
+        (["--model", "nowhere.py:X"], "nowhere.py"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_and_status_2(run, argv, message):
+    status, _, err = measure_toy(run, *argv)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not result_files(".")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--limit", "0"],
+        ["--limit", "x"],
+        ["--batch_size", "-1"],
+        ["--seed", "-1"],
+        ["--max_skipped", "2"],
+        ["--nonsense"],
+    ],
+)
+def test_options_out_of_range_are_refused_by_the_parser(run, argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        measure_toy(run, *argv)
+    assert stop.value.code == 2
+
+
+def test_an_interruption_is_status_130_and_the_same_command_resumes(run, tmp_path, monkeypatch):
+    from microscope_bench.capture.loop import Capture
+
+    fill = Capture.fill
+    monkeypatch.setattr(Capture, "fill", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    status, _, err = measure_toy(run)
+    assert status == 130 and "resumes" in err
+    monkeypatch.setattr(Capture, "fill", fill)
+    assert measure_toy(run)[0] == 0
+
+
+def test_an_output_directory_that_cannot_be_made_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = measure_toy(run, "--output_path", "file/results")
+    assert status == 2 and "file" in err
+
+
+def test_a_file_that_is_no_store_is_refused(run, tmp_path):
+    status, _, err = run("measure", tmp_path)
+    assert status == 2 and "no token store" in err
