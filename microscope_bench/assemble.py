@@ -17,12 +17,12 @@ from microscope_bench.capture.selection import RULE
 from microscope_bench.capture.store import ExampleRecord, TokenStore
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
+from microscope_bench.results.provenance import failure, without_directories
 from microscope_bench.results.result import (
     FAILED,
     Accuracy,
     DatasetRecord,
     Environment,
-    Failure,
     Identity,
     Inputs,
     ModelRecord,
@@ -92,7 +92,9 @@ def assemble(
             media_sha256=about["media_sha256"],
             tokens_seen=_summed(record.tokens_seen for record in measured),
             images_converted=_summed(Counter(record.converted_from) for record in measured),
-            skipped=tuple(Skipped(record.id, record.skipped) for record in store.records if record.skipped),
+            skipped=tuple(
+                Skipped(record.id, without_directories(record.skipped)) for record in store.records if record.skipped
+            ),
         ),
         environment=Environment(**about["environment"]),
         timing=timing.record(),
@@ -116,7 +118,7 @@ def assemble_failure(
         environment=environment,
         timing=timing.record(),
         status=FAILED,
-        error=Failure(type=type(error).__name__, message=str(error), where=timing.current),
+        error=failure(error, timing.current),
     )
 
 

@@ -101,7 +101,7 @@ def environment(
         commit=commit,
         dirty=dirty,
         python=platform.python_version(),
-        platform=platform.platform(),
+        platform=f"{platform.system()}-{platform.machine()}",
         packages=dict(_installed(packages)),
         device=device,
         processor=processor,
