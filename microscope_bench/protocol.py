@@ -12,6 +12,9 @@ from typing import Any
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.registry import unknown_name
 
+SINK_RULE = "massive/1"
+"""The only rule there is; ``docs/protocol.md`` spells it out."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -23,6 +26,7 @@ class Protocol:
         limit: how many examples of the split are measured, counted from its first; None means all of them.
         folds: groups of whole examples for held-out values and for the jackknife.
         id_tokens: how many distinct tokens intrinsic dimension is estimated on, at most.
+        sink_rule: name and version of the rule by which the token set ``no_sinks`` leaves out massive activations.
         max_skipped: the share of examples that may be unreadable or too long before a run is refused.
         seed: of the token selection, the folds and the subsample.
     """
@@ -32,6 +36,7 @@ class Protocol:
     limit: int | None = None
     folds: int = 10
     id_tokens: int = 8192
+    sink_rule: str = SINK_RULE
     max_skipped: float = 0.01
     seed: int = 0
 
