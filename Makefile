@@ -20,7 +20,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not heavy"
 
 test-heavy: $(VENV)/.dev
-	$(BIN)/python -m pytest -m heavy
+	$(BIN)/python -m pytest -m heavy -s
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -70,7 +70,12 @@ class Timing:
 
 
 def assemble(
-    store: TokenStore, protocol: Protocol, metrics: Sequence[str], scores: Sequence[Score], timing: Timing
+    store: TokenStore,
+    protocol: Protocol,
+    metrics: Sequence[str],
+    scores: Sequence[Score],
+    environment: Environment,
+    timing: Timing,
 ) -> Result:
     """The result of a store that was captured and measured.
 
@@ -79,6 +84,7 @@ def assemble(
         protocol: under which it was measured.
         metrics: names of the metrics that were asked for.
         scores: what they gave.
+        environment: of the run.
         timing: of the run.
     """
     run, about = store.manifest["run"], store.manifest["about"]
@@ -96,7 +102,7 @@ def assemble(
                 Skipped(record.id, without_directories(record.skipped)) for record in store.records if record.skipped
             ),
         ),
-        environment=Environment(**about["environment"]),
+        environment=environment,
         timing=timing.record(),
         scores=tuple(scores),
         accuracy=_accuracy(measured),

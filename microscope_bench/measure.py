@@ -11,18 +11,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from microscope_bench.adapters.base import LABELS, MODALITIES
+from microscope_bench.capture.selection import token_hashes
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
-from microscope_bench.metrics.cloud import Chunk, Cloud, Sample
+from microscope_bench.metrics.cloud import Chunk, Cloud, Sample, common_folds
 from microscope_bench.metrics.moments import FoldMoments, merge
-from microscope_bench.metrics.neighbours import distinct_rows
+from microscope_bench.metrics.neighbours import first_copies
 from microscope_bench.metrics.registry import METRICS, Metric
 from microscope_bench.metrics.resampling import assign_folds
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.result import Score
 
 ROWS_PER_CHUNK = 8192
-OPEN_FILES = 128
+OPEN_FILES = 16
 
 
 class StoredTokens:
@@ -58,9 +59,27 @@ class StoredTokens:
         order = np.lexsort((joined["position"], joined["modality"], joined["example"]))
         self.part, self.row = joined["part"][order], joined["row"][order]
         self.example, self.modality = joined["example"][order], joined["modality"][order]
-        self.n_folds = min(protocol.folds, len(measured)) if len(measured) > 1 else 1
-        folds = assign_folds(names, self.n_folds, protocol.seed)
-        self.fold = np.asarray(folds, dtype=np.int64)[self.example]
+        self.sampling_hash = self._sampling_hashes(names, joined["position"][order])
+        # examples that show the same picture share a fold, else a map is tested on pictures that it has seen
+        group_of = {record.id: record.pictures_sha256 or record.id for record in records}
+        groups = [group_of[name] for name in names]
+        self.n_folds = min(protocol.folds, len(set(groups))) if len(set(groups)) > 1 else 1
+        self.fold = assign_folds(groups, self.n_folds, protocol.seed)[self.example]
+
+    def _sampling_hashes(self, names: Sequence[str], positions: np.ndarray) -> np.ndarray:
+        """One hash per token, by which a sample is drawn: a token's rank does not depend on which others there are.
+
+        It is another hash than the one the token was selected by: those are small by selection, and the smaller the
+        more tokens an example has.
+        """
+        hashes = np.empty(len(positions), dtype=np.uint64)
+        first_of_group = np.flatnonzero(
+            (np.diff(self.example, prepend=-1) != 0) | (np.diff(self.modality, prepend=0) != 0)
+        )
+        for start, end in zip(first_of_group, [*first_of_group[1:], len(positions)], strict=True):
+            key = f"sample\0{self.protocol.seed}\0{names[self.example[start]]}\0{LABELS[self.modality[start]]}"
+            hashes[start:end] = token_hashes(positions[start:end], key)
+        return hashes
 
     @property
     def modalities(self) -> list[str]:
@@ -72,6 +91,10 @@ class StoredTokens:
         if modality == "joint":
             return np.arange(len(self.modality))
         return np.flatnonzero(self.modality == LABELS.index(modality))
+
+    def folds(self, tokens: np.ndarray) -> Tensor:
+        """int64 (len(tokens),): the fold of each token, on the device."""
+        return torch.from_numpy(self.fold[tokens]).to(self.device)
 
     def states(self, layer: int, tokens: np.ndarray) -> Tensor:
         """(len(tokens), d): the states of some tokens at boundary ``layer``, in the model's dtype, on the device."""
@@ -114,29 +137,33 @@ class StoreCloud(Cloud):
             yield Chunk(
                 x=self.tokens.states(self.layer, rows),
                 y=self.tokens.states(self.layer + 1, rows) if self.has_next else None,
-                fold=torch.from_numpy(self.tokens.fold[rows]).to(self.tokens.device),
+                fold=self.tokens.folds(rows),
             )
 
     def sample(self) -> Sample:
-        """Walks through the tokens in a seeded random order and keeps each that is no copy, up to the limit."""
+        """Walks through the tokens in the order of their hashes and keeps each that is no copy, up to the limit."""
         limit = self.tokens.protocol.id_tokens
-        order = self.index[np.random.default_rng(self.tokens.protocol.seed).permutation(self.n_tokens)]
-        kept, at = torch.empty(0), np.empty(0, dtype=np.int64)
+        order = self.index[np.argsort(self.tokens.sampling_hash[self.index], kind="stable")]
+        kept, at, fold = torch.empty(0), np.empty(0, dtype=np.int64), torch.empty(0, dtype=torch.int64)
         for start in range(0, self.n_tokens, ROWS_PER_CHUNK):
-            x = self.tokens.states(self.layer, order[start : start + ROWS_PER_CHUNK])
+            rows = order[start : start + ROWS_PER_CHUNK]
+            x, f = self.tokens.states(self.layer, rows), self.tokens.folds(rows)
             candidates = torch.cat([kept, x]) if len(at) else x
+            folds = torch.cat([fold, f]) if len(at) else f
             where = np.concatenate([at, np.arange(start, start + len(x))])
-            distinct = distinct_rows(candidates)[:limit]
-            kept, at = candidates[distinct], where[distinct.cpu().numpy()]
+            first = first_copies(candidates)
+            distinct = torch.nonzero(first == torch.arange(len(first), device=first.device)).flatten()[:limit]
+            kept, fold = candidates[distinct], common_folds(folds, first)[distinct]
+            at = where[distinct.cpu().numpy()]
             if len(at) == limit:
                 break
         looked_at = int(at[-1]) + 1 if len(at) == limit else self.n_tokens
-        rows = order[at]
         return Sample(
             x=kept.double(),
-            fold=torch.from_numpy(self.tokens.fold[rows]).to(self.tokens.device),
-            n_examples=len(np.unique(self.tokens.example[rows])),
+            fold=fold,
+            n_examples=len(np.unique(self.tokens.example[order[:looked_at]])),
             duplicates=1.0 - len(at) / looked_at,
+            n_folds=self.n_folds,
         )
 
 
@@ -165,7 +192,7 @@ def measure(
     """Scores of every metric at every boundary, for each modality and for all of them together.
 
     Args:
-        store: complete; damaged parts raise.
+        store: complete; who has not just written it calls its ``check_complete`` first.
         protocol: folds, sample size and seed.
         metrics: names from ``METRICS``.
         n_layers: L.
@@ -173,11 +200,10 @@ def measure(
         progress: whether to show a progress bar on standard error.
 
     Raises:
-        StoreError: the store is incomplete or damaged, or holds no tokens.
+        StoreError: the store is incomplete, or holds no tokens.
         UnknownNameError: a metric nobody registered.
     """
     chosen = [METRICS.get(name) for name in metrics]
-    store.check_complete()
     tokens = StoredTokens(store, protocol, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if not tokens.modalities:
         raise StoreError(f"{store.path} holds no tokens: every example was skipped")
@@ -194,6 +220,7 @@ def measure(
 def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:
     for metric in metrics:
         for estimator, stream, estimate in metric.scores(cloud):
+            few = (f"folds={cloud.n_folds}",) if cloud.n_folds < cloud.tokens.protocol.folds else ()
             yield Score(
                 metric=metric.name,
                 estimator=estimator,
@@ -205,6 +232,6 @@ def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:
                 stderr=estimate.stderr,
                 n_tokens=estimate.n_tokens,
                 n_examples=estimate.n_examples,
-                flags=estimate.flags,
+                flags=(*estimate.flags, *few),
                 reason=estimate.reason,
             )

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
+from microscope_bench import __version__
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.assemble import Timing, assemble, assemble_failure
-from microscope_bench.capture.loop import Capture
+from microscope_bench.capture.loop import Capture, Probe
 from microscope_bench.capture.selection import RULE
 from microscope_bench.capture.store import TokenStore, store_bytes
 from microscope_bench.errors import MicroscopeError, StoreError
@@ -28,7 +29,7 @@ from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
 from microscope_bench.results.files import check_writable, result_path
 from microscope_bench.results.provenance import environment
-from microscope_bench.results.result import Result
+from microscope_bench.results.result import Environment, Result
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -38,8 +39,8 @@ LOG = logging.getLogger("microscope_bench")
 DEFAULT_METRICS = ("linearity", "intrinsic_dimension", "anisotropy")
 PART_EXAMPLES = 16
 """Examples that an interruption can lose at most, unless the batch is larger."""
-MEDIA_HASH_EXAMPLES = 8
-"""Examples whose pictures are hashed, to tell a changed processor from a changed model."""
+PROBE_EXAMPLES = 8
+"""Examples encoded before a run, to tell whether a store found on disk is of the same inputs."""
 
 
 def evaluate(
@@ -107,7 +108,11 @@ def evaluate(
     # the task first: it is the cheaper of the two to get wrong
     loaded_task = task if not isinstance(task, str) else _load_task(task, include_path, task_args, timing)
     adapter = model if not isinstance(model, str) else _load_model(model, model_args, device, timing)
-    run = _run_identity(adapter, loaded_task, settings)
+    capture = Capture(adapter, loaded_task, settings, batch_size)
+    n_examples = min(len(loaded_task), settings.limit or len(loaded_task))
+    with timing.stage("capture"):
+        probe = capture.probe(min(PROBE_EXAMPLES, n_examples))
+    run = _run_identity(adapter, loaded_task, settings, probe)
     where = environment(
         device=_device_name(adapter.device),
         processor=adapter.info.processor,
@@ -118,25 +123,30 @@ def evaluate(
         token_store = TokenStore.open_or_create(
             directory,
             run,
-            n_examples=min(len(loaded_task), settings.limit or len(loaded_task)),
+            n_examples=n_examples,
             part_examples=-(-max(PART_EXAMPLES, batch_size) // batch_size) * batch_size,
         )
         with token_store.writing():
             try:
-                media = _fill(token_store, adapter, loaded_task, settings, batch_size, timing, progress)
-                token_store.finish(
-                    {"protocol": settings.as_dict(), "media_sha256": media, "environment": asdict(where)}
-                )
-                result = _measure(token_store, settings, metrics, timing, device, output_path, progress)
+                with timing.stage("capture"):
+                    _fill(token_store, capture, progress)
+                about = {
+                    "protocol": settings.as_dict(),
+                    "media_sha256": probe.media_sha256,
+                    "environment": asdict(where),
+                    "capture_seconds": timing.seconds["capture"],
+                }
+                token_store.finish(about)
+                result = _measure(token_store, settings, metrics, where, timing, device, output_path, progress)
             except Exception as error:
                 if output_path is not None:
                     failure = assemble_failure(run, settings, metrics, where, timing, error)
                     _save(failure, Path(output_path))
                 raise
-        if keep_store:
-            LOG.info("kept the token store %s", directory)
-        else:
-            token_store.delete()
+            if keep_store:
+                LOG.info("kept the token store %s", directory)
+            else:
+                token_store.delete()  # while the lock is held: a run that waits for it must not find half of it
     return result
 
 
@@ -147,6 +157,7 @@ def measure_store(
     output_path: str | Path | None = None,
     device: str | None = None,
     progress: bool = True,
+    command: Sequence[str] = (),
 ) -> Result:
     """Measures a kept token store again, without the model.
 
@@ -156,6 +167,7 @@ def measure_store(
         output_path: the results directory to write the result into; None writes none.
         device: where the arithmetic runs; None means a GPU where there is one.
         progress: show a progress bar on standard error.
+        command: the command line to note in the result.
 
     Raises:
         StoreError: the store is incomplete or damaged.
@@ -166,8 +178,20 @@ def measure_store(
         raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
     if output_path is not None:
         check_writable(Path(output_path))
-    settings = Protocol(**token_store.manifest["about"]["protocol"])
-    return _measure(token_store, settings, metrics, Timing(), device, output_path, progress)
+    token_store.check_complete()
+    about = token_store.manifest["about"]
+    captured = Environment(**about["environment"])
+    where = environment(
+        device=captured.device,
+        processor=captured.processor,
+        image_processor=captured.image_processor,
+        command=list(command) or ["measure_store"],
+        captured=captured,
+    )
+    timing = Timing()
+    timing.seconds["capture"] = about["capture_seconds"]
+    settings = Protocol(**about["protocol"])
+    return _measure(token_store, settings, metrics, where, timing, device, output_path, progress)
 
 
 def _load_task(name: str, include_path: str | Path | None, task_args: Mapping[str, str] | None, timing: Timing) -> Task:
@@ -182,7 +206,7 @@ def _load_model(name: str, args: Mapping[str, str] | None, device: str | None, t
         return load_model(name, args or {}, device)
 
 
-def _run_identity(adapter: Adapter, task: Task, protocol: Protocol) -> dict[str, Any]:
+def _run_identity(adapter: Adapter, task: Task, protocol: Protocol, probe: Probe) -> dict[str, Any]:
     """Everything that decides what the stored states are; a store made for anything else is refused."""
     return {
         "model": asdict(adapter.info),
@@ -195,7 +219,9 @@ def _run_identity(adapter: Adapter, task: Task, protocol: Protocol) -> dict[str,
             "limit": protocol.limit,
             "max_skipped": protocol.max_skipped,
         },
+        "inputs_sha256": probe.inputs_sha256,
         "software": {
+            "microscope_bench": __version__,
             "torch": version("torch"),
             "transformers": version("transformers"),
             "device": adapter.device.type,
@@ -217,42 +243,30 @@ def _store_directory(
             yield Path(temporary) / "store"
 
 
-def _fill(
-    store: TokenStore,
-    adapter: Adapter,
-    task: Task,
-    protocol: Protocol,
-    batch_size: int,
-    timing: Timing,
-    progress: bool,
-) -> str | None:
-    """Captures what is missing; returns the hash of the media tensors."""
-    missing = store.missing_parts()
+def _fill(store: TokenStore, capture: Capture, progress: bool) -> None:
+    """Captures what is missing."""
+    missing = store.missing_parts(progress)
     n_examples = int(store.manifest["n_examples"])
     to_do = sum(len(store.part_range(part)) for part in missing)
     if to_do:
-        _check_disk(store, adapter, task, protocol, to_do)
+        _check_disk(store, capture, to_do)
     if to_do < n_examples:
         LOG.info("resuming: %d of %d examples were captured before", n_examples - to_do, n_examples)
-    capture = Capture(adapter, task, protocol, batch_size)
-    with (
-        timing.stage("capture"),
-        tqdm(total=n_examples, initial=n_examples - to_do, desc="capture", unit="example", disable=not progress) as bar,
-    ):
-        media = capture.media_sha256(min(MEDIA_HASH_EXAMPLES, n_examples))
+    bar = tqdm(total=n_examples, initial=n_examples - to_do, desc="capture", unit="example", disable=not progress)
+    with bar:
         capture.fill(store, missing, bar.update)
-    return media
 
 
-def _check_disk(store: TokenStore, adapter: Adapter, task: Task, protocol: Protocol, n_examples: int) -> None:
+def _check_disk(store: TokenStore, capture: Capture, n_examples: int) -> None:
     """Says how large the store will be at most, and raises where the disk cannot hold it."""
+    info = capture.adapter.info
     needed = store_bytes(
         n_examples=n_examples,
-        tokens_per_example=protocol.tokens_per_example,
-        n_modalities=2 if task.has_images else 1,
-        n_boundaries=adapter.info.n_layers + 1,
-        hidden_size=adapter.info.hidden_size,
-        dtype=getattr(torch, adapter.info.dtype),
+        tokens_per_example=capture.protocol.tokens_per_example,
+        n_modalities=len(capture.adapter.modalities),
+        n_boundaries=info.n_layers + 1,
+        hidden_size=info.hidden_size,
+        dtype=getattr(torch, info.dtype),
     )
     free = shutil.disk_usage(store.path).free
     LOG.info("token store %s: at most %.2f GB, %.1f GB are free", store.path, needed / 1e9, free / 1e9)
@@ -271,6 +285,7 @@ def _measure(
     store: TokenStore,
     protocol: Protocol,
     metrics: Sequence[str],
+    where: Environment,
     timing: Timing,
     device: str | None,
     output_path: str | Path | None,
@@ -285,7 +300,7 @@ def _measure(
             device=torch.device(device) if device else None,
             progress=progress,
         )
-    result = assemble(store, protocol, metrics, scores, timing)
+    result = assemble(store, protocol, metrics, scores, where, timing)
     if output_path is not None:
         _save(result, Path(output_path))
     return result

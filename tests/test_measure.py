@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,15 +48,14 @@ def pick(scores, **wanted):
 
 
 def raw(store, layer, modality):
-    """States and example ids of one modality straight from the files."""
+    """States of one modality straight from the files, and what makes their folds: the picture they belong to."""
     x, groups = [], []
     for part in range(store.n_parts):
         file = store.open_part(part)
         keep = torch.isin(file.get_tensor("modality"), torch.tensor(modality, dtype=torch.int8))
         x.append(file.get_tensor(f"boundary.{layer}")[keep])
-        groups += [
-            store.records[store.part_range(part).start + i].id for i in file.get_tensor("example")[keep].tolist()
-        ]
+        records = store.part_records(part)
+        groups += [records[i].pictures_sha256 for i in file.get_tensor("example")[keep].tolist()]
     return torch.cat(x), groups
 
 
@@ -135,3 +137,34 @@ def test_an_unknown_metric_is_refused_before_anything_is_read(tmp_path):
     store = TokenStore.open_or_create(tmp_path / "s", {}, n_examples=1, part_examples=1)
     with pytest.raises(UnknownNameError, match="linearity"):
         scores_of(store, names=("linearty",))
+
+
+def test_examples_with_the_same_picture_share_a_fold(tmp_path):
+    class Twins(ToyTask):
+        def example(self, index):
+            picture = super().example(index // 2 * 2).images
+            return replace(super().example(index), images=picture)
+
+    tokens = StoredTokens(store_of(tmp_path / "s", Twins(60)), PROTOCOL, CPU)
+    folds = {int(example): int(fold) for example, fold in zip(tokens.example, tokens.fold, strict=True)}
+    names = sorted((f"q{i}" for i in range(60)), key=lambda name: (len(name), name))
+    fold_of = {names[example]: fold for example, fold in folds.items()}
+    assert all(fold_of[f"q{i}"] == fold_of[f"q{i + 1}"] for i in range(0, 60, 2))
+    assert sorted(Counter(fold_of.values()).values()) == [6] * 10
+
+
+def test_fewer_examples_than_folds_are_flagged(tmp_path):
+    scores = scores_of(store_of(tmp_path / "s", ToyTask(4)), names=["anisotropy"])
+    assert all("folds=4" in score.flags for score in scores)
+
+
+def test_the_sample_does_not_depend_on_examples_that_are_not_in_it(tmp_path, store):
+    """A token's place in the sample is its own hash's: leaving one example out moves no other token."""
+    small = Protocol(name="geometry/1", id_tokens=100, tokens_per_example=6)
+
+    def sampled(store):
+        sample = StoreCloud(StoredTokens(store, small, CPU), "image", 1, LAYERS).sample()
+        return {tuple(row) for row in sample.x.tolist()}
+
+    fewer = store_of(tmp_path / "s", ToyTask(order=[i for i in range(60) if i != 3]))
+    assert len(sampled(store) - sampled(fewer)) <= 6, "at most the tokens of the example that is missing"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 
@@ -161,3 +162,35 @@ def test_wrong_options_are_refused_with_their_name(options, message):
 def test_the_result_holds_no_path_of_this_machine(tmp_path):
     result = run(tmp_path / "secret-directory", command=["microscope-bench", "run", "--output_path", str(tmp_path)])
     assert str(tmp_path.parent) not in json.dumps(result.to_dict())
+
+
+def test_a_task_whose_wording_changed_is_not_served_from_an_old_store(tmp_path):
+    class Reworded(ToyTask):
+        def example(self, index):
+            example = super().example(index)
+            return replace(example, text=example.text + " Please.")
+
+    first = run(tmp_path / "a", store=tmp_path / "s", keep_store=True)
+    with pytest.raises(StoreError, match="inputs_sha256"):
+        run(tmp_path / "a", task=Reworded(40), store=tmp_path / "s")
+    reworded = run(tmp_path / "a", task=Reworded(40))
+    assert reworded.identity.prompt_sha256 != first.identity.prompt_sha256
+    assert reworded.scores != first.scores
+
+
+def test_a_store_measured_again_says_who_captured_it(tmp_path):
+    first = run(None, store=tmp_path / "s", keep_store=True, command=["microscope-bench", "run"])
+    again = measure_store(tmp_path / "s", progress=False, command=["microscope-bench", "measure"])
+    assert first.environment.captured_with is None
+    assert again.environment.command == "microscope-bench measure"
+    assert again.environment.captured_with["command"] == "microscope-bench run"
+    assert again.timing.seconds["capture"] == pytest.approx(first.timing.seconds["capture"], abs=1e-3)
+
+
+def test_options_of_a_model_are_part_of_its_identity(tmp_path):
+    plain, changed = ToyAdapter(), ToyAdapter()
+    changed.info = replace(changed.info, options={"use_chat_template": "false"})
+    first, second = run(tmp_path, plain), run(tmp_path, changed)
+    assert "|use_chat_template=false|" in second.signature
+    assert first.short_id != second.short_id
+    assert len(result_files(tmp_path)) == 2

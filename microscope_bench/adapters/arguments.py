@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from microscope_bench.errors import AdapterError
 from microscope_bench.registry import unknown_name
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+_IDENTIFIED_ELSEWHERE = {"pretrained", "revision", "dtype", "attn_implementation", "device_map", "trust_remote_code"}
+"""Keys whose effect other fields of ModelInfo record, or that change no number."""
+
+
+def recorded_options(args: Mapping[str, str]) -> dict[str, str]:
+    """The model args that belong to a model's identity because nothing else there tells of them.
+
+    >>> recorded_options({"pretrained": "org/name", "use_chat_template": "false"})
+    {'use_chat_template': 'false'}
+    """
+    kept = {key: value for key, value in sorted(args.items()) if key not in _IDENTIFIED_ELSEWHERE}
+    # a directory is told by its name alone, as everywhere in a result
+    return {key: Path(value).name if Path(value).expanduser().exists() else value for key, value in kept.items()}
 
 
 def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:

@@ -48,6 +48,7 @@ class ModelInfo:
         image_processor: class name of the image processor, or None; its PIL and torchvision variants differ slightly.
         chat_template_sha256: of the template that framed the prompt, or None where there is none.
         context_length: the longest sequence the model accepts, or None where the configuration does not say.
+        options: model args that can change a number and stand in no other field, as the user gave them.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ModelInfo:
     image_processor: str | None
     chat_template_sha256: str | None
     context_length: int | None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,6 @@ class HFAdapter(Adapter):
         self.tokenizer = tokenizer
         self.processor = processor
         self.device = model.get_input_embeddings().weight.device
-        self._blocks = find_blocks(model)
         self._overrides = overrides_for(model.config.model_type)
         self._tokens = find_media_tokens(model.config, tokenizer, processor)
         self._forward_arguments = set(inspect.signature(model.forward).parameters)
@@ -84,7 +84,7 @@ class HFAdapter(Adapter):
             model,
             checkpoint,
             processor or tokenizer,
-            self._blocks,
+            len(self.blocks()),
             templated=self._use_chat_template,
             max_length=max_length,
         )
@@ -124,8 +124,12 @@ class HFAdapter(Adapter):
         return cls(model, tokenizer, processor, checkpoint, use_chat_template=template, max_length=max_length)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The decoder blocks in the order the residual stream passes them."""
-        return list(self._blocks)
+        """The decoder blocks in the order the residual stream passes them, found by their place in the model."""
+        return list(self._found_blocks)
+
+    @cached_property
+    def _found_blocks(self) -> nn.ModuleList:
+        return find_blocks(self.model)
 
     def encode(self, examples: Sequence[Example]) -> Batch:
         """Turns examples into one right-padded batch; see :meth:`Adapter.encode`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.adapters.loading import Checkpoint, torch_dtype
@@ -109,7 +108,7 @@ def model_info(
     model: Any,
     checkpoint: Checkpoint,
     processor: Any,
-    blocks: nn.ModuleList,
+    n_layers: int,
     *,
     templated: bool,
     max_length: int | None,
@@ -120,7 +119,7 @@ def model_info(
         model: the model.
         checkpoint: where it came from.
         processor: the processor or tokenizer that makes its inputs.
-        blocks: its decoder blocks.
+        n_layers: L, the number of its decoder blocks.
         templated: whether prompts go through the processor's chat template.
         max_length: the context length to report instead of the configuration's.
     """
@@ -137,7 +136,7 @@ def model_info(
         dtype=str(embedding.dtype).removeprefix("torch."),
         quantization=None if quantization is None else _quantization_method(quantization),
         attention=getattr(text_config, "_attn_implementation", None),
-        n_layers=len(blocks),
+        n_layers=n_layers,
         hidden_size=int(text_config.hidden_size),
         n_parameters=int(model.num_parameters()),
         trained=not getattr(model.config, UNTRAINED_KEY, False),

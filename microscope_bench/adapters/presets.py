@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from microscope_bench.adapters.arguments import recorded_options
 from microscope_bench.arguments import key_values
 from microscope_bench.errors import AdapterError, UnknownNameError
 from microscope_bench.registry import Registry, unknown_name
@@ -90,12 +92,12 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
     if name in MODELS:
         return _load_preset(MODELS[name], args, device)
     if ".py:" in name:
-        return adapter_from_file(name).load(args, device=device)
+        return _identified(adapter_from_file(name).load(args, device=device), _file_adapter_name(name), args)
     try:
         adapter = ADAPTERS.get(name)
     except UnknownNameError:
         raise unknown_name("model", name, [*MODELS, *ADAPTERS], _HINT) from None
-    return adapter.load(args, device=device)
+    return _identified(adapter.load(args, device=device), name, args)
 
 
 def adapter_from_file(name: str) -> type[Adapter]:
@@ -129,6 +131,19 @@ def adapter_from_file(name: str) -> type[Adapter]:
     return found
 
 
+def _identified(adapter: Adapter, name: str, args: Mapping[str, str]) -> Adapter:
+    """The adapter with its own name and its options in its identity, also where a subclass took over another's."""
+    adapter.info = replace(adapter.info, adapter=name, options=recorded_options(args))
+    return adapter
+
+
+def _file_adapter_name(name: str) -> str:
+    """``file.py:ClassName@`` and 8 digits of the file's content: another file is another adapter."""
+    file, _, attribute = name.rpartition(":")
+    path = Path(file).expanduser()
+    return f"{path.name}:{attribute}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+
+
 def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) -> Adapter:
     """Loads a named model; whatever defines which model it is cannot be changed under its name."""
     for key in ("pretrained", "revision"):
@@ -140,6 +155,7 @@ def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) ->
     if preset.build is not None:
         built["pretrained"] = str(_call(preset.build))
     adapter = ADAPTERS.get(preset.adapter).load({**preset.args, **built, **args}, device=device)
+    _identified(adapter, preset.adapter, args)
     if preset.build is not None:  # the name of a cache directory says nothing
         adapter.info = replace(adapter.info, name=preset.name, repo=preset.name)
     return adapter

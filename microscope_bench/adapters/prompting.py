@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, tzinfo
 from typing import Any
+
+from transformers.utils import chat_template_utils
 
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+
+TODAY = datetime(2024, 7, 26)
+"""What a template that asks for today's date is told: else a prompt would change overnight, and its numbers with it."""
 
 
 def chat_template(processor: Any) -> str | None:
@@ -47,7 +54,8 @@ def chat_prompt(processor: Any, example: Example, *, in_parts: bool) -> str:
     """
     content: list[dict[str, str]] | str = _parts(example.text) if in_parts else example.text
     conversation = [{"role": "user", "content": content}]
-    return str(processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+    with _fixed_today():
+        return str(processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
 
 
 def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) -> str:
@@ -91,6 +99,23 @@ def continuation_token_ids(
         if all(ids[:-1] == before for ids in after):
             return [ids[-1] for ids in after]
     return None
+
+
+@contextmanager
+def _fixed_today() -> Iterator[None]:
+    """Lets templates see :data:`TODAY`; transformers offers no way to tell them, they ask its module's clock."""
+
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Fixed:
+            return cls(TODAY.year, TODAY.month, TODAY.day, tzinfo=tz)
+
+    clock = chat_template_utils.datetime
+    chat_template_utils.datetime = Fixed
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = clock
 
 
 def _parts(text: str) -> list[dict[str, str]]:

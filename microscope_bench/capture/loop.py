@@ -41,6 +41,19 @@ class _Selected:
     position: np.ndarray
 
 
+@dataclass(frozen=True)
+class Probe:
+    """Hashes of a few encoded examples.
+
+    Attributes:
+        inputs_sha256: of everything the model is given: prompt, tokens, labels, media.
+        media_sha256: of the picture, sound and video tensors alone, or None where there are none.
+    """
+
+    inputs_sha256: str
+    media_sha256: str | None
+
+
 class Capture:
     """The capture of one run.
 
@@ -83,24 +96,30 @@ class Capture:
                 )
             store.write_part(part, tensors, records)
 
-    def media_sha256(self, n_examples: int) -> str | None:
-        """Hash of the picture, sound and video tensors of the first examples, each encoded alone.
+    def probe(self, n_examples: int) -> Probe:
+        """Encodes the first examples, each alone: what prompt, tokenizer, processor and adapter make of them.
 
         Alone, because some processors pad a picture to its neighbours in the batch.
         """
-        digest = hashlib.sha256()
-        seen = False
+        encoded, media = hashlib.sha256(), hashlib.sha256()
+        has_media = False
         for index in range(min(n_examples, len(self.source.ids))):
             try:
-                media = self.adapter.encode([self.source.example(index)]).media
-            except ExampleError:
+                example = self.source.example(index)
+                batch = self.adapter.encode([example])
+            except ExampleError as error:
+                encoded.update(f"{error}\0".encode())
                 continue
-            for name in sorted(media):
-                seen = True
-                tensor = media[name].detach().cpu()
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest() if seen else None
+            encoded.update(f"{example.id}\0{example.text}\0{batch.prompts[0]}\0".encode())
+            encoded.update(batch.labels.tobytes())
+            encoded.update(np.ascontiguousarray(batch.tokens[0]).astype("<i8").tobytes())
+            for name in sorted(batch.media):
+                has_media = True
+                tensor = batch.media[name].detach().cpu()
+                media.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                media.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        encoded.update(media.digest())
+        return Probe(encoded.hexdigest(), media.hexdigest() if has_media else None)
 
     def _capture_part(
         self, indices: Sequence[int], on_examples: Callable[[int], object]
@@ -222,6 +241,7 @@ class Capture:
                 tokens_sha256=hashlib.sha256(
                     np.ascontiguousarray(batch.tokens[row]).astype("<i8").tobytes()
                 ).hexdigest(),
+                pictures_sha256=_pictures_sha256(example),
                 converted_from=list(example.converted_from),
                 answer=example.answer,
             )
@@ -256,3 +276,13 @@ class Capture:
         tensors["example"] = torch.from_numpy(example[order].astype(np.int64))
         tensors["position"] = torch.from_numpy(position[order].astype(np.int64))
         return tensors
+
+
+def _pictures_sha256(example: Example) -> str | None:
+    if not example.images:
+        return None
+    digest = hashlib.sha256()
+    for image in example.images:
+        digest.update(f"{image.mode} {image.size}\0".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()

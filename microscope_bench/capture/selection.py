@@ -35,9 +35,15 @@ def select_positions(positions: np.ndarray, *, limit: int, seed: int, example_id
     """
     if len(positions) <= limit:
         return np.sort(positions)
-    key = hashlib.blake2b(f"{seed}\0{example_id}\0{modality}".encode(), digest_size=8).digest()
-    hashes = _splitmix64(positions.astype(np.uint64) + np.uint64(int.from_bytes(key, "little")))
+    hashes = token_hashes(positions, f"{seed}\0{example_id}\0{modality}")
     return np.sort(positions[np.argsort(hashes, kind="stable")[:limit]])
+
+
+def token_hashes(positions: np.ndarray, key: str) -> np.ndarray:
+    """uint64 (n,): a hash of each position under a key; the same on every machine and in every version of numpy."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    with np.errstate(over="ignore"):
+        return _splitmix64(positions.astype(np.uint64) + np.uint64(int.from_bytes(digest, "little")))
 
 
 def _splitmix64(state: np.ndarray) -> np.ndarray:

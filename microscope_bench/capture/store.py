@@ -31,6 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from microscope_bench.errors import StoreError
 
@@ -46,6 +47,7 @@ class ExampleRecord:
         tokens_seen: label → number of positions.
         text_sha256: of the prompt as the task renders it, the same for every model.
         tokens_sha256: of the token ids.
+        pictures_sha256: of the pictures' pixels, before any processor; None without pictures.
         converted_from: modes of the pictures that had to be converted to RGB.
         answer: index of the right choice, or None.
         choice_logprobs: log-probability of each choice as the next token, or None where it was not scored.
@@ -57,6 +59,7 @@ class ExampleRecord:
     tokens_seen: dict[str, int] = field(default_factory=dict)
     text_sha256: str = ""
     tokens_sha256: str = ""
+    pictures_sha256: str | None = None
     converted_from: list[str] = field(default_factory=list)
     answer: int | None = None
     choice_logprobs: list[float] | None = None
@@ -151,10 +154,11 @@ class TokenStore:
         size = int(self.manifest["part_examples"])
         return range(part * size, min((part + 1) * size, int(self.manifest["n_examples"])))
 
-    def missing_parts(self) -> list[int]:
+    def missing_parts(self, progress: bool = False) -> list[int]:
         """Parts that are not there yet or whose checksum does not match; a damaged one is deleted."""
         missing = []
-        for part in range(self.n_parts):
+        # the bar shows only where there is much to read
+        for part in tqdm(range(self.n_parts), desc="check store", unit="part", delay=2, disable=not progress):
             try:
                 self._check_part(part)
             except StoreError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from microscope_bench.arguments import key_values
-from microscope_bench.cli.options import add_model_options, silence_loading_bars
+from microscope_bench.cli.options import add_model_options
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +30,6 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.adapters.presets import load_model
     from microscope_bench.check import check
 
-    silence_loading_bars()
     report = check(load_model(args.model, model_args, args.device))
     print(report)
     return 0 if report.passed else 1

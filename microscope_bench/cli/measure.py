@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from microscope_bench.cli.options import names
+from microscope_bench.cli.options import METRICS_HELP, names
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,7 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Measures a token store that a run kept (--keep_store) and writes the result file.",
     )
     parser.add_argument("store", metavar="STORE", help="the token store's directory")
-    parser.add_argument("--metrics", metavar="NAME,...", help="see `ls metrics` (default: the protocol's)")
+    parser.add_argument("--metrics", metavar="NAME,...", help=METRICS_HELP)
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument(
         "--output_path", default="results", metavar="DIR", help="where the result file goes (%(default)s)"
@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Measures the store and prints a summary of the result."""
-    from microscope_bench.publish.summary import summary_table
+    from microscope_bench.publish.summary import summary_table, timing_line
     from microscope_bench.runner import DEFAULT_METRICS, measure_store
 
     result = measure_store(
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         output_path=args.output_path,
         device=args.device,
         progress=not args.quiet,
+        command=args.command,
     )
     print(summary_table(result))
+    print(timing_line(result))
     return 0

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+
+METRICS_HELP = "see `ls metrics` (default: linearity, intrinsic_dimension, anisotropy)"
 
 
-def positive_int(text: str) -> int:
-    """An integer of at least 1, as an argparse type."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+def at_least(least: int) -> Callable[[str], int]:
+    """An argparse type: an integer that is not below ``least``."""
 
+    def integer(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
+        return value
 
-def non_negative_int(text: str) -> int:
-    """An integer of at least 0, as an argparse type."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
+    return integer
 
 
 def share(text: str) -> float:
@@ -55,7 +51,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def silence_loading_bars() -> None:
-    """Turns off transformers' own progress bars; ours say more."""
+    """Turns off the progress bars of transformers and of the hub."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 
 from microscope_bench.arguments import key_values
 from microscope_bench.cli.options import (
+    METRICS_HELP,
     add_model_options,
+    at_least,
     names,
-    non_negative_int,
-    positive_int,
     share,
     silence_loading_bars,
 )
@@ -40,21 +42,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs")
     parser.add_argument("--protocol", default=DEFAULT_PROTOCOL, metavar="NAME", help="see `ls protocols` (%(default)s)")
-    parser.add_argument("--metrics", metavar="NAME,...", help="see `ls metrics` (default: the protocol's)")
+    parser.add_argument("--metrics", metavar="NAME,...", help=METRICS_HELP)
     parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="measure only the first N examples (a deviation)"
+        "--limit", type=at_least(1), metavar="N", help="measure only the first N examples (a deviation)"
     )
     parser.add_argument(
-        "--tokens_per_example", type=positive_int, metavar="N", help="keep N tokens of each modality (a deviation)"
+        "--tokens_per_example", type=at_least(1), metavar="N", help="keep N tokens of each modality (a deviation)"
     )
     parser.add_argument(
-        "--seed", type=non_negative_int, metavar="N", help="of the token selection and the folds (a deviation)"
+        "--seed", type=at_least(0), metavar="N", help="of the token selection and the folds (a deviation)"
     )
     parser.add_argument(
         "--max_skipped", type=share, metavar="SHARE", help="share of examples that may be unmeasurable (a deviation)"
     )
     parser.add_argument(
-        "--batch_size", type=positive_int, default=8, metavar="N", help="examples per forward pass (%(default)s)"
+        "--batch_size", type=at_least(1), default=8, metavar="N", help="examples per forward pass (%(default)s)"
     )
     parser.add_argument("--output_path", default="results", metavar="DIR", help="where result files go (%(default)s)")
     parser.add_argument("--store", metavar="DIR", help="where the token store goes (default: inside --output_path)")
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     from microscope_bench.adapters.presets import load_model
     from microscope_bench.errors import MicroscopeError
-    from microscope_bench.publish.summary import summary_table
+    from microscope_bench.publish.summary import summary_table, timing_line
     from microscope_bench.runner import DEFAULT_METRICS, evaluate
     from microscope_bench.tasks import load_tasks
 
@@ -80,9 +82,12 @@ def run(args: argparse.Namespace) -> int:
         raise MicroscopeError("--tasks names no task; see: microscope-bench ls tasks")
     if args.store is not None and len(tasks) > 1:
         raise MicroscopeError("--store holds one run; give one task, or leave --store out")
-    silence_loading_bars()
+    if args.quiet:
+        silence_loading_bars()
     loaded = load_tasks(tasks, include_path=args.include_path, task_args=task_args)
+    begin = time.perf_counter()
     model = load_model(args.model, model_args, args.device)
+    print(f"loaded {model.info.name} in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
     for task in loaded:
         result = evaluate(
             model,
@@ -102,4 +107,5 @@ def run(args: argparse.Namespace) -> int:
             command=args.command,
         )
         print(summary_table(result))
+        print(timing_line(result))
     return 0

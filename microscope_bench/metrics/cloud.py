@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.metrics.moments import FoldMoments, accumulate
+from microscope_bench.metrics.neighbours import first_copies
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,18 @@ class Sample:
 
     Attributes:
         x: float64 (n, d).
-        fold: int64 (n,).
-        n_examples: distinct examples among the rows.
+        fold: int64 (n,), the fold that leaves with the row's example; −1 for a row with copies in several folds, which
+            stays whichever fold leaves.
+        n_examples: distinct examples among the rows looked at, copies included.
         duplicates: share of the rows looked at that were exact copies of another row and were dropped.
+        n_folds: number of folds of the cloud.
     """
 
     x: Tensor
     fold: Tensor
     n_examples: int
     duplicates: float
+    n_folds: int
 
 
 class Cloud(ABC):
@@ -116,12 +120,20 @@ class ArrayCloud(Cloud):
             yield Chunk(self.x[rows], None if self.y is None else self.y[rows], self.fold[rows])
 
     def sample(self) -> Sample:
-        from microscope_bench.metrics.neighbours import distinct_rows
-
-        keep = distinct_rows(self.x) if self.deduplicate else torch.arange(self.n_tokens, device=self.x.device)
+        rows = torch.arange(self.n_tokens, device=self.x.device)
+        first = first_copies(self.x) if self.deduplicate else rows
+        keep = rows[first == rows]
         return Sample(
             x=self.x[keep].double(),
-            fold=self.fold[keep],
-            n_examples=int(torch.unique(self.example[keep]).numel()),
+            fold=common_folds(self.fold, first)[keep],
+            n_examples=self.n_examples,
             duplicates=1.0 - keep.numel() / max(self.n_tokens, 1),
+            n_folds=self.n_folds,
         )
+
+
+def common_folds(fold: Tensor, first: Tensor) -> Tensor:
+    """int64 (n,): at the first of several copies the fold that all of them share, or −1; elsewhere the row's own."""
+    common = fold.clone()
+    common[first[fold != fold[first]]] = -1
+    return common

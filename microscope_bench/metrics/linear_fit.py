@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 from microscope_bench.metrics.cloud import Cloud
 from microscope_bench.metrics.estimate import Estimate
@@ -73,6 +74,12 @@ def total_squares(moments: Moments) -> dict[str, float]:
     return {stream: 0.0 if is_constant(of[stream], moments) else float(of[stream]) for stream in STREAMS}
 
 
+def explained(errors: Iterable[tuple[float, float]]) -> float | None:
+    """1 − Σ RSS / Σ TSS, or None where there is no variance to explain."""
+    rss, tss = (sum(column) for column in zip(*errors, strict=True))
+    return 1.0 - rss / tss if tss > 0 else None
+
+
 def constant_target(stream: str) -> str:
     """The reason why no share of a target's variance can be told."""
     what = "the next states" if stream == "hidden" else "the updates"
@@ -103,6 +110,29 @@ class Linearity:
             return []
         return [FitSummary.of(self.folds.without(k), self.folds.folds[k]) for k in occupied]
 
+    @cached_property
+    def held_out_replicates(self) -> list[dict[str, float | None]]:
+        """Stream → the held-out value without fold j, for each j: every map fitted anew without j and one other fold.
+
+        Leaving out fold j's terms of the sum alone would miss that j is among the rows of every other map: it reads the
+        standard error at about half where there are fewer examples than dimensions. One fit per pair of folds serves
+        two replicates.
+        """
+        occupied, folds = self.folds.occupied, self.folds.folds
+        errors: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
+        for j, k in combinations(occupied, 2):
+            rest = [folds[i] for i in occupied if i not in (j, k)]
+            if sum(fold.n for fold in rest) <= self.cloud.dim:
+                continue
+            fit = LinearFit(Moments.merged(rest))
+            errors[j, k], errors[k, j] = fit.on(folds[k]), fit.on(folds[j])
+        if len(errors) < len(occupied) * (len(occupied) - 1) or len(occupied) < 3:
+            return [dict.fromkeys(STREAMS) for _ in occupied]
+        return [
+            {stream: explained(errors[j, k][stream] for k in occupied if k != j) for stream in STREAMS}
+            for j in occupied
+        ]
+
     def estimate(self, estimator: str, stream: str) -> Estimate:
         """One estimate; ``estimator`` and ``stream`` are known names, and not ``identity`` of ``update``."""
         n = self.cloud.n_tokens
@@ -132,10 +162,11 @@ class Linearity:
             return self._null(f"a fold leaves {n - max(left_out)} tokens to fit on; a map needs more than d = {dim}")
         if self.fit.tss[stream] == 0.0:
             return self._null(constant_target(stream), *self._fit_flags())
-        rss, tss = zip(*(replicate.held_out[stream] for replicate in self.replicates), strict=True)
-        without = [(sum(rss) - rss[k], sum(tss) - tss[k]) for k in range(len(rss))]
-        stderr, more = jackknife_stderr([1.0 - r / t if t > 0 else None for r, t in without])
-        return self._value(1.0 - sum(rss) / sum(tss), stderr, *self._fit_flags(), *more)
+        value = explained(replicate.held_out[stream] for replicate in self.replicates)
+        if value is None:
+            return self._null(constant_target(stream), *self._fit_flags())
+        stderr, more = jackknife_stderr([replicates[stream] for replicates in self.held_out_replicates])
+        return self._value(value, stderr, *self._fit_flags(), *more)
 
     def _fit_flags(self) -> tuple[str, ...]:
         rank = (f"rank={self.fit.rank}/{self.cloud.dim}",) if self.fit.rank < self.cloud.dim else ()

@@ -65,8 +65,10 @@ def _search_directly(x: Tensor, row: int, k: int) -> Tensor:
     return squared.topk(k, largest=False).values.sort().values
 
 
-def distinct_rows(x: Tensor) -> Tensor:
-    """Indices of the rows that are no exact copy of an earlier row; −0.0 equals 0.0.
+def first_copies(x: Tensor) -> Tensor:
+    """For every row the index of the first row that is an exact copy of it, itself where there is none before.
+
+    −0.0 equals 0.0.
 
     Rows are told apart by a 128-bit hash of their bytes, so wide rows of many tokens need no sorting.
 
@@ -74,20 +76,17 @@ def distinct_rows(x: Tensor) -> Tensor:
         x: (n, d), any dtype.
 
     Returns:
-        int64, ascending, on the device of ``x``.
+        int64 (n,), on the device of ``x``.
 
-    >>> distinct_rows(torch.tensor([[0.0, 1.0], [2.0, 3.0], [-0.0, 1.0]]))
-    tensor([0, 1])
+    >>> first_copies(torch.tensor([[0.0, 1.0], [2.0, 3.0], [-0.0, 1.0]]))
+    tensor([0, 1, 0])
     """
-    seen: set[bytes] = set()
-    kept: list[int] = []
+    seen: dict[bytes, int] = {}
+    first: list[int] = []
     offset = 0
     for part in torch.split(x.detach(), max(1, BLOCK_ELEMENTS // max(x.shape[1], 1))):
         rows = (part + 0.0 if part.is_floating_point() else part).contiguous().cpu()  # −0.0 + 0.0 is 0.0
         for i, row in enumerate(rows.view(torch.uint8).numpy()):
-            digest = blake2b(row, digest_size=16).digest()
-            if digest not in seen:
-                seen.add(digest)
-                kept.append(offset + i)
+            first.append(seen.setdefault(blake2b(row, digest_size=16).digest(), offset + i))
         offset += part.shape[0]
-    return torch.tensor(kept, dtype=torch.int64, device=x.device)
+    return torch.tensor(first, dtype=torch.int64, device=x.device)

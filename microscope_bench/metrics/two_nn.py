@@ -140,8 +140,8 @@ class NeighbourDistances:
         value = compute(self.distances)
         if value is None:
             return null(f"too few of the {self.n} tokens have two neighbours at different distances")
-        folds = torch.unique(sample.fold).tolist()
-        replicates = [compute(self.distances[sample.fold != k]) for k in folds] if len(folds) > 1 else []
+        folds = range(sample.n_folds) if sample.n_folds > 1 else ()
+        replicates = [compute(self.distances[sample.fold != k]) for k in folds]
         stderr, flags = jackknife_stderr(replicates)
         return Estimate(value, stderr, self.n, sample.n_examples, (*self.flags, *flags))
 

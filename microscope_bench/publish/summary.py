@@ -144,6 +144,14 @@ def summary_table(result: Result) -> str:
     return "\n".join([*lines, result.signature])
 
 
+def timing_line(result: Result) -> str:
+    """Where the time went, and how much memory it took."""
+    timing = result.timing
+    stages = ", ".join(f"{stage} {seconds:,.1f} s" for stage, seconds in timing.seconds.items())
+    memory = "" if timing.peak_memory_bytes is None else f"; peak memory {timing.peak_memory_bytes / 1e9:.2f} GB"
+    return stages + memory
+
+
 def accuracy_text(result: Result) -> str:
     """Accuracy with its uncertainty and n, or why there is none; empty where the task has no answer to score."""
     accuracy = result.accuracy

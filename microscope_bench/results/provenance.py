@@ -85,6 +85,7 @@ def environment(
     image_processor: str | None,
     command: Sequence[str],
     packages: Iterable[str] = PACKAGES,
+    captured: Environment | None = None,
 ) -> Environment:
     """Describes this process.
 
@@ -94,6 +95,7 @@ def environment(
         image_processor: class name of the image processor, or None.
         command: the arguments of the command line; paths in them are cut down.
         packages: names whose installed versions are recorded.
+        captured: the environment of the run that captured the states, if it was not this one.
     """
     commit, dirty = _checkout(Path(microscope_bench.__file__).resolve().parent)
     return Environment(
@@ -107,7 +109,15 @@ def environment(
         processor=processor,
         image_processor=image_processor,
         command=sanitised_command(command),
+        captured_with=None if captured is None else _in_short(captured),
     )
+
+
+def _in_short(environment: Environment) -> dict[str, str]:
+    named = {"microscope_bench": environment.package_version, "command": environment.command}
+    if environment.commit is not None:
+        named["commit"] = environment.commit + (" (dirty)" if environment.dirty else "")
+    return {**named, **{k: v for k, v in environment.packages.items() if k in ("torch", "transformers")}}
 
 
 def _last_part(match: re.Match[str]) -> str:

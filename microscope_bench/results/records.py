@@ -67,6 +67,7 @@ class ModelRecord:
     n_parameters: int
     trained: bool = True
     control: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and with what it was measured; :func:`microscope_bench.results.provenance.environment` fills it in."""
+    """Where and with what it was measured; :func:`microscope_bench.results.provenance.environment` fills it in.
+
+    ``captured_with`` tells of the run that had captured the states, where a kept token store was measured again.
+    """
 
     package_version: str
     commit: str | None
@@ -143,6 +147,7 @@ class Environment:
     processor: str
     image_processor: str | None
     command: str
+    captured_with: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def signature(identity: Mapping[str, Any], package_version: str = __version__) -
         f"model:{_text(model['repo'])}@{_text(short_revision(model['revision']))}",
         "" if model["trained"] else "untrained",
         f"control:{_text(model['control'])}" if model["control"] else "",
+        *(f"{_text(key)}={_text(value)}" for key, value in sorted(model["options"].items())),
         f"dtype:{_text(model['dtype'])}",
         f"quant:{_text(model['quantization'])}" if model["quantization"] else "",
         f"attn:{_text(model['attention'])}" if model["attention"] else "",

@@ -11,8 +11,9 @@ from transformers.models.auto import AutoModelForMultimodalLM
 from microscope_bench.adapters.base import LABELS
 from microscope_bench.adapters.decoder import find_blocks
 from microscope_bench.adapters.media_tokens import MediaTokens, label_positions
-from microscope_bench.adapters.prompting import chat_template, continuation_token_ids
+from microscope_bench.adapters.prompting import chat_prompt, chat_template, continuation_token_ids
 from microscope_bench.errors import AdapterError
+from microscope_bench.examples import Example
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,13 @@ def test_the_default_of_several_chat_templates_counts():
     assert chat_template(Processor()) is None
     Processor.chat_template = {"default": "one", "tools": "two"}
     assert chat_template(Processor()) == "one"
+
+
+def test_a_template_that_asks_for_the_date_is_told_a_fixed_one(tiny_adapter):
+    tokenizer = tiny_adapter("llama").tokenizer
+    template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0]['content'] }}"
+    previous, tokenizer.chat_template = tokenizer.chat_template, template
+    try:
+        assert chat_prompt(tokenizer, Example("q", "hello"), in_parts=False) == "2024-07-26 hello"
+    finally:
+        tokenizer.chat_template = previous

@@ -66,3 +66,38 @@ def test_an_adapter_in_a_file_of_the_users(tiny, tmp_path):
 def test_listing_models_imports_no_torch():
     code = f"import sys, {presets.__name__} as p; list(p.ADAPTERS), list(p.MODELS); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+OWN = """
+from microscope_bench.adapters.hf import HFAdapter
+
+class Own(HFAdapter):
+    def blocks(self):
+        return list(self.model.transformer.h)[:{n}]
+"""
+
+
+def test_an_adapter_in_a_file_has_its_own_identity(tiny, tmp_path):
+    file = tmp_path / "own.py"
+    found = []
+    for n in (2, 1):
+        file.write_text(OWN.format(n=n))
+        found.append(load_model(f"{file}:Own", {"pretrained": str(tiny("gpt2")), "use_chat_template": "false"}, "cpu"))
+        assert found[-1].info.n_layers == len(found[-1].blocks()) == n
+    names = [adapter.info.adapter for adapter in found]
+    assert all(name.startswith("own.py:Own@") for name in names) and names[0] != names[1]
+    assert found[0].info.options == {"use_chat_template": "false"}
+    assert found[0].info.repo == found[1].info.repo
+
+
+def test_an_adapter_may_find_the_blocks_where_the_generic_one_cannot(tiny, tmp_path, monkeypatch):
+    """The example of docs/adding_a_model.md."""
+
+    def lost(model):
+        raise AdapterError("no block list")
+
+    monkeypatch.setattr("microscope_bench.adapters.hf.find_blocks", lost)
+    with pytest.raises(AdapterError, match="no block list"):
+        load_model("hf", {"pretrained": str(tiny("gpt2"))}, "cpu")
+    (tmp_path / "own.py").write_text(OWN.format(n=2))
+    assert load_model(f"{tmp_path / 'own.py'}:Own", {"pretrained": str(tiny("gpt2"))}, "cpu").info.n_layers == 2

@@ -164,8 +164,9 @@ def test_records_count_labels_and_score_letters(tmp_path):
     assert records[1].answer == 1
 
 
-def test_media_hash_depends_on_the_pictures_and_not_on_the_batch(tmp_path):
+def test_the_probe_depends_on_the_inputs_and_not_on_the_batch(tmp_path):
     task = ToyTask(12)
-    hashes = {Capture(ToyAdapter(), task, FEW, batch_size).media_sha256(8) for batch_size in (1, 4)}
-    assert len(hashes) == 1
-    assert Capture(ToyAdapter(), ToyTask(order=range(1, 13)), FEW, 1).media_sha256(8) not in hashes
+    (probe,) = {Capture(ToyAdapter(), task, FEW, batch_size).probe(8) for batch_size in (1, 4)}
+    other = Capture(ToyAdapter(), ToyTask(order=range(1, 13)), FEW, 1).probe(8)
+    assert other.media_sha256 != probe.media_sha256
+    assert other.inputs_sha256 != probe.inputs_sha256

@@ -194,6 +194,20 @@ def test_jackknife_standard_error_matches_the_spread_between_data_sets() -> None
         assert 0.6 < np.mean([e.stderr for e in estimates]) / spread < 1.6
 
 
+def test_held_out_standard_error_counts_the_maps_that_change_with_the_examples() -> None:
+    """Fewer examples than dimensions: errors of the left-out folds alone would give about half of the spread."""
+    groups = np.repeat(np.arange(30), 32)
+    a = gaussian(48, 48, 99) / 14
+    estimates = []
+    for seed in range(30):
+        image, effect = (gaussian(30, 48, k + seed).repeat_interleave(32, 0) for k in (1000, 2000))
+        x = image + gaussian(960, 48, seed)
+        update = x @ a + 0.25 * effect + 0.5 * gaussian(960, 48, 500 + seed)
+        estimates.append(linearity(x, x + update, "update", "held_out", groups))
+    spread = np.std([e.value for e in estimates], ddof=1)
+    assert 0.75 < np.sqrt(np.mean([e.stderr**2 for e in estimates])) / spread < 1.5
+
+
 def test_one_example_has_no_standard_error() -> None:
     x, y = gaussian(50, 3), gaussian(50, 3, 1)
     estimate = linearity(x, y, groups=["only"] * 50)

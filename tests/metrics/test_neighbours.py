@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from microscope_bench.metrics import neighbours
-from microscope_bench.metrics.neighbours import distinct_rows, nearest_neighbours
+from microscope_bench.metrics.neighbours import first_copies, nearest_neighbours
 from tests.metrics.oracles import gaussian, massive
 
 
@@ -64,12 +64,12 @@ def test_too_few_rows_are_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_distinct_rows_keeps_the_first_of_each(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_copies_name_the_first_of_each(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "BLOCK_ELEMENTS", 6)  # copies lie in different blocks
     x = torch.tensor([[1, 2], [0, 1], [1, 2], [-0.0, 1], [2, 1], [0, -1], [1, 2]], dtype=dtype)
-    assert distinct_rows(x).tolist() == [0, 1, 4, 5]
-    assert distinct_rows(x.T.contiguous().T).tolist() == [0, 1, 4, 5]
+    assert first_copies(x).tolist() == [0, 1, 0, 1, 4, 5, 0]
+    assert first_copies(x.T.contiguous().T).tolist() == [0, 1, 0, 1, 4, 5, 0]
 
 
-def test_distinct_rows_of_nothing() -> None:
-    assert distinct_rows(torch.empty(0, 4)).tolist() == []
+def test_first_copies_of_nothing() -> None:
+    assert first_copies(torch.empty(0, 4)).tolist() == []

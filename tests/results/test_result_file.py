@@ -31,7 +31,7 @@ def test_the_first_file_still_means_what_it_meant() -> None:
     result = load_result(SAMPLE_FILE)
     assert result.signature == (
         "geometry/1|limit=100|model:example/tiny-llava@3b0c8f0f|dtype:float32|attn:sdpa|task:shapesqa@1"
-        "|data:shapesqa@generator-1-seed0-n500/test|n:100|tokens:32|seed:0|mb:0.1.0|id:48dd48b58031"
+        "|data:generated@shapesqa-1-seed0-n500-size64/test|n:100|tokens:32|seed:0|mb:0.1.0|id:f1ad193b2cc8"
     )
     assert len(result.scores) == 144
     assert result.series("linearity", "held_out", "hidden", "image")[0].value == 0.85996
