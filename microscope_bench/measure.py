@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache, reduce
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.metrics.cloud import Chunk, Cloud, Sample, common_folds
 from microscope_bench.metrics.moments import FoldMoments, merge
-from microscope_bench.metrics.neighbours import first_copies
+from microscope_bench.metrics.neighbours import COPY_TOLERANCE, first_copies
 from microscope_bench.metrics.registry import METRICS, Metric
 from microscope_bench.metrics.resampling import assign_folds
 from microscope_bench.protocol import Protocol
@@ -76,7 +77,7 @@ class StoredTokens:
         first_of_group = np.flatnonzero(
             (np.diff(self.example, prepend=-1) != 0) | (np.diff(self.modality, prepend=0) != 0)
         )
-        for start, end in zip(first_of_group, [*first_of_group[1:], len(positions)], strict=True):
+        for start, end in pairwise([*first_of_group, len(positions)]):
             key = f"sample\0{self.protocol.seed}\0{names[self.example[start]]}\0{LABELS[self.modality[start]]}"
             hashes[start:end] = token_hashes(positions[start:end], key)
         return hashes
@@ -141,28 +142,17 @@ class StoreCloud(Cloud):
             )
 
     def sample(self) -> Sample:
-        """Walks through the tokens in the order of their hashes and keeps each that is no copy, up to the limit."""
-        limit = self.tokens.protocol.id_tokens
-        order = self.index[np.argsort(self.tokens.sampling_hash[self.index], kind="stable")]
-        kept, at, fold = torch.empty(0), np.empty(0, dtype=np.int64), torch.empty(0, dtype=torch.int64)
-        for start in range(0, self.n_tokens, ROWS_PER_CHUNK):
-            rows = order[start : start + ROWS_PER_CHUNK]
-            x, f = self.tokens.states(self.layer, rows), self.tokens.folds(rows)
-            candidates = torch.cat([kept, x]) if len(at) else x
-            folds = torch.cat([fold, f]) if len(at) else f
-            where = np.concatenate([at, np.arange(start, start + len(x))])
-            first = first_copies(candidates)
-            distinct = torch.nonzero(first == torch.arange(len(first), device=first.device)).flatten()[:limit]
-            kept, fold = candidates[distinct], common_folds(folds, first)[distinct]
-            at = where[distinct.cpu().numpy()]
-            if len(at) == limit:
-                break
-        looked_at = int(at[-1]) + 1 if len(at) == limit else self.n_tokens
+        """The tokens of the smallest hashes, the same at every boundary; copies among them are dropped afterwards."""
+        order = np.argsort(self.tokens.sampling_hash[self.index], kind="stable")
+        rows = self.index[order[: self.tokens.protocol.id_tokens]]
+        x = self.tokens.states(self.layer, rows)
+        first = first_copies(x, COPY_TOLERANCE.get(x.dtype, 0.0))
+        keep = torch.nonzero(first == torch.arange(len(first), device=first.device)).flatten()
         return Sample(
-            x=kept.double(),
-            fold=fold,
-            n_examples=len(np.unique(self.tokens.example[order[:looked_at]])),
-            duplicates=1.0 - len(at) / looked_at,
+            x=x[keep].double(),
+            fold=common_folds(self.tokens.folds(rows), first)[keep],
+            n_examples=len(np.unique(self.tokens.example[rows])),
+            duplicates=1.0 - len(keep) / len(rows),
             n_folds=self.n_folds,
         )
 
@@ -206,7 +196,8 @@ def measure(
     chosen = [METRICS.get(name) for name in metrics]
     tokens = StoredTokens(store, protocol, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if not tokens.modalities:
-        raise StoreError(f"{store.path} holds no tokens: every example was skipped")
+        first = store.records[0]
+        raise StoreError(f"no example could be measured. First: {first.id}: {first.skipped or 'it has no tokens'}")
     scores: list[Score] = []
     for layer in tqdm(range(n_layers + 1), desc="measure", unit="boundary", disable=not progress):
         clouds = [StoreCloud(tokens, modality, layer, n_layers) for modality in tokens.modalities]

@@ -25,7 +25,7 @@ class Protocol:
         tokens_per_example: how many tokens of each modality the store keeps of one example, at most.
         limit: how many examples of the split are measured, counted from its first; None means all of them.
         folds: groups of whole examples for held-out values and for the jackknife.
-        id_tokens: how many distinct tokens intrinsic dimension is estimated on, at most.
+        id_tokens: how many tokens intrinsic dimension is estimated on, at most; copies among them are dropped.
         sink_rule: name and version of the rule by which the token set ``no_sinks`` leaves out massive activations.
         max_skipped: the share of examples that may be unreadable or too long before a run is refused.
         seed: of the token selection, the folds and the subsample.

@@ -19,10 +19,12 @@ from tqdm import tqdm
 
 from microscope_bench import __version__
 from microscope_bench.adapters.presets import load_model
+from microscope_bench.arguments import key_values
 from microscope_bench.assemble import Timing, assemble, assemble_failure
 from microscope_bench.capture.loop import Capture, Probe
 from microscope_bench.capture.selection import RULE
 from microscope_bench.capture.store import TokenStore, store_bytes
+from microscope_bench.devices import pick_device
 from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure import measure
 from microscope_bench.metrics.registry import METRICS
@@ -49,10 +51,10 @@ def evaluate(
     protocol: str | Protocol = DEFAULT_PROTOCOL,
     limit: int | None = None,
     *,
-    model_args: Mapping[str, str] | None = None,
-    task_args: Mapping[str, str] | None = None,
+    model_args: str | Mapping[str, object] | None = None,
+    task_args: str | Mapping[str, object] | None = None,
     include_path: str | Path | None = None,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: str | Sequence[str] = DEFAULT_METRICS,
     batch_size: int = 8,
     device: str | None = None,
     tokens_per_example: int | None = None,
@@ -63,6 +65,7 @@ def evaluate(
     keep_store: bool = False,
     progress: bool = True,
     command: Sequence[str] = (),
+    load_seconds: float = 0.0,
 ) -> Result:
     """Measures one model on one task.
 
@@ -73,8 +76,8 @@ def evaluate(
         task: a name (``microscope-bench ls tasks``), a path to a task YAML, or a loaded task.
         protocol: a protocol's name, or a Protocol.
         limit: measure only the first examples of the split; a deviation from the protocol.
-        model_args: ``pretrained``, ``revision``, ``dtype``, ...; the adapter says which.
-        task_args: ``data_dir``, ``revision``, ...; the task says which.
+        model_args: ``pretrained``, ``revision``, ``dtype``, ...; the adapter says which. A mapping or "key=value,...".
+        task_args: ``data_dir``, ``revision``, ...; the task says which. A mapping or "key=value,...".
         include_path: directory with further task YAMLs.
         metrics: names (``microscope-bench ls metrics``).
         batch_size: examples per forward pass; changes speed and memory, not the protocol.
@@ -87,6 +90,7 @@ def evaluate(
         keep_store: keep the token store after a result was made, to measure it again.
         progress: show progress bars on standard error.
         command: the command line to note in the result.
+        load_seconds: what it took to load a model or task that is given loaded, to note in the result.
 
     Returns:
         The result; it is also written if there is an ``output_path``.
@@ -97,17 +101,19 @@ def evaluate(
     settings = (named_protocol(protocol) if isinstance(protocol, str) else protocol).with_changes(
         limit=limit, tokens_per_example=tokens_per_example, seed=seed, max_skipped=max_skipped
     )
-    for name in metrics:
-        METRICS.get(name)
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    _check_metrics(metrics)
     if batch_size < 1:
         raise MicroscopeError(f"batch_size must be at least 1, not {batch_size}")
     if output_path is not None:
         check_writable(Path(output_path))
 
     timing = Timing()
-    # the task first: it is the cheaper of the two to get wrong
-    loaded_task = task if not isinstance(task, str) else _load_task(task, include_path, task_args, timing)
-    adapter = model if not isinstance(model, str) else _load_model(model, model_args, device, timing)
+    timing.seconds["load"] = load_seconds
+    with timing.stage("load"):
+        # the task first: it is the cheaper of the two to get wrong
+        loaded_task = _loaded_task(task, include_path, key_values("task_args", task_args))
+        adapter = _loaded_model(model, key_values("model_args", model_args), device)
     capture = Capture(adapter, loaded_task, settings, batch_size)
     n_examples = min(len(loaded_task), settings.limit or len(loaded_task))
     with timing.stage("capture"):
@@ -178,6 +184,7 @@ def measure_store(
         raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
     if output_path is not None:
         check_writable(Path(output_path))
+    _check_metrics(metrics)
     token_store.check_complete()
     about = token_store.manifest["about"]
     captured = Environment(**about["environment"])
@@ -190,20 +197,30 @@ def measure_store(
     )
     timing = Timing()
     timing.seconds["capture"] = about["capture_seconds"]
-    settings = Protocol(**about["protocol"])
+    try:
+        settings = Protocol(**about["protocol"])
+    except TypeError as error:
+        raise StoreError(f"{store}: its protocol has fields that this version does not know ({error})") from error
     return _measure(token_store, settings, metrics, where, timing, device, output_path, progress)
 
 
-def _load_task(name: str, include_path: str | Path | None, task_args: Mapping[str, str] | None, timing: Timing) -> Task:
+def _check_metrics(names: Sequence[str]) -> None:
+    if not names:
+        raise MicroscopeError("no metric is named; see: microscope-bench ls metrics")
+    for name in names:
+        METRICS.get(name)
+
+
+def _loaded_task(task: str | Task, include_path: str | Path | None, task_args: Mapping[str, str]) -> Task:
+    if not isinstance(task, str):
+        return task
     from microscope_bench.tasks import load_task  # needs lm_eval, which a run on a task object does not
 
-    with timing.stage("load"):
-        return load_task(name, include_path=include_path, task_args=task_args)
+    return load_task(task, include_path=include_path, task_args=task_args)
 
 
-def _load_model(name: str, args: Mapping[str, str] | None, device: str | None, timing: Timing) -> Adapter:
-    with timing.stage("load"):
-        return load_model(name, args or {}, device)
+def _loaded_model(model: str | Adapter, model_args: Mapping[str, str], device: str | None) -> Adapter:
+    return load_model(model, model_args, device) if isinstance(model, str) else model
 
 
 def _run_identity(adapter: Adapter, task: Task, protocol: Protocol, probe: Probe) -> dict[str, Any]:
@@ -217,7 +234,6 @@ def _run_identity(adapter: Adapter, task: Task, protocol: Protocol, probe: Probe
             "tokens_per_example": protocol.tokens_per_example,
             "seed": protocol.seed,
             "limit": protocol.limit,
-            "max_skipped": protocol.max_skipped,
         },
         "inputs_sha256": probe.inputs_sha256,
         "software": {
@@ -269,12 +285,16 @@ def _check_disk(store: TokenStore, capture: Capture, n_examples: int) -> None:
         dtype=getattr(torch, info.dtype),
     )
     free = shutil.disk_usage(store.path).free
-    LOG.info("token store %s: at most %.2f GB, %.1f GB are free", store.path, needed / 1e9, free / 1e9)
+    LOG.info("token store %s: at most %s; %s are free", store.path, _size(needed), _size(free))
     if needed > free:
         raise StoreError(
-            f"the token store needs up to {needed / 1e9:.1f} GB, but {store.path} has {free / 1e9:.1f} GB free. Name a "
+            f"the token store needs up to {_size(needed)}, but {store.path} has {_size(free)} free. Name a "
             f"larger disk with --store, or keep less with --tokens_per_example or --limit (both show in the signature)"
         )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
 
 
 def _device_name(device: torch.device) -> str:
@@ -297,7 +317,7 @@ def _measure(
             protocol,
             metrics,
             n_layers=store.manifest["run"]["model"]["n_layers"],
-            device=torch.device(device) if device else None,
+            device=pick_device(device),
             progress=progress,
         )
     result = assemble(store, protocol, metrics, scores, where, timing)

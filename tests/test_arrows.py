@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub"}
+FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices"}
 ARROWS = {
     "cli": {"runner", "check", "publish", "adapters", "tasks", "metrics", "results", "measure"},
     "runner": {"capture", "measure", "tasks", "results", "adapters", "metrics", "assemble"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,43 @@ class GivesNoLogits(HFAdapter):
         super().forward(batch, logits=logits)
 
 
+class HasNaNWeightsInBlock3(HFAdapter):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        torch.nn.init.constant_(next(iter(self.blocks()[2].mlp.parameters())), torch.nan)
+
+
+class GivesNaNInItsSecondPass(HFAdapter):
+    passes = 0
+
+    def forward(self, batch, *, logits):
+        self.passes += 1
+        for name in batch.media:
+            batch.inputs[name] = batch.media[name] * (torch.nan if self.passes == 2 else 1)
+        return super().forward(batch, logits=logits)
+
+
+class GivesNaNForOneExampleAlone(HFAdapter):
+    def encode(self, examples):
+        batch = super().encode(examples)
+        if len(examples) == 1:
+            for name in batch.media:
+                batch.inputs[name] = batch.media[name] * torch.nan
+        return batch
+
+
+class HasANaNFinalNorm(HFAdapter):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        torch.nn.init.constant_(self.model.model.language_model.norm.weight, torch.nan)
+
+
+class SaysTheModelIsLarger(HFAdapter):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.info = replace(self.info, n_layers=7, hidden_size=64)
+
+
 @pytest.mark.parametrize(
     ("broken", "failing"),
     [
@@ -99,6 +138,10 @@ class GivesNoLogits(HFAdapter):
         (ForgetsTheFirstBlock, {"boundaries equal transformers' hidden states"}),
         (LetsRowsInfluenceEachOther, {"a batch equals its examples one by one"}),
         (DrawsAtRandom, {"two runs are equal"}),
+        (HasNaNWeightsInBlock3, {"states are finite"}),
+        (GivesNaNForOneExampleAlone, {"a batch equals its examples one by one"}),
+        (HasANaNFinalNorm, {"boundaries equal transformers' hidden states", "choices are one token each"}),
+        (SaysTheModelIsLarger, {"depth and width are those of the blocks"}),
         (LeavesAHook, {"hooks are removed after an exception"}),
         (GivesEveryChoiceOneToken, {"choices are one token each"}),
         (GivesNoLogits, {"examples can be encoded and run"}),
@@ -110,6 +153,44 @@ def test_a_broken_adapter_fails_its_check(broken, failing, tiny):
     assert failing <= failed if failing else not failed, str(report)
     assert report.passed == (not failing)
     assert all(c.hint for c in report.checks if c.status == "failed")
+
+
+def test_states_that_are_not_finite_are_counted_and_nothing_is_concluded_from_them(tiny):
+    report = check(HasNaNWeightsInBlock3.load({"pretrained": str(tiny("llava_next"))}, device="cpu"))
+    found = {c.name: c for c in report.checks}
+    finite = found["states are finite"]
+    real = int(finite.seen.split(" of ")[1].split()[0])
+    assert finite.seen == f"NaN or infinity at [0, 0, 0, {real}, {real}] of {real} positions, by boundary"
+    assert "block 3" in finite.hint
+    meaningless = {
+        "labels agree with what the picture changes",
+        "layer 0 is the input of block 1",
+        "a batch equals its examples one by one",
+        "two runs are equal",
+        "choices are one token each",
+        "boundaries equal transformers' hidden states",
+    }
+    assert {c.name for c in report.checks if c.status == "skipped"} == meaningless
+    assert {found[name].hint for name in meaningless} == {"states are not finite"}
+
+
+def test_a_pass_that_gives_nan_once_is_not_called_a_change_of_the_picture(tiny):
+    report = check(GivesNaNInItsSecondPass.load({"pretrained": str(tiny("llava_next"))}, device="cpu"))
+    follows = next(c for c in report.checks if c.name == "labels agree with what the picture changes")
+    assert follows.status == "failed" and "NaN or infinity at" in follows.seen
+
+
+def test_depth_and_width_that_do_not_fit_are_said_with_both_numbers(tiny):
+    def check_of(adapter, name):
+        report = check(adapter.load({"pretrained": str(tiny("llava_next"))}, device="cpu"))
+        return next(c for c in report.checks if c.name == name)
+
+    fits = check_of(SaysTheModelIsLarger, "depth and width are those of the blocks")
+    assert fits.seen == "info says 7 layers of width 64, blocks() lists 4 blocks and block 1 saw width 32"
+    other = check_of(ForgetsTheFirstBlock, "boundaries equal transformers' hidden states")
+    assert (
+        other.status == "failed" and other.seen == "4 boundaries here, 5 in transformers" and "blocks()" in other.hint
+    )
 
 
 def test_the_report_reads_as_text(tiny_adapter):

@@ -152,6 +152,7 @@ def test_two_runs_at_once_in_one_store_are_refused(tmp_path):
         ({"max_skipped": 2.0}, "max_skipped"),
         ({"protocol": "geometry/2"}, "geometry/1"),
         ({"metrics": ["anisotropie"]}, "anisotropy"),
+        ({"metrics": []}, "no metric"),
     ],
 )
 def test_wrong_options_are_refused_with_their_name(options, message):
@@ -194,3 +195,50 @@ def test_options_of_a_model_are_part_of_its_identity(tmp_path):
     assert "|use_chat_template=false|" in second.signature
     assert first.short_id != second.short_id
     assert len(result_files(tmp_path)) == 2
+
+
+def test_raising_max_skipped_goes_on_where_the_run_stopped(tmp_path):
+    task = ToyTask(40, broken=dict.fromkeys(range(36, 40), "picture"))
+    with pytest.raises(CaptureError, match="raise --max_skipped"):
+        run(tmp_path, task=task)
+    adapter = ToyAdapter()
+    assert run(tmp_path, adapter, task, max_skipped=0.5).identity.n_examples == 36
+    assert adapter.passes == 1, "only the last part of eight examples was missing"
+
+
+@pytest.mark.parametrize(
+    "manifest", ['{"format": 1}', '{"format": 1, "n_examples": "x", "part_examples": 1, "run": {}}']
+)
+def test_a_damaged_manifest_is_refused(tmp_path, manifest):
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(StoreError, match="damaged"):
+        measure_store(tmp_path)
+    with pytest.raises(StoreError, match="damaged"):
+        run(None, store=tmp_path)
+
+
+def test_a_store_where_none_can_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="--store"):
+        run(None, store=tmp_path / "file")
+
+
+def test_when_nothing_could_be_measured_the_first_reason_is_told(tmp_path):
+    with pytest.raises(StoreError, match="First: q0: its picture does not open"):
+        run(tmp_path, task=ToyTask(10, broken=dict.fromkeys(range(10), "picture")), max_skipped=1.0)
+
+
+def test_arguments_may_be_text_or_a_mapping_and_one_metric_a_name():
+    adapter = ToyAdapter()
+    results = [
+        evaluate(adapter, "shapesqa", limit=20, task_args=arguments, metrics="anisotropy", progress=False)
+        for arguments in ("n=30", {"n": 30})
+    ]
+    assert results[0].scores == results[1].scores
+    assert results[0].identity.dataset.revision.endswith("n30-size64")
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    run(None, store=tmp_path / "s", keep_store=True)
+    with pytest.raises(MicroscopeError, match="device 'gpu' is not available"):
+        measure_store(tmp_path / "s", device="gpu", progress=False)

@@ -16,7 +16,7 @@ from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, find_blocks
 from microscope_bench.adapters.loading import CHECKPOINT_FILES, Checkpoint, resolve_checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors, find_media_tokens, label_positions
-from microscope_bench.adapters.models import is_multimodal, load_model, model_info, pick_device, read_config
+from microscope_bench.adapters.models import is_multimodal, load_model, model_info, read_config
 from microscope_bench.adapters.overrides import WITHOUT_IMAGE_TOKENS, overrides_for
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
 from microscope_bench.adapters.prompting import (
@@ -26,6 +26,7 @@ from microscope_bench.adapters.prompting import (
     continuation_token_ids,
     raw_prompt,
 )
+from microscope_bench.devices import pick_device
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import Example
 from microscope_bench.hub import first_line
@@ -228,7 +229,14 @@ class HFAdapter(Adapter):
     def _prompt(self, example: Example) -> str:
         if not self._use_chat_template:
             return raw_prompt(self.processor, example, self._overrides)
-        return chat_prompt(self.processor or self.tokenizer, example, in_parts=self.processor is not None)
+        try:
+            return chat_prompt(self.processor or self.tokenizer, example, in_parts=self.processor is not None)
+        except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
+            raise AdapterError(
+                f"{self.info.name}: its chat template cannot render example {example.id} "
+                f"({type(error).__name__}: {first_line(error)}). Repair chat_template.jinja in the checkpoint, or do "
+                f"without it: --model_args ...,use_chat_template=false"
+            ) from error
 
     def _call_processor(self, examples: Sequence[Example], prompts: list[str]) -> Mapping[str, Any]:
         options: dict[str, Any] = {"padding": True, "padding_side": "right", "return_tensors": "pt"}

@@ -90,20 +90,6 @@ def load_model(
     return model.eval()
 
 
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name; None means a GPU where there is one.
-
-    Raises:
-        AdapterError: no such device here.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise AdapterError(f"device {name!r} is not available here ({first_line(error)}); try --device cpu") from error
-    return device
-
-
 def model_info(
     model: Any,
     checkpoint: Checkpoint,

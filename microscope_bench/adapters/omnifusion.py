@@ -20,7 +20,7 @@ from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 from microscope_bench.adapters.arguments import refuse_unknown_args
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch, ModelInfo
 from microscope_bench.adapters.loading import Checkpoint, torch_dtype
-from microscope_bench.adapters.models import UNTRAINED_KEY, pick_device
+from microscope_bench.adapters.models import UNTRAINED_KEY
 from microscope_bench.adapters.omnifusion_files import (
     find_checkpoint,
     find_vision_tower,
@@ -30,6 +30,7 @@ from microscope_bench.adapters.omnifusion_files import (
 )
 from microscope_bench.adapters.omnifusion_model import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
 from microscope_bench.adapters.prompting import check_placeholders
+from microscope_bench.devices import pick_device
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
 from microscope_bench.hub import first_line

@@ -93,6 +93,9 @@ class TokenStore:
                 f"{self.path} is a token store of format {found}, this version reads format {FORMAT}; capture "
                 f"the run again"
             )
+        for key, kind in (("n_examples", int), ("part_examples", int), ("run", dict)):
+            if not isinstance(self.manifest.get(key), kind):
+                raise StoreError(f"{self.path}/manifest.json is damaged: {key} is missing; capture the run again")
 
     @classmethod
     def open_or_create(cls, path: Path, run: Mapping[str, Any], *, n_examples: int, part_examples: int) -> TokenStore:
@@ -116,11 +119,12 @@ class TokenStore:
                     f"Name another directory with --store, or delete this one"
                 )
             return store
-        (path / "parts").mkdir(parents=True, exist_ok=True)
-        _write_manifest(
-            path,
-            {"format": FORMAT, "n_examples": n_examples, "part_examples": part_examples, "run": run, "about": None},
-        )
+        manifest = {"format": FORMAT, "n_examples": n_examples, "part_examples": part_examples, "run": run}
+        try:
+            (path / "parts").mkdir(parents=True, exist_ok=True)
+            _write_manifest(path, {**manifest, "about": None})
+        except OSError as error:
+            raise StoreError(f"no token store can be made at {path}: {error.strerror}; name another --store") from error
         return cls(path)
 
     def finish(self, about: Mapping[str, Any]) -> None:

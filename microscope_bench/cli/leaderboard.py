@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import shlex
 import sys
 from itertools import islice
 from pathlib import Path
@@ -30,11 +31,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page, or compares it."""
+    from microscope_bench.errors import ResultError
     from microscope_bench.publish.leaderboard import render
     from microscope_bench.results.document import write_atomically
     from microscope_bench.results.files import load_results
 
     page = Path(args.output) if args.output else Path(args.results).resolve().parent / "leaderboard.md"
+    if page.is_dir():
+        raise ResultError(f"{page} is a directory; name a file: -o {shlex.quote(str(page / 'leaderboard.md'))}")
     entries = [
         (Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in load_results(args.results)
     ]
@@ -51,9 +55,9 @@ def _check(page: Path, text: str, args: argparse.Namespace) -> int:
     if there == text:
         print(f"{page} is up to date")
         return 0
-    output = f" -o {args.output}" if args.output else ""
+    again = shlex.join(["microscope-bench", "leaderboard", args.results, *(["-o", args.output] if args.output else [])])
     what = "is stale" if there else "is missing"
-    print(f"{page} {what}; make it again: microscope-bench leaderboard {args.results}{output}", file=sys.stderr)
+    print(f"{page} {what}; make it again: {again}", file=sys.stderr)
     if there:
         diff = difflib.unified_diff(there.splitlines(), text.splitlines(), "the page", "the results", lineterm="", n=0)
         lines = [line if len(line) <= 160 else f"{line[:157]}..." for line in islice(diff, _DIFF_LINES + 1)]

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from microscope_bench import __version__
@@ -51,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"microscope-bench: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        # a defect, of ours or of a user's adapter or task: the place matters more than manners, and the status is not 1
+        traceback.print_exc()
+        print("microscope-bench: unexpected error; what was captured is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nmicroscope-bench: interrupted; what was captured is kept, the same command resumes", file=sys.stderr)

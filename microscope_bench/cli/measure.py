@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     result = measure_store(
         args.store,
-        metrics=names(args.metrics) if args.metrics else DEFAULT_METRICS,
+        metrics=DEFAULT_METRICS if args.metrics is None else names(args.metrics),
         output_path=args.output_path,
         device=args.device,
         progress=not args.quiet,

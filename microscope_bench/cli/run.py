@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 
 from microscope_bench.arguments import key_values
@@ -84,17 +83,17 @@ def run(args: argparse.Namespace) -> int:
         raise MicroscopeError("--store holds one run; give one task, or leave --store out")
     if args.quiet:
         silence_loading_bars()
-    loaded = load_tasks(tasks, include_path=args.include_path, task_args=task_args)
     begin = time.perf_counter()
+    loaded = load_tasks(tasks, include_path=args.include_path, task_args=task_args)
     model = load_model(args.model, model_args, args.device)
-    print(f"loaded {model.info.name} in {time.perf_counter() - begin:.1f} s", file=sys.stderr)
+    load_seconds = time.perf_counter() - begin
     for task in loaded:
         result = evaluate(
             model,
             task,
             args.protocol,
             args.limit,
-            metrics=names(args.metrics) if args.metrics else DEFAULT_METRICS,
+            metrics=DEFAULT_METRICS if args.metrics is None else names(args.metrics),
             batch_size=args.batch_size,
             device=args.device,
             tokens_per_example=args.tokens_per_example,
@@ -105,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
             keep_store=args.keep_store,
             progress=not args.quiet,
             command=args.command,
+            load_seconds=load_seconds,
         )
         print(summary_table(result))
         print(timing_line(result))

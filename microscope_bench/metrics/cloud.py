@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.metrics.moments import FoldMoments, accumulate
-from microscope_bench.metrics.neighbours import first_copies
+from microscope_bench.metrics.neighbours import COPY_TOLERANCE, first_copies
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Sample:
         fold: int64 (n,), the fold that leaves with the row's example; −1 for a row with copies in several folds, which
             stays whichever fold leaves.
         n_examples: distinct examples among the rows looked at, copies included.
-        duplicates: share of the rows looked at that were exact copies of another row and were dropped.
+        duplicates: share of the rows looked at that were copies of another row and were dropped.
         n_folds: number of folds of the cloud.
     """
 
@@ -77,7 +77,7 @@ class Cloud(ABC):
 
     @abstractmethod
     def sample(self) -> Sample:
-        """The rows for metrics that need all pairs of them: seeded, exact duplicates dropped, bounded in number."""
+        """The rows for metrics that need all pairs of them: seeded, bounded in number, copies dropped."""
 
     @cached_property
     def moments(self) -> FoldMoments:
@@ -99,7 +99,7 @@ class ArrayCloud(Cloud):
         fold: int64 (N,).
         example: int64 (N,), the index of each row's example.
         n_folds: number of folds.
-        deduplicate: whether :meth:`sample` drops exact copies.
+        deduplicate: whether :meth:`sample` drops copies.
     """
 
     rows_per_chunk = 8192
@@ -121,7 +121,7 @@ class ArrayCloud(Cloud):
 
     def sample(self) -> Sample:
         rows = torch.arange(self.n_tokens, device=self.x.device)
-        first = first_copies(self.x) if self.deduplicate else rows
+        first = first_copies(self.x, COPY_TOLERANCE.get(self.x.dtype, 0.0)) if self.deduplicate else rows
         keep = rows[first == rows]
         return Sample(
             x=self.x[keep].double(),

@@ -122,7 +122,8 @@ def intrinsic_dimension(
         x: (N, d) states, torch or numpy, any real dtype, on any device. Computed in float64; all pairs of rows are
             compared, so N beyond some ten thousand takes long.
         estimator: ``twonn_mle``, ``twonn_regression20`` or ``twonn_discard10``.
-        deduplicate: whether exact copies of a token are dropped first (flag ``duplicates=share``). False reproduces
+        deduplicate: whether copies of a token are dropped first (flag ``duplicates=share``): equal rows, and rows that
+            differ by no more than rounding in the dtype of ``x``. False reproduces
             what the two libraries do with copies; for ``twonn_mle`` tokens with a copy then have no μ and are left out
             (flag ``zero_distance=share``).
         groups: (N,) the example each token belongs to, integers or strings; None: each token is its own example.

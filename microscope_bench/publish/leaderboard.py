@@ -49,8 +49,8 @@ COLUMNS = (
     ),
     (
         "intrinsic dimension",
-        "how many directions the tokens locally extend in (TwoNN, maximum likelihood); high dimensions are "
-        "underestimated, the more so the fewer distinct tokens (n) there are",
+        "how many directions the tokens locally extend in (TwoNN on the lowest nine tenths of the distance "
+        "ratios); high dimensions are underestimated, the more so the fewer distinct tokens (n) there are",
     ),
     ("anisotropy", "share of the variance along the single widest direction (1 = a line)"),
     ("tokens, examples", "what the values of one modality were computed on; joint = all modalities together"),

@@ -40,7 +40,7 @@ class Headline:
 HEADLINES = (
     Headline("linearity", "held_out", "hidden", "linearity (hidden)", "min", between=True),
     Headline("linearity", "held_out", "update", "linearity (update)", "min", between=True),
-    Headline("intrinsic_dimension", "twonn_mle", None, "intrinsic dimension", "max", between=False),
+    Headline("intrinsic_dimension", "twonn_discard10", None, "intrinsic dimension", "max", between=False),
     Headline("anisotropy", "top_share", None, "anisotropy", "max", between=False),
 )
 

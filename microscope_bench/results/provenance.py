@@ -7,7 +7,9 @@ import platform
 import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -33,39 +35,86 @@ PACKAGES = (
 """The packages whose version can change a number; those that are not installed are left out."""
 
 _PATH_START = r"""
-    (?: (?<![\w./~\\-]) | (?<=^-[A-Za-z]) )          # not inside a word or another path; -o/path counts as a start
-    (?: [a-zA-Z][a-zA-Z0-9+.-]*://                   # a URL
+        [a-zA-Z][a-zA-Z0-9+.-]*://                   # a URL
       | [A-Za-z]:[\\/]                               # a drive letter
       | ~[\w.-]*(?=[\\/,;:\s"']|$)                   # ~, ~user
       | \$\{?HOME\}?(?=[\\/]|$)                      # $HOME where no shell replaced it
-      | [\\/]                                        # a root, a Windows share
+      | [\\/](?=[^,;"'\s]*\w)                        # a root, a Windows share; not the operator //
       | (?:[\w.-]+[\\/])*\.\.(?=[\\/]|$)             # a relative path that climbs
-    )
 """
-_PATH_IN_ARGUMENT = re.compile(_PATH_START + r"""[^,;"'\n]*""", re.VERBOSE)
-_PATH_IN_PROSE = re.compile(_PATH_START + r"""[^,;"'\s]*""", re.VERBOSE)
+_NO_PATH_BEFORE = r"(?: (?<![\w./~\\-]) | (?<=^-[A-Za-z]) )"  # -o/path counts as a start
 _HOME_ITSELF = re.compile(r"(?:/home|/Users|[A-Za-z]:[\\/](?:Users|home))[\\/][^\\/]+|/root|~[\w.-]*|\$\{?HOME\}?")
+_QUOTED = re.compile(r"""(?<!\w)(b?(['"`]))(.+?)(\2)(?!\w)""")
+_SEPARATOR = re.compile(r"""^-[A-Za-z]|[,;:="'\n]""")
 
 
 def sanitised_command(argv: Sequence[str]) -> str:
-    """A command line as one string, with every absolute or home-relative path cut down to its last part.
+    """A command line as one string, with every path that tells of this machine cut down to its last part.
 
-    Paths are found inside ``key=value`` and comma lists too; ``dir/file.py:name`` keeps ``file.py:name``. A home
-    directory itself becomes ``~``. Hub ids and plain relative paths stay.
+    These are absolute and home-relative paths and relative ones that exist here. Paths are found inside ``key=value``
+    and comma lists too; ``dir/file.py:name`` keeps ``file.py:name``. A home directory itself becomes ``~``. Hub ids
+    stay, unless a directory of that name lies here.
 
     >>> sanitised_command(["/opt/x/bin/mb", "run", "--model_args", "pretrained=/home/me/llava,dtype=float32"])
     'mb run --model_args pretrained=llava,dtype=float32'
     """
-    return shlex.join(_PATH_IN_ARGUMENT.sub(_last_part, argument) for argument in argv)
+    return shlex.join(_cut_argument(argument) for argument in argv)
 
 
 def without_directories(text: str) -> str:
     """A message with every absolute or home-relative path in it cut down to its last part.
 
-    >>> without_directories("cannot open '/home/me/data/7/image.png': truncated")
+    A path in quotes may hold blanks; without quotes it ends at the first blank behind the home, current or temporary
+    directory.
+
+    >>> without_directories("cannot open '/home/me/my data/7/image.png': truncated")
     "cannot open 'image.png': truncated"
     """
-    return _PATH_IN_PROSE.sub(_last_part, text)
+    return _path(r"""[^,;"'\s]""").sub(_cut, _QUOTED.sub(_cut_quoted, text))
+
+
+def _cut_quoted(match: re.Match[str]) -> str:
+    opening, _, inside, closing = match.groups()
+    whole = _path(".").fullmatch(inside)
+    return opening + (_last_part(inside) if whole else _cut_argument(inside)) + closing
+
+
+def _cut_argument(argument: str) -> str:
+    return _path(r"""[^,;"'\n]""").sub(_cut, _cut_existing(argument))
+
+
+def _cut_existing(argument: str) -> str:
+    """Cuts the relative paths that exist: the argument itself, or what stands between its separators."""
+    done, rest = "", argument
+    while separator := None if _exists_here(rest) else _SEPARATOR.search(rest):
+        head = rest[: separator.start()]
+        done += (Path(head).name if _exists_here(head) else head) + separator.group()
+        rest = rest[separator.end() :]
+    return done + (Path(rest).name if _exists_here(rest) else rest)
+
+
+def _exists_here(path: str) -> bool:
+    return bool(Path(path).name) and not os.path.isabs(path) and os.path.exists(path)  # noqa: PTH110, PTH117 - no raise
+
+
+def _path(following: str) -> re.Pattern[str]:
+    """A pattern for paths.
+
+    Args:
+        following: matches one character behind the start. This machine's own directories match whatever they hold.
+    """
+    own = "|".join(map(re.escape, _own_directories())) or r"(?!)"
+    return re.compile(f"{_NO_PATH_BEFORE} (?: {own} | {_PATH_START} ) (?: {own} | {following} )*", re.VERBOSE)
+
+
+def _own_directories() -> list[str]:
+    """The user's home, the current and the temporary directory, the longest first; never a bare root."""
+    found = {os.path.expanduser("~")}  # noqa: PTH111 - Path.home() raises where there is none
+    for directory in (os.getcwd, tempfile.gettempdir):
+        with suppress(OSError):  # deleted meanwhile, or none to write to
+            found.add(directory())
+    found |= {os.path.realpath(directory) for directory in found}
+    return sorted((d for d in found if len(Path(d).parts) > 1 and os.path.isabs(d)), key=len, reverse=True)  # noqa: PTH117
 
 
 def failure(error: BaseException, where: str) -> Failure:
@@ -120,11 +169,14 @@ def _in_short(environment: Environment) -> dict[str, str]:
     return {**named, **{k: v for k, v in environment.packages.items() if k in ("torch", "transformers")}}
 
 
-def _last_part(match: re.Match[str]) -> str:
-    path = match.group()
-    trimmed = path.rstrip("\\/ ")
+def _cut(match: re.Match[str]) -> str:
+    return _last_part(match.group())
+
+
+def _last_part(path: str) -> str:
+    trimmed = path.removeprefix("file://").rstrip("\\/ ")
     home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where there is none
-    if trimmed == home or _HOME_ITSELF.fullmatch(trimmed):
+    if trimmed.rstrip(":.)]") == home or _HOME_ITSELF.fullmatch(trimmed):
         return "~"
     return re.split(r"[\\/]", trimmed)[-1] or path[:1]
 

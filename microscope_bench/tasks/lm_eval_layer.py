@@ -111,8 +111,14 @@ def build_task(config: Mapping[str, Any], rows: Any, path: Path) -> Any:
 
 def _field_behind(error: BaseException, config: Mapping[str, Any]) -> str:
     """The field whose rendering raised: lm-eval's methods are named like the fields that they render."""
-    called = [frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)]
-    return next((name for name in called if name in config and name.startswith("doc_to_")), "(unknown)")
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    called = [frame.f_code.co_name for frame in frames]
+    rendered = next((name for name in called if name in config and name.startswith("doc_to_")), None)
+    if rendered is None and called[-1] == "__init__":
+        # lm-eval rendered all and failed on what came out: it picks the target's choice, then looks into each choice
+        seen = frames[-1].f_locals
+        rendered = "doc_to_choice" if "check_choices" in seen else "doc_to_target" if "test_target" in seen else None
+    return rendered or "(unknown)"
 
 
 def describe(error: BaseException) -> str:

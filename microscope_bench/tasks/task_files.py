@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -111,7 +112,11 @@ def _scan(root: Path) -> Iterator[TaskListing]:
 
 
 def _presumed_name(path: Path) -> str:
-    found = re.search(r"^task:\s*['\"]?([\w./-]+)", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # a link to nothing, a directory
+        return path.stem
+    found = re.search(r"^task:\s*['\"]?([\w./-]+)", text, re.MULTILINE)
     return found.group(1) if found else path.stem
 
 
@@ -121,7 +126,8 @@ def read_task_file(path: Path) -> dict[str, Any]:
     Raises:
         TaskError: the file, or one that it includes, is not readable YAML or names no task.
     """
-    config = _read_yaml(path.expanduser().resolve(), ())
+    # realpath, as resolve() raises for a link to itself
+    config = _read_yaml(Path(os.path.realpath(path.expanduser())), ())
     if not isinstance(config.get("group") if "group" in config else config.get("task"), str):
         raise field_error(path, "task", "missing, or not a name; every task file needs `task: its_name`")
     return config
@@ -144,12 +150,14 @@ def _read_yaml(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     if path in including:
         raise field_error(including[-1], "include", f"{path} includes itself")
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except yaml.YAMLError as error:
-        raise TaskError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         where = f"{including[-1]}: field include: " if including else ""
         raise TaskError(f"{where}{path} cannot be read: {error}") from error
+    try:
+        config = yaml.load(text, Loader=Loader)
+    except Exception as error:  # PyYAML lets through what its constructors raise: ValueError for an impossible date
+        raise TaskError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise TaskError(f"{path}: a task file is a YAML mapping of fields, this is {type(config).__name__}")
     includes = config.pop("include", [])

@@ -164,6 +164,24 @@ def test_prompts_follow_the_chat_template_unless_told_otherwise(tiny, tiny_adapt
         HFAdapter.load({"pretrained": str(tiny("gpt2")), "use_chat_template": "true"}, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("template", "cause"),
+    [
+        ("{% if %}", "TemplateSyntaxError: Expected an expression"),
+        ("{{ messages[0].nothing.at_all }}", "UndefinedError: .* has no attribute 'nothing'"),
+        ("{{ raise_exception('only system turns\nplease') }}", "TemplateError: only system turns"),
+        ("{{ 'user: ' + messages[0].content }}", "TypeError: can only concatenate str"),
+    ],
+)
+def test_a_broken_chat_template_is_named(template, cause, tiny, tmp_path):
+    copy = shutil.copytree(tiny("llava"), tmp_path / "copy")
+    (copy / "chat_template.jinja").write_text(template)
+    adapter = HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+    with pytest.raises(AdapterError, match=rf"^copy: its chat template .*{cause}.*chat_template\.jinja") as raised:
+        adapter.encode(PICTURE_QUESTIONS)
+    assert "use_chat_template=false" in str(raised.value) and "please" not in str(raised.value)
+
+
 def test_identity(tiny_adapter):
     info = tiny_adapter("qwen2_vl").info
     assert (info.name, info.repo, info.adapter) == ("qwen2_vl", "qwen2_vl", "hf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,19 @@ def test_a_page_elsewhere_links_to_the_files(results: Path) -> None:
     assert call("leaderboard", results, "-o", page) == 0
     assert "(./../results/org__Beta/" in page.read_text(encoding="utf-8")
     assert call("leaderboard", results, "-o", page, "--check") == 0
+
+
+def test_the_suggested_command_can_be_pasted(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = results.parent / "my pages" / "board.md"
+    assert call("leaderboard", results, "-o", page, "--check") == 1
+    suggested = capsys.readouterr().err.split("make it again: ")[1]
+    assert shlex.split(suggested) == ["microscope-bench", "leaderboard", str(results), "-o", str(page)]
+
+
+@pytest.mark.parametrize("options", [(), ("--check",)])
+def test_a_page_that_is_a_directory(results: Path, options: tuple[str, ...]) -> None:
+    with pytest.raises(ResultError, match=r"is a directory; name a file: -o .*/leaderboard\.md$"):
+        call("leaderboard", results, "-o", results.parent, *options)
 
 
 def test_a_broken_file_stops_the_page_and_is_named(results: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,68 @@ def test_everything_else_stays(argument: str) -> None:
 def test_the_home_directory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/srv/people/alice")
     assert sanitised_command(["--output_path", "/srv/people/alice"]) == "--output_path '~'"
+    assert without_directories("/srv/people/alice: no space") == "~ no space"
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"),
+    [
+        ("home/alice/models/llava", "llava"),
+        ("./home/alice/models/llava/", "llava"),
+        ("pretrained=home/alice/models/llava,dtype=float32", "pretrained=llava,dtype=float32"),
+        (
+            "--model_args=revision=main,pretrained=home/alice/models/llava",
+            "--model_args=revision=main,pretrained=llava",
+        ),
+        ("out sp ünï/x y", "'x y'"),
+        ("--output_path=out sp ünï/x y", "'--output_path=x y'"),
+        ("-oout sp ünï/a=1,b", "-oa=1,b"),
+        ("home/alice/mine.py:MyAdapter", "mine.py:MyAdapter"),
+        ("shapesqa,home/alice/mine.py", "shapesqa,mine.py"),
+        ("home/alice/models/other", "home/alice/models/other"),
+        ("pretrained=org/name,dtype=float32", "pretrained=org/name,dtype=float32"),
+    ],
+)
+def test_relative_paths_that_exist_are_cut_down(
+    argument: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in ("home/alice/models/llava", "out sp ünï/x y", "out sp ünï/a=1,b"):
+        (tmp_path / directory).mkdir(parents=True)
+    (tmp_path / "home/alice/mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert sanitised_command([argument]) == kept
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("no file '/home/John Smith/my data/x y.png' there", "no file 'x y.png' there"),
+        ("no file \"/home/John O'Neil, Sr/x.png\", 'a' or 'b'", "no file \"x.png\", 'a' or 'b'"),
+        ("b'/home/John Smith/x', `/home/John Smith/y`", "b'x', `y`"),
+        ("OSError(\"no '/home/John Smith/x'\")", "OSError(\"no 'x'\")"),
+        ("the model's '/home/John Smith/x' isn't", "the model's 'x' isn't"),
+    ],
+)
+def test_a_quoted_path_is_cut_as_a_whole(said: str, kept: str) -> None:
+    assert without_directories(said) == kept
+
+
+def test_own_directories_may_hold_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here, temporary = (tmp_path / name for name in ("John Smith", "my work, new", "a temp"))
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.chdir(here)
+    said = f"{home}/a/x: gone, {here}/b/y: gone, file://{temporary}/c/z gone, in {home}"
+    assert without_directories(said) == "x: gone, y: gone, z gone, in ~"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["unsupported operand type(s) for //: 'int' and 'str'", "x //= 2, a / b and 'c // d' or '//'", "'org/name' or a/b"],
+)
+def test_prose_without_a_path_stays(said: str) -> None:
+    assert without_directories(said) == said
 
 
 def test_messages_lose_directories_but_not_words() -> None:

@@ -63,6 +63,8 @@ def test_few_shot_examples_are_left_out_and_that_is_said(write_task, caplog):
         ({"task": "tisk: toy"}, "task", "missing"),
         ({"doc_to_text": "doc_to_text: '{{ qestion }}'"}, "doc_to_text", "'qestion' is undefined"),
         ({"doc_to_target": "doc_to_target: '{{ anser }}'"}, "doc_to_target", "'anser' is undefined"),
+        ({"doc_to_target": "doc_to_target: 7"}, "doc_to_target", "IndexError"),
+        ({"doc_to_choice": "doc_to_choice: [A, '']"}, "doc_to_choice", "IndexError"),
         (
             {"doc_to_choice": "doc_to_choice: !function nowhere.f"},
             "doc_to_choice",
@@ -105,6 +107,18 @@ def test_a_broken_neighbour_spoils_nothing_until_it_is_asked_for(write_task, tmp
     assert listed["broken_one"].description.startswith("BROKEN: ") and "line 3" in listed["broken_one"].error
     with pytest.raises(TaskError, match=r"broken\.yaml: not valid YAML: .*line 3"):
         load_task("broken_one", include_path=tmp_path)
+
+
+def test_whatever_is_called_yaml_is_listed_beside_the_tasks(write_task, tmp_path):
+    write_task()
+    (tmp_path / "dangling.yaml").symlink_to(tmp_path / "gone")
+    (tmp_path / "circle.yaml").symlink_to(tmp_path / "circle.yaml")
+    (tmp_path / "directory.yaml").mkdir()
+    (tmp_path / "dated.yaml").write_text("task: dated_one\nx: 2020-13-45\n")
+    errors = {listing.name: listing.error for listing in list_tasks(tmp_path) if listing.path.parent == tmp_path}
+    assert set(errors) == {"toy", "dangling", "circle", "directory", "dated_one"} and errors["toy"] is None
+    assert "dated.yaml: not valid YAML: month must be in 1..12" in errors["dated_one"]
+    assert all("cannot be read" in errors[name] for name in ("dangling", "circle", "directory"))
 
 
 def test_includes_merge_and_a_cycle_or_a_missing_part_is_named(write_task, tmp_path):

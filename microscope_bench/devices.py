@@ -1,0 +1,24 @@
+"""Where arithmetic runs."""
+
+from __future__ import annotations
+
+import torch
+
+from microscope_bench.errors import MicroscopeError
+from microscope_bench.hub import first_line
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name; None means a GPU where there is one.
+
+    Raises:
+        MicroscopeError: no such device here.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MicroscopeError(
+            f"device {name!r} is not available here ({first_line(error)}); try --device cpu"
+        ) from error
+    return device
