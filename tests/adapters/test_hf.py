@@ -15,7 +15,7 @@ from microscope_bench.adapters.decoder import find_final_norm
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
-from microscope_bench.errors import AdapterError, ExampleError, UnknownNameError
+from microscope_bench.errors import AdapterError, ExampleError, MicroscopeError, UnknownNameError
 from tests.tiny.families import FAMILIES, LAYERS, MULTIMODAL, TEXT_ONLY
 from tests.tiny.questions import PICTURE_QUESTIONS, TALL, TEXT_QUESTIONS, WIDE, question
 
@@ -254,7 +254,7 @@ def test_bad_arguments(args, error, message, tiny):
 
 
 def test_unknown_device(tiny):
-    with pytest.raises(AdapterError, match="device 'cud' is not available"):
+    with pytest.raises(MicroscopeError, match="device 'cud' is not available"):
         HFAdapter.load({"pretrained": str(tiny("llama"))}, device="cud")
 
 

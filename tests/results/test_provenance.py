@@ -57,7 +57,8 @@ def test_paths_are_cut_down(argument: str, kept: str) -> None:
         "cuda:1",
     ],
 )
-def test_everything_else_stays(argument: str) -> None:
+def test_everything_else_stays(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert sanitised_command([argument]) == argument
 
 
