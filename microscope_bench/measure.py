@@ -146,7 +146,7 @@ class StoreCloud(Cloud):
         order = np.argsort(self.tokens.sampling_hash[self.index], kind="stable")
         rows = self.index[order[: self.tokens.protocol.id_tokens]]
         x = self.tokens.states(self.layer, rows)
-        first = first_copies(x, COPY_TOLERANCE.get(x.dtype, 0.0))
+        first = first_copies(x)
         keep = torch.nonzero(first == torch.arange(len(first), device=first.device)).flatten()
         return Sample(
             x=x[keep].double(),
@@ -154,6 +154,7 @@ class StoreCloud(Cloud):
             n_examples=len(np.unique(self.tokens.example[rows])),
             duplicates=1.0 - len(keep) / len(rows),
             n_folds=self.n_folds,
+            tolerance=COPY_TOLERANCE.get(x.dtype, 0.0),
         )
 
 

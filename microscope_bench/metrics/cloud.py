@@ -43,8 +43,10 @@ class Sample:
         fold: int64 (n,), the fold that leaves with the row's example; −1 for a row with copies in several folds, which
             stays whichever fold leaves.
         n_examples: distinct examples among the rows looked at, copies included.
-        duplicates: share of the rows looked at that were copies of another row and were dropped.
+        duplicates: share of the rows looked at that were exact copies of another row and were dropped.
         n_folds: number of folds of the cloud.
+        tolerance: distance in units of a row's norm within which a metric of neighbours takes two rows for one; 0 for
+            a sample that keeps its copies.
     """
 
     x: Tensor
@@ -52,6 +54,7 @@ class Sample:
     n_examples: int
     duplicates: float
     n_folds: int
+    tolerance: float
 
 
 class Cloud(ABC):
@@ -121,7 +124,7 @@ class ArrayCloud(Cloud):
 
     def sample(self) -> Sample:
         rows = torch.arange(self.n_tokens, device=self.x.device)
-        first = first_copies(self.x, COPY_TOLERANCE.get(self.x.dtype, 0.0)) if self.deduplicate else rows
+        first = first_copies(self.x) if self.deduplicate else rows
         keep = rows[first == rows]
         return Sample(
             x=self.x[keep].double(),
@@ -129,6 +132,7 @@ class ArrayCloud(Cloud):
             n_examples=self.n_examples,
             duplicates=1.0 - keep.numel() / max(self.n_tokens, 1),
             n_folds=self.n_folds,
+            tolerance=COPY_TOLERANCE.get(self.x.dtype, 0.0) if self.deduplicate else 0.0,
         )
 
 

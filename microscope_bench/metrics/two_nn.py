@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.cloud import Cloud, Sample
+from microscope_bench.metrics.cloud import Cloud, Sample, common_folds
 from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.neighbours import nearest_neighbours
+from microscope_bench.metrics.neighbours import first_near_copies, nearest_neighbours
 from microscope_bench.metrics.registry import EstimatorScore
 from microscope_bench.metrics.resampling import jackknife_stderr
 
@@ -109,20 +109,49 @@ class NeighbourDistances:
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
         self.n = sample.x.shape[0]
+        self.fold = sample.fold
+        self.flags: tuple[str, ...] = ()
         self.problem: str | None = None
-        self.flags = (f"duplicates={sample.duplicates:.4f}",) if sample.duplicates > 0 else ()
+        if self.n > 2:
+            self._search()
+        if self.n < sample.x.shape[0] or sample.duplicates > 0:
+            share = 1.0 - (1.0 - sample.duplicates) * self.n / max(sample.x.shape[0], 1)
+            self.flags = (f"duplicates={share:.4f}", *self.flags)
         if self.n < 3:
             self.problem = f"TwoNN needs at least 3 tokens, got {self.n} distinct ones"
+
+    def _search(self) -> None:
+        x = self.sample.x
+        distances, neighbours = nearest_neighbours(x)
+        if self.sample.tolerance > 0:
+            x, distances = self._drop_near_copies(x, distances, neighbours)
+        mean_norm = float((x - x.mean(0)).square().sum(1).sqrt().mean())
+        if self.n < 3:
             return
-        x = sample.x
-        mean_norm = (x - x.mean(0)).square().sum(1).sqrt().mean()
-        if not float(mean_norm) > 0:
+        if not mean_norm > 0:
             self.problem = "all tokens are the same"
             return
-        self.distances = nearest_neighbours(x) / mean_norm
-        copies = int((self.distances[:, 0] == 0).sum())
-        if copies:
-            self.flags = (*self.flags, f"zero_distance={copies / self.n:.4f}")
+        self.distances = distances / mean_norm
+        zero = int((self.distances[:, 0] == 0).sum())
+        if zero:
+            self.flags = (f"zero_distance={zero / self.n:.4f}",)
+
+    def _drop_near_copies(self, x: Tensor, distances: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that are left, and their neighbours among themselves."""
+        tolerance, everyone = self.sample.tolerance, torch.arange(len(x), device=x.device)
+        # a little wider than the tolerance, since a pair is judged by the norm of its later row
+        close = torch.nonzero(distances[:, 0] <= 1.1 * tolerance * torch.linalg.vector_norm(x, dim=1)).flatten()
+        first = everyone.clone()
+        first[close] = close[first_near_copies(x[close], tolerance)]
+        keep = first == everyone
+        self.n = int(keep.sum())
+        self.fold = common_folds(self.sample.fold, first)[keep]
+        if self.n == len(x) or self.n < 3:
+            return x[keep], distances[keep]
+        lost_one = (~keep[neighbours]).any(1)[keep]
+        x, distances = x[keep], distances[keep]
+        distances[lost_one], _ = nearest_neighbours(x, queries=torch.nonzero(lost_one).flatten())
+        return x, distances
 
     def estimate(self, estimator: str) -> Estimate:
         """One estimate; ``estimator`` is a known name.
@@ -141,7 +170,7 @@ class NeighbourDistances:
         if value is None:
             return null(f"too few of the {self.n} tokens have two neighbours at different distances")
         folds = range(sample.n_folds) if sample.n_folds > 1 else ()
-        replicates = [compute(self.distances[sample.fold != k]) for k in folds]
+        replicates = [compute(self.distances[self.fold != k]) for k in folds]
         stderr, flags = jackknife_stderr(replicates)
         return Estimate(value, stderr, self.n, sample.n_examples, (*self.flags, *flags))
 

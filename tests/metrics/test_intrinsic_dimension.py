@@ -105,3 +105,29 @@ def test_clouds_without_a_value_say_why() -> None:
 def test_unknown_estimators_are_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="twonn_mle"):
         intrinsic_dimension(gaussian(30, 3), "two_nn_mle")
+
+
+@pytest.mark.parametrize("estimator", ["twonn_mle", "twonn_regression20", "twonn_discard10"])
+def test_copies_that_differ_by_rounding_change_nothing(estimator: str) -> None:
+    x = gaussian(1500, 8).float()
+    again = x[:300] * (1 + 2e-7 * torch.sign(gaussian(300, 8, 1))).float()
+    groups = np.arange(1500) // 5
+    clean = intrinsic_dimension(x, estimator, groups=groups)
+    doubled = intrinsic_dimension(torch.cat([x, again]), estimator, groups=np.concatenate([groups, groups[:300]]))
+    assert (doubled.value, doubled.stderr) == pytest.approx((clean.value, clean.stderr), rel=1e-9)
+    assert doubled.n_tokens == 1500
+    assert doubled.flags == (f"duplicates={300 / 1800:.4f}",)
+    assert intrinsic_dimension(torch.cat([x, again]), estimator, False, groups=None).n_tokens == 1800
+
+
+def test_a_token_with_copies_in_two_folds_stays_whichever_fold_leaves() -> None:
+    """Else the standard error would depend on which of the copies happens to come first."""
+    words = gaussian(60, 6).float()
+    index = torch.from_numpy(np.random.default_rng(0).integers(0, 60, 2000))
+    groups = np.arange(2000) // 10
+    runs = []
+    for seed in range(3):
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(2000))
+        runs.append(intrinsic_dimension(words[index[order]], groups=groups[order.numpy()]))
+    assert len({(round(run.value, 9), round(run.stderr, 9), run.n_examples) for run in runs}) == 1
+    assert runs[0].n_examples == 200

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from microscope_bench.metrics import neighbours
-from microscope_bench.metrics.neighbours import first_copies, nearest_neighbours
+from microscope_bench.metrics.neighbours import first_copies, first_near_copies, nearest_neighbours
 from tests.metrics.oracles import gaussian, massive
 
 
@@ -33,14 +33,14 @@ def tight_clusters() -> Tensor:
 def test_equals_scikit_learn(k: int) -> None:
     x = gaussian(500, 30)
     expected, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x.numpy()).kneighbors()
-    np.testing.assert_allclose(nearest_neighbours(x, k).numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(nearest_neighbours(x, k)[0].numpy(), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("cloud", [close_pairs, tight_clusters, lambda: massive(500, 20), lambda: gaussian(5, 4)])
 def test_equals_differences_where_products_cancel(cloud: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "BLOCK_ELEMENTS", 600 * 64)  # several blocks
     x = cloud()  # type: ignore[operator]
-    torch.testing.assert_close(nearest_neighbours(x), by_differences(x, 2), rtol=1e-12, atol=0)
+    torch.testing.assert_close(nearest_neighbours(x)[0], by_differences(x, 2), rtol=1e-12, atol=0)
 
 
 def test_the_clusters_need_the_direct_search(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_the_clusters_need_the_direct_search(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_copies_lie_at_distance_zero() -> None:
     x = gaussian(50, 8) + 1e4
-    assert (nearest_neighbours(torch.cat([x, x]))[:, 0] == 0).all()
+    assert (nearest_neighbours(torch.cat([x, x]))[0][:, 0] == 0).all()
 
 
 def test_too_few_rows_are_refused() -> None:
@@ -73,3 +73,23 @@ def test_first_copies_name_the_first_of_each(dtype: torch.dtype, monkeypatch: py
 
 def test_first_copies_of_nothing() -> None:
     assert first_copies(torch.empty(0, 4)).tolist() == []
+
+
+def test_a_search_for_some_rows_is_that_of_all_rows_cut_down() -> None:
+    x = gaussian(300, 12)
+    queries = torch.tensor([7, 250, 3])
+    distances, rows = nearest_neighbours(x, 3, queries)
+    for got, whole in zip((distances, rows), nearest_neighbours(x, 3), strict=True):
+        assert torch.equal(got, whole[queries])
+    assert (x[queries, None] - x[rows]).norm(dim=2).allclose(distances)
+
+
+def test_near_copies_lead_to_the_first_within_the_tolerance() -> None:
+    x = 5 + gaussian(40, 8)
+    scale = x.norm(dim=1, keepdim=True)
+    x = torch.cat([x, x[:10] + 1e-6 * scale[:10] / 8**0.5, x[20:30] + 1e-3 * scale[20:30] / 8**0.5])
+    expected = torch.arange(60)
+    expected[40:50] = torch.arange(10)
+    assert torch.equal(first_near_copies(x, 1e-5), expected)
+    x[55] = 1e6  # one massive row must not blur the others
+    assert torch.equal(first_near_copies(x, 1e-5), expected)
