@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,8 @@ from microscope_bench.arguments import key_values
 from microscope_bench.assemble import Timing, assemble, assemble_failure
 from microscope_bench.capture.loop import Capture, Probe
 from microscope_bench.capture.selection import RULE
-from microscope_bench.capture.store import TokenStore, store_bytes
+from microscope_bench.capture.space import check_space
+from microscope_bench.capture.store import TokenStore
 from microscope_bench.devices import pick_device
 from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure import measure
@@ -146,8 +146,7 @@ def evaluate(
                 result = _measure(token_store, settings, metrics, where, timing, device, output_path, progress)
             except Exception as error:
                 if output_path is not None:
-                    failure = assemble_failure(run, settings, metrics, where, timing, error)
-                    _save(failure, Path(output_path))
+                    _leave_error(Path(output_path), assemble_failure(run, settings, metrics, where, timing, error))
                 raise
             if keep_store:
                 LOG.info("kept the token store %s", directory)
@@ -179,7 +178,7 @@ def measure_store(
         StoreError: the store is incomplete or damaged.
     """
     token_store = TokenStore(Path(store))
-    if token_store.manifest["about"] is None:
+    if not token_store.manifest.get("about"):
         token_store.check_complete()
         raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
     if output_path is not None:
@@ -265,36 +264,12 @@ def _fill(store: TokenStore, capture: Capture, progress: bool) -> None:
     n_examples = int(store.manifest["n_examples"])
     to_do = sum(len(store.part_range(part)) for part in missing)
     if to_do:
-        _check_disk(store, capture, to_do)
+        check_space(store.path, capture.adapter, capture.protocol, to_do)
     if to_do < n_examples:
         LOG.info("resuming: %d of %d examples were captured before", n_examples - to_do, n_examples)
     bar = tqdm(total=n_examples, initial=n_examples - to_do, desc="capture", unit="example", disable=not progress)
     with bar:
         capture.fill(store, missing, bar.update)
-
-
-def _check_disk(store: TokenStore, capture: Capture, n_examples: int) -> None:
-    """Says how large the store will be at most, and raises where the disk cannot hold it."""
-    info = capture.adapter.info
-    needed = store_bytes(
-        n_examples=n_examples,
-        tokens_per_example=capture.protocol.tokens_per_example,
-        n_modalities=len(capture.adapter.modalities),
-        n_boundaries=info.n_layers + 1,
-        hidden_size=info.hidden_size,
-        dtype=getattr(torch, info.dtype),
-    )
-    free = shutil.disk_usage(store.path).free
-    LOG.info("token store %s: at most %s; %s are free", store.path, _size(needed), _size(free))
-    if needed > free:
-        raise StoreError(
-            f"the token store needs up to {_size(needed)}, but {store.path} has {_size(free)} free. Name a "
-            f"larger disk with --store, or keep less with --tokens_per_example or --limit (both show in the signature)"
-        )
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
 
 
 def _device_name(device: torch.device) -> str:
@@ -324,6 +299,13 @@ def _measure(
     if output_path is not None:
         _save(result, Path(output_path))
     return result
+
+
+def _leave_error(output_path: Path, failure: Result) -> None:
+    try:
+        _save(failure, output_path)
+    except MicroscopeError as error:  # must not hide the error that it is about
+        LOG.warning("the error could not be noted in a result file: %s", error)
 
 
 def _save(result: Result, output_path: Path) -> None:

@@ -27,7 +27,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -257,19 +256,6 @@ class TokenStore:
 
     def _record_file(self, part: int) -> Path:
         return self.path / "parts" / f"{part:05d}.json"
-
-
-def store_bytes(
-    *,
-    n_examples: int,
-    tokens_per_example: int,
-    n_modalities: int,
-    n_boundaries: int,
-    hidden_size: int,
-    dtype: torch.dtype,
-) -> int:
-    """Upper bound of a store's size in bytes: every example full, in every modality."""
-    return n_examples * tokens_per_example * n_modalities * n_boundaries * hidden_size * dtype.itemsize
 
 
 def _sha256(file: Path) -> str:

@@ -1,0 +1,61 @@
+"""How large a token store will be, said and checked before the first forward pass."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+
+from microscope_bench.adapters.base import Adapter
+from microscope_bench.errors import StoreError
+from microscope_bench.protocol import Protocol
+
+LOG = logging.getLogger(__name__)
+
+
+def store_bytes(
+    *,
+    n_examples: int,
+    tokens_per_example: int,
+    n_modalities: int,
+    n_boundaries: int,
+    hidden_size: int,
+    dtype: torch.dtype,
+) -> int:
+    """Upper bound of a store's size in bytes: every example full, in every modality."""
+    return n_examples * tokens_per_example * n_modalities * n_boundaries * hidden_size * dtype.itemsize
+
+
+def check_space(path: Path, adapter: Adapter, protocol: Protocol, n_examples: int) -> None:
+    """Logs how large a store will be at most.
+
+    Args:
+        path: an existing directory on its disk.
+        adapter: gives depth, width, dtype and modalities.
+        protocol: gives the tokens per example.
+        n_examples: how many are still to be captured.
+
+    Raises:
+        StoreError: the disk cannot hold it.
+    """
+    needed = store_bytes(
+        n_examples=n_examples,
+        tokens_per_example=protocol.tokens_per_example,
+        n_modalities=len(adapter.modalities),
+        n_boundaries=adapter.info.n_layers + 1,
+        hidden_size=adapter.info.hidden_size,
+        dtype=getattr(torch, adapter.info.dtype),
+    )
+    free = shutil.disk_usage(path).free
+    LOG.info("token store %s: at most %s; %s are free", path, _size(needed), _size(free))
+    if needed > free:
+        raise StoreError(
+            f"the token store needs up to {_size(needed)}, but {path} has {_size(free)} free. Name a larger disk with "
+            f"--store, or keep less with --tokens_per_example or --limit (both show in the signature)"
+        )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"
