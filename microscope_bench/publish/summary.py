@@ -109,10 +109,14 @@ def measured_modalities(result: Result) -> list[str]:
 def plus_minus(value: float, stderr: float) -> str:
     """A value to the precision of its standard error, which is given to two digits or, if tiny, rounded up to 1e-6.
 
+    An error of 0 is written so: the same tokens were there whichever examples were left out.
+
     >>> plus_minus(0.912345, 0.00312), plus_minus(12.3456, 0.42), plus_minus(5012.3, 123.4), plus_minus(1.0, 1e-9)
     ('0.9123 ± 0.0031', '12.35 ± 0.42', '5012 ± 123', '1.000000 ± 0.000001')
     """
-    if 0 < stderr < 1e-6:
+    if stderr == 0:
+        return f"{value:.4g} ± 0"
+    if stderr < 1e-6:
         stderr = 1e-6
     if max(abs(value), stderr) >= 1e7:
         return f"{value:.4g} ± {stderr:.2g}"
