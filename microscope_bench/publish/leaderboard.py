@@ -60,6 +60,8 @@ COLUMNS = (
     ("signature", "the id to cite a row by; the whole line stands below the table"),
 )
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -168,7 +170,7 @@ def _summary_cell(headline: Headline, summary: Summary | Withheld, notes: _Notes
     ]
     if headline.metric == "intrinsic_dimension":
         lines.append(f"n {show_range(summary.n_tokens)}")
-    return "<br>".join(lines)
+    return "<br>".join(lines).replace(" ", NO_BREAK)  # a number and its error stay on one line
 
 
 def _model_cells(row: Row, notes: _Notes) -> list[str]:

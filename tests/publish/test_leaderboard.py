@@ -33,7 +33,7 @@ def cells(page: str, modality: str, label: str) -> list[str]:
     """The cells of one row of one modality's table, or of ``models``."""
     rows = [row for row in table(page, modality) if row[0] == label]
     assert len(rows) == 1, rows
-    return rows[0]
+    return [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in rows[0]]
 
 
 def test_the_numbers_are_those_of_the_file() -> None:
