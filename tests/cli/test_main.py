@@ -165,3 +165,15 @@ def test_an_output_directory_that_cannot_be_made_is_refused(run, tmp_path):
 def test_a_file_that_is_no_store_is_refused(run, tmp_path):
     status, _, err = run("measure", tmp_path)
     assert status == 2 and "no token store" in err
+
+
+def test_a_defect_shows_its_place_and_is_not_taken_for_a_no(run, monkeypatch):
+    def defect(*_args, **_options):
+        raise RuntimeError("out of something")
+
+    monkeypatch.setattr("microscope_bench.capture.loop.Capture.fill", defect)
+    status, _, err = measure_toy(run)
+    assert status == 2
+    assert "Traceback" in err and "RuntimeError: out of something" in err
+    (file,) = result_files("results")
+    assert load_result(file).error.type == "RuntimeError"
