@@ -139,9 +139,7 @@ def _identity(
         dataset=DatasetRecord(**run["dataset"]),
         n_examples=len(measured or ()),
         example_ids_sha256=None if measured is None else _sha256(record.id for record in measured),
-        prompt_sha256=None
-        if measured is None
-        else _sha256(f"{r.text_sha256} {r.pictures_sha256 or ''}" for r in measured),
+        prompt_sha256=None if measured is None else _sha256(r.example_sha256 for r in measured),
         selection=Selection(RULE),
         metrics={name: METRICS.get(name).version for name in sorted(metrics)},
     )

@@ -102,7 +102,7 @@ def evaluate(
         limit=limit, tokens_per_example=tokens_per_example, seed=seed, max_skipped=max_skipped
     )
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    _check_metrics(metrics)
+    check_metrics(metrics)
     if batch_size < 1:
         raise MicroscopeError(f"batch_size must be at least 1, not {batch_size}")
     if output_path is not None:
@@ -119,18 +119,19 @@ def evaluate(
     with timing.stage("capture"):
         probe = capture.probe(min(PROBE_EXAMPLES, n_examples))
     run = _run_identity(adapter, loaded_task, settings, probe)
-    where = environment(
-        device=_device_name(adapter.device),
-        processor=adapter.info.processor,
-        image_processor=adapter.info.image_processor,
-        command=list(command) or ["evaluate"],
-    )
     with _store_directory(store, output_path, run) as directory:
         token_store = TokenStore.open_or_create(
             directory,
             run,
             n_examples=n_examples,
             part_examples=-(-max(PART_EXAMPLES, batch_size) // batch_size) * batch_size,
+        )
+        # not before: directories are told by their last part, and only one that exists is known for a directory
+        where = environment(
+            device=_device_name(adapter.device),
+            processor=adapter.info.processor,
+            image_processor=adapter.info.image_processor,
+            command=list(command) or ["evaluate"],
         )
         with token_store.writing():
             try:
@@ -183,7 +184,7 @@ def measure_store(
         raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
     if output_path is not None:
         check_writable(Path(output_path))
-    _check_metrics(metrics)
+    check_metrics(metrics)
     token_store.check_complete()
     about = token_store.manifest["about"]
     captured = Environment(**about["environment"])
@@ -203,7 +204,8 @@ def measure_store(
     return _measure(token_store, settings, metrics, where, timing, device, output_path, progress)
 
 
-def _check_metrics(names: Sequence[str]) -> None:
+def check_metrics(names: Sequence[str]) -> None:
+    """Raises unless at least one metric is named and each is known."""
     if not names:
         raise MicroscopeError("no metric is named; see: microscope-bench ls metrics")
     for name in names:
@@ -261,6 +263,12 @@ def _store_directory(
 def _fill(store: TokenStore, capture: Capture, progress: bool) -> None:
     """Captures what is missing."""
     missing = store.missing_parts(progress)
+    outdated = capture.outdated_parts(store, [part for part in range(store.n_parts) if part not in set(missing)])
+    for part in outdated:
+        store.drop_part(part)
+    if outdated:
+        LOG.info("the task was edited since: %d of %d parts are captured again", len(outdated), store.n_parts)
+        missing = sorted([*missing, *outdated])
     n_examples = int(store.manifest["n_examples"])
     to_do = sum(len(store.part_range(part)) for part in missing)
     if to_do:

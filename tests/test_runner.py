@@ -179,6 +179,28 @@ def test_a_task_whose_wording_changed_is_not_served_from_an_old_store(tmp_path):
     assert reworded.scores != first.scores
 
 
+@pytest.mark.parametrize("change", [{"text": "<image>late"}, {"answer": 0}, {"choices": ("A", "B", "C", "D")}])
+def test_an_edit_that_concerns_late_examples_alone_has_their_parts_captured_again(tmp_path, change):
+    class Edited(ToyTask):
+        def example(self, index):
+            example = super().example(index)
+            return replace(example, **change) if index >= 34 else example
+
+    run(None, store=tmp_path / "s", keep_store=True)
+    adapter = ToyAdapter()
+    again = run(None, adapter, Edited(40), store=tmp_path / "s", keep_store=True)
+    assert adapter.passes == 1, "the last part of eight examples, in one batch"
+    fresh = run(None, task=Edited(40))
+    assert again.scores == fresh.scores and again.accuracy == fresh.accuracy
+    assert again.identity == fresh.identity
+
+
+def test_a_store_directory_that_is_made_by_the_run_is_cut_from_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(None, store="secret/alice/st", command=["microscope-bench", "run", "--store", "secret/alice/st"])
+    assert result.environment.command == "microscope-bench run --store st"
+
+
 def test_a_store_measured_again_says_who_captured_it(tmp_path):
     first = run(None, store=tmp_path / "s", keep_store=True, command=["microscope-bench", "run"])
     again = measure_store(tmp_path / "s", progress=False, command=["microscope-bench", "measure"])
@@ -207,14 +229,16 @@ def test_raising_max_skipped_goes_on_where_the_run_stopped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "manifest", ['{"format": 1}', '{"format": 1, "n_examples": "x", "part_examples": 1, "run": {}}']
+    ("key", "value"), [("about", 3), ("run", {}), ("n_examples", -4), ("part_examples", 0), ("sha256", None)]
 )
-def test_a_damaged_manifest_is_refused(tmp_path, manifest):
-    (tmp_path / "manifest.json").write_text(manifest)
+def test_a_damaged_manifest_is_refused(tmp_path, key, value):
+    run(None, store=tmp_path / "s", keep_store=True)
+    file = tmp_path / "s/manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
     with pytest.raises(StoreError, match="damaged"):
-        measure_store(tmp_path)
+        measure_store(tmp_path / "s")
     with pytest.raises(StoreError, match="damaged"):
-        run(None, store=tmp_path)
+        run(None, store=tmp_path / "s")
 
 
 def test_a_store_where_none_can_be_made_is_refused(tmp_path):

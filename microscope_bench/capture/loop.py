@@ -121,6 +121,18 @@ class Capture:
         encoded.update(media.digest())
         return Probe(encoded.hexdigest(), media.hexdigest() if has_media else None)
 
+    def outdated_parts(self, store: TokenStore, parts: Sequence[int]) -> list[int]:
+        """Those of the parts that hold an example the task now renders otherwise: its wording or data was edited."""
+        return [
+            part for part in parts if not all(map(self._is_current, store.part_range(part), store.part_records(part)))
+        ]
+
+    def _is_current(self, index: int, record: ExampleRecord) -> bool:
+        try:
+            return record.example_sha256 == _example_sha256(self.source.example(index))
+        except ExampleError:
+            return record.example_sha256 == ""
+
     def _capture_part(
         self, indices: Sequence[int], on_examples: Callable[[int], object]
     ) -> tuple[list[ExampleRecord], dict[str, Tensor]]:
@@ -129,8 +141,7 @@ class Capture:
         for start in range(0, len(indices), self.batch_size):
             chunk = indices[start : start + self.batch_size]
             batch, examples, of_row, skipped = self._encode(chunk)
-            for index, cause in skipped.items():
-                records[index] = ExampleRecord(id=self.source.ids[index], skipped=cause)
+            records.update(skipped)
             if batch is not None:
                 states, selected, batch_records = self._capture_batch(batch, examples)
                 records.update(zip(of_row, batch_records, strict=True))
@@ -138,15 +149,17 @@ class Capture:
             on_examples(len(chunk))
         return [records[index] for index in indices], self._join(collected)
 
-    def _encode(self, indices: Sequence[int]) -> tuple[Batch | None, list[Example], list[int], dict[int, str]]:
-        """One batch of those examples that can be rendered, encoded, and fit the model's context."""
-        skipped: dict[int, str] = {}
+    def _encode(
+        self, indices: Sequence[int]
+    ) -> tuple[Batch | None, list[Example], list[int], dict[int, ExampleRecord]]:
+        """One batch of the examples that can be rendered, encoded, and fit the model's context; records of the rest."""
+        skipped: dict[int, ExampleRecord] = {}
         examples: dict[int, Example] = {}
         for index in indices:
             try:
                 examples[index] = self.source.example(index)
             except ExampleError as error:
-                skipped[index] = error.cause
+                skipped[index] = ExampleRecord(id=self.source.ids[index], skipped=error.cause)
         longest = self.adapter.info.context_length
         while examples:
             rows = list(examples)
@@ -157,8 +170,7 @@ class Capture:
                 if not refused:
                     raise
                 for index in refused:
-                    skipped[index] = error.cause
-                    del examples[index]
+                    skipped[index] = _skipped(examples.pop(index), error.cause)
                 continue
             too_long = {
                 index: f"{length} tokens exceed the model's context of {longest}"
@@ -167,9 +179,8 @@ class Capture:
             }
             if not too_long:
                 return batch, list(examples.values()), rows, skipped
-            skipped |= too_long
-            for index in too_long:
-                del examples[index]
+            for index, cause in too_long.items():
+                skipped[index] = _skipped(examples.pop(index), cause)
         return None, [], [], skipped
 
     def _capture_batch(
@@ -237,7 +248,7 @@ class Capture:
             record = ExampleRecord(
                 id=example.id,
                 tokens_seen={LABELS[code]: int(n) for code, n in enumerate(counts) if n and code != PADDING},
-                text_sha256=hashlib.sha256(example.text.encode()).hexdigest(),
+                example_sha256=_example_sha256(example),
                 tokens_sha256=hashlib.sha256(
                     np.ascontiguousarray(batch.tokens[row]).astype("<i8").tobytes()
                 ).hexdigest(),
@@ -276,6 +287,15 @@ class Capture:
         tensors["example"] = torch.from_numpy(example[order].astype(np.int64))
         tensors["position"] = torch.from_numpy(position[order].astype(np.int64))
         return tensors
+
+
+def _skipped(example: Example, cause: str) -> ExampleRecord:
+    return ExampleRecord(id=example.id, example_sha256=_example_sha256(example), skipped=cause)
+
+
+def _example_sha256(example: Example) -> str:
+    asked = (example.text, example.choices, example.answer, _pictures_sha256(example))
+    return hashlib.sha256(repr(asked).encode()).hexdigest()
 
 
 def _pictures_sha256(example: Example) -> str | None:

@@ -44,7 +44,8 @@ class ExampleRecord:
     Attributes:
         id: the example's id.
         tokens_seen: label → number of positions.
-        text_sha256: of the prompt as the task renders it, the same for every model.
+        example_sha256: of the example as the task renders it, the same for every model (text, choices, answer,
+            pictures); "" for one that could not be rendered.
         tokens_sha256: of the token ids.
         pictures_sha256: of the pictures' pixels, before any processor; None without pictures.
         converted_from: modes of the pictures that had to be converted to RGB.
@@ -56,7 +57,7 @@ class ExampleRecord:
 
     id: str
     tokens_seen: dict[str, int] = field(default_factory=dict)
-    text_sha256: str = ""
+    example_sha256: str = ""
     tokens_sha256: str = ""
     pictures_sha256: str | None = None
     converted_from: list[str] = field(default_factory=list)
@@ -80,7 +81,7 @@ class TokenStore:
         self.path = Path(path)
         try:
             self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise StoreError(f"{self.path} is no token store: it has no manifest.json") from None
         except (OSError, ValueError) as error:
             raise StoreError(
@@ -92,9 +93,10 @@ class TokenStore:
                 f"{self.path} is a token store of format {found}, this version reads format {FORMAT}; capture "
                 f"the run again"
             )
-        for key, kind in (("n_examples", int), ("part_examples", int), ("run", dict)):
-            if not isinstance(self.manifest.get(key), kind):
-                raise StoreError(f"{self.path}/manifest.json is damaged: {key} is missing; capture the run again")
+        if self.manifest.get("sha256") != _manifest_sha256(self.manifest):
+            raise StoreError(
+                f"{self.path}/manifest.json is damaged (its checksum does not match); capture the run again"
+            )
 
     @classmethod
     def open_or_create(cls, path: Path, run: Mapping[str, Any], *, n_examples: int, part_examples: int) -> TokenStore:
@@ -165,10 +167,14 @@ class TokenStore:
             try:
                 self._check_part(part)
             except StoreError:
-                self._record_file(part).unlink(missing_ok=True)
-                self._tensor_file(part).unlink(missing_ok=True)
+                self.drop_part(part)
                 missing.append(part)
         return missing
+
+    def drop_part(self, part: int) -> None:
+        """Deletes a part, so that it is captured again."""
+        self._record_file(part).unlink(missing_ok=True)
+        self._tensor_file(part).unlink(missing_ok=True)
 
     def check_complete(self) -> None:
         """Raises unless every part is there and whole.
@@ -264,7 +270,13 @@ def _sha256(file: Path) -> str:
 
 
 def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    _write_atomically(path / "manifest.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
+    signed = {**manifest, "sha256": _manifest_sha256(manifest)}
+    _write_atomically(path / "manifest.json", json.dumps(signed, indent=1, allow_nan=False).encode())
+
+
+def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _write_atomically(target: Path, content: bytes) -> None:

@@ -47,12 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("microscope_bench").setLevel(logging.INFO)
     try:
-        return int(args.func(args))
+        status = int(args.func(args))
+        sys.stdout.flush()  # here, where a reader that has gone away is expected
+        return status
     except MicroscopeError as error:
         if args.debug:
             raise
         print(f"microscope-bench: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # the reader of our output (head, less) has gone; there is nobody left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception:
         # a defect, of ours or of a user's adapter or task: the place matters more than manners, and the status is not 1
         traceback.print_exc()
@@ -61,10 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nmicroscope-bench: interrupted; what was captured is kept, the same command resumes", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # the reader of our output (head, less) has gone; there is nobody left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 if __name__ == "__main__":

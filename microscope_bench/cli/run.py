@@ -74,13 +74,15 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.adapters.presets import load_model
     from microscope_bench.errors import MicroscopeError
     from microscope_bench.publish.summary import summary_table, timing_line
-    from microscope_bench.runner import DEFAULT_METRICS, evaluate
+    from microscope_bench.runner import DEFAULT_METRICS, check_metrics, evaluate
     from microscope_bench.tasks import load_tasks
 
     if not tasks:
         raise MicroscopeError("--tasks names no task; see: microscope-bench ls tasks")
     if args.store is not None and len(tasks) > 1:
         raise MicroscopeError("--store holds one run; give one task, or leave --store out")
+    metrics = DEFAULT_METRICS if args.metrics is None else names(args.metrics)
+    check_metrics(metrics)
     if args.quiet:
         silence_loading_bars()
     begin = time.perf_counter()
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             task,
             args.protocol,
             args.limit,
-            metrics=DEFAULT_METRICS if args.metrics is None else names(args.metrics),
+            metrics=metrics,
             batch_size=args.batch_size,
             device=args.device,
             tokens_per_example=args.tokens_per_example,
