@@ -9,19 +9,17 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
-from microscope_bench import __version__
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.arguments import key_values
 from microscope_bench.assemble import Timing, assemble, assemble_failure
-from microscope_bench.capture.loop import Capture, Probe
-from microscope_bench.capture.selection import RULE
+from microscope_bench.capture.fingerprints import probe_inputs, run_identity
+from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.space import check_space
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.devices import pick_device
@@ -117,8 +115,8 @@ def evaluate(
     capture = Capture(adapter, loaded_task, settings, batch_size)
     n_examples = min(len(loaded_task), settings.limit or len(loaded_task))
     with timing.stage("capture"):
-        probe = capture.probe(min(PROBE_EXAMPLES, n_examples))
-    run = _run_identity(adapter, loaded_task, settings, probe)
+        probe = probe_inputs(adapter, loaded_task, min(PROBE_EXAMPLES, n_examples))
+    run = run_identity(adapter, loaded_task, settings, probe)
     with _store_directory(store, output_path, run) as directory:
         token_store = TokenStore.open_or_create(
             directory,
@@ -222,28 +220,6 @@ def _loaded_task(task: str | Task, include_path: str | Path | None, task_args: M
 
 def _loaded_model(model: str | Adapter, model_args: Mapping[str, str], device: str | None) -> Adapter:
     return load_model(model, model_args, device) if isinstance(model, str) else model
-
-
-def _run_identity(adapter: Adapter, task: Task, protocol: Protocol, probe: Probe) -> dict[str, Any]:
-    """Everything that decides what the stored states are; a store made for anything else is refused."""
-    return {
-        "model": asdict(adapter.info),
-        "task": {"name": task.name, "version": task.version},
-        "dataset": asdict(task.dataset),
-        "capture": {
-            "selection": RULE,
-            "tokens_per_example": protocol.tokens_per_example,
-            "seed": protocol.seed,
-            "limit": protocol.limit,
-        },
-        "inputs_sha256": probe.inputs_sha256,
-        "software": {
-            "microscope_bench": __version__,
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-            "device": adapter.device.type,
-        },
-    }
 
 
 @contextmanager

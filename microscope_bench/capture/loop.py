@@ -5,30 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol as Interface
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS, MODALITIES, PADDING, Adapter, Batch
+from microscope_bench.capture.fingerprints import ExampleSource, example_sha256, pictures_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.selection import select_positions
 from microscope_bench.capture.store import ExampleRecord, TokenStore
 from microscope_bench.errors import AdapterError, CaptureError, ExampleError
 from microscope_bench.examples import Example
 from microscope_bench.protocol import Protocol
-
-
-class ExampleSource(Interface):
-    """What the capture needs of a task."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Ids of all examples, in order."""
-
-    def example(self, index: int) -> Example:
-        """One rendered example; raises ExampleError."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +28,6 @@ class _Selected:
     column: np.ndarray
     modality: np.ndarray
     position: np.ndarray
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Hashes of a few encoded examples.
-
-    Attributes:
-        inputs_sha256: of everything the model is given: prompt, tokens, labels, media.
-        media_sha256: of the picture, sound and video tensors alone, or None where there are none.
-    """
-
-    inputs_sha256: str
-    media_sha256: str | None
 
 
 class Capture:
@@ -96,31 +72,6 @@ class Capture:
                 )
             store.write_part(part, tensors, records)
 
-    def probe(self, n_examples: int) -> Probe:
-        """Encodes the first examples, each alone: what prompt, tokenizer, processor and adapter make of them.
-
-        Alone, because some processors pad a picture to its neighbours in the batch.
-        """
-        encoded, media = hashlib.sha256(), hashlib.sha256()
-        has_media = False
-        for index in range(min(n_examples, len(self.source.ids))):
-            try:
-                example = self.source.example(index)
-                batch = self.adapter.encode([example])
-            except ExampleError as error:
-                encoded.update(f"{error}\0".encode())
-                continue
-            encoded.update(f"{example.id}\0{example.text}\0{batch.prompts[0]}\0".encode())
-            encoded.update(batch.labels.tobytes())
-            encoded.update(np.ascontiguousarray(batch.tokens[0]).astype("<i8").tobytes())
-            for name in sorted(batch.media):
-                has_media = True
-                tensor = batch.media[name].detach().cpu()
-                media.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                media.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        encoded.update(media.digest())
-        return Probe(encoded.hexdigest(), media.hexdigest() if has_media else None)
-
     def outdated_parts(self, store: TokenStore, parts: Sequence[int]) -> list[int]:
         """Those of the parts that hold an example the task now renders otherwise: its wording or data was edited."""
         return [
@@ -129,7 +80,7 @@ class Capture:
 
     def _is_current(self, index: int, record: ExampleRecord) -> bool:
         try:
-            return record.example_sha256 == _example_sha256(self.source.example(index))
+            return record.example_sha256 == example_sha256(self.source.example(index))
         except ExampleError:
             return record.example_sha256 == ""
 
@@ -248,11 +199,11 @@ class Capture:
             record = ExampleRecord(
                 id=example.id,
                 tokens_seen={LABELS[code]: int(n) for code, n in enumerate(counts) if n and code != PADDING},
-                example_sha256=_example_sha256(example),
+                example_sha256=example_sha256(example),
                 tokens_sha256=hashlib.sha256(
                     np.ascontiguousarray(batch.tokens[row]).astype("<i8").tobytes()
                 ).hexdigest(),
-                pictures_sha256=_pictures_sha256(example),
+                pictures_sha256=pictures_sha256(example),
                 converted_from=list(example.converted_from),
                 answer=example.answer,
             )
@@ -290,19 +241,4 @@ class Capture:
 
 
 def _skipped(example: Example, cause: str) -> ExampleRecord:
-    return ExampleRecord(id=example.id, example_sha256=_example_sha256(example), skipped=cause)
-
-
-def _example_sha256(example: Example) -> str:
-    asked = (example.text, example.choices, example.answer, _pictures_sha256(example))
-    return hashlib.sha256(repr(asked).encode()).hexdigest()
-
-
-def _pictures_sha256(example: Example) -> str | None:
-    if not example.images:
-        return None
-    digest = hashlib.sha256()
-    for image in example.images:
-        digest.update(f"{image.mode} {image.size}\0".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
+    return ExampleRecord(id=example.id, example_sha256=example_sha256(example), skipped=cause)

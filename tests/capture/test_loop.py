@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from microscope_bench.adapters.base import IMAGE, TEXT
+from microscope_bench.capture.fingerprints import probe_inputs
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import CaptureError
@@ -164,9 +165,9 @@ def test_records_count_labels_and_score_letters(tmp_path):
     assert records[1].answer == 1
 
 
-def test_the_probe_depends_on_the_inputs_and_not_on_the_batch(tmp_path):
+def test_the_probe_depends_on_the_inputs_alone(tmp_path):
     task = ToyTask(12)
-    (probe,) = {Capture(ToyAdapter(), task, FEW, batch_size).probe(8) for batch_size in (1, 4)}
-    other = Capture(ToyAdapter(), ToyTask(order=range(1, 13)), FEW, 1).probe(8)
+    (probe,) = {probe_inputs(ToyAdapter(), task, 8) for _ in range(2)}
+    other = probe_inputs(ToyAdapter(), ToyTask(order=range(1, 13)), 8)
     assert other.media_sha256 != probe.media_sha256
     assert other.inputs_sha256 != probe.inputs_sha256

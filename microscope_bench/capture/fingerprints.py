@@ -1,0 +1,121 @@
+"""What a run is made of, as hashes: by them a store found on disk is continued, or refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+
+from microscope_bench import __version__
+from microscope_bench.adapters.base import Adapter
+from microscope_bench.capture.selection import RULE
+from microscope_bench.errors import ExampleError
+from microscope_bench.examples import Example
+from microscope_bench.protocol import Protocol
+
+
+class ExampleSource(Interface):
+    """What the capture needs of a task."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+
+    @property
+    def version(self) -> str:
+        """The task's version."""
+
+    @property
+    def dataset(self) -> Any:
+        """A dataclass that says which data, pinned."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of all examples, in order."""
+
+    def example(self, index: int) -> Example:
+        """One rendered example; raises ExampleError."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Hashes of a few encoded examples.
+
+    Attributes:
+        inputs_sha256: of everything the model is given: prompt, tokens, labels, media.
+        media_sha256: of the picture, sound and video tensors alone, or None where there are none.
+    """
+
+    inputs_sha256: str
+    media_sha256: str | None
+
+
+def probe_inputs(adapter: Adapter, source: ExampleSource, n_examples: int) -> Probe:
+    """Encodes the first examples, each alone: what prompt, tokenizer, processor and adapter make of them.
+
+    Alone, because some processors pad a picture to its neighbours in the batch.
+    """
+    encoded, media = hashlib.sha256(), hashlib.sha256()
+    has_media = False
+    for index in range(min(n_examples, len(source.ids))):
+        try:
+            example = source.example(index)
+            batch = adapter.encode([example])
+        except ExampleError as error:
+            encoded.update(f"{error}\0".encode())
+            continue
+        encoded.update(f"{example.id}\0{example.text}\0{batch.prompts[0]}\0".encode())
+        encoded.update(batch.labels.tobytes())
+        encoded.update(np.ascontiguousarray(batch.tokens[0]).astype("<i8").tobytes())
+        for name in sorted(batch.media):
+            has_media = True
+            tensor = batch.media[name].detach().cpu()
+            media.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            media.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    encoded.update(media.digest())
+    return Probe(encoded.hexdigest(), media.hexdigest() if has_media else None)
+
+
+def run_identity(adapter: Adapter, task: ExampleSource, protocol: Protocol, probe: Probe) -> dict[str, Any]:
+    """Everything that decides what the stored states are; a store made for anything else is refused."""
+    return {
+        "model": asdict(adapter.info),
+        "task": {"name": task.name, "version": task.version},
+        "dataset": asdict(task.dataset),
+        "capture": {
+            "selection": RULE,
+            "tokens_per_example": protocol.tokens_per_example,
+            "seed": protocol.seed,
+            "limit": protocol.limit,
+        },
+        "inputs_sha256": probe.inputs_sha256,
+        "software": {
+            "microscope_bench": __version__,
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+            "device": adapter.device.type,
+        },
+    }
+
+
+def example_sha256(example: Example) -> str:
+    """Of an example as the task renders it: text, choices, answer, pictures."""
+    asked = (example.text, example.choices, example.answer, pictures_sha256(example))
+    return hashlib.sha256(repr(asked).encode()).hexdigest()
+
+
+def pictures_sha256(example: Example) -> str | None:
+    """Of the pixels, before any processor; None without pictures."""
+    if not example.images:
+        return None
+    digest = hashlib.sha256()
+    for image in example.images:
+        digest.update(f"{image.mode} {image.size}\0".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
