@@ -24,7 +24,7 @@ def scores(model, task, **options):
     return evaluate(model, task, limit=24, progress=False, **options).scores
 
 
-def agree(ours, theirs, tolerance):
+def assert_agree(ours, theirs, tolerance):
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         assert (a.metric, a.estimator, a.modality, a.layer) == (b.metric, b.estimator, b.modality, b.layer)
@@ -37,7 +37,7 @@ def test_batch_size_changes_no_score_by_more_than_one_in_ten_thousand(models, na
     task = load_task("shapesqa")
     one = scores(models[name], task, batch_size=1)
     for batch_size in (3, 8):
-        agree(one, scores(models[name], task, batch_size=batch_size), 1e-4)
+        assert_agree(one, scores(models[name], task, batch_size=batch_size), 1e-4)
 
 
 @pytest.mark.skipif(
@@ -46,7 +46,7 @@ def test_batch_size_changes_no_score_by_more_than_one_in_ten_thousand(models, na
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_with_real_pictures_of_every_size(models, name):
     task = load_task("scienceqa_img", task_args={"data_dir": str(SCIENCEQA)})
-    agree(scores(models[name], task, batch_size=1), scores(models[name], task, batch_size=8), 1e-4)
+    assert_agree(scores(models[name], task, batch_size=1), scores(models[name], task, batch_size=8), 1e-4)
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next", "llama"])

@@ -123,6 +123,7 @@ class ArrayCloud(Cloud):
             yield Chunk(self.x[rows], None if self.y is None else self.y[rows], self.fold[rows])
 
     def sample(self) -> Sample:
+        """All rows; copies are dropped unless ``deduplicate`` is False."""
         rows = torch.arange(self.n_tokens, device=self.x.device)
         first = first_copies(self.x) if self.deduplicate else rows
         keep = rows[first == rows]
