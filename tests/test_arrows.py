@@ -22,7 +22,7 @@ ARROWS = {
     "measure": {"capture", "metrics", "adapters", "results"},
     "publish": {"results"},
     "adapters": set(),
-    "zoo": {"adapters"},
+    "zoo": {"adapters", "tasks"},
     "tasks": set(),
     "metrics": set(),
     "results": set(),

@@ -12,7 +12,7 @@ from microscope_bench.adapters.presets import load_model
 from microscope_bench.tasks import load_task
 
 SCIENCEQA = Path(os.environ.get("MICROSCOPE_BENCH_SCIENCEQA") or Path(__file__).parents[2] / "shared/data/scienceqa")
-MODELS = ("demo-llava-next", "demo-omnifusion")
+MODELS = ("zoo-llava-next-untrained", "zoo-omnifusion-untrained")
 
 
 @pytest.fixture(scope="module")

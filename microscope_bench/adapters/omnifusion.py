@@ -133,7 +133,8 @@ class OmniFusionAdapter(Adapter):
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
         """See :meth:`Adapter.forward`."""
         positions, which = np.unique(batch.last_positions(), return_inverse=True)
-        output = self.model(**batch.inputs, logits_to_keep=torch.from_numpy(positions).to(self.device))
+        with torch.inference_mode():
+            output = self.model(**batch.inputs, logits_to_keep=torch.from_numpy(positions).to(self.device))
         if not logits:
             return None
         return output.logits[np.arange(len(which)), which].float()  # type: ignore[no-any-return]

@@ -127,10 +127,9 @@ class OmniFusionModel(nn.Module):
         Returns:
             The language model's output, ``logits`` (B, K, vocabulary) among it.
         """
-        with torch.inference_mode():
-            return self.language_model(
-                inputs_embeds=self.embed(input_ids, pixel_values),
-                attention_mask=attention_mask,
-                logits_to_keep=logits_to_keep,
-                **{"use_cache": False, **kwargs},
-            )
+        return self.language_model(
+            inputs_embeds=self.embed(input_ids, pixel_values),
+            attention_mask=attention_mask,
+            logits_to_keep=logits_to_keep,
+            **{"use_cache": False, **kwargs},
+        )

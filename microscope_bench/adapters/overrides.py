@@ -25,6 +25,7 @@ class Overrides:
 
 OVERRIDES = {
     "blip-2": Overrides(writes_image_token=False),
+    "fuyu": Overrides(writes_image_token=False, prompt_end="<0x04>"),
     "instructblip": Overrides(writes_image_token=False),
     "paligemma": Overrides(needs_image=True, prompt_end="\n"),
     "pi0": Overrides(decoder="model.vlm"),

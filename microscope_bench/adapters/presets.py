@@ -42,8 +42,8 @@ class Preset:
         adapter: the adapter that loads it, by its registered name.
         description: one line for ``ls models``.
         args: its model args; the user's come on top.
-        build: ``"module:function"`` of a function that writes the checkpoint on first use and returns its directory;
-            the directory becomes ``pretrained``.
+        build: ``"module:function"`` of a function that takes the name, makes or checks the checkpoint and returns its
+            directory; the directory becomes ``pretrained``.
         trained: False for freshly initialised weights.
     """
 
@@ -55,25 +55,36 @@ class Preset:
     trained: bool = True
 
 
-MODELS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            name="demo-llava-next",
-            adapter="hf",
-            description="untrained tiny LLaVA-NeXT in its real format, built on first use",
-            build="microscope_bench.zoo.demo:build_llava_next",
-            trained=False,
-        ),
-        Preset(
-            name="demo-omnifusion",
-            adapter="omnifusion",
-            description="untrained tiny OmniFusion in its published layout, built on first use",
-            build="microscope_bench.zoo.demo:build_omnifusion",
-            trained=False,
-        ),
-    )
+ZOO_PREFIX, TWIN_SUFFIX = "zoo-", "-untrained"
+ZOO_FUSIONS = {
+    "llava": ("hf", "LLaVA: a two-layer MLP on each of 16 patches"),
+    "llava-next": ("hf", "LLaVA-NeXT: the same on the whole picture and its 2 × 2 tiles"),
+    "omnifusion": ("omnifusion", "OmniFusion: a transformer layer over the patches, learned marks around them"),
+    "qformer": ("hf", "BLIP-2: 16 queries of a Q-Former stand for the picture"),
+    "fuyu": ("hf", "Fuyu: no encoder, the pixels of a patch through one linear map"),
 }
+"""Fusion → adapter and one line on it; the models are called ``zoo-<fusion>`` and ``zoo-<fusion>-untrained``."""
+
+
+def _zoo() -> list[Preset]:
+    """The zoo's models and their untrained twins. Weights are stored in halves and computed with in float32."""
+    presets = []
+    for fusion, (adapter, description) in ZOO_FUSIONS.items():
+        for suffix, what, build in (("", "trained", "shipped_model"), (TWIN_SUFFIX, "untrained", "untrained_checkpoint")):
+            presets.append(
+                Preset(
+                    name=f"{ZOO_PREFIX}{fusion}{suffix}",
+                    adapter=adapter,
+                    description=f"tiny, {what}; {description}",
+                    args={"dtype": "float32"},
+                    build=f"microscope_bench.zoo.shipped:{build}",
+                    trained=what == "trained",
+                )
+            )
+    return sorted(presets, key=lambda preset: not preset.trained)
+
+
+MODELS: dict[str, Preset] = {preset.name: preset for preset in _zoo()}
 
 
 def load_model(name: str, model_args: Mapping[str, str] | str | None = None, device: str | None = None) -> Adapter:
@@ -153,7 +164,7 @@ def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) ->
             )
     built: dict[str, str] = {}
     if preset.build is not None:
-        built["pretrained"] = str(_call(preset.build))
+        built["pretrained"] = str(_call(preset.build, preset.name))
     adapter = ADAPTERS.get(preset.adapter).load({**preset.args, **built, **args}, device=device)
     _identified(adapter, preset.adapter, args)
     if preset.build is not None:  # the name of a cache directory says nothing
@@ -161,6 +172,6 @@ def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) ->
     return adapter
 
 
-def _call(path: str) -> Any:
+def _call(path: str, name: str) -> Any:
     module, _, function = path.partition(":")
-    return getattr(importlib.import_module(module), function)()
+    return getattr(importlib.import_module(module), function)(name)

@@ -1,1 +1,10 @@
-"""Small multimodal models that need no download; importing this package imports no torch."""
+"""Tiny multimodal models that ship with the package, trained, and how they were trained; importing it needs no torch."""
+
+from __future__ import annotations
+
+from microscope_bench.adapters.presets import ZOO_FUSIONS as FUSIONS
+
+SEED = 0
+"""Of the models that ship."""
+
+__all__ = ["FUSIONS", "SEED"]

@@ -1,24 +1,31 @@
-"""A tokenizer that needs no training data: one token per byte of UTF-8."""
+"""A byte-level tokenizer that needs no training data: a few words are one token each, everything else is bytes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from microscope_bench.zoo.vocabulary import words_as_merges
 
 MARKS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 """The tokenizer's own marks; their ids are 0 to 3, in this order, and bytes follow."""
 
 
-def build_byte_tokenizer(special_tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """Builds a byte-level tokenizer with no merges.
+FUYU_MARKS = (FUYU_PATCH, FUYU_NEWLINE) = ("|SPEAKER|", "|NEWLINE|")
+"""By which Fuyu's processor writes a picture: one patch, and the end of a row of them."""
 
-    It encodes any text and decodes it back unchanged. Every ASCII character, a capital letter among them, is one token
-    wherever it stands. ``add_special_tokens=True`` puts BOS in front and nothing behind, as Mistral's tokenizer does.
+
+def build_byte_tokenizer(special_tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Builds a byte-level BPE whose merges make the words of :mod:`microscope_bench.zoo.vocabulary` one token each.
+
+    It encodes any text and decodes it back unchanged. A capital letter on its own is one token. ``add_special_tokens=
+    True`` puts BOS in front and nothing behind, as Mistral's tokenizer does.
 
     Args:
-        special_tokens: marks of a model ("<image>"); their ids follow the 256 bytes, in the given order.
+        special_tokens: marks of a model ("<image>"); their ids follow bytes and words, in the given order.
 
     >>> tokenizer = build_byte_tokenizer(["<image>"])
     >>> tokenizer("A<image>", add_special_tokens=False)["input_ids"] == [
@@ -26,13 +33,18 @@ def build_byte_tokenizer(special_tokens: Sequence[str] = ()) -> PreTrainedTokeni
     True
     """
     bytes_as_characters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*MARKS.values(), *bytes_as_characters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=MARKS["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    merges = words_as_merges()
+    tokens = dict.fromkeys([*MARKS.values(), *bytes_as_characters, *(first + second for first, second in merges)])
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token=MARKS["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
-        [AddedToken(mark, special=True, normalized=False) for mark in [*MARKS.values(), *special_tokens]]
+        [AddedToken(mark, special=True, normalized=mark in FUYU_MARKS) for mark in [*MARKS.values(), *special_tokens]]
     )
+    if FUYU_PATCH in special_tokens:
+        # Fuyu's processor drops the first token of a picture's text, which sentencepiece would have put there.
+        tokenizer.normalizer = normalizers.Replace(Regex(f"^{re.escape(FUYU_PATCH * 2)}"), f" {FUYU_PATCH * 2}")
     bos = MARKS["bos_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, vocabulary[bos])]

@@ -11,13 +11,13 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
 from microscope_bench.adapters.omnifusion import OmniFusionAdapter
 from microscope_bench.errors import AdapterError
-from microscope_bench.zoo.demo import build_omnifusion
+from microscope_bench.zoo.shipped import untrained_checkpoint
 from tests.tiny.families import FAMILIES
 
 
 def load(name, tiny, dtype="auto"):
     if name == "omnifusion":
-        return OmniFusionAdapter.load({"pretrained": str(build_omnifusion()), "dtype": dtype}, device="cpu")
+        return OmniFusionAdapter.load({"pretrained": str(untrained_checkpoint("zoo-omnifusion-untrained")), "dtype": dtype}, device="cpu")
     return HFAdapter.load({"pretrained": str(tiny(name)), "dtype": dtype}, device="cpu")
 
 

@@ -31,7 +31,7 @@ from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, ExampleError, UnknownNameError
 from microscope_bench.examples import Example
-from microscope_bench.zoo.demo import build_omnifusion, save_projection
+from microscope_bench.zoo.formats.omnifusion import OmniFusion, save_projection
 
 DIALOG = "This is a dialog with AI assistant.\n"
 PATCHES = 64
@@ -39,7 +39,9 @@ PATCHES = 64
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    return build_omnifusion(tmp_path_factory.mktemp("built") / "tiny-omnifusion")
+    directory = tmp_path_factory.mktemp("built") / "tiny-omnifusion"
+    OmniFusion().write(OmniFusion().untrained(0), directory, trained=False)
+    return directory
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ def test_an_adapter_by_name(tiny):
 
 
 def test_unknown_models_get_the_nearest_names():
-    with pytest.raises(UnknownNameError, match=r"unknown model 'demo-lava-next'. Did you mean demo-llava-next"):
-        load_model("demo-lava-next")
+    with pytest.raises(UnknownNameError, match=r"unknown model 'zoo-lava-next'. Did you mean zoo-llava-next"):
+        load_model("zoo-lava-next")
     with pytest.raises(UnknownNameError, match="Did you mean omnifusion"):
         load_model("omnifuson")
 
@@ -27,7 +27,7 @@ def test_unknown_models_get_the_nearest_names():
 def test_a_named_model_is_one_fixed_model(tiny, monkeypatch):
     preset = Preset("mine", "hf", "for this test", build="tests.adapters.test_presets:built", args={"max_length": "64"})
     monkeypatch.setitem(MODELS, "mine", preset)
-    monkeypatch.setattr(sys.modules[__name__], "built", lambda: tiny("llama"), raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "built", lambda name: tiny("llama"), raising=False)
     adapter = load_model("mine", "dtype=float32", "cpu")
     assert (adapter.info.name, adapter.info.repo, adapter.info.context_length) == ("mine", "mine", 64)
     with pytest.raises(AdapterError, match="mine is one fixed model"):

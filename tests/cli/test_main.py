@@ -89,7 +89,7 @@ def test_several_tasks_in_one_call(run, tmp_path):
 @pytest.mark.parametrize(
     "what, expected",
     [
-        ("models", ["demo-llava-next", "demo-omnifusion", "hf"]),
+        ("models", ["zoo-llava-next-untrained", "zoo-omnifusion-untrained", "hf"]),
         ("tasks", ["scienceqa_img", "scienceqa_text", "shapesqa"]),
         ("metrics", ["linearity", "intrinsic_dimension", "anisotropy", "twonn_mle"]),
         ("protocols", ["geometry/1", "tokens_per_example=32"]),
@@ -116,7 +116,7 @@ def test_check_prints_its_report(run):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--model", "demo-lava-next"], "Did you mean demo-llava-next"),
+        (["--model", "zoo-lava-next"], "Did you mean zoo-llava-next"),
         (["--tasks", "shapeqa"], "shapesqa"),
         (["--metrics", "anisotrpy"], "anisotropy"),
         (["--protocol", "geometry/9"], "geometry/1"),

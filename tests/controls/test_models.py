@@ -18,9 +18,9 @@ TASK = ToyTask(4)
 EXAMPLES = [TASK.example(index) for index in range(4)]
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "llava_next", "demo-omnifusion"])
+@pytest.fixture(scope="module", params=["qwen2_vl", "llava_next", "zoo-omnifusion-untrained"])
 def adapter(request, tiny_adapter):
-    return load_model(request.param, device="cpu") if "demo" in request.param else tiny_adapter(request.param)
+    return load_model(request.param, device="cpu") if request.param.startswith("zoo-") else tiny_adapter(request.param)
 
 
 def controlled(name, adapter, seed=0):

@@ -1,0 +1,81 @@
+"""The model card of a checkpoint of the zoo, made from what was measured on it."""
+
+from __future__ import annotations
+
+from microscope_bench.zoo import FUSIONS, fusion_training, parts, vision_training
+from microscope_bench.zoo.formats import find_format
+from microscope_bench.zoo.scoring import CHANCE, Seeing
+
+BARS = {"llava": 0.70, "llava-next": 0.70}
+"""What a model was meant to reach; 0.60 where nothing is said. And 0.20 above itself with exchanged pictures."""
+OTHER_BAR, GAP_BAR = 0.60, 0.20
+
+
+def card(fusion: str, seed: int, revision: str, n_parameters: int, seeing: Seeing, torch_version: str) -> str:
+    """The card as markdown.
+
+    Args:
+        fusion: its name.
+        seed: of the model.
+        revision: content hash of the checkpoint.
+        n_parameters: of the whole model.
+        seeing: its accuracy.
+        torch_version: that trained it.
+    """
+    known = find_format(fusion)
+    tower, joint = vision_training.SCHEDULE, fusion_training.SCHEDULE
+    bar = BARS.get(fusion, OTHER_BAR)
+    reached = seeing.accuracy >= bar and seeing.accuracy - seeing.shuffled >= GAP_BAR
+    lines = [
+        f"# zoo-{fusion}",
+        "",
+        f"A tiny multimodal model in the on-disk format of {FUSIONS[fusion][1]}. It ships with microscope_bench so that "
+        "the instrument can be tried, tested and compared on models that were really trained, with no download. It "
+        "answers questions on drawings of coloured shapes and is of no other use.",
+        "",
+        f"- **Parameters** {n_parameters:,}: decoder of {parts.N_LAYERS} blocks, {parts.HIDDEN_SIZE} wide"
+        + (f"; vision tower of {parts.VISION_LAYERS} blocks" if known.tower else "; no vision tower")
+        + ". Stored in float16.",
+        f"- **A picture becomes** {known.image_tokens}.",
+        f"- **Revision** `{revision}`, seed {seed}, trained on one CPU thread with torch {torch_version}.",
+        "- **Licence** MIT, as the package. The data are drawn by the package itself.",
+        "",
+        "## Data and recipe",
+        "",
+        f"All models of the zoo begin with the same language model and see the same {joint.steps * joint.batch_size:,} "
+        "lessons in the same order: a picture of shapesqa's training split, its question, nine more questions and a "
+        "description. Each question sees the picture and itself, not the other questions.",
+        "",
+    ]
+    if known.tower:
+        lines += [
+            f"1. The vision tower learns shape, colour, size and place of every patch: {tower.steps:,} steps of "
+            f"{tower.batch_size} pictures. It is frozen from then on."
+            + (
+                " This format's tower has no norm behind its embeddings; it is alike the one of the other formats and "
+                "trained alike, not the same."
+                if known.tower == "blip-2"
+                else " LLaVA, LLaVA-NeXT and OmniFusion have the very same tower."
+            ),
+        ]
+    lines += [
+        f"{2 if known.tower else 1}. Connector and language model, together and from scratch: {joint.steps:,} steps of "
+        f"{joint.batch_size} lessons, AdamW, learning rate {joint.learning_rate:g}. Two auxiliary read-outs, dropped "
+        f"afterwards, ask for the answer at the end of a question (boundary {fusion_training.ANSWER_LAYER}) and for the "
+        f"right option at its end (boundary {fusion_training.MATCH_LAYER}).",
+        "",
+        f"Again: `python -m microscope_bench.zoo.train --fusion {fusion} --seed {seed}`",
+        "",
+        "## Does it see?",
+        "",
+        f"On {seeing.n:,} held-out questions with balanced letters (chance {CHANCE:.1%}) it answers "
+        f"**{seeing.accuracy:.1%}** ± {seeing.stderr:.1%} rightly, and {seeing.shuffled:.1%} when each question is "
+        f"shown another one's picture. The bar of {bar:.0%}, and of {GAP_BAR:.0%} above exchanged pictures, is "
+        f"{'reached' if reached else '**not reached** by the recipe that all models share'}.",
+        "",
+        "| kind of question | accuracy | pictures exchanged |",
+        "|---|---|---|",
+        *(f"| {kind} | {own:.1%} | {other:.1%} |" for kind, (own, other) in seeing.by_kind.items()),
+        "",
+    ]
+    return "\n".join(lines)
