@@ -3,18 +3,25 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+MODELS := zoo-llava zoo-llava-next zoo-omnifusion zoo-qformer zoo-fuyu
+# questions a model; QUICK=1 is for a first look, its numbers are rough
+QUESTIONS := $(if $(QUICK),126,1008)
 
 .PHONY: demo test test-heavy lint setup clean
 
 demo: $(VENV)/.demo
-	$(BIN)/microscope-bench run --model demo-llava-next --tasks shapesqa --limit 200 --output_path $(DEMO)/results
-	$(BIN)/microscope-bench run --model demo-omnifusion --tasks shapesqa --limit 200 --output_path $(DEMO)/results
+	rm -rf $(DEMO)
+	set -e; for model in $(MODELS); do \
+	  $(BIN)/microscope-bench run --model $$model --tasks shapesqa --task_args n=$(QUESTIONS) \
+	    --output_path $(DEMO)/results; \
+	done
 	$(BIN)/microscope-bench validate $(DEMO)/results
 	$(BIN)/microscope-bench leaderboard $(DEMO)/results -o $(DEMO)/leaderboard.md
+	$(BIN)/microscope-bench plot $(DEMO)/results -o $(DEMO)/plots --format png
 	@echo
 	@cat $(DEMO)/leaderboard.md
 	@echo
-	@echo "results: $(DEMO)/results    leaderboard: $(DEMO)/leaderboard.md"
+	@echo "results: $(DEMO)/results    leaderboard: $(DEMO)/leaderboard.md    pictures: $(DEMO)/plots"
 
 test: lint
 	$(BIN)/python -m pytest -m "not heavy"
@@ -33,7 +40,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[plots]'
 	touch $@
 
 # llm-microscope is the reference of the parity tests; its package does not import, only its functions.py is read

@@ -12,7 +12,16 @@ import pytest
 
 from microscope_bench import load_result
 
-COMMAND = [sys.executable, "-m", "microscope_bench", "run", "--model", "zoo-llava-next-untrained", "--tasks", "shapesqa"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "microscope_bench",
+    "run",
+    "--model",
+    "zoo-llava-next-untrained",
+    "--tasks",
+    "shapesqa",
+]
 
 
 def start(output_path):
@@ -53,8 +62,8 @@ def test_peak_memory_does_not_depend_on_the_number_of_examples(tmp_path):
     """Ten times the examples, and no more than a fifth more memory: an index of the tokens, and a larger matched n."""
     script = (
         "import sys; from microscope_bench import evaluate; from microscope_bench.tasks import load_task; "
-        "n = int(sys.argv[1]); r = evaluate('zoo-omnifusion-untrained', load_task('shapesqa', task_args={'n': str(n)}), "
-        "progress=False); print(r.timing.peak_memory_bytes)"
+        "n = int(sys.argv[1]); r = evaluate('zoo-omnifusion-untrained', "
+        "load_task('shapesqa', task_args={'n': str(n)}), progress=False); print(r.timing.peak_memory_bytes)"
     )
     peaks = {}
     for n in (300, 3000):

@@ -70,7 +70,10 @@ def _zoo() -> list[Preset]:
     """The zoo's models and their untrained twins. Weights are stored in halves and computed with in float32."""
     presets = []
     for fusion, (adapter, description) in ZOO_FUSIONS.items():
-        for suffix, what, build in (("", "trained", "shipped_model"), (TWIN_SUFFIX, "untrained", "untrained_checkpoint")):
+        for suffix, what, build in (
+            ("", "trained", "shipped_model"),
+            (TWIN_SUFFIX, "untrained", "untrained_checkpoint"),
+        ):
             presets.append(
                 Preset(
                     name=f"{ZOO_PREFIX}{fusion}{suffix}",

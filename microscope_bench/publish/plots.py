@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
 from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline, measured_modalities
@@ -13,6 +13,7 @@ from microscope_bench.results.files import safe_name
 from microscope_bench.results.result import FAILED, Result
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 FORMATS = ("svg", "png")
@@ -123,12 +124,13 @@ def draw(results: Sequence[Result], headline: Headline, path: Path, *, title: st
     from matplotlib import pyplot as plt
 
     styles = _styles(list(dict.fromkeys(label_of(result) for result in results)))
-    settings = {"svg.hashsalt": "microscope_bench", "text.parse_math": False, "font.size": 9}
-    with plt.rc_context({**settings, "axes.spines.top": False, "axes.spines.right": False}):
+    settings: dict[Any, Any] = {"svg.hashsalt": "microscope_bench", "text.parse_math": False, "font.size": 9}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False}
+    with plt.rc_context(settings):
         figure, row = plt.subplots(
             1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, layout="constrained"
         )
-        handles = {}
+        handles: dict[str, Artist] = {}
         for axes, (modality, lines) in zip(row[0], panels.items(), strict=True):
             for line in lines:
                 handles[line.label] = _plot(axes, line, *styles[line.label])
@@ -148,7 +150,7 @@ def draw(results: Sequence[Result], headline: Headline, path: Path, *, title: st
 
 
 def _styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Label → (colour, line style): a model, its twin and its controls share a colour; only the model is drawn solid."""
+    """Label → (colour, line style): a model, its twin and its controls share a colour; the model alone is solid."""
     families = list(dict.fromkeys(_family(label) for label in labels))
     colours = {family: COLOURS[index % len(COLOURS)] for index, family in enumerate(families)}
     return {label: (colours[_family(label)], "-" if label == _family(label) else "--") for label in labels}
@@ -158,7 +160,7 @@ def _family(label: str) -> str:
     return label.partition(", ")[0].removesuffix(UNTRAINED).removesuffix("-untrained")
 
 
-def _plot(axes: Axes, line: Line, colour: str, style: str) -> object:
+def _plot(axes: Axes, line: Line, colour: str, style: str) -> Artist:
     low = [value - stderr for value, stderr in zip(line.values, line.stderrs, strict=True)]
     high = [value + stderr for value, stderr in zip(line.values, line.stderrs, strict=True)]
     axes.fill_between(line.depths, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -1,4 +1,4 @@
-"""Tiny multimodal models that ship with the package, trained, and how they were trained; importing it needs no torch."""
+"""Tiny trained multimodal models that ship with the package, and how they were trained; imports no torch."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ def card(fusion: str, seed: int, revision: str, n_parameters: int, seeing: Seein
     lines = [
         f"# zoo-{fusion}",
         "",
-        f"A tiny multimodal model in the on-disk format of {FUSIONS[fusion][1]}. It ships with microscope_bench so that "
-        "the instrument can be tried, tested and compared on models that were really trained, with no download. It "
-        "answers questions on drawings of coloured shapes and is of no other use.",
+        f"A tiny multimodal model in the on-disk format of {FUSIONS[fusion][1]}.",
+        "It ships with microscope_bench so that the instrument can be tried and tested on models that were really "
+        "trained, with no download. It answers questions on drawings of coloured shapes and is of no other use.",
         "",
         f"- **Parameters** {n_parameters:,}: decoder of {parts.N_LAYERS} blocks, {parts.HIDDEN_SIZE} wide"
         + (f"; vision tower of {parts.VISION_LAYERS} blocks" if known.tower else "; no vision tower")
@@ -60,9 +60,9 @@ def card(fusion: str, seed: int, revision: str, n_parameters: int, seeing: Seein
         ]
     lines += [
         f"{2 if known.tower else 1}. Connector and language model, together and from scratch: {joint.steps:,} steps of "
-        f"{joint.batch_size} lessons, AdamW, learning rate {joint.learning_rate:g}. Two auxiliary read-outs, dropped "
-        f"afterwards, ask for the answer at the end of a question (boundary {fusion_training.ANSWER_LAYER}) and for the "
-        f"right option at its end (boundary {fusion_training.MATCH_LAYER}).",
+        f"{joint.batch_size} lessons, AdamW, learning rate {joint.learning_rate:g}. Two auxiliary linear read-outs, "
+        f"dropped afterwards, ask for the answer at the end of a question (boundary {fusion_training.ANSWER_LAYER}) "
+        f"and, at the end of each option, whether it is right (boundary {fusion_training.MATCH_LAYER}).",
         "",
         f"Again: `python -m microscope_bench.zoo.train --fusion {fusion} --seed {seed}`",
         "",

@@ -71,7 +71,8 @@ def train_fusion(
     heads = parts.heads(AuxiliaryHeads(), seed).to(device)
     if (tower := fusion.tower_of(model)) is not None:
         tower.requires_grad_(False)
-    blocks, states = fusion.blocks(model), {}
+    blocks = fusion.blocks(model)
+    states: dict[int, Tensor] = {}
 
     def loss_of_step(step: int) -> tuple[Tensor, Mapping[str, float]]:
         first = step * SCHEDULE.batch_size

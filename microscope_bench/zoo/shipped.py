@@ -15,7 +15,7 @@ from microscope_bench.zoo.cache import build_once, cache_directory
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.json"
-"""File of :data:`WEIGHTS`: model → file → sha256. It lies beside the checkpoints, not in them: it is not part of them."""
+"""File of :data:`WEIGHTS`: model → file → sha256. It lies beside the checkpoints: it is not part of them."""
 
 TWIN_FORMAT = 1
 """Part of the cache directory's name; raise it whenever the files of an untrained twin change."""

@@ -75,7 +75,7 @@ def train(
             group["lr"] = schedule.rate(step)
         loss, shown = loss_of_step(step)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if not math.isfinite(value := float(loss.detach())):
@@ -112,5 +112,7 @@ def _resume(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim
             module.load_state_dict(state["modules"][name])
         optimizer.load_state_dict(state["optimizer"])
     except Exception as error:  # damaged bytes make the zip reader and the unpickler raise anything
-        raise MicroscopeError(f"{path} cannot be resumed from ({first_line(error)}); remove it to begin anew") from error
+        raise MicroscopeError(
+            f"{path} cannot be resumed from ({first_line(error)}); remove it to begin anew"
+        ) from error
     return int(state["step"])

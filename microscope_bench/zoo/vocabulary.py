@@ -1,4 +1,4 @@
-"""The words that are one token each in the zoo's tokenizer; any other text falls apart into shorter pieces and bytes."""
+"""The words that are one token each in the zoo's tokenizer; other text falls apart into shorter pieces and bytes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ from tests.tiny.families import FAMILIES
 
 def load(name, tiny, dtype="auto"):
     if name == "omnifusion":
-        return OmniFusionAdapter.load({"pretrained": str(untrained_checkpoint("zoo-omnifusion-untrained")), "dtype": dtype}, device="cpu")
+        return OmniFusionAdapter.load(
+            {"pretrained": str(untrained_checkpoint("zoo-omnifusion-untrained")), "dtype": dtype}, device="cpu"
+        )
     return HFAdapter.load({"pretrained": str(tiny(name)), "dtype": dtype}, device="cpu")
 
 

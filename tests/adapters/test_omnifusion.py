@@ -31,16 +31,20 @@ from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, ExampleError, UnknownNameError
 from microscope_bench.examples import Example
-from microscope_bench.zoo.formats.omnifusion import OmniFusion, save_projection
+from microscope_bench.zoo.formats import base, omnifusion
+from microscope_bench.zoo.formats.omnifusion import save_projection
 
 DIALOG = "This is a dialog with AI assistant.\n"
-PATCHES = 64
+PATCHES = 16
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("built") / "tiny-omnifusion"
-    OmniFusion().write(OmniFusion().untrained(0), directory, trained=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (base, omnifusion):
+            patch.setattr(room, "STORED_DTYPE", torch.float32)
+        omnifusion.OmniFusion().write(omnifusion.OmniFusion().untrained(0), directory, trained=False)
     return directory
 
 
@@ -120,11 +124,14 @@ class TestSequence:
 
     def test_labels_tokens_and_prompt(self, adapter):
         batch = adapter.encode([WITH_PICTURE, TEXT_ONLY])
-        dialog, question = len(DIALOG), len("Which is it?\nA. this\nB. that\nAnswer:")
+        texts = (DIALOG, "Which is it?\nA. this\nB. that\nAnswer:", "Is it?")
+        dialog, question, short = (
+            len(adapter.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts
+        )
         runs = [("text", dialog), ("structure", 1), ("image", PATCHES), ("structure", 1), ("special", 1)]
         runs += [("text", question), ("special", 1)]
         assert [LABELS[code] for code in batch.labels[0]] == [name for name, n in runs for _ in range(n)]
-        assert list(batch.lengths()) == [dialog + PATCHES + question + 4, dialog + len("Is it?") + 2]
+        assert list(batch.lengths()) == [dialog + PATCHES + question + 4, dialog + short + 2]
         assert (batch.labels[1][batch.lengths()[1] :] == LABELS.index("padding")).all()
         marks = [SPECIAL_MARKS["SOI"], *[IMAGE_MARK] * PATCHES, SPECIAL_MARKS["EOI"], SPECIAL_MARKS["USER"]]
         assert batch.tokens[0][dialog : dialog + PATCHES + 3].tolist() == marks
@@ -191,7 +198,7 @@ class TestLoading:
         assert info.revision.startswith("sha256-") and len(info.revision) == len("sha256-") + 16
         assert not info.trained
         assert info.n_parameters == sum(p.numel() for p in adapter.model.parameters())
-        assert (info.n_layers, info.hidden_size, info.dtype) == (8, 96, "float32")
+        assert (info.n_layers, info.hidden_size, info.dtype) == (6, 128, "float32")
         assert "clip@sha256-" in info.architecture
 
     def test_only_the_mark_makes_a_model_untrained(self, copy):
@@ -270,7 +277,7 @@ class TestLoading:
             load(copy)
 
     def test_a_tower_of_another_width_is_refused(self, copy):
-        save_projection(VisualToGPTMapping(64, 96), copy / "projection.pt")
+        save_projection(VisualToGPTMapping(64, 128), copy / "projection.pt")
         with pytest.raises(AdapterError, match="width 64"):
             load(copy)
 

@@ -37,7 +37,7 @@ def examples():
 
 def test_the_names_agree():
     assert list(FORMATS) == NAMES
-    with pytest.raises(UnknownNameError, match="unknown fusion 'q-former'. Did you mean qformer"):
+    with pytest.raises(UnknownNameError, match=r"unknown fusion 'q-former'\. Did you mean qformer"):
         find_format("q-former")
 
 

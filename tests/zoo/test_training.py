@@ -95,9 +95,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(tmp_path, harm):
 def test_divergence_is_an_error_not_a_checkpoint(tmp_path):
     module = linear()
     with pytest.raises(MicroscopeError, match="the loss of step 0 is nan"):
-        train(
-            {"m": module}, lambda step: (module.weight.sum() * float("nan"), {}), SCHEDULE, tmp_path / "c.pt", "bad"
-        )
+        train({"m": module}, lambda step: (module.weight.sum() * float("nan"), {}), SCHEDULE, tmp_path / "c.pt", "bad")
     assert not (tmp_path / "c.pt").exists()
 
 

@@ -19,7 +19,7 @@ from microscope_bench.zoo import parts
 from microscope_bench.zoo.batches import Frame
 
 STORED_DTYPE = torch.float16
-"""Of the weights on disk; halves need half the room, and float16 rounds these weights eight times finer than bfloat16."""
+"""Of the weights on disk: half the room, and float16 rounds these weights eight times finer than bfloat16."""
 
 
 class Format(ABC):
@@ -54,7 +54,7 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, model: Any, directory: Path, *, trained: bool) -> None:
-        """Writes weights and preprocessing in the format's layout into an empty directory; ``trained`` says which they are."""
+        """Writes weights (``trained`` or not) and preprocessing in the format's layout into an empty directory."""
 
     def untrained(self, seed: int) -> Any:
         """The model of a seed as it is before any training, its vision tower included."""
@@ -86,7 +86,7 @@ def ids_of(tokenizer: Any, text: str) -> tuple[int, ...]:
 
 
 def put_language_model(model: Any, language_model: Any) -> Any:
-    """Gives a ``...ForConditionalGeneration`` with ``model.language_model`` and ``lm_head`` the shared language model."""
+    """Gives a model with ``model.language_model`` and ``lm_head`` the weights of the shared language model."""
     model.model.language_model.load_state_dict(language_model.model.state_dict())
     model.lm_head.load_state_dict(language_model.lm_head.state_dict())
     return model

@@ -1,0 +1,1 @@
+"""The controlled experiment on fusion: its tables and its page."""

@@ -1,0 +1,214 @@
+"""The numbers of docs/fusion.md: every table is a function of result files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from microscope_bench.publish.markdown import table
+from microscope_bench.publish.summary import HEADLINES, Headline, plus_minus
+from microscope_bench.results.files import load_results
+from microscope_bench.results.result import COMPLETE, Result
+from microscope_bench.zoo import FUSIONS
+
+HIDDEN, UPDATE, DIMENSION, ANISOTROPY = HEADLINES
+REPEATED = ("llava-next", "omnifusion")
+"""Fusions that were trained from three seeds."""
+SEEDS = (0, 1, 2)
+CONDITIONS = ("trained", "pictures shuffled", "untrained")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over the layers with their standard errors: float64 arrays."""
+
+    values: np.ndarray
+    stderrs: np.ndarray
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """Over the layers; its error is the mean of the layers' errors, an upper bound: they share their tokens."""
+        return float(self.values.mean()), float(self.stderrs.mean())
+
+    @property
+    def change(self) -> tuple[float, float]:
+        """Last minus first; its error takes the two as independent."""
+        return float(self.values[-1] - self.values[0]), float(np.hypot(self.stderrs[-1], self.stderrs[0]))
+
+
+class Experiment:
+    """All results of one task, by model and control.
+
+    Args:
+        root: directory of result files.
+        task: name of the task.
+    """
+
+    def __init__(self, root: Path, task: str = "shapesqa") -> None:
+        self._root, self._task = root, task
+
+    @cached_property
+    def results(self) -> dict[tuple[str, str | None], Result]:
+        """(model's name, control) → result."""
+        found = [result for _, result in load_results(self._root)]
+        return {
+            (result.identity.model.name, result.identity.model.control): result
+            for result in found
+            if result.identity.task.name == self._task and result.status == COMPLETE
+        }
+
+    def under(self, fusion: str, condition: str) -> Result:
+        """The result of a model of seed 0 in one of :data:`CONDITIONS`."""
+        if condition == "untrained":
+            return self.results[f"zoo-{fusion}-untrained", None]
+        return self.results[f"zoo-{fusion}", "shuffled_image" if condition == "pictures shuffled" else None]
+
+    def seed(self, fusion: str, seed: int) -> Result:
+        """The result of a trained model of any seed."""
+        return self.results[f"zoo-{fusion}" + (f"-seed{seed}" if seed else ""), None]
+
+
+def curve(result: Result, headline: Headline, modality: str, estimator: str | None = None) -> Curve:
+    """A series over all layers.
+
+    Raises:
+        ValueError: a layer has no value.
+    """
+    rows = result.series(headline.metric, estimator or headline.estimator, headline.stream, modality)
+    if not rows or any(row.value is None for row in rows):
+        raise ValueError(f"{result.identity.model.name}: {headline.title} of {modality} is not complete")
+    return Curve(
+        np.array([row.value for row in rows], dtype=np.float64),
+        np.array([row.stderr or 0.0 for row in rows], dtype=np.float64),
+    )
+
+
+def accuracy(experiment: Experiment) -> str:
+    """Accuracy of every model in every condition."""
+    rows = []
+    for fusion in FUSIONS:
+        cells = []
+        for condition in CONDITIONS:
+            scored = experiment.under(fusion, condition).accuracy
+            assert scored is not None and scored.value is not None and scored.stderr is not None
+            cells.append(plus_minus(scored.value, scored.stderr))
+        rows.append([fusion, str(experiment.under(fusion, "trained").identity.n_examples), *cells])
+    return table(["fusion", "questions", *CONDITIONS], rows)
+
+
+def means(experiment: Experiment, headlines: Sequence[Headline], modalities: Sequence[str]) -> str:
+    """Mean over the layers of several metrics, each model in every condition."""
+    rows = []
+    for fusion in FUSIONS:
+        for condition in CONDITIONS:
+            result = experiment.under(fusion, condition)
+            cells = [plus_minus(*curve(result, h, m).mean) for h in headlines for m in modalities]
+            rows.append([fusion if condition == CONDITIONS[0] else "", condition, *cells])
+    return table(["fusion", "condition", *(f"{h.title}, {m}" for h in headlines for m in modalities)], rows)
+
+
+def identity_baseline(experiment: Experiment) -> str:
+    """How much of the next layer's variance is explained by doing nothing, beside the linear map."""
+    rows = []
+    for fusion in FUSIONS:
+        result = experiment.under(fusion, "trained")
+        cells = []
+        for modality in ("text", "image"):
+            cells += [plus_minus(*curve(result, HIDDEN, modality, e).mean) for e in ("held_out", "identity")]
+        rows.append([fusion, *cells])
+    return table(["fusion", "text, linear map", "text, identity", "image, linear map", "image, identity"], rows)
+
+
+def by_layer(experiment: Experiment, headline: Headline, modality: str) -> str:
+    """One metric layer by layer: every trained model, three seeds of two of them, and the untrained ones."""
+    rows = []
+    for fusion in FUSIONS:
+        for seed in SEEDS if fusion in REPEATED else SEEDS[:1]:
+            named = f"{fusion}, seed {seed}" if fusion in REPEATED else fusion
+            rows.append(_layers(named, curve(experiment.seed(fusion, seed), headline, modality)))
+    for fusion in FUSIONS:
+        rows.append(_layers(f"{fusion}, untrained", curve(experiment.under(fusion, "untrained"), headline, modality)))
+    n_layers = len(rows[0]) - 2
+    columns = [f"{layer}→{layer + 1}" if headline.between else str(layer) for layer in range(n_layers)]
+    return table(["model", *columns, "last − first"], rows)
+
+
+def _layers(name: str, shown: Curve) -> list[str]:
+    cells = [plus_minus(value, stderr) for value, stderr in zip(shown.values, shown.stderrs, strict=True)]
+    return [name, *cells, plus_minus(*shown.change)]
+
+
+def seeds(experiment: Experiment) -> str:
+    """Does a difference between two fusions exceed the differences between seeds of one?"""
+    rows = []
+    questions: tuple[tuple[str, Callable[[Curve], tuple[float, float]], Headline, str], ...] = (
+        ("mean", _mean, HIDDEN, "image"),
+        ("mean", _mean, UPDATE, "image"),
+        ("last − first", _change, HIDDEN, "image"),
+        ("last − first", _change, UPDATE, "image"),
+        ("mean", _mean, DIMENSION, "image"),
+        ("mean", _mean, ANISOTROPY, "image"),
+        ("mean", _mean, HIDDEN, "text"),
+        ("mean", _mean, UPDATE, "text"),
+        ("mean", _mean, ANISOTROPY, "text"),
+    )
+    for what, of, headline, modality in questions:
+        found = {
+            fusion: [of(curve(experiment.seed(fusion, seed), headline, modality))[0] for seed in SEEDS]
+            for fusion in REPEATED
+        }
+        first, second = (np.array(found[fusion]) for fusion in REPEATED)
+        spread = math.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 2)
+        difference = second.mean() - first.mean()
+        apart = "yes" if second.min() > first.max() or second.max() < first.min() else "no"
+        rows.append(
+            [
+                f"{headline.title}, {modality}: {what}",
+                *(f"{', '.join(f'{value:.3f}' for value in found[fusion])}" for fusion in REPEATED),
+                f"{difference:+.3f}",
+                f"{spread:.3f}",
+                apart,
+            ]
+        )
+    columns = ["quantity", *(f"{fusion}, seeds 0, 1, 2" for fusion in REPEATED)]
+    return table([*columns, "difference of the means", "sd between seeds", "seeds apart"], rows)
+
+
+def _mean(shown: Curve) -> tuple[float, float]:
+    return shown.mean
+
+
+def _change(shown: Curve) -> tuple[float, float]:
+    return shown.change
+
+
+def accuracy_by_seed(experiment: Experiment) -> str:
+    """Accuracy of the models that were trained three times."""
+    rows = []
+    for fusion in REPEATED:
+        cells = []
+        for seed in SEEDS:
+            scored = experiment.seed(fusion, seed).accuracy
+            assert scored is not None and scored.value is not None and scored.stderr is not None
+            cells.append(plus_minus(scored.value, scored.stderr))
+        rows.append([fusion, *cells])
+    return table(["fusion", *(f"seed {seed}" for seed in SEEDS)], rows)
+
+
+def science(experiment: Experiment) -> str:
+    """The four metrics on real pictures and foreign words, trained beside untrained."""
+    rows = []
+    for fusion in FUSIONS:
+        for condition in ("trained", "untrained"):
+            result = experiment.under(fusion, condition)
+            cells = [
+                plus_minus(*curve(result, headline, "image").mean)
+                for headline in (HIDDEN, UPDATE, DIMENSION, ANISOTROPY)
+            ]
+            rows.append([fusion if condition == "trained" else "", condition, *cells])
+    return table(["fusion", "condition", *(h.title for h in (HIDDEN, UPDATE, DIMENSION, ANISOTROPY))], rows)
