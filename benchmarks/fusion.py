@@ -48,9 +48,11 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="the page")
     parser.add_argument("--check", action="store_true", help="compare the page with what it should be")
     arguments = parser.parse_args()
+    if arguments.check and arguments.write is None:
+        parser.error("--check needs --write PAGE, the page to compare")
     text = render(arguments.results)
     if arguments.check:
-        fresh = arguments.write.read_text(encoding="utf-8") == text
+        fresh = arguments.write.is_file() and arguments.write.read_text(encoding="utf-8") == text
         print(f"{arguments.write} is {'up to date' if fresh else 'stale'}")
         return 0 if fresh else 1
     if arguments.write is None:

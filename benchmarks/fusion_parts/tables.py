@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,50 +41,68 @@ class Curve:
 
 
 class Experiment:
-    """All results of one task, by model and control.
+    """All results of one task, by model and control, on the same questions under the same protocol.
 
     Args:
         root: directory of result files.
         task: name of the task.
+
+    Raises:
+        ValueError: two results of one model and control, or results that do not compare.
     """
 
     def __init__(self, root: Path, task: str = "shapesqa") -> None:
-        self._root, self._task = root, task
-
-    @cached_property
-    def results(self) -> dict[tuple[str, str | None], Result]:
-        """(model's name, control) → result."""
-        found = [result for _, result in load_results(self._root)]
-        return {
-            (result.identity.model.name, result.identity.model.control): result
-            for result in found
-            if result.identity.task.name == self._task and result.status == COMPLETE
+        self._found: dict[tuple[str, str | None], Result] = {}
+        for path, result in load_results(root):
+            if result.identity.task.name != task or result.status != COMPLETE:
+                continue
+            key = (result.identity.model.name, result.identity.model.control)
+            if key in self._found:
+                raise ValueError(f"{path}: a second result of {key}")
+            self._found[key] = result
+        conditions = {
+            (r.identity.protocol, r.identity.dataset.revision, r.identity.example_ids_sha256)
+            for r in self._found.values()
         }
+        if len(conditions) > 1:
+            raise ValueError(
+                f"{root}: the results on {task} are of {len(conditions)} kinds of protocol, data or questions"
+            )
+
+    def result(self, model: str, control: str | None = None) -> Result:
+        """The result of a model, or of a control of it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if (model, control) not in self._found:
+            raise ValueError(
+                f"no result of {model}{f' under {control}' if control else ''}; the page says how to run it"
+            )
+        return self._found[model, control]
 
     def under(self, fusion: str, condition: str) -> Result:
         """The result of a model of seed 0 in one of :data:`CONDITIONS`."""
         if condition == "untrained":
-            return self.results[f"zoo-{fusion}-untrained", None]
-        return self.results[f"zoo-{fusion}", "shuffled_image" if condition == "pictures shuffled" else None]
+            return self.result(f"zoo-{fusion}-untrained")
+        return self.result(f"zoo-{fusion}", "shuffled_image" if condition == "pictures shuffled" else None)
 
     def seed(self, fusion: str, seed: int) -> Result:
         """The result of a trained model of any seed."""
-        return self.results[f"zoo-{fusion}" + (f"-seed{seed}" if seed else ""), None]
+        return self.result(f"zoo-{fusion}" + (f"-seed{seed}" if seed else ""))
 
 
 def curve(result: Result, headline: Headline, modality: str, estimator: str | None = None) -> Curve:
     """A series over all layers.
 
     Raises:
-        ValueError: a layer has no value.
+        ValueError: a layer has no value or no standard error.
     """
     rows = result.series(headline.metric, estimator or headline.estimator, headline.stream, modality)
-    if not rows or any(row.value is None for row in rows):
+    values, stderrs = [row.value for row in rows], [row.stderr for row in rows]
+    if not rows or None in values or None in stderrs:
         raise ValueError(f"{result.identity.model.name}: {headline.title} of {modality} is not complete")
-    return Curve(
-        np.array([row.value for row in rows], dtype=np.float64),
-        np.array([row.stderr or 0.0 for row in rows], dtype=np.float64),
-    )
+    return Curve(np.array(values, dtype=np.float64), np.array(stderrs, dtype=np.float64))
 
 
 def accuracy(experiment: Experiment) -> str:
@@ -125,14 +142,16 @@ def identity_baseline(experiment: Experiment) -> str:
 
 
 def by_layer(experiment: Experiment, headline: Headline, modality: str) -> str:
-    """One metric layer by layer: every trained model, three seeds of two of them, and the untrained ones."""
+    """One metric layer by layer: all trained models and seeds, then both controls."""
     rows = []
     for fusion in FUSIONS:
         for seed in SEEDS if fusion in REPEATED else SEEDS[:1]:
             named = f"{fusion}, seed {seed}" if fusion in REPEATED else fusion
             rows.append(_layers(named, curve(experiment.seed(fusion, seed), headline, modality)))
-    for fusion in FUSIONS:
-        rows.append(_layers(f"{fusion}, untrained", curve(experiment.under(fusion, "untrained"), headline, modality)))
+    for condition in CONDITIONS[1:]:
+        for fusion in FUSIONS:
+            shown = curve(experiment.under(fusion, condition), headline, modality)
+            rows.append(_layers(f"{fusion}, {condition}", shown))
     n_layers = len(rows[0]) - 2
     columns = [f"{layer}→{layer + 1}" if headline.between else str(layer) for layer in range(n_layers)]
     return table(["model", *columns, "last − first"], rows)
@@ -144,47 +163,31 @@ def _layers(name: str, shown: Curve) -> list[str]:
 
 
 def seeds(experiment: Experiment) -> str:
-    """Does a difference between two fusions exceed the differences between seeds of one?"""
+    """Two fusions, three seeds each: whether they differ by more than the seeds of one do."""
     rows = []
-    questions: tuple[tuple[str, Callable[[Curve], tuple[float, float]], Headline, str], ...] = (
-        ("mean", _mean, HIDDEN, "image"),
-        ("mean", _mean, UPDATE, "image"),
-        ("last − first", _change, HIDDEN, "image"),
-        ("last − first", _change, UPDATE, "image"),
-        ("mean", _mean, DIMENSION, "image"),
-        ("mean", _mean, ANISOTROPY, "image"),
-        ("mean", _mean, HIDDEN, "text"),
-        ("mean", _mean, UPDATE, "text"),
-        ("mean", _mean, ANISOTROPY, "text"),
-    )
-    for what, of, headline, modality in questions:
+    for headline, modality, what in (
+        (HIDDEN, "image", "mean"),
+        (UPDATE, "image", "mean"),
+        (HIDDEN, "image", "change"),
+        (UPDATE, "image", "change"),
+        (DIMENSION, "image", "mean"),
+        (ANISOTROPY, "image", "mean"),
+        (HIDDEN, "text", "mean"),
+        (UPDATE, "text", "mean"),
+        (ANISOTROPY, "text", "mean"),
+    ):
         found = {
-            fusion: [of(curve(experiment.seed(fusion, seed), headline, modality))[0] for seed in SEEDS]
+            fusion: [getattr(curve(experiment.seed(fusion, seed), headline, modality), what)[0] for seed in SEEDS]
             for fusion in REPEATED
         }
         first, second = (np.array(found[fusion]) for fusion in REPEATED)
         spread = math.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 2)
-        difference = second.mean() - first.mean()
-        apart = "yes" if second.min() > first.max() or second.max() < first.min() else "no"
-        rows.append(
-            [
-                f"{headline.title}, {modality}: {what}",
-                *(f"{', '.join(f'{value:.3f}' for value in found[fusion])}" for fusion in REPEATED),
-                f"{difference:+.3f}",
-                f"{spread:.3f}",
-                apart,
-            ]
-        )
+        apart = second.min() > first.max() or second.max() < first.min()
+        cells = [", ".join(f"{value:.3f}" for value in found[fusion]) for fusion in REPEATED]
+        named = f"{headline.title}, {modality}: {'mean' if what == 'mean' else 'last − first'}"
+        rows.append([named, *cells, f"{second.mean() - first.mean():+.3f}", f"{spread:.3f}", "yes" if apart else "no"])
     columns = ["quantity", *(f"{fusion}, seeds 0, 1, 2" for fusion in REPEATED)]
     return table([*columns, "difference of the means", "sd between seeds", "seeds apart"], rows)
-
-
-def _mean(shown: Curve) -> tuple[float, float]:
-    return shown.mean
-
-
-def _change(shown: Curve) -> tuple[float, float]:
-    return shown.change
 
 
 def accuracy_by_seed(experiment: Experiment) -> str:

@@ -58,7 +58,7 @@ class Preset:
 ZOO_PREFIX, TWIN_SUFFIX = "zoo-", "-untrained"
 ZOO_FUSIONS = {
     "llava": ("hf", "LLaVA: a two-layer MLP on each of 16 patches"),
-    "llava-next": ("hf", "LLaVA-NeXT: the same on the whole picture and its 2 × 2 tiles"),
+    "llava-next": ("hf", "LLaVA-NeXT: a two-layer MLP on each patch of the picture and of its 2 × 2 tiles"),
     "omnifusion": ("omnifusion", "OmniFusion: a transformer layer over the patches, learned marks around them"),
     "qformer": ("hf", "BLIP-2: 16 queries of a Q-Former stand for the picture"),
     "fuyu": ("hf", "Fuyu: no encoder, the pixels of a patch through one linear map"),

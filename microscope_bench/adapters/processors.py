@@ -69,7 +69,7 @@ def _taking_tensors(processor: Any) -> Any:
     """The processor, able to cut its own pictures into patches.
 
     Fuyu's image processor without torchvision cuts numpy arrays only, but its processor hands it the tensors it was
-    asked for (transformers 5.17 to 5.23): converted here, nothing else changes.
+    asked for (seen in transformers 5.23): converted here, nothing else changes.
     """
     image_processor = getattr(processor, "image_processor", None)
     if type(image_processor).__name__ != "FuyuImageProcessorPil":
@@ -80,7 +80,8 @@ def _taking_tensors(processor: Any) -> Any:
         patches = base.patchify_image(self, np.asarray(image), patch_size)
         return torch.from_numpy(np.ascontiguousarray(patches)) if isinstance(image, torch.Tensor) else patches
 
-    image_processor.__class__ = type(f"{base.__name__}Patched", (base,), {"patchify_image": patchify_image})
+    # under its own name: what it makes of a picture is the same
+    image_processor.__class__ = type(base.__name__, (base,), {"patchify_image": patchify_image})
     return processor
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from microscope_bench.publish.grouping import Entry, comparable_key, grouped, protocol_key
 from microscope_bench.publish.markdown import code, escape, link, table
 from microscope_bench.publish.summary import (
     HEADLINES,
@@ -22,10 +23,7 @@ from microscope_bench.publish.summary import (
     token_sets,
 )
 from microscope_bench.results.result import FAILED, Result
-from microscope_bench.results.signature import protocol_deviations, protocol_label, short_revision
-
-Entry = tuple[str, Result]
-"""A result and the path of its file, relative to the page."""
+from microscope_bench.results.signature import short_revision
 
 INTRODUCTION = """\
 # Leaderboard
@@ -103,39 +101,14 @@ def render(results: Iterable[Entry]) -> str:
     parts = [INTRODUCTION, table(["column", "meaning"], COLUMNS, "left") + "\n"]
     if not shown:
         parts.append("There are no results yet.\n")
-    for protocol, in_protocol in _grouped(shown, _protocol_key):
+    for protocol, in_protocol in grouped(shown, protocol_key):
         parts.append(f"## {protocol[2]}\n")
-        for comparable, in_table in _grouped(in_protocol, _comparable_key):
+        for comparable, in_table in grouped(in_protocol, comparable_key):
             parts += _task_section(comparable, _rows(in_table))
     if hidden:
         parts.append("## Not shown\n")
         parts.append("\n".join(_hidden_line(path, result) for path, result in hidden) + "\n")
     return "\n".join(parts)
-
-
-def _protocol_key(result: Result) -> tuple[str, ...]:
-    protocol = result.identity.protocol.as_dict()
-    changes = protocol_deviations(protocol)
-    title = f"Protocol {escape(protocol['name'])}"
-    if changes:
-        listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
-        title += f" with {escape(listed)}"
-    # the protocol as it is named comes before its deviations
-    return protocol["name"], "" if not changes else protocol_label(protocol), title
-
-
-def _comparable_key(result: Result) -> tuple[str, ...]:
-    identity = result.identity
-    data, task = identity.dataset, identity.task
-    name = f", {escape(data.name)}" if data.name else ""
-    shown = sorted({headline.metric for headline in HEADLINES} & identity.metrics.keys())
-    metrics = ", ".join(f"{metric} {identity.metrics[metric]}" for metric in shown)
-    return (
-        f"{escape(task.name)}, version {escape(task.version)}",
-        f"Data: {escape(data.path)}{name} at {code(short_revision(data.revision))}, split {escape(data.split)}. "
-        f"Token selection: {escape(identity.selection.rule)}. Metric versions: {escape(metrics)}.",
-        data.revision,
-    )
 
 
 def _task_section(comparable: Sequence[str], rows: Sequence[Row]) -> list[str]:
@@ -268,15 +241,6 @@ def _hidden_line(path: str, result: Result) -> str:
     reason = str(_why_not_shown(result))
     shown = f"{reason[:300]}..." if len(reason) > 300 else reason
     return f"- {link(_name(result), path)} on {escape(result.identity.task.name)}: {escape(shown)}"
-
-
-def _grouped(
-    entries: Sequence[Entry], key: Callable[[Result], tuple[str, ...]]
-) -> list[tuple[tuple[str, ...], list[Entry]]]:
-    groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for path, result in entries:
-        groups[key(result)].append((path, result))
-    return sorted(groups.items(), key=lambda group: group[0])
 
 
 def _human(count: int) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
-from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline, measured_modalities
+from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
+from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline
 from microscope_bench.results.files import safe_name
 from microscope_bench.results.result import FAILED, Result
+from microscope_bench.results.signature import protocol_label, short_revision
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -18,18 +22,21 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "png")
 COLOURS = ("#0b5fa5", "#d95f02", "#1b7837", "#762a83", "#b2182b", "#4aa3df", "#a6761d", "#636363")
-UNTRAINED = " (untrained)"
+STYLES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+TWIN = "-untrained"
+"""What the names of the zoo's untrained twins end in."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One model in one panel.
+    """One model in one panel, a value per layer; NaN where the result has none.
 
     Attributes:
         label: of the model.
         depths: where the values lie, 0 (what enters block 1) to 1 (what leaves the last block).
         values: of the metric.
-        stderrs: their standard errors; 0 where there is none.
+        stderrs: their standard errors.
     """
 
     label: str
@@ -38,29 +45,28 @@ class Line:
     stderrs: list[float]
 
 
-def line_of(result: Result, headline: Headline, modality: str, tokens: str = "all") -> Line | None:
-    """The values of one result that a panel shows; layers without a value are left out, None where all are.
+def line_of(result: Result, label: str, headline: Headline, modality: str, tokens: str = "all") -> Line | None:
+    """The values of one result that a panel shows; None where there is none.
 
-    A linearity lies between two boundaries and is drawn half way.
+    A linearity lies between two boundaries and is drawn half way. A layer without a value interrupts the line, a value
+    without a standard error the band.
     """
     n_layers = result.identity.model.n_layers
-    rows = result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
-    known = [(row.layer, row.value, row.stderr or 0.0) for row in rows if row.value is not None]
-    if not known:
+    rows = {
+        row.layer: row for row in result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
+    }
+    if all(row.value is None for row in rows.values()):
         return None
+    layers = range(n_layers + (0 if headline.between else 1))
+    values = [rows[layer].value if layer in rows else None for layer in layers]
+    stderrs = [rows[layer].stderr if layer in rows else None for layer in layers]
     shift = 0.5 if headline.between else 0.0
     return Line(
-        label_of(result),
-        [(layer + shift) / n_layers for layer, _, _ in known],
-        [value for _, value, _ in known],
-        [stderr for _, _, stderr in known],
+        label,
+        [(layer + shift) / n_layers for layer in layers],
+        [math.nan if value is None else value for value in values],
+        [math.nan if stderr is None else stderr for stderr in stderrs],
     )
-
-
-def label_of(result: Result) -> str:
-    """What the legend calls a result: the model, whether it is trained, and its control."""
-    model = result.identity.model
-    return f"{model.name}{'' if model.trained else UNTRAINED}{f', {model.control}' if model.control else ''}"
 
 
 def draw_all(
@@ -68,9 +74,12 @@ def draw_all(
 ) -> list[Path]:
     """Draws every headline metric of every task that the results have.
 
+    Results that the leaderboard keeps in tables apart (another protocol, other data) get pictures apart.
+
     Args:
-        results: complete results; failed ones are left out.
-        directory: gets ``<task>.<metric>[.<stream>].<format>``; files of that name are replaced.
+        results: complete results, controls among them; failed ones are left out.
+        directory: gets ``<task>.<metric>[.<stream>][.no_sinks].<format>``, with ``~2`` and so on behind the task where
+            its results do not all compare; files of that name are replaced.
         file_format: a member of :data:`FORMATS`.
         tokens: token set, "all" or "no_sinks".
 
@@ -80,89 +89,114 @@ def draw_all(
     Raises:
         ResultError: matplotlib is not installed, or there is nothing to draw.
     """
-    complete = [result for result in results if result.status != FAILED]
-    written = []
-    for task in sorted({result.identity.task.name for result in complete}):
-        of_task = [result for result in complete if result.identity.task.name == task]
-        of_task.sort(key=lambda result: (label_of(result).casefold(), result.short_id))
-        for headline in HEADLINES:
-            stream = f".{headline.stream}" if headline.stream else ""
-            path = directory / f"{safe_name(task)}.{headline.metric}{stream}.{file_format}"
-            if draw(of_task, headline, path, title=task, tokens=tokens):
-                written.append(path)
+    complete = [(result.signature, result) for result in results if result.status != FAILED]
+    written, seen = [], Counter[str]()
+    for _, in_protocol in grouped(sorted(complete, key=lambda entry: entry[0]), protocol_key):
+        for _, comparable in grouped(in_protocol, comparable_key):
+            together = [result for _, result in comparable]
+            task = safe_name(together[0].identity.task.name)
+            seen[task] += 1
+            name = task if seen[task] == 1 else f"{task}~{seen[task]}"
+            for headline in HEADLINES:
+                parts = (name, headline.metric, headline.stream, None if tokens == "all" else tokens, file_format)
+                path = directory / ".".join(part for part in parts if part)
+                if draw(together, headline, path, tokens=tokens):
+                    written.append(path)
     if not written:
         raise ResultError("there is nothing to draw: no complete result has a value of a headline metric")
     return written
 
 
-def draw(results: Sequence[Result], headline: Headline, path: Path, *, title: str, tokens: str = "all") -> bool:
+def draw(results: Sequence[Result], headline: Headline, path: Path, *, tokens: str = "all") -> bool:
     """Draws one metric; the same results give the same file. Returns False, without a file, where no value exists.
 
     Args:
-        results: of one task, in the order of the legend.
+        results: comparable ones, one or more.
         headline: the metric.
         path: of the picture; its suffix says the format.
-        title: what it is of.
         tokens: token set.
 
     Raises:
         ResultError: matplotlib is not installed.
     """
-    panels = {}
+    named = _named(results)
+    panels: dict[str, list[Line]] = {}
     for modality in MODALITIES:
-        having = [result for result in results if modality in measured_modalities(result)]
-        lines = [line for result in having if (line := line_of(result, headline, modality, tokens))]
-        if lines:
-            panels[modality] = lines
+        for label, result in named:
+            if line := line_of(result, label, headline, modality, tokens):
+                panels.setdefault(modality, []).append(line)
     if not panels:
         return False
     try:
-        import matplotlib
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure  # not pyplot: a caller's own figures and backend stay as they are
     except ImportError as error:
         raise ResultError("pictures need matplotlib: pip install 'microscope-bench[plots]'") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    styles = _styles(list(dict.fromkeys(label_of(result) for result in results)))
     settings: dict[Any, Any] = {"svg.hashsalt": "microscope_bench", "text.parse_math": False, "font.size": 9}
     settings |= {"axes.spines.top": False, "axes.spines.right": False}
-    with plt.rc_context(settings):
-        figure, row = plt.subplots(
-            1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, layout="constrained"
-        )
-        handles: dict[str, Artist] = {}
-        for axes, (modality, lines) in zip(row[0], panels.items(), strict=True):
+    with rc_context(settings):
+        figure = Figure(figsize=(4.2 * max(2, len(panels)), 3.8), layout="constrained")
+        styles, handles = _styles(named), dict[str, "Artist"]()
+        for axes, (modality, lines) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
             for line in lines:
                 handles[line.label] = _plot(axes, line, *styles[line.label])
             axes.set_title(modality)
             axes.set_xlabel("depth (0: into block 1, 1: out of the last)")
             axes.set_xlim(-0.02, 1.02)
             axes.grid(linewidth=0.3)
-        row[0][0].set_ylabel(f"{headline.title}, {headline.estimator}")
-        shown = "" if tokens == "all" else f", {tokens}"
-        figure.suptitle(f"{title}: {headline.title}{shown} ± one standard error")
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False)
+        figure.axes[0].set_ylabel(f"{headline.title}, {headline.estimator}")
+        figure.suptitle(_title(results[0], headline, tokens))
+        shown = [label for label, _ in named if label in handles]
+        figure.legend([handles[label] for label in shown], shown, loc="outside lower center", ncols=4, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, metadata=metadata, dpi=150)
-        plt.close(figure)
+        signatures = "\n".join(result.signature for _, result in named)
+        metadata = {"Date": None, "Description": signatures} if path.suffix == ".svg" else {"Description": signatures}
+        temporary = path.with_name(f".{path.name}{path.suffix}")
+        figure.savefig(temporary, metadata=metadata, dpi=150)
+        temporary.replace(path)
     return True
 
 
-def _styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Label → (colour, line style): a model, its twin and its controls share a colour; the model alone is solid."""
-    families = list(dict.fromkeys(_family(label) for label in labels))
-    colours = {family: COLOURS[index % len(COLOURS)] for index, family in enumerate(families)}
-    return {label: (colours[_family(label)], "-" if label == _family(label) else "--") for label in labels}
+def _title(result: Result, headline: Headline, tokens: str) -> str:
+    identity = result.identity
+    what = f"{headline.title}{'' if tokens == 'all' else f', {tokens}'} ± one standard error"
+    data = f"{identity.task.name} at {short_revision(identity.dataset.revision)}"
+    return f"{what}: {data}, {protocol_label(identity.protocol.as_dict())}"
 
 
-def _family(label: str) -> str:
-    return label.partition(", ")[0].removesuffix(UNTRAINED).removesuffix("-untrained")
+def _named(results: Sequence[Result]) -> list[tuple[str, Result]]:
+    """The results with a label of its own each, in the order of the labels."""
+    plain = [_name(result) for result in results]
+    unique = [
+        name if Counter(plain)[name] == 1 else f"{name} {result.short_id[:8]}"
+        for name, result in zip(plain, results, strict=True)
+    ]
+    return sorted(zip(unique, results, strict=True), key=lambda entry: (entry[0].casefold(), entry[0]))
 
 
-def _plot(axes: Axes, line: Line, colour: str, style: str) -> Artist:
+def _name(result: Result) -> str:
+    model = result.identity.model
+    untrained = "" if model.trained or model.name.endswith(TWIN) else " (untrained)"
+    return f"{model.name}{untrained}{f', {model.control}' if model.control else ''}"
+
+
+def _styles(named: Sequence[tuple[str, Result]]) -> dict[str, tuple[str, str, str]]:
+    """Label → (colour, line style, marker): a model, its untrained twin and its controls share a colour."""
+    families: dict[str, list[str]] = {}
+    for label, result in named:
+        families.setdefault(result.identity.model.name.removesuffix(TWIN), []).append(label)
+    return {
+        label: (COLOURS[i % len(COLOURS)], STYLES[k % len(STYLES)], MARKERS[i // len(COLOURS) % len(MARKERS)])
+        for i, labels in enumerate(families.values())
+        for k, label in enumerate(labels)
+    }
+
+
+def _plot(axes: Axes, line: Line, colour: str, style: str, marker: str) -> Artist:
     low = [value - stderr for value, stderr in zip(line.values, line.stderrs, strict=True)]
     high = [value + stderr for value, stderr in zip(line.values, line.stderrs, strict=True)]
     axes.fill_between(line.depths, low, high, color=colour, alpha=0.2, linewidth=0)
-    (handle,) = axes.plot(line.depths, line.values, style, color=colour, marker=".", linewidth=1.3)
+    (handle,) = axes.plot(line.depths, line.values, style, color=colour, marker=marker, markersize=3, linewidth=1.3)
     return handle

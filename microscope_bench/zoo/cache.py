@@ -55,7 +55,7 @@ def is_intact(directory: Path) -> bool:
     """Whether a built directory holds exactly the files of its manifest, unchanged."""
     try:
         recorded = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        return bool(recorded == _content(directory))
+        return bool(recorded == file_hashes(directory))
     except (OSError, ValueError):
         return False
 
@@ -67,13 +67,13 @@ def _build_and_rename(target: Path, build: Callable[[Path], None]) -> None:
         fresh = Path(temporary) / "fresh"
         fresh.mkdir()
         build(fresh)
-        (fresh / MANIFEST).write_text(json.dumps(_content(fresh), indent=1) + "\n", encoding="utf-8")
+        (fresh / MANIFEST).write_text(json.dumps(file_hashes(fresh), indent=1) + "\n", encoding="utf-8")
         if target.exists():
             shutil.move(target, Path(temporary) / "damaged")
         fresh.rename(target)
 
 
-def _content(directory: Path) -> dict[str, str]:
-    """Relative names of all files but the manifest, with their sha256."""
+def file_hashes(directory: Path) -> dict[str, str]:
+    """sha256 of every file below a directory by its relative name, but for the manifest; empty for no directory."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
     return {p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import torch
+
+from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.zoo import FUSIONS, fusion_training, parts, vision_training
 from microscope_bench.zoo.formats import find_format
-from microscope_bench.zoo.scoring import CHANCE, Seeing
+from microscope_bench.zoo.seeing import CHANCE, Seeing
 
 BARS = {"llava": 0.70, "llava-next": 0.70}
 """What a model was meant to reach; 0.60 where nothing is said. And 0.20 above itself with exchanged pictures."""
 OTHER_BAR, GAP_BAR = 0.60, 0.20
 
 
-def card(fusion: str, seed: int, revision: str, n_parameters: int, seeing: Seeing, torch_version: str) -> str:
+def card(fusion: str, seed: int, device: str, info: ModelInfo, seeing: Seeing) -> str:
     """The card as markdown.
 
     Args:
         fusion: its name.
         seed: of the model.
-        revision: content hash of the checkpoint.
-        n_parameters: of the whole model.
+        device: "cpu" or "cuda", where the second stage ran.
+        info: of the loaded checkpoint.
         seeing: its accuracy.
-        torch_version: that trained it.
     """
     known = find_format(fusion)
     tower, joint = vision_training.SCHEDULE, fusion_training.SCHEDULE
@@ -33,11 +35,12 @@ def card(fusion: str, seed: int, revision: str, n_parameters: int, seeing: Seein
         "It ships with microscope_bench so that the instrument can be tried and tested on models that were really "
         "trained, with no download. It answers questions on drawings of coloured shapes and is of no other use.",
         "",
-        f"- **Parameters** {n_parameters:,}: decoder of {parts.N_LAYERS} blocks, {parts.HIDDEN_SIZE} wide"
+        f"- **Parameters** {info.n_parameters:,}: decoder of {parts.N_LAYERS} blocks, {parts.HIDDEN_SIZE} wide"
         + (f"; vision tower of {parts.VISION_LAYERS} blocks" if known.tower else "; no vision tower")
         + ". Stored in float16.",
         f"- **A picture becomes** {known.image_tokens}.",
-        f"- **Revision** `{revision}`, seed {seed}, trained on one CPU thread with torch {torch_version}.",
+        f"- **Revision** `{info.revision}`, seed {seed}, trained on "
+        f"{'one CPU thread' if device == 'cpu' else f'a GPU ({device})'} with torch {torch.__version__}.",
         "- **Licence** MIT, as the package. The data are drawn by the package itself.",
         "",
         "## Data and recipe",
@@ -71,7 +74,8 @@ def card(fusion: str, seed: int, revision: str, n_parameters: int, seeing: Seein
         f"On {seeing.n:,} held-out questions with balanced letters (chance {CHANCE:.1%}) it answers "
         f"**{seeing.accuracy:.1%}** ± {seeing.stderr:.1%} rightly, and {seeing.shuffled:.1%} when each question is "
         f"shown another one's picture. The bar of {bar:.0%}, and of {GAP_BAR:.0%} above exchanged pictures, is "
-        f"{'reached' if reached else '**not reached** by the recipe that all models share'}.",
+        f"{'reached' if reached else '**not reached** by the recipe that all models share'}. The questions are new to "
+        "the model; of the pictures at most 10, of a single shape each, were by chance among those of its training.",
         "",
         "| kind of question | accuracy | pictures exchanged |",
         "|---|---|---|",

@@ -14,7 +14,7 @@ from microscope_bench.zoo import parts
 from microscope_bench.zoo.batches import NONE, LessonEncoder
 from microscope_bench.zoo.formats.base import Format
 from microscope_bench.zoo.lessons import answer_words, draw, lesson
-from microscope_bench.zoo.steps import Schedule, train
+from microscope_bench.zoo.steps import Schedule, Training, train
 
 SCHEDULE = Schedule(steps=1600, batch_size=8, learning_rate=1.5e-3, warm_up=50)
 
@@ -47,6 +47,11 @@ def _read(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
     asked = targets != NONE
     normed = functional.rms_norm(states[asked], states.shape[-1:])
     return functional.cross_entropy(head(normed), targets[asked])
+
+
+def training(fusion: Format, seed: int, device: torch.device) -> Training:
+    """The second stage of a model, by which its checkpoint is found."""
+    return Training(f"fusion-{fusion.name}", seed, SCHEDULE, device.type)
 
 
 def train_fusion(
@@ -103,14 +108,7 @@ def train_fusion(
 
     hooks = [blocks[layer - 1].register_forward_hook(keep(layer)) for layer in (ANSWER_LAYER, MATCH_LAYER)]
     try:
-        train(
-            {"model": model, "heads": heads},
-            loss_of_step,
-            SCHEDULE,
-            work / f"{fusion.name}-seed{seed}.pt",
-            f"fusion ({fusion.name})",
-            quiet=quiet,
-        )
+        train(training(fusion, seed, device), {"model": model, "heads": heads}, loss_of_step, work, quiet=quiet)
     finally:
         for hook in hooks:
             hook.remove()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from microscope_bench.adapters.presets import TWIN_SUFFIX, ZOO_PREFIX
 from microscope_bench.errors import AdapterError
 from microscope_bench.registry import unknown_name
 from microscope_bench.zoo import FUSIONS, SEED
-from microscope_bench.zoo.cache import build_once, cache_directory
+from microscope_bench.zoo.cache import build_once, cache_directory, file_hashes
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.json"
@@ -33,9 +34,18 @@ def shipped_model(name: str) -> Path:
     """
     if fusion_of(name) is None or name.endswith(TWIN_SUFFIX):
         raise unknown_name("model of the zoo", name, [ZOO_PREFIX + fusion for fusion in FUSIONS])
-    recorded: dict[str, dict[str, str]] = json.loads((WEIGHTS / CHECKSUMS).read_text(encoding="utf-8"))
+    again = (
+        f"Install the package again, or train the model again: python -m microscope_bench.zoo.train --fusion "
+        f"{fusion_of(name)}"
+    )
+    try:
+        expected = json.loads((WEIGHTS / CHECKSUMS).read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError) as error:
+        raise AdapterError(
+            f"{name}: {WEIGHTS / CHECKSUMS} is damaged or has no entry for it ({type(error).__name__}). {again}"
+        ) from error
     directory = WEIGHTS / name
-    found, expected = file_hashes(directory), recorded.get(name, {})
+    found = file_hashes(directory)
     for problem, files in (
         ("is missing", sorted(expected.keys() - found.keys())),
         ("does not belong there", sorted(found.keys() - expected.keys())),
@@ -45,10 +55,7 @@ def shipped_model(name: str) -> Path:
             sums = (
                 "" if problem != "is damaged" else f" (sha256 {found[files[0]][:16]}…, not {expected[files[0]][:16]}…)"
             )
-            raise AdapterError(
-                f"{name}: {directory / files[0]} {problem}{sums}. Install the package again, or train the model again: "
-                f"python -m microscope_bench.zoo.train --fusion {fusion_of(name)}"
-            )
+            raise AdapterError(f"{name}: {directory / files[0]} {problem}{sums}. {again}")
     return directory
 
 
@@ -82,15 +89,12 @@ def fusion_of(name: str) -> str | None:
     return fusion if name.startswith(ZOO_PREFIX) and fusion in FUSIONS else None
 
 
-def file_hashes(directory: Path) -> dict[str, str]:
-    """sha256 of every file below a directory by its relative name; empty where there is no such directory."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def record(directory: Path, **models: Path) -> None:
-    """Writes the checksums of the given checkpoints into ``directory``, beside those that are there already."""
-    path = directory / CHECKSUMS
-    recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    recorded.update({name: file_hashes(model) for name, model in models.items()})
-    path.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+def record(checkpoint: Path) -> None:
+    """Writes the hashes of a checkpoint into the checksums beside it; several processes may do so at once."""
+    path = checkpoint.parent / CHECKSUMS
+    with FileLock(path.with_name(f".{CHECKSUMS}.lock")):
+        recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        recorded[checkpoint.name] = file_hashes(checkpoint)
+        temporary = path.with_name(f".{CHECKSUMS}.part")
+        temporary.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -18,7 +20,12 @@ from microscope_bench.hub import first_line
 N_THREADS = 1
 """Sums come out differently on another number of threads, and the weights with them."""
 
+RECIPE_VERSION = 1
+"""Raise it whenever lessons, losses or initial weights change: older checkpoints are then refused."""
+
 CHECKPOINT_EVERY = 100
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,70 +51,116 @@ class Schedule:
         return self.learning_rate * rising * (0.02 + 0.98 * falling)
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training: what a checkpoint of it must agree with to be resumed from.
+
+    Attributes:
+        name: of what is trained, for messages and the checkpoint's file.
+        seed: of weights and lessons.
+        schedule: see :class:`Schedule`.
+        device: where it runs, "cpu" or "cuda".
+    """
+
+    name: str
+    seed: int
+    schedule: Schedule
+    device: str = "cpu"
+
+    def recipe(self) -> dict[str, str]:
+        """Everything that decides the weights, as a checkpoint records it."""
+        return {
+            "name": self.name,
+            "seed": str(self.seed),
+            "schedule": repr(self.schedule),
+            "device": self.device,
+            "torch": str(torch.__version__),
+            "recipe": str(RECIPE_VERSION),
+        }
+
+    def checkpoint(self, work: Path) -> Path:
+        """The file of its checkpoint in a work directory."""
+        return work / f"{self.name}-seed{self.seed}-{self.device}.pt"
+
+
 def train(
+    training: Training,
     modules: Mapping[str, nn.Module],
     loss_of_step: Callable[[int], tuple[Tensor, Mapping[str, float]]],
-    schedule: Schedule,
-    checkpoint: Path,
-    label: str,
+    work: Path,
     *,
     quiet: bool = False,
 ) -> None:
     """Trains the modules in place, going on from the checkpoint where there is one.
 
+    Two processes may be given the same training: the second waits, and finds it done.
+
     Args:
+        training: what it is.
         modules: name → module; parameters that need no gradient stay as they are.
         loss_of_step: the loss of step 0, 1, 2, ... and what the progress bar shows beside it.
-        schedule: see :class:`Schedule`.
-        checkpoint: file that is written every 100 steps and removed by nobody here.
-        label: what the progress bar is called.
+        work: directory of the checkpoint, which is written every 100 steps and removed by nobody here.
         quiet: no progress bar.
 
     Raises:
-        MicroscopeError: the checkpoint is of another schedule or model, or cannot be read.
+        MicroscopeError: the checkpoint is of another recipe, or cannot be read or written; the loss is not finite.
     """
+    schedule, checkpoint = training.schedule, training.checkpoint(work)
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    first = _resume(checkpoint, modules, optimizer, schedule)
-    bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=label, disable=quiet)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        loss, shown = loss_of_step(step)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if not math.isfinite(value := float(loss.detach())):
-            raise MicroscopeError(f"{label}: the loss of step {step} is {value}; training has diverged")
-        bar.set_postfix({"loss": value, **shown}, refresh=False)
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
-            _save(checkpoint, step + 1, modules, optimizer, schedule)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with FileLock(checkpoint.with_name(f".{checkpoint.name}.lock")):
+            first = _resume(checkpoint, modules, optimizer, training)
+            bar = tqdm(
+                range(first, schedule.steps),
+                initial=first,
+                total=schedule.steps,
+                desc=training.name,
+                disable=quiet or first == schedule.steps,
+            )
+            for step in bar:
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule.rate(step)
+                loss, shown = loss_of_step(step)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                if not math.isfinite(value := float(loss.detach())):
+                    raise MicroscopeError(f"{training.name}: the loss of step {step} is {value}; training has diverged")
+                bar.set_postfix({"loss": value, **shown}, refresh=False)
+                if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
+                    _save(checkpoint, step + 1, modules, optimizer, training)
+    except OSError as error:
+        raise MicroscopeError(
+            f"{work} cannot hold checkpoints ({error.strerror or error}); name another directory with --work"
+        ) from error
 
 
 def _save(
-    path: Path, step: int, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, schedule: Schedule
+    path: Path, step: int, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, training: Training
 ) -> None:
     state = {
         "step": step,
-        "schedule": repr(schedule),
+        "recipe": training.recipe(),
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimizer": optimizer.state_dict(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     torch.save(state, temporary)
     temporary.replace(path)
 
 
-def _resume(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, schedule: Schedule) -> int:
+def _resume(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, training: Training) -> int:
     """Puts the checkpoint's state into modules and optimizer; returns the step to go on with."""
     if not path.is_file():
         return 0
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["schedule"] != repr(schedule):
-            raise ValueError(f"it is of {state['schedule']}, this is {schedule}")
+        ours, theirs = training.recipe(), state["recipe"]
+        if other := sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key)):
+            raise ValueError(", ".join(f"its {key} is {theirs.get(key)}, not {ours.get(key)}" for key in other))
         for name, module in modules.items():
             module.load_state_dict(state["modules"][name])
         optimizer.load_state_dict(state["optimizer"])
@@ -115,4 +168,7 @@ def _resume(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim
         raise MicroscopeError(
             f"{path} cannot be resumed from ({first_line(error)}); remove it to begin anew"
         ) from error
-    return int(state["step"])
+    step = int(state["step"])
+    done = "done before" if step == training.schedule.steps else f"going on from step {step}"
+    _log.info("%s: %s (%s)", training.name, done, path)
+    return step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,14 +12,15 @@ from pathlib import Path
 import torch
 
 from microscope_bench.adapters.presets import ZOO_PREFIX, load_model
+from microscope_bench.devices import pick_device
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.zoo import FUSIONS, SEED
-from microscope_bench.zoo.cache import cache_directory
+from microscope_bench.zoo.cache import cache_directory, file_hashes
 from microscope_bench.zoo.card import card
 from microscope_bench.zoo.formats import find_format
-from microscope_bench.zoo.fusion_training import train_fusion
-from microscope_bench.zoo.scoring import score
-from microscope_bench.zoo.shipped import file_hashes, record
+from microscope_bench.zoo.fusion_training import train_fusion, training
+from microscope_bench.zoo.seeing import how_it_sees
+from microscope_bench.zoo.shipped import record
 from microscope_bench.zoo.steps import N_THREADS
 from microscope_bench.zoo.vision_training import trained_tower
 
@@ -26,18 +28,19 @@ from microscope_bench.zoo.vision_training import trained_tower
 def train_model(
     fusion: str, output: Path, *, seed: int = SEED, work: Path | None = None, device: str = "cpu", quiet: bool = False
 ) -> Path:
-    """Trains one model, writes its checkpoint and its card, and says on standard output how well it sees.
+    """Trains one model and writes its checkpoint and its card.
 
-    Interrupted, it goes on from its last checkpoint when it is called again. On one thread of the CPU, and with the
-    same versions of torch and the same kind of processor, the same seed gives the same bytes.
+    Interrupted, it goes on from its last checkpoint when it is called again. A vision tower is trained once for all
+    fusions that have it. On one thread of the CPU, with the same version of torch and the same kind of processor, the
+    same seed gives the same bytes.
 
     Args:
         fusion: a key of :data:`microscope_bench.zoo.FUSIONS`.
-        output: the checkpoint becomes ``output/zoo-<fusion>`` (with another seed
-            ``zoo-<fusion>-seed<seed>``), its hashes stand in ``output/checksums.json``.
-        seed: of weights and lessons.
+        output: the checkpoint becomes ``output/zoo-<fusion>`` (with another seed ``zoo-<fusion>-seed<seed>``), its
+            hashes stand in ``output/checksums.json``.
+        seed: of weights and lessons, 0 and up.
         work: directory of checkpoints; None means this user's cache.
-        device: where to train connector and language model.
+        device: where to train connector and language model; towers are trained on the CPU.
         quiet: no progress bars.
 
     Returns:
@@ -45,9 +48,12 @@ def train_model(
 
     Raises:
         UnknownNameError: no such fusion, with the names there are.
-        MicroscopeError: the directory holds something already, or a checkpoint cannot be resumed from.
+        MicroscopeError: the directory holds something already or cannot be written, there is no such device, or a
+            checkpoint cannot be resumed from.
     """
-    known = find_format(fusion)
+    known, target_device = find_format(fusion), pick_device(device)
+    if seed < 0:
+        raise MicroscopeError(f"seed {seed} is negative; seeds are 0 and up")
     name = f"{ZOO_PREFIX}{fusion}" if seed == SEED else f"{ZOO_PREFIX}{fusion}-seed{seed}"
     target = output / name
     if target.exists():
@@ -56,29 +62,35 @@ def train_model(
     threads = torch.get_num_threads()
     torch.set_num_threads(N_THREADS)
     try:
+        output.mkdir(parents=True, exist_ok=True)
         tower = None if known.tower is None else trained_tower(known.tower, seed, work, quiet=quiet)
         model = known.assemble(seed, tower)
-        train_fusion(known, model, seed, work, device=torch.device(device), quiet=quiet)
+        train_fusion(known, model, seed, work, device=target_device, quiet=quiet)
+        with tempfile.TemporaryDirectory(dir=output, prefix=f".{name}.") as temporary:
+            fresh = Path(temporary) / name
+            fresh.mkdir()
+            known.write(model.to("cpu"), fresh, trained=True)
+            adapter = load_model(FUSIONS[fusion][0], {"pretrained": str(fresh), "dtype": "float32"}, device="cpu")
+            text = card(fusion, seed, target_device.type, adapter.info, how_it_sees(adapter))
+            (fresh / "README.md").write_text(text, encoding="utf-8")
+            fresh.rename(target)
+    except OSError as error:
+        raise MicroscopeError(
+            f"{output} cannot hold a model ({error.strerror or error}); name another directory with --output"
+        ) from error
     finally:
         torch.set_num_threads(threads)
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=f".{name}.") as temporary:
-        fresh = Path(temporary) / name
-        fresh.mkdir()
-        known.write(model.to("cpu"), fresh, trained=True)
-        adapter = load_model(FUSIONS[fusion][0], {"pretrained": str(fresh), "dtype": "float32"}, device="cpu")
-        info = adapter.info
-        text = card(fusion, seed, info.revision, info.n_parameters, score(adapter), torch.__version__)
-        (fresh / "README.md").write_text(text, encoding="utf-8")
-        fresh.rename(target)
-    record(output, **{target.name: target})
+    record(target)
+    training(known, seed, target_device).checkpoint(work).unlink()
     return target
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(prog="python -m microscope_bench.zoo.train", description=train_model.__doc__)
-    parser.description = "Trains one model of the zoo from nothing; given again after an interruption, it goes on."
+    parser = argparse.ArgumentParser(
+        prog="python -m microscope_bench.zoo.train",
+        description="Trains one model of the zoo from nothing; given again after an interruption, it goes on.",
+    )
     parser.add_argument("--fusion", required=True, metavar="NAME", help=", ".join(FUSIONS))
     parser.add_argument("--seed", type=int, default=SEED, help=f"of weights and lessons (default {SEED})")
     parser.add_argument("--output", type=Path, default=Path("zoo"), metavar="DIR", help="default: zoo")
@@ -86,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="of the second stage (default cpu: reproducible)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("microscope_bench.zoo").setLevel(logging.INFO)
     try:
         target = train_model(
             args.fusion, args.output, seed=args.seed, work=args.work, device=args.device, quiet=args.quiet

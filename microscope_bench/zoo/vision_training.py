@@ -16,7 +16,7 @@ from torch.nn import functional
 from microscope_bench.zoo import parts
 from microscope_bench.zoo.formats.base import clip_pixels
 from microscope_bench.zoo.lessons import draw, shapesqa
-from microscope_bench.zoo.steps import Schedule, train
+from microscope_bench.zoo.steps import Schedule, Training, train
 
 SCHEDULE = Schedule(steps=2000, batch_size=32, learning_rate=1e-3, warm_up=100)
 TILES = 8
@@ -25,7 +25,7 @@ _GRID = parts.IMAGE_SIZE // parts.PATCH_SIZE
 
 
 def trained_tower(kind: str, seed: int, work: Path, *, quiet: bool = False) -> Any:
-    """The vision tower of a seed, trained now or taken from the work directory.
+    """The vision tower of a seed, trained on the CPU now or, where that was done before, taken from the work directory.
 
     Args:
         kind: "clip" or "blip-2".
@@ -52,8 +52,8 @@ def trained_tower(kind: str, seed: int, work: Path, *, quiet: bool = False) -> A
                 right.append(float((logits.argmax(-1) == target).float().mean()))
         return torch.stack(losses).sum(), {"right": round(float(np.mean(right)), 3)}
 
-    checkpoint = work / f"tower-{kind}-seed{seed}.pt"
-    train({"tower": tower, "heads": heads}, loss_of_step, SCHEDULE, checkpoint, f"vision tower ({kind})", quiet=quiet)
+    training = Training(f"tower-{kind}", seed, SCHEDULE)
+    train(training, {"tower": tower, "heads": heads}, loss_of_step, work, quiet=quiet)
     return tower.eval().requires_grad_(False)
 
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from pathlib import Path
 
+import matplotlib
 import pytest
 from PIL import Image
 
 from microscope_bench.cli.main import main
 from microscope_bench.errors import ResultError
-from microscope_bench.publish.plots import draw_all, label_of, line_of
+from microscope_bench.protocol import named_protocol
+from microscope_bench.publish import plots
+from microscope_bench.publish.plots import draw_all, line_of
 from microscope_bench.publish.summary import HEADLINES
-from tests.results.sample import sample
+from tests.results.sample import failed, sample, with_scores
 
 LINEARITY, UPDATE, DIMENSION, ANISOTROPY = HEADLINES
 
@@ -22,38 +25,85 @@ def named(name, **changes):
 def test_a_value_between_two_boundaries_lies_half_way():
     result = sample()
     n_layers = result.identity.model.n_layers
-    line = line_of(result, LINEARITY, "text")
-    rows = result.series("linearity", "held_out", "hidden", "text")
-    assert line is not None
-    assert line.depths == [(row.layer + 0.5) / n_layers for row in rows if row.value is not None]
-    assert line.values == [row.value for row in rows if row.value is not None]
-    there = line_of(result, ANISOTROPY, "text")
-    if there is not None:
-        assert all(0 <= depth <= 1 for depth in there.depths)
+    line = line_of(result, "m", LINEARITY, "text")
+    assert line.depths == [(layer + 0.5) / n_layers for layer in range(n_layers)]
+    there = line_of(result, "m", ANISOTROPY, "text")
+    assert there.depths == [layer / n_layers for layer in range(n_layers + 1)]
+    rows = result.series("anisotropy", "top_share", None, "text")
+    assert {row.layer: row.value for row in rows if row.value is not None}.items() <= dict(
+        enumerate(there.values)
+    ).items()
+
+
+def test_a_hole_interrupts_the_line_and_a_missing_error_the_band():
+    def change(score):
+        if score.metric != "anisotropy":
+            return score
+        if score.layer == 1:
+            return replace(score, value=None, stderr=None, reason="constant")
+        return replace(score, value=0.5, stderr=None, reason=None) if score.layer == 0 else score
+
+    line = line_of(with_scores(sample(), change), "m", ANISOTROPY, "text")
+    assert math.isnan(line.values[1]) and math.isnan(line.stderrs[1])
+    assert line.values[0] == 0.5 and math.isnan(line.stderrs[0])
 
 
 def test_what_was_not_measured_is_not_drawn():
-    assert line_of(sample(), LINEARITY, "audio") is None
+    assert line_of(sample(), "m", LINEARITY, "audio") is None
 
 
 def test_the_same_results_give_the_same_files_in_any_order(tmp_path):
-    results = [named("b/model"), named("a $x_1$ <b>&", trained=False), named("a", control="untrained")]
+    results = [
+        named("b/model"),
+        named("a $x_1$ <b>&", trained=False),
+        named("a", control="untrained"),
+        failed(sample()),
+    ]
     first = draw_all(results, tmp_path / "1")
     second = draw_all(results[::-1], tmp_path / "2")
     assert [path.name for path in first] == [path.name for path in second]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
     assert "<b>" not in first[0].read_text(), "a stranger's name is text, not markup"
+    assert not list(tmp_path.rglob(".*")), "nothing half written is left"
 
 
-def test_labels_tell_twins_and_controls_apart():
-    assert label_of(named("m")) == "m"
-    assert label_of(named("m", trained=False)) == "m (untrained)"
-    assert label_of(named("m", control="noise_image")) == "m, noise_image"
+def test_what_does_not_compare_is_not_in_one_picture(tmp_path):
+    other = sample(protocol=replace(named_protocol("geometry/1"), limit=7))
+    names = [path.name for path in draw_all([sample(), other], tmp_path)]
+    task = sample().identity.task.name
+    assert f"{task}.anisotropy.svg" in names and f"{task}~2.anisotropy.svg" in names
 
 
-def test_pictures_are_pictures(tmp_path):
+def test_token_sets_do_not_take_each_others_files(tmp_path):
+    names = {path.name for path in draw_all([sample()], tmp_path)}
+    assert all("no_sinks" not in name for name in names)
+
+
+def test_every_line_can_be_told_from_every_other():
+    families = [named(f"m{i}") for i in range(9)]
+    twins = [named("m0-untrained", trained=False), named("m0", control="noise_image"), named("m0", revision="b" * 40)]
+    entries = plots._named([*families, *twins])
+    labels = [label for label, _ in entries]
+    assert len(set(labels)) == len(labels) == 12
+    styles = plots._styles(entries)
+    assert len(set(styles.values())) == 12
+    colours = {styles[label][0] for label in labels if label.startswith("m0")}
+    assert len(colours) == 1, "a model, its twin and its controls"
+
+
+def test_labels_say_what_is_untrained_and_what_is_a_control():
+    assert [plots._name(named(*given)) for given in (("m",), ("zoo-x-untrained",))] == ["m", "zoo-x-untrained"]
+    assert plots._name(named("m", trained=False)) == "m (untrained)"
+    assert plots._name(named("m", control="noise_image")) == "m, noise_image"
+
+
+def test_pictures_are_pictures_and_cite_their_results(tmp_path):
+    backend = matplotlib.get_backend()
     (path, *_) = draw_all([sample()], tmp_path, file_format="png")
-    assert Image.open(path).size[0] > 300
+    picture = Image.open(path)
+    assert picture.size[0] > 300
+    assert picture.text["Description"] == sample().signature
+    assert matplotlib.get_backend() == backend
 
 
 def test_nothing_to_draw_is_an_error(tmp_path):
@@ -69,12 +119,13 @@ def test_without_matplotlib_the_error_says_what_to_install(tmp_path, monkeypatch
         draw_all([sample()], tmp_path)
 
 
-def test_the_verb(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    assert main(["plot", "results", "-o", str(tmp_path / "out")]) == 0
+def test_the_verb(tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    sample().save(tmp_path / "results" / "one.json")
+    assert main(["plot", str(tmp_path / "results"), "-o", str(tmp_path / "out")]) == 0
     written = capsys.readouterr().out.splitlines()
-    assert len(written) == len(list((tmp_path / "out").iterdir())) >= 4
+    assert len(written) == len(list((tmp_path / "out").iterdir())) >= 1
     (tmp_path / "file").write_text("")
-    assert main(["plot", "results", "-o", str(tmp_path / "file")]) == 2
+    assert main(["plot", str(tmp_path / "results"), "-o", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
     assert main(["plot", str(tmp_path / "nowhere")]) == 2

@@ -18,7 +18,7 @@ NAMES = list(FUSIONS)
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory):
+def twins():
     loaded = {}
 
     def get(name):
@@ -94,8 +94,10 @@ def test_each_twin_keeps_the_contract_of_an_adapter(twins, name):
 def test_all_begin_with_the_same_language_model(twins, name):
     model = twins(name).model
     decoder = model.language_model.model if name in ("omnifusion", "qformer") else model.get_decoder()
-    expected = parts.language_model(0).model.state_dict()
-    found = decoder.state_dict()
+    whole = parts.language_model(0)
+    head = model.lm_head if hasattr(model, "lm_head") else model.language_model.lm_head
+    assert torch.equal(head.weight, whole.lm_head.weight.half().float())
+    expected, found = whole.model.state_dict(), decoder.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key].half().float()) for key in expected)
 

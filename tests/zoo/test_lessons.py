@@ -124,12 +124,21 @@ def test_what_is_asked_of_each_position(lessons, batch):
         assert asked == expected
 
 
+def test_the_first_turn_is_tokenised_as_the_task_is(lessons, batch):
+    tokenizer, made = batch
+    for row in range(4):
+        first = lessons[row].turns[0]
+        options = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, first.choices, strict=False))
+        prompt = f"{first.question}\n{options}{INSTRUCTION}[/INST]"
+        expected = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert made.input_ids[row, 3 : 3 + len(expected)].tolist() == expected
+
+
 def test_padding_counts_nowhere(batch):
     tokenizer, made = batch
     padded = made.input_ids == tokenizer.pad_token_id
     assert padded.any()
     assert not made.weights[padded].any() and (made.answers[padded] == NONE).all()
-    assert not made.mask[:, 0][~padded][:, :].new_zeros(1).any()
     for row in range(4):
         real = ~padded[row]
         assert not made.mask[row, 0][real][:, padded[row]].any()

@@ -75,7 +75,7 @@ class Format(ABC):
 
 def chat_template(image: str) -> str:
     """One user turn, as Mistral's template has it, with ``image`` where a picture is."""
-    picture = f"{{% for part in message['content'] if part['type'] == 'image' %}}{image}{{% endfor %}}" if image else ""
+    picture = f"{{% for part in message['content'] if part['type'] == 'image' %}}{image}{{% endfor %}}"
     text = "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
     return f"{{% for message in messages %}}[INST]{picture}{text}[/INST]{{% endfor %}}"
 

@@ -38,8 +38,11 @@ class Seeing:
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.n))
 
 
-def score(adapter: Adapter, n: int = N_QUESTIONS, batch_size: int = 32) -> Seeing:
-    """Asks the first ``n`` questions of shapesqa's test split, which no training has seen, twice.
+def how_it_sees(adapter: Adapter, n: int = N_QUESTIONS, batch_size: int = 32) -> Seeing:
+    """Asks the first ``n`` questions of shapesqa's test split twice.
+
+    No training has seen these questions. There are few enough ways to draw a single shape that 10 of the 2,016 pictures
+    are among the 64,000 that a tower of seed 0 was trained on, and 3 among the 12,800 of its lessons.
 
     Args:
         adapter: the loaded model.
@@ -69,6 +72,6 @@ def _right(adapter: Adapter, examples: Sequence[Example], batch_size: int) -> np
         assert logits is not None
         for example, prompt, row in zip(asked, batch.prompts, logits, strict=True):
             assert example.choices is not None
-            tokens = adapter.choice_token_ids(prompt, [chr(ord("A") + k) for k in range(len(example.choices))])
+            tokens = adapter.choice_token_ids(prompt, example.choices)
             right.append(int(row[tokens].argmax()) == example.answer)
     return np.asarray(right)
