@@ -171,6 +171,7 @@ def seeds(experiment: Experiment) -> str:
         (HIDDEN, "image", "change"),
         (UPDATE, "image", "change"),
         (DIMENSION, "image", "mean"),
+        (DIMENSION, "image", "change"),
         (ANISOTROPY, "image", "mean"),
         (HIDDEN, "text", "mean"),
         (UPDATE, "text", "mean"),

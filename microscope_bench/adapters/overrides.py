@@ -24,9 +24,9 @@ class Overrides:
 
 
 OVERRIDES = {
-    "blip-2": Overrides(writes_image_token=False),
+    "blip-2": Overrides(writes_image_token=False, needs_image=True),
     "fuyu": Overrides(writes_image_token=False, prompt_end="<0x04>"),
-    "instructblip": Overrides(writes_image_token=False),
+    "instructblip": Overrides(writes_image_token=False, needs_image=True),
     "paligemma": Overrides(needs_image=True, prompt_end="\n"),
     "pi0": Overrides(decoder="model.vlm"),
     "qwen2_5_omni": Overrides(decoder="thinker"),

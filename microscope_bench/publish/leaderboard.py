@@ -18,6 +18,7 @@ from microscope_bench.publish.summary import (
     measured_modalities,
     plus_minus,
     show_range,
+    shown_name,
     sinks_of,
     summarise,
     token_sets,
@@ -224,8 +225,7 @@ def _first_unique(index: int, *choices: Sequence[str]) -> str:
 
 
 def _name(result: Result) -> str:
-    model = result.identity.model
-    return escape(model.name) + ("" if model.trained else " (untrained)")
+    return escape(shown_name(result))
 
 
 def _why_not_shown(result: Result) -> str | None:

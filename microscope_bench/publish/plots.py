@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
-from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline
+from microscope_bench.publish.summary import HEADLINES, MODALITIES, UNTRAINED, Headline, shown_name
 from microscope_bench.results.files import safe_name
-from microscope_bench.results.result import FAILED, Result
+from microscope_bench.results.result import FAILED, Result, Score
 from microscope_bench.results.signature import protocol_label, short_revision
 
 if TYPE_CHECKING:
@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "png")
 COLOURS = ("#0b5fa5", "#d95f02", "#1b7837", "#762a83", "#b2182b", "#4aa3df", "#a6761d", "#636363")
-STYLES = ("-", "--", ":", "-.")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-TWIN = "-untrained"
-"""What the names of the zoo's untrained twins end in."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+FILLS = ("full", "none", "left", "right", "top", "bottom")
+STYLES: dict[str, Any] = {
+    "": "-",
+    "untrained": (0, (4, 1.5)),
+    "shuffled_image": (0, (1, 1)),
+    "noise_image": (0, (4, 1, 1, 1)),
+    "text_only": (0, (4, 1, 1, 1, 1, 1)),
+    "permuted_tokens": (0, (8, 2)),
+}
+"""Control → how its line is drawn; an untrained model is drawn like the control of that name."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +44,25 @@ class Line:
         depths: where the values lie, 0 (what enters block 1) to 1 (what leaves the last block).
         values: of the metric.
         stderrs: their standard errors.
+        left_out: how many values are not drawn because they are of another number of tokens.
     """
 
     label: str
     depths: list[float]
     values: list[float]
     stderrs: list[float]
+    left_out: int = 0
 
 
 def line_of(result: Result, label: str, headline: Headline, modality: str, tokens: str = "all") -> Line | None:
     """The values of one result that a panel shows; None where there is none.
 
     A linearity lies between two boundaries and is drawn half way. A layer without a value interrupts the line, a value
-    without a standard error the band.
+    without a standard error the band. A value on another number of tokens than the other layers' is left out.
     """
     n_layers = result.identity.model.n_layers
-    rows = {
-        row.layer: row for row in result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
-    }
+    series = result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
+    rows = {row.layer: row for row in series if not _of_another_n(row)}
     if all(row.value is None for row in rows.values()):
         return None
     layers = range(n_layers + (0 if headline.between else 1))
@@ -66,7 +74,12 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
         [(layer + shift) / n_layers for layer in layers],
         [math.nan if value is None else value for value in values],
         [math.nan if stderr is None else stderr for stderr in stderrs],
+        left_out=len(series) - len(rows),
     )
+
+
+def _of_another_n(row: Score) -> bool:
+    return any(flag.partition("=")[0] == "unmatched_n" for flag in row.flags)
 
 
 def draw_all(
@@ -141,15 +154,24 @@ def draw(results: Sequence[Result], headline: Headline, path: Path, *, tokens: s
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
             for line in lines:
-                handles[line.label] = _plot(axes, line, *styles[line.label])
+                handles[line.label] = _plot(axes, line, styles[line.label])
             axes.set_title(modality)
+            if any(line.left_out for line in lines):
+                axes.text(0.02, 0.02, "not drawn: layers of fewer tokens", transform=axes.transAxes, fontsize=7)
             axes.set_xlabel("depth (0: into block 1, 1: out of the last)")
             axes.set_xlim(-0.02, 1.02)
             axes.grid(linewidth=0.3)
-        figure.axes[0].set_ylabel(f"{headline.title}, {headline.estimator}")
+        figure.axes[0].set_ylabel(headline.title)
         figure.suptitle(_title(results[0], headline, tokens))
         shown = [label for label, _ in named if label in handles]
-        figure.legend([handles[label] for label in shown], shown, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(
+            [handles[label] for label in shown],
+            [f"{label}{_counted(result, headline)}" for label, result in named if label in handles],
+            loc="outside lower center",
+            ncols=5 if headline.metric != "intrinsic_dimension" else 4,
+            handlelength=3.5,
+            frameon=False,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         signatures = "\n".join(result.signature for _, result in named)
         metadata = {"Date": None, "Description": signatures} if path.suffix == ".svg" else {"Description": signatures}
@@ -166,37 +188,65 @@ def _title(result: Result, headline: Headline, tokens: str) -> str:
     return f"{what}: {data}, {protocol_label(identity.protocol.as_dict())}"
 
 
+def _counted(result: Result, headline: Headline) -> str:
+    """The number of tokens behind a label where the metric depends on it."""
+    if headline.metric != "intrinsic_dimension":
+        return ""
+    rows = [row for row in result.scores if (row.metric, row.estimator) == (headline.metric, headline.estimator)]
+    counts = sorted({row.n_tokens for row in rows if row.value is not None and not _of_another_n(row)})
+    return f", n = {' / '.join(f'{count:,}' for count in counts[-2:])}" if counts else ""
+
+
 def _named(results: Sequence[Result]) -> list[tuple[str, Result]]:
-    """The results with a label of its own each, in the order of the labels."""
+    """The results with a label of its own each: a model, its untrained twin and its controls one after the other."""
     plain = [_name(result) for result in results]
     unique = [
         name if Counter(plain)[name] == 1 else f"{name} {result.short_id[:8]}"
         for name, result in zip(plain, results, strict=True)
     ]
-    return sorted(zip(unique, results, strict=True), key=lambda entry: (entry[0].casefold(), entry[0]))
+
+    def order(entry: tuple[str, Result]) -> tuple[Any, ...]:
+        label, result = entry
+        return _family(result).casefold(), _family(result), list(STYLES).index(_kind(result)), label
+
+    return sorted(zip(unique, results, strict=True), key=order)
 
 
 def _name(result: Result) -> str:
+    control = result.identity.model.control
+    return f"{result.identity.model.name}, {control}" if control else shown_name(result)
+
+
+def _family(result: Result) -> str:
+    return result.identity.model.name.removesuffix(UNTRAINED)
+
+
+def _kind(result: Result) -> str:
+    """A key of :data:`STYLES`."""
     model = result.identity.model
-    untrained = "" if model.trained or model.name.endswith(TWIN) else " (untrained)"
-    return f"{model.name}{untrained}{f', {model.control}' if model.control else ''}"
+    kind = model.control or ("" if model.trained else "untrained")
+    return kind if kind in STYLES else "untrained"
 
 
-def _styles(named: Sequence[tuple[str, Result]]) -> dict[str, tuple[str, str, str]]:
-    """Label → (colour, line style, marker): a model, its untrained twin and its controls share a colour."""
-    families: dict[str, list[str]] = {}
+def _styles(named: Sequence[tuple[str, Result]]) -> dict[str, dict[str, Any]]:
+    """Label → how it is drawn: colour and marker by model, line by control, filling where both are the same."""
+    families = list(dict.fromkeys(_family(result) for _, result in named))
+    alike, styles = Counter[tuple[str, str]](), {}
     for label, result in named:
-        families.setdefault(result.identity.model.name.removesuffix(TWIN), []).append(label)
-    return {
-        label: (COLOURS[i % len(COLOURS)], STYLES[k % len(STYLES)], MARKERS[i // len(COLOURS) % len(MARKERS)])
-        for i, labels in enumerate(families.values())
-        for k, label in enumerate(labels)
-    }
+        family, kind = families.index(_family(result)), _kind(result)
+        styles[label] = {
+            "color": COLOURS[family % len(COLOURS)],
+            "marker": MARKERS[(family + family // len(COLOURS)) % len(MARKERS)],
+            "linestyle": STYLES[kind],
+            "fillstyle": FILLS[alike[_family(result), kind] % len(FILLS)],
+        }
+        alike[_family(result), kind] += 1
+    return styles
 
 
-def _plot(axes: Axes, line: Line, colour: str, style: str, marker: str) -> Artist:
+def _plot(axes: Axes, line: Line, style: dict[str, Any]) -> Artist:
     low = [value - stderr for value, stderr in zip(line.values, line.stderrs, strict=True)]
     high = [value + stderr for value, stderr in zip(line.values, line.stderrs, strict=True)]
-    axes.fill_between(line.depths, low, high, color=colour, alpha=0.2, linewidth=0)
-    (handle,) = axes.plot(line.depths, line.values, style, color=colour, marker=marker, markersize=3, linewidth=1.3)
+    axes.fill_between(line.depths, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    (handle,) = axes.plot(line.depths, line.values, **style, markersize=4, linewidth=1.3)
     return handle

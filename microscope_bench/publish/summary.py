@@ -45,6 +45,9 @@ HEADLINES = (
 )
 
 
+UNTRAINED = "-untrained"
+"""What the names of the zoo's untrained twins end in."""
+
 CAUTIONS = {
     "few_tokens": "fewer than 16 tokens per dimension: held-out linearity is a lower bound",
     "few_examples": "fewer than 4 examples per dimension: held-out linearity is a lower bound",
@@ -110,6 +113,12 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
         n_examples=_range(row.n_examples for row in rows),
         cautions=_cautions(rows, headline.metric, result.identity.model.dtype),
     )
+
+
+def shown_name(result: Result) -> str:
+    """The model's name, with a word where its weights are untrained and the name does not say so itself."""
+    model = result.identity.model
+    return model.name if model.trained or model.name.endswith(UNTRAINED) else f"{model.name} ({UNTRAINED[1:]})"
 
 
 def layers_to_mir(
@@ -185,7 +194,7 @@ def summary_table(result: Result) -> str:
                 for caution in summary.cautions:
                     cautions.setdefault(caution, {})[shown] = None
     model, task = result.identity.model, result.identity.task
-    title = f"{model.name}{'' if model.trained else ' (untrained)'} on {task.name}, {result.identity.protocol.name}"
+    title = f"{shown_name(result)} on {task.name}, {result.identity.protocol.name}"
     lines = [f"{title}; control: {model.control}" if model.control else title]
     lines.append(tabulate(rows, ["modality", "metric", "mean over layers", "extreme @ layer", "tokens"], "simple"))
     lines += [f"not summarised: {reason}" for reason in withheld]

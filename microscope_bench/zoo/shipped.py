@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from microscope_bench.adapters.presets import TWIN_SUFFIX, ZOO_PREFIX
 from microscope_bench.errors import AdapterError
+from microscope_bench.hub import first_line
 from microscope_bench.registry import unknown_name
 from microscope_bench.zoo import FUSIONS, SEED
 from microscope_bench.zoo.cache import build_once, cache_directory, file_hashes
@@ -34,28 +35,28 @@ def shipped_model(name: str) -> Path:
     """
     if fusion_of(name) is None or name.endswith(TWIN_SUFFIX):
         raise unknown_name("model of the zoo", name, [ZOO_PREFIX + fusion for fusion in FUSIONS])
-    again = (
-        f"Install the package again, or train the model again: python -m microscope_bench.zoo.train --fusion "
-        f"{fusion_of(name)}"
-    )
+    again = "Install the package again; in a clone: git checkout -- microscope_bench/zoo/weights"
+    directory, checksums = WEIGHTS / name, WEIGHTS / CHECKSUMS
     try:
-        expected = json.loads((WEIGHTS / CHECKSUMS).read_text(encoding="utf-8"))[name]
-    except (OSError, ValueError, KeyError) as error:
+        recorded = json.loads(checksums.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{name}: {checksums} cannot be read ({first_line(error)}). {again}") from error
+    expected = recorded.get(name) if isinstance(recorded, dict) else None
+    if not isinstance(expected, dict):
+        raise AdapterError(f"{name}: {checksums} has no entry for it. {again}")
+    if not directory.is_dir():
+        raise AdapterError(f"{name}: there is no {directory}. {again}")
+    # hidden files are the file manager's, not the model's
+    found = {file: digest for file, digest in file_hashes(directory).items() if not Path(file).name.startswith(".")}
+    if missing := sorted(expected.keys() - found.keys()):
+        raise AdapterError(f"{name}: {directory / missing[0]} is missing. {again}")
+    if foreign := sorted(found.keys() - expected.keys()):
+        raise AdapterError(f"{name}: {directory / foreign[0]} does not belong there; remove it")
+    if damaged := sorted(file for file in found if found[file] != expected[file]):
+        file = damaged[0]
         raise AdapterError(
-            f"{name}: {WEIGHTS / CHECKSUMS} is damaged or has no entry for it ({type(error).__name__}). {again}"
-        ) from error
-    directory = WEIGHTS / name
-    found = file_hashes(directory)
-    for problem, files in (
-        ("is missing", sorted(expected.keys() - found.keys())),
-        ("does not belong there", sorted(found.keys() - expected.keys())),
-        ("is damaged", sorted(file for file in found.keys() & expected.keys() if found[file] != expected[file])),
-    ):
-        if files:
-            sums = (
-                "" if problem != "is damaged" else f" (sha256 {found[files[0]][:16]}…, not {expected[files[0]][:16]}…)"
-            )
-            raise AdapterError(f"{name}: {directory / files[0]} {problem}{sums}. {again}")
+            f"{name}: {directory / file} is damaged (sha256 {found[file][:16]}…, not {expected[file][:16]}…). {again}"
+        )
     return directory
 
 

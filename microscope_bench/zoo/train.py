@@ -21,8 +21,11 @@ from microscope_bench.zoo.formats import find_format
 from microscope_bench.zoo.fusion_training import train_fusion, training
 from microscope_bench.zoo.seeing import how_it_sees
 from microscope_bench.zoo.shipped import record
-from microscope_bench.zoo.steps import N_THREADS
+from microscope_bench.zoo.steps import CHECKPOINT_EVERY, N_THREADS
 from microscope_bench.zoo.vision_training import trained_tower
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+MAX_SEED = 2**31 - 1
 
 
 def train_model(
@@ -52,8 +55,10 @@ def train_model(
             checkpoint cannot be resumed from.
     """
     known, target_device = find_format(fusion), pick_device(device)
-    if seed < 0:
-        raise MicroscopeError(f"seed {seed} is negative; seeds are 0 and up")
+    if target_device.type not in DEVICES:
+        raise MicroscopeError(f"device {device} cannot train; choose one of {', '.join(DEVICES)}")
+    if not 0 <= seed <= MAX_SEED:
+        raise MicroscopeError(f"seed {seed} is not between 0 and {MAX_SEED:,}")
     name = f"{ZOO_PREFIX}{fusion}" if seed == SEED else f"{ZOO_PREFIX}{fusion}-seed{seed}"
     target = output / name
     if target.exists():
@@ -63,10 +68,11 @@ def train_model(
     torch.set_num_threads(N_THREADS)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        tower = None if known.tower is None else trained_tower(known.tower, seed, work, quiet=quiet)
-        model = known.assemble(seed, tower)
-        train_fusion(known, model, seed, work, device=target_device, quiet=quiet)
+        # made first, so that a place that cannot be written shows before anything is trained
         with tempfile.TemporaryDirectory(dir=output, prefix=f".{name}.") as temporary:
+            tower = None if known.tower is None else trained_tower(known.tower, seed, work, quiet=quiet)
+            model = known.assemble(seed, tower)
+            train_fusion(known, model, seed, work, device=target_device, quiet=quiet)
             fresh = Path(temporary) / name
             fresh.mkdir()
             known.write(model.to("cpu"), fresh, trained=True)
@@ -89,26 +95,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see ``--help``."""
     parser = argparse.ArgumentParser(
         prog="python -m microscope_bench.zoo.train",
-        description="Trains one model of the zoo from nothing; given again after an interruption, it goes on.",
+        description="Trains one model of the zoo from nothing in two stages: its vision tower, then connector and "
+        "language model. Some quarter of an hour on one CPU core. Given again after an interruption, it goes on from "
+        "its last checkpoint. Load the result with --model hf (or omnifusion) --model_args pretrained=DIR/zoo-NAME.",
     )
-    parser.add_argument("--fusion", required=True, metavar="NAME", help=", ".join(FUSIONS))
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of weights and lessons (default {SEED})")
-    parser.add_argument("--output", type=Path, default=Path("zoo"), metavar="DIR", help="default: zoo")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="checkpoints (default: this user's cache)")
-    parser.add_argument("--device", default="cpu", help="of the second stage (default cpu: reproducible)")
+    parser.add_argument("--fusion", required=True, metavar="NAME", help=f"one of {', '.join(FUSIONS)}")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help=f"seed of initial weights and lessons, 0 and up (default {SEED})"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("zoo"), metavar="DIR", help="where the model goes (default: zoo)"
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="where checkpoints go (default: the cache, $MICROSCOPE_BENCH_CACHE)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="device of the second stage (default cpu, which is reproducible)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("microscope_bench.zoo").setLevel(logging.INFO)
     try:
         target = train_model(
-            args.fusion, args.output, seed=args.seed, work=args.work, device=args.device, quiet=args.quiet
+            args.fusion.removeprefix(ZOO_PREFIX),
+            args.output,
+            seed=args.seed,
+            work=args.work,
+            device=args.device,
+            quiet=args.quiet,
         )
     except MicroscopeError as error:
         print(f"zoo.train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nzoo.train: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            f"\nzoo.train: interrupted; the same command goes on from the last checkpoint, which is written every "
+            f"{CHECKPOINT_EVERY} steps",
+            file=sys.stderr,
+        )
         return 130
     print((target / "README.md").read_text(encoding="utf-8"))
     for file, digest in file_hashes(target).items():

@@ -129,7 +129,7 @@ def test_rows_with_no_one_and_two_pictures_share_a_batch(family, tiny_adapter):
 
 
 @pytest.mark.parametrize(
-    ("family", "message"), [("paligemma", "no prompt without a picture"), ("blip_2", "use --batch_size 1")]
+    ("family", "message"), [("paligemma", "no prompt without a picture"), ("blip_2", "no prompt without a picture")]
 )
 def test_rows_without_pictures_are_refused_where_the_processor_would_spoil_them(family, message, tiny_adapter):
     with pytest.raises(AdapterError, match=message):

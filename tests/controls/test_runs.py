@@ -121,7 +121,7 @@ def test_the_command_line_runs_and_lists_controls(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     command = ["run", "--model", "zoo-omnifusion-untrained", "--tasks", "shapesqa", "--limit", "8", "--quiet"]
     assert main([*command, "--metrics", "anisotropy", "--control", "untrained"]) == 0
-    assert "zoo-omnifusion-untrained (untrained) on shapesqa, geometry/1; control: untrained" in capsys.readouterr().out
+    assert "zoo-omnifusion-untrained on shapesqa, geometry/1; control: untrained" in capsys.readouterr().out
     (file,) = (path for path in (tmp_path / "results").rglob("*.json") if ".stores" not in path.parts)
     assert file.name == "shapesqa~untrained.json"
     assert "--control untrained" in load_result(file).environment.command

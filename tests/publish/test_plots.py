@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from microscope_bench.cli.main import main
+from microscope_bench.controls import CONTROLS
 from microscope_bench.errors import ResultError
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish import plots
@@ -81,20 +82,35 @@ def test_token_sets_do_not_take_each_others_files(tmp_path):
 
 def test_every_line_can_be_told_from_every_other():
     families = [named(f"m{i}") for i in range(9)]
-    twins = [named("m0-untrained", trained=False), named("m0", control="noise_image"), named("m0", revision="b" * 40)]
-    entries = plots._named([*families, *twins])
+    controls = [named("m0", control=control) for control in CONTROLS]
+    twins = [named("m0-untrained", trained=False), named("m0", revision="b" * 40)]
+    entries = plots._named([*families, *controls, *twins])
     labels = [label for label, _ in entries]
-    assert len(set(labels)) == len(labels) == 12
-    styles = plots._styles(entries)
-    assert len(set(styles.values())) == 12
-    colours = {styles[label][0] for label in labels if label.startswith("m0")}
-    assert len(colours) == 1, "a model, its twin and its controls"
+    assert len(set(labels)) == len(labels) == 9 + 5 + 2
+    styles = {label: tuple(map(str, style.values())) for label, style in plots._styles(entries).items()}
+    assert len(set(styles.values())) == len(labels)
+    assert len({style[0] for label, style in styles.items() if label.startswith("m0")}) == 1, "one model, one colour"
+    assert [label for label in labels if label.startswith("m0")] == labels[:8], "and side by side"
+    assert set(CONTROLS) == plots.STYLES.keys() - {""}
 
 
 def test_labels_say_what_is_untrained_and_what_is_a_control():
-    assert [plots._name(named(*given)) for given in (("m",), ("zoo-x-untrained",))] == ["m", "zoo-x-untrained"]
+    assert [plots._name(named(name)) for name in ("m", "zoo-x-untrained")] == ["m", "zoo-x-untrained"]
     assert plots._name(named("m", trained=False)) == "m (untrained)"
+    assert plots._name(named("zoo-x-untrained", trained=False)) == "zoo-x-untrained"
     assert plots._name(named("m", control="noise_image")) == "m, noise_image"
+    assert plots._name(named("m", trained=False, control="untrained")) == "m, untrained"
+
+
+def test_a_value_on_another_number_of_tokens_is_not_in_the_line(tmp_path):
+    def change(score):
+        odd = score.metric == "intrinsic_dimension" and score.layer == 0
+        return replace(score, flags=("unmatched_n",)) if odd else score
+
+    result = with_scores(sample(), change)
+    line = line_of(result, "m", DIMENSION, "text")
+    assert line.left_out == 1 and math.isnan(line.values[0])
+    draw_all([result], tmp_path)
 
 
 def test_pictures_are_pictures_and_cite_their_results(tmp_path):

@@ -74,14 +74,22 @@ def test_a_file_that_is_not_the_recorded_one_is_named(copied, harm, monkeypatch,
     with pytest.raises(AdapterError) as caught:
         load_model("zoo-llava")
     assert f"{weights} {words[harm]}" in str(caught.value)
-    assert "python -m microscope_bench.zoo.train --fusion llava" in str(caught.value)
+    assert ("remove it" if harm == "added" else "Install the package again") in str(caught.value)
 
 
-@pytest.mark.parametrize("checksums", ["", "{}", None])
+@pytest.mark.parametrize("checksums", ["", "{}", "[]", '{"zoo-llava": 3}', None])
 def test_checksums_that_say_nothing_are_no_permission(copied, checksums):
     path = copied.parent / shipped.CHECKSUMS
     path.unlink() if checksums is None else path.write_text(checksums)
-    with pytest.raises(AdapterError, match=r"checksums\.json is damaged or has no entry for it"):
+    with pytest.raises(AdapterError, match=r"checksums\.json (cannot be read|has no entry)"):
+        load_model("zoo-llava")
+
+
+def test_a_file_managers_hidden_file_is_let_be_and_a_missing_directory_named(copied):
+    (copied / ".DS_Store").write_bytes(b"x")
+    load_model("zoo-llava")
+    shutil.rmtree(copied)
+    with pytest.raises(AdapterError, match=r"there is no .*zoo-llava"):
         load_model("zoo-llava")
 
 

@@ -184,8 +184,10 @@ def test_the_command_line(short, tmp_path, capsys):
     "argv, message",
     [
         (["--fusion", "lava"], "Did you mean llava"),
-        (["--fusion", "llava", "--seed", "-1"], "seed -1 is negative"),
+        (["--fusion", "llava", "--seed", "-1"], "seed -1 is not between 0 and"),
+        (["--fusion", "llava", "--seed", "99999999999999999999"], "is not between 0 and"),
         (["--fusion", "llava", "--device", "abacus"], "device 'abacus' is not available"),
+        (["--fusion", "zoo-llava", "--device", "meta"], "device meta cannot train"),
         (["--fusion", "llava", "--output", "FILE/x"], "cannot hold a model"),
         (["--fusion", "llava", "--work", "FILE/x"], "cannot hold checkpoints"),
     ],
@@ -229,6 +231,6 @@ def test_a_card_says_when_a_bar_is_missed_and_where_it_was_trained():
     assert "**not reached**" in text and "no vision tower" in text and "a GPU (cuda)" in text
     assert "**not reached**" in card("llava", 0, "cpu", INFO, Seeing(N_QUESTIONS, 0.69, 0.34, {}))
     text = card("llava", 0, "cpu", INFO, SEEING)
-    assert "is reached" in text and "one CPU thread" in text
+    assert "exchanged pictures: reached" in text and "one CPU thread" in text
     blind = Seeing(N_QUESTIONS, 0.75, 0.6, {})
     assert "**not reached**" in card("llava", 0, "cpu", INFO, blind), "it guesses as well without"
