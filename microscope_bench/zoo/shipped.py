@@ -19,7 +19,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.json"
 """File of :data:`WEIGHTS`: model → file → sha256. It lies beside the checkpoints: it is not part of them."""
 
-TWIN_FORMAT = 1
+TWIN_FORMAT = 2
 """Part of the cache directory's name; raise it whenever the files of an untrained twin change."""
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from microscope_bench.adapters.base import IMAGE
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.check import check
 from microscope_bench.errors import UnknownNameError
+from microscope_bench.examples import Example
 from microscope_bench.tasks import load_task
 from microscope_bench.zoo import FUSIONS, parts
 from microscope_bench.zoo.formats import FORMATS, find_format
@@ -61,6 +64,14 @@ def test_the_pictures_are_what_the_processor_makes(twins, examples, name):
         made = inputs[key] if key in inputs else inputs["image_patches"]
         assert value.shape == made.shape
         torch.testing.assert_close(value, made.to(value.dtype), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(10, 64), (64, 10), (300, 20), (20, 300), (64, 64), (500, 400)])
+def test_pictures_of_every_shape_are_taken(twins, name, size):
+    text = "<image>Which shape is it?\nA. circle\nB. square\n"
+    batch = twins(name).encode([Example("odd", text, (Image.new("RGB", size, "red"),))])
+    assert (batch.labels == IMAGE).any()
 
 
 @pytest.mark.parametrize("name", NAMES)

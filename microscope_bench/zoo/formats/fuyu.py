@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Regex, normalizers
 from torch import Tensor, nn
 from transformers import FuyuConfig, FuyuForCausalLM, FuyuProcessor
 from transformers.models.fuyu.image_processing_pil_fuyu import FuyuImageProcessorPil
@@ -54,10 +56,21 @@ class Fuyu(Format):
 
     def write(self, model: Any, directory: Path, *, trained: bool) -> None:
         save_model(model, directory, trained=trained)
-        FuyuProcessor(image_processor=_image_processor(), tokenizer=parts.tokenizer()).save_pretrained(directory)
+        FuyuProcessor(image_processor=_image_processor(), tokenizer=_tokenizer()).save_pretrained(directory)
 
     def tower_of(self, model: Any) -> nn.Module | None:
         return None
+
+
+def _tokenizer() -> Any:
+    """The zoo's tokenizer, with the blank that Fuyu's processor drops also before a picture of one patch in a row."""
+    tokenizer = parts.tokenizer()
+    narrow = FUYU_PATCH + FUYU_NEWLINE
+    backend = tokenizer.backend_tokenizer
+    backend.normalizer = normalizers.Sequence(
+        [backend.normalizer, normalizers.Replace(Regex(f"^{re.escape(narrow)}"), f" {narrow}")]
+    )
+    return tokenizer
 
 
 def _image_processor() -> FuyuImageProcessorPil:
