@@ -2,9 +2,9 @@
 
     python benchmarks/fusion.py --write docs/fusion.md
 
-The prose stands in fusion_parts/page.md, every number of a table comes from results/. With ``--check`` nothing is
-written; exit status 1 if the page is not what results and prose make it. How the results were measured stands at the
-end of the page.
+Writes the page and its pictures (docs/fusion/). The prose stands in fusion_parts/page.md, every number of a table comes
+from results/. With ``--check`` nothing is written; exit status 1 if the page is not what results and prose make it. How
+the results were measured stands at the end of the page.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.fusion_parts import tables
 from benchmarks.fusion_parts.tables import ANISOTROPY, DIMENSION, HIDDEN, UPDATE, Experiment
+from microscope_bench.publish.plots import draw
+from microscope_bench.publish.summary import HEADLINES
+from microscope_bench.zoo import FUSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROSE = Path(__file__).parent / "fusion_parts" / "page.md"
@@ -41,6 +44,15 @@ def render(results: Path) -> str:
     )
 
 
+def draw_curves(results: Path, directory: Path) -> None:
+    """A picture per headline metric into a directory: the trained models and their untrained twins."""
+    experiment = Experiment(results)
+    shown = [experiment.under(fusion, condition) for fusion in FUSIONS for condition in ("trained", "untrained")]
+    for headline in HEADLINES:
+        stream = f".{headline.stream}" if headline.stream else ""
+        draw(shown, headline, directory / f"{headline.metric}{stream}.svg")
+
+
 def main() -> int:
     """Writes, prints or checks the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,6 +71,7 @@ def main() -> int:
         print(text)
     else:
         arguments.write.write_text(text, encoding="utf-8")
+        draw_curves(arguments.results, arguments.write.with_suffix(""))
     return 0
 
 

@@ -12,6 +12,7 @@ from benchmarks import fusion
 from benchmarks.fusion_parts import tables
 from benchmarks.fusion_parts.tables import ANISOTROPY, HIDDEN, Curve, Experiment, curve
 from microscope_bench.zoo import FUSIONS
+from tests.results.sample import sample
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "fusion.md"
@@ -26,6 +27,11 @@ def test_the_page_is_what_the_results_make_it():
     assert PAGE.read_text(encoding="utf-8") == fusion.render(ROOT / "results")
 
 
+def test_its_pictures_are_there():
+    linked = re.findall(r"\]\(([^)]+\.svg)\)", PAGE.read_text(encoding="utf-8"))
+    assert len(linked) == 4 and all((PAGE.parent / path).is_file() for path in linked)
+
+
 def test_nothing_is_left_to_fill_in():
     assert not re.search(r"@[A-Z]+@|\$[a-z_]+|\bnan\b|TODO", PAGE.read_text(encoding="utf-8"))
 
@@ -34,7 +40,7 @@ def test_every_model_was_asked_the_same_questions_under_one_protocol(experiment)
     results = [experiment.under(name, condition) for name in FUSIONS for condition in tables.CONDITIONS]
     results += [experiment.seed(name, seed) for name in tables.REPEATED for seed in tables.SEEDS]
     assert len({result.identity.example_ids_sha256 for result in results}) == 1
-    assert len({result.identity.prompt_sha256 for result in results}) == 1
+    assert len({result.identity.task for result in results}) == 1
     assert {result.identity.n_examples for result in results} == {2016}
     assert {result.identity.protocol.name for result in results} == {"geometry/1"}
     assert {result.identity.model.dtype for result in results} == {"float32"}
@@ -57,6 +63,21 @@ def test_mean_and_change_of_a_curve():
     shown = Curve(np.array([1.0, 2.0, 6.0]), np.array([0.3, 0.6, 0.4]))
     assert shown.mean == pytest.approx((3.0, 1.3 / 3))
     assert shown.change == pytest.approx((5.0, 0.5))
+
+
+def test_results_that_do_not_compare_are_refused(tmp_path):
+    one = sample(model={"name": "zoo-llava"})
+    one.save(tmp_path / "one.json")
+    task = one.identity.task.name
+    assert Experiment(tmp_path, task).result("zoo-llava") == one
+    with pytest.raises(ValueError, match="no result of zoo-fuyu under shuffled_image"):
+        Experiment(tmp_path, task).under("fuyu", "pictures shuffled")
+    sample(model={"name": "zoo-llava", "revision": "b" * 40}).save(tmp_path / "two.json")
+    with pytest.raises(ValueError, match="a second result of"):
+        Experiment(tmp_path, task)
+    sample(model={"name": "zoo-fuyu"}, n_examples=7, example_ids_sha256="0" * 64).save(tmp_path / "two.json")
+    with pytest.raises(ValueError, match="2 kinds of protocol, data or questions"):
+        Experiment(tmp_path, task)
 
 
 def test_a_series_with_a_hole_is_an_error(experiment):
