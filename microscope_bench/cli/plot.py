@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.results.files import load_results
 
     results = [result for _, result in load_results(args.results)]
+    if not results:
+        raise ResultError(f"{args.results} holds no result files")
     try:
         written = draw_all(results, Path(args.output), file_format=args.format, tokens=args.tokens)
     except OSError as error:

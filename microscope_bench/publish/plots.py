@@ -155,20 +155,20 @@ def draw(results: Sequence[Result], headline: Headline, path: Path, *, tokens: s
         ):
             for line in lines:
                 handles[line.label] = _plot(axes, line, styles[line.label])
-            axes.set_title(modality)
-            if any(line.left_out for line in lines):
-                axes.text(0.02, 0.02, "not drawn: layers of fewer tokens", transform=axes.transAxes, fontsize=7)
+            left_out = any(line.left_out for line in lines)
+            axes.set_title(f"{modality} (layers of fewer tokens are not drawn)" if left_out else modality)
             axes.set_xlabel("depth (0: into block 1, 1: out of the last)")
             axes.set_xlim(-0.02, 1.02)
             axes.grid(linewidth=0.3)
         figure.axes[0].set_ylabel(headline.title)
         figure.suptitle(_title(results[0], headline, tokens))
         shown = [label for label, _ in named if label in handles]
+        texts = [f"{label}{_counted(result, headline)}" for label, result in named if label in handles]
         figure.legend(
             [handles[label] for label in shown],
-            [f"{label}{_counted(result, headline)}" for label, result in named if label in handles],
+            texts,
             loc="outside lower center",
-            ncols=5 if headline.metric != "intrinsic_dimension" else 4,
+            ncols=5 if max(map(len, texts)) <= 26 else 4,
             handlelength=3.5,
             frameon=False,
         )

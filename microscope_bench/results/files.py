@@ -53,6 +53,8 @@ def find_results(root: str | Path) -> list[Path]:
         ResultError: there is no such directory.
     """
     top = Path(root)
+    if top.is_file():
+        raise ResultError(f"{root} is a file; name the directory that holds the results")
     if not top.is_dir():
         raise ResultError(
             f"{root} is not a directory; `microscope-bench run --output_path {root}` fills one with results"

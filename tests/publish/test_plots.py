@@ -144,4 +144,6 @@ def test_the_verb(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["plot", str(tmp_path / "results"), "-o", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
-    assert main(["plot", str(tmp_path / "nowhere")]) == 2
+    for given, message in (("nowhere", "is not a directory"), ("file", "is a file"), ("out", "holds no result files")):
+        assert main(["plot", str(tmp_path / given)]) == 2
+        assert message in capsys.readouterr().err
