@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
-IMAGE_PLACEHOLDER = "<image>"
-"""Stands once per picture in :attr:`Example.text`, where the picture belongs (lm-eval's convention)."""
+PLACEHOLDERS = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
+"""Modality → what stands once per medium in :attr:`Example.text`, where it belongs (lm-eval's convention)."""
+IMAGE_PLACEHOLDER = PLACEHOLDERS["image"]
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """A recording.
+
+    Attributes:
+        samples: float32 (n,), one channel, in [-1, 1].
+        sampling_rate: samples per second.
+    """
+
+    samples: np.ndarray
+    sampling_rate: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +33,13 @@ class Example:
 
     Attributes:
         id: unique within the task and stable between runs.
-        text: the prompt, with one :data:`IMAGE_PLACEHOLDER` per picture.
+        text: the prompt, with one of :data:`PLACEHOLDERS` per medium.
         images: the pictures, decoded and in RGB mode, in the order of their placeholders.
         choices: the answer options to score as continuations ("A", "B", ...), or None for an open question.
         answer: index of the right choice, or None where there is none.
         converted_from: modes of the pictures that were not RGB before ("RGBA", "P", "L", ...), for the record.
+        videos: each a sequence of frames, pictures of one size in RGB mode.
+        audios: the recordings.
     """
 
     id: str
@@ -31,6 +48,14 @@ class Example:
     choices: tuple[str, ...] | None = None
     answer: int | None = None
     converted_from: tuple[str, ...] = ()
+    videos: tuple[tuple[Image, ...], ...] = ()
+    audios: tuple[Audio, ...] = ()
+
+    @property
+    def media(self) -> dict[str, tuple[Any, ...]]:
+        """Modality → the example's media of it, for every modality that it has any of."""
+        every = {"image": self.images, "video": self.videos, "audio": self.audios}
+        return {modality: media for modality, media in every.items() if media}
 
     @property
     def has_letter_choices(self) -> bool:

@@ -129,10 +129,10 @@ class SaysTheModelIsLarger(HFAdapter):
     ("broken", "failing"),
     [
         (HFAdapter, set()),
-        (MissesTheNewlines, {"labels agree with what the picture changes"}),
-        (CallsSomeTextImage, {"labels agree with what the picture changes"}),
+        (MissesTheNewlines, {"labels agree with what the media change"}),
+        (CallsSomeTextImage, {"labels agree with what the media change"}),
         (HasOneLabelTooFew, {"labels cover the sequence block 1 saw"}),
-        (FindsNoPicture, {"the asked modalities are found", "labels agree with what the picture changes"}),
+        (FindsNoPicture, {"the asked modalities are found", "labels agree with what the media change"}),
         (ListsBlocksBackwards, {"boundaries come once and in order"}),
         (ListsTheVisionTower, {"labels cover the sequence block 1 saw"}),
         (ForgetsTheFirstBlock, {"boundaries equal transformers' hidden states"}),
@@ -163,7 +163,7 @@ def test_states_that_are_not_finite_are_counted_and_nothing_is_concluded_from_th
     assert finite.seen == f"NaN or infinity at [0, 0, 0, {real}, {real}] of {real} positions, by boundary"
     assert "block 3" in finite.hint
     meaningless = {
-        "labels agree with what the picture changes",
+        "labels agree with what the media change",
         "layer 0 is the input of block 1",
         "a batch equals its examples one by one",
         "two runs are equal",
@@ -176,7 +176,7 @@ def test_states_that_are_not_finite_are_counted_and_nothing_is_concluded_from_th
 
 def test_a_pass_that_gives_nan_once_is_not_called_a_change_of_the_picture(tiny):
     report = check(GivesNaNInItsSecondPass.load({"pretrained": str(tiny("llava_next"))}, device="cpu"))
-    follows = next(c for c in report.checks if c.name == "labels agree with what the picture changes")
+    follows = next(c for c in report.checks if c.name == "labels agree with what the media change")
     assert follows.status == "failed" and "NaN or infinity at" in follows.seen
 
 
@@ -196,7 +196,7 @@ def test_depth_and_width_that_do_not_fit_are_said_with_both_numbers(tiny):
 def test_the_report_reads_as_text(tiny_adapter):
     text = str(check(tiny_adapter("gpt2")))
     assert text.startswith("gpt2\n") and text.endswith("no check failed")
-    assert "skipped  labels agree with what the picture changes" in text and "no example has a picture" in text
+    assert "skipped  labels agree with what the media change" in text and "no example has a picture" in text
 
 
 def test_default_examples_have_pictures_only_for_models_that_take_them():

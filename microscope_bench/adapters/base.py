@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -110,12 +111,18 @@ class Adapter(ABC):
         modalities: the modalities this model can be given ("text", "image", ...).
         device: where inputs go.
         needs_image: whether the model takes no prompt without a picture.
+        unplaced: modality → why no position of the residual stream is one of it, though the model takes it
+            (cross-attention); such a modality is not asked of the labels.
+        writes_between_blocks: whether something is added to the stream between two blocks, as deepstack and gated
+            cross-attention do; the boundary is then what enters the next block, after the addition.
     """
 
     info: ModelInfo
     modalities: frozenset[str]
     device: torch.device
     needs_image: bool = False
+    unplaced: Mapping[str, str] = MappingProxyType({})
+    writes_between_blocks: bool = False
 
     @classmethod
     @abstractmethod
@@ -158,6 +165,21 @@ class Adapter(ABC):
         Returns:
             float32 (B, vocabulary), the logits after each example's last token, or None when ``logits`` is False.
         """
+
+    def residual(self, hidden: Tensor) -> Tensor:
+        """The residual stream as (B, S, d), from the hidden state as a block sees it; the default returns it as it is.
+
+        A model with several parallel residual streams lays them side by side here: d is then their number times the
+        width of one, because a block may read and write each of them.
+        """
+        return hidden
+
+    def optional_blocks(self) -> frozenset[int]:
+        """Indices of the blocks that a pass may leave out, as a model does whose cross-attention has no picture to read.
+
+        The residual stream passes such a block unchanged, and so its boundaries are equal.
+        """
+        return frozenset()
 
     def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
         """Labels corrected by what block 1 really receives; called once per batch, before tokens are selected.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from microscope_bench.adapters.overrides import overrides_for
 from microscope_bench.errors import AdapterError
@@ -64,6 +65,34 @@ def find_final_norm(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module 
     return None
 
 
+def entering_block_1(model: Any, blocks: Sequence[nn.Module], inputs: Mapping[str, Any]) -> Tensor:
+    """What enters the first block when the model runs on these inputs; the pass ends there."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+        raise _Seen
+
+    handle = blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.inference_mode():
+            model(**inputs, use_cache=False)
+    except _Seen:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def option(config: Any, path: str) -> Any:
+    """The value at a dotted path of a configuration."""
+    return attrgetter(path)(config)
+
+
+class _Seen(BaseException):
+    """Ends a pass; a BaseException so that model code does not catch it."""
+
+
 def _decoder(model: Any) -> Any:
-    path = overrides_for(model.config.model_type).decoder
+    path = overrides_for(model.config.model_type).stack
     return model.get_decoder() if path is None else attrgetter(path)(model)

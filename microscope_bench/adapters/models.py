@@ -8,6 +8,7 @@ import torch
 
 from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.adapters.loading import Checkpoint, torch_dtype
+from microscope_bench.adapters.overrides import overrides_for
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
@@ -87,7 +88,13 @@ def load_model(
             f"{checkpoint.repo} lacks {len(missing)} weights of {type(model).__name__}, which would be random: {shown}"
             f". The checkpoint is incomplete or of another architecture than its config.json says."
         )
-    return model.eval()
+    return part_that_runs(model).eval()
+
+
+def part_that_runs(model: Any) -> Any:
+    """The model itself, or the part of it that reads the prompt: the thinker of an omni model."""
+    part = overrides_for(model.config.model_type).part
+    return model if part is None else model.get_submodule(part)
 
 
 def model_info(
@@ -110,6 +117,7 @@ def model_info(
         max_length: the context length to report instead of the configuration's.
     """
     text_config = model.config.get_text_config(decoder=True)
+    streams = overrides_for(model.config.model_type).streams
     quantization = getattr(model.config, "quantization_config", None)
     embedding = model.get_input_embeddings().weight
     image_processor = getattr(processor, "image_processor", None)
@@ -123,7 +131,7 @@ def model_info(
         quantization=None if quantization is None else _quantization_method(quantization),
         attention=getattr(text_config, "_attn_implementation", None),
         n_layers=n_layers,
-        hidden_size=int(text_config.hidden_size),
+        hidden_size=int(text_config.hidden_size) * (1 if streams is None else getattr(text_config, streams)),
         n_parameters=int(model.num_parameters()),
         trained=not getattr(model.config, UNTRAINED_KEY, False),
         processor=type(processor).__name__,

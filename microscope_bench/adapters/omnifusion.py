@@ -108,6 +108,9 @@ class OmniFusionAdapter(Adapter):
             AdapterError: an example has several pictures.
             ExampleError: a picture cannot be processed, or its placeholder is missing.
         """
+        for example in examples:
+            if other := sorted(example.media.keys() - self.modalities):
+                raise AdapterError(f"{self.info.name} has no modality {other[0]}, and example {example.id} needs it")
         rows = [self._row(example) for example in examples]
         shape = (len(rows), max(len(ids) for ids, _ in rows))
         input_ids = np.zeros(shape, dtype=np.int64)

@@ -2,54 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """How one architecture's raw prompt and decoder differ.
+    """How one architecture differs from a decoder whose sequence holds a projector's output.
 
     Attributes:
+        fusion: how media meet the text, in one of :data:`FUSIONS`.
+        part: dotted path of the model to run inside the loaded one (the thinker of an omni model), or None.
+        stack: dotted path of the module below which the blocks lie, where ``get_decoder()`` does not name it.
+        unplaced: modality → why no position of the stream is one of it, though the model takes it.
+        media_mask: the processor's output that marks the image positions, where no token id does.
+        in_front: whether the model itself puts the picture's positions before those of the text.
+        streams: the configuration's key for the number of parallel residual streams, or None for one.
+        streams_first: whether the streams are the first axis of the hidden state, not the third.
+        writes_between_blocks: whether something is added to the stream between two blocks.
+        optional_blocks: the configuration's key for the blocks that a pass without media leaves out.
+        text_inputs: name the processor gives a text tensor → name the model takes it by.
+        answers_apart: whether the answer is a sequence of its own, in the decoder of an encoder-decoder.
         writes_image_token: whether the prompt carries the processor's image token where a picture belongs; where not,
             the processor itself puts the image positions in front.
         needs_image: whether every prompt must come with a picture.
         prompt_end: what the processor appends to a prompt on its own.
-        decoder: dotted path of the decoder inside the model, where ``get_decoder()`` does not name it.
     """
 
+    fusion: str = "projector"
+    part: str | None = None
+    stack: str | None = None
+    unplaced: Mapping[str, str] = field(default_factory=dict)
+    media_mask: str | None = None
+    in_front: bool = False
+    streams: str | None = None
+    streams_first: bool = False
+    writes_between_blocks: bool = False
+    optional_blocks: str | None = None
+    text_inputs: Mapping[str, str] = field(default_factory=dict)
+    answers_apart: bool = False
     writes_image_token: bool = True
     needs_image: bool = False
     prompt_end: str = ""
-    decoder: str | None = None
 
+
+FUSIONS = {
+    "projector": "an encoder's output, projected, stands in the sequence",
+    "deepstack": "as projector, and several encoder layers are added to the same positions in the first blocks",
+    "resampler": "a fixed number of learned queries that attended to the encoder's output stand in the sequence",
+    "qformer": "the queries of a Q-Former stand in the sequence",
+    "encoder-free": "projected pixels or samples stand in the sequence, no encoder before them",
+    "discrete": "codes of a learned vocabulary stand in the sequence, like words",
+    "cross-attention": "the text's blocks attend to the encoder's output; the sequence holds text alone",
+    "encoder-decoder": "an encoder over media and text together, read by a decoder",
+    "prefix": "the model puts the encoder's output in front of the sequence",
+    "summed": "each position is the sum of a text token and a frame of sound",
+    "text": "no media",
+}
+"""Fusion class → what it means."""
+
+_CROSS_ATTENTION = {"image": "its decoder reads the picture by cross-attention"}
 
 OVERRIDES = {
-    "blip-2": Overrides(writes_image_token=False, needs_image=True),
-    "fuyu": Overrides(writes_image_token=False, prompt_end="<0x04>"),
-    "instructblip": Overrides(writes_image_token=False, needs_image=True),
+    "blip": Overrides(fusion="cross-attention", unplaced=_CROSS_ATTENTION),
+    "blip-2": Overrides(fusion="qformer", writes_image_token=False, needs_image=True),
+    "evolla": Overrides(fusion="cross-attention", unplaced=_CROSS_ATTENTION),
+    "florence2": Overrides(fusion="encoder-decoder", stack="model.language_model.encoder", answers_apart=True),
+    "fuyu": Overrides(fusion="encoder-free", writes_image_token=False, prompt_end="<0x04>"),
+    "gemma3n": Overrides(streams="altup_num_inputs", streams_first=True),
+    "git": Overrides(fusion="prefix", in_front=True),
+    "glm5_next": Overrides(streams="hc_mult"),
+    "idefics": Overrides(
+        fusion="cross-attention", unplaced=_CROSS_ATTENTION, needs_image=True, writes_between_blocks=True
+    ),
+    "instructblip": Overrides(fusion="qformer", writes_image_token=False, needs_image=True),
+    "kosmos-2": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
+    "kosmos-2.5": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
+    "mllama": Overrides(
+        fusion="cross-attention", unplaced=_CROSS_ATTENTION, optional_blocks="text_config.cross_attention_layers"
+    ),
     "paligemma": Overrides(needs_image=True, prompt_end="\n"),
-    "pi0": Overrides(decoder="model.vlm"),
-    "qwen2_5_omni": Overrides(decoder="thinker"),
+    "qwen2_5_omni": Overrides(part="thinker"),
+    "qwen3_omni_moe": Overrides(fusion="deepstack", part="thinker"),
+    "qwen4_exp": Overrides(streams="hc_count"),
+    "t5gemma2": Overrides(fusion="encoder-decoder", stack="model.encoder.text_model", answers_apart=True),
 }
-
-_CROSS_ATTENTION = "its decoder reads the picture by cross-attention, so no residual-stream position is an image token"
-_ENCODER = "its image tokens live in an encoder, not in the decoder's residual stream"
-_PREFIX = "it puts the picture's positions in front of the text inside the model, where nothing labels them"
-
-WITHOUT_IMAGE_TOKENS = {
-    "mllama": _CROSS_ATTENTION,
-    "idefics": _CROSS_ATTENTION,
-    "evolla": _CROSS_ATTENTION,
-    "blip": _CROSS_ATTENTION,
-    "pix2struct": _CROSS_ATTENTION,
-    "vision-encoder-decoder": _CROSS_ATTENTION,
-    "florence2": _ENCODER,
-    "t5gemma2": _ENCODER,
-    "udop": _ENCODER,
-    "pp_formulanet": _ENCODER,
-    "git": _PREFIX,
-}
-"""Architectures whose decoder has no image positions to measure, with the reason."""
 
 
 def overrides_for(model_type: str) -> Overrides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
@@ -12,7 +13,7 @@ from transformers.utils import chat_template_utils
 
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.errors import AdapterError, ExampleError
-from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+from microscope_bench.examples import PLACEHOLDERS, Example
 
 TODAY = datetime(2024, 7, 26)
 """What a template that asks for today's date is told: else a prompt would change overnight, and its numbers with it."""
@@ -32,16 +33,17 @@ def template_sha256(template: str | None) -> str | None:
 
 
 def check_placeholders(example: Example) -> None:
-    """Raises unless the text holds one placeholder per picture.
+    """Raises unless the text holds one placeholder per medium.
 
     Raises:
         ExampleError: with both counts.
     """
-    count = example.text.count(IMAGE_PLACEHOLDER)
-    if count != len(example.images):
-        raise ExampleError(
-            example.id, f"its text holds {count} {IMAGE_PLACEHOLDER} but it has {len(example.images)} pictures"
-        )
+    for modality, placeholder in PLACEHOLDERS.items():
+        count, media = example.text.count(placeholder), example.media.get(modality, ())
+        # a task without sound or video may well write <audio> in its text
+        if count != len(media) and (media or modality == "image"):
+            what = {"image": "pictures", "video": "videos", "audio": "sounds"}[modality]
+            raise ExampleError(example.id, f"its text holds {count} {placeholder} but it has {len(media)} {what}")
 
 
 def chat_prompt(processor: Any, example: Example, *, in_parts: bool) -> str:
@@ -52,29 +54,28 @@ def chat_prompt(processor: Any, example: Example, *, in_parts: bool) -> str:
         example: its text and pictures become the parts of the turn, in order.
         in_parts: whether the template takes typed parts (processors) or one string (tokenizers).
     """
-    content: list[dict[str, str]] | str = _parts(example.text) if in_parts else example.text
+    content: list[dict[str, str]] | str = _parts(example) if in_parts else example.text
     conversation = [{"role": "user", "content": content}]
     with _fixed_today():
         return str(processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
 
 
 def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) -> str:
-    """The example's text with the model's own image token where a picture belongs.
+    """The example's text with the model's own tokens where its media belong.
 
     Raises:
-        AdapterError: the processor names no image token.
+        AdapterError: the processor names no such token.
     """
-    if not example.images:
-        return example.text
-    if not overrides.writes_image_token:
-        return example.text.replace(IMAGE_PLACEHOLDER, "")
-    token = getattr(processor, "image_token", None)
-    if token is None:
-        raise AdapterError(
-            f"{type(processor).__name__} names no image token and the checkpoint has no chat template, so the place of "
-            f"a picture in the prompt is unknown. Override encode() in an adapter of your own."
-        )
-    return example.text.replace(IMAGE_PLACEHOLDER, str(token))
+    text = example.text
+    for modality in example.media:
+        token = getattr(processor, f"{modality}_token", None) if overrides.writes_image_token else ""
+        if token is None:
+            raise AdapterError(
+                f"{type(processor).__name__} names no {modality} token and the checkpoint has no chat template, so the "
+                f"place of {modality} in the prompt is unknown. Override encode() in an adapter of your own."
+            )
+        text = text.replace(PLACEHOLDERS[modality], str(token))
+    return text
 
 
 def continuation_token_ids(
@@ -118,11 +119,10 @@ def _fixed_today() -> Iterator[None]:
         chat_template_utils.datetime = clock
 
 
-def _parts(text: str) -> list[dict[str, str]]:
-    parts: list[dict[str, str]] = []
-    for index, piece in enumerate(text.split(IMAGE_PLACEHOLDER)):
-        if index:
-            parts.append({"type": "image"})
-        if piece:
-            parts.append({"type": "text", "text": piece})
-    return parts
+def _parts(example: Example) -> list[dict[str, str]]:
+    """The typed parts of a turn: text and media in the order of the placeholders."""
+    kinds = {PLACEHOLDERS[modality]: modality for modality in example.media}
+    if not kinds:
+        return [{"type": "text", "text": example.text}]
+    pieces = re.split(f"({'|'.join(kinds)})", example.text)
+    return [{"type": kinds[p]} if p in kinds else {"type": "text", "text": p} for p in pieces if p]

@@ -119,17 +119,22 @@ def run_identity(
 
 
 def example_sha256(example: Example) -> str:
-    """Of an example as the task renders it: text, choices, answer, pictures."""
-    asked = (example.text, example.choices, example.answer, pictures_sha256(example))
+    """Of an example as the task renders it: text, choices, answer, media."""
+    asked = (example.text, example.choices, example.answer, media_sha256(example))
     return hashlib.sha256(repr(asked).encode()).hexdigest()
 
 
-def pictures_sha256(example: Example) -> str | None:
-    """Of the pixels, before any processor; None without pictures."""
-    if not example.images:
+def media_sha256(example: Example) -> str | None:
+    """Of the pixels and samples, before any processor; None without media."""
+    if not example.media:
         return None
     digest = hashlib.sha256()
-    for image in example.images:
-        digest.update(f"{image.mode} {image.size}\0".encode())
-        digest.update(image.tobytes())
+    for number, pictures in enumerate((example.images, *example.videos)):
+        digest.update(b"video\0" if number else b"")
+        for image in pictures:
+            digest.update(f"{image.mode} {image.size}\0".encode())
+            digest.update(image.tobytes())
+    for audio in example.audios:
+        digest.update(f"{audio.sampling_rate} {audio.samples.shape}\0".encode())
+        digest.update(np.ascontiguousarray(audio.samples, dtype="<f4").tobytes())
     return digest.hexdigest()

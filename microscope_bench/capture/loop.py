@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS, MODALITIES, PADDING, Adapter, Batch
-from microscope_bench.capture.fingerprints import ExampleSource, example_sha256, pictures_sha256
+from microscope_bench.capture.fingerprints import ExampleSource, example_sha256, media_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
 from microscope_bench.capture.origins import token_origins
@@ -211,7 +211,7 @@ class Capture:
         for row, example in enumerate(examples):
             real = np.flatnonzero(labels[row] != PADDING)
             origin, prefix = token_origins(
-                labels[row][real], batch.tokens[row], media=pictures_sha256(example), example_id=example.id
+                labels[row][real], batch.tokens[row], media=media_sha256(example), example_id=example.id
             )
             for modality in MODALITIES:
                 code = LABELS.index(modality)
@@ -231,11 +231,12 @@ class Capture:
 
     def _check_media_found(self, labels: np.ndarray, examples: Sequence[Example]) -> None:
         for row, example in enumerate(examples):
-            if example.images and not (labels[row] == LABELS.index("image")).any():
-                raise CaptureError(
-                    f"{self.adapter.info.name}: example {example.id} has {len(example.images)} picture(s), but no "
-                    f"position of its sequence is labelled image. Run: microscope-bench check, which says why"
-                )
+            for modality, media in example.media.items():
+                if modality not in self.adapter.unplaced and not (labels[row] == LABELS.index(modality)).any():
+                    raise CaptureError(
+                        f"{self.adapter.info.name}: example {example.id} has {len(media)} {modality}(s), but "
+                        f"no position of its sequence is labelled as one. Run: microscope-bench check, which says why"
+                    )
 
     def _records(
         self, batch: Batch, examples: Sequence[Example], labels: np.ndarray, logits: Tensor | None
@@ -250,7 +251,7 @@ class Capture:
                 tokens_sha256=hashlib.sha256(
                     np.ascontiguousarray(batch.tokens[row]).astype("<i8").tobytes()
                 ).hexdigest(),
-                pictures_sha256=pictures_sha256(example),
+                media_sha256=media_sha256(example),
                 converted_from=list(example.converted_from),
                 answer=example.answer,
             )

@@ -15,7 +15,7 @@ class ExampleRecord:
         example_sha256: of the example as the task renders it, the same for every model (text, choices, answer,
             pictures); "" for one that could not be rendered.
         tokens_sha256: of the token ids.
-        pictures_sha256: of the pictures' pixels, before any processor; None without pictures.
+        media_sha256: of the media's pixels and samples, before any processor; None without media.
         converted_from: modes of the pictures that had to be converted to RGB.
         answer: index of the right choice, or None.
         choice_logprobs: log-probability of each choice as the next token, or None where it was not scored.
@@ -27,7 +27,7 @@ class ExampleRecord:
     tokens_seen: dict[str, int] = field(default_factory=dict)
     example_sha256: str = ""
     tokens_sha256: str = ""
-    pictures_sha256: str | None = None
+    media_sha256: str | None = None
     converted_from: list[str] = field(default_factory=list)
     answer: int | None = None
     choice_logprobs: list[float] | None = None

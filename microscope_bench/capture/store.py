@@ -37,7 +37,7 @@ from tqdm import tqdm
 from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.errors import StoreError
 
-FORMAT = 2
+FORMAT = 3
 
 
 class TokenStore:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
-from microscope_bench.adapters.base import IMAGE, LABELS, PADDING, TEXT, Adapter
+from microscope_bench.adapters.base import LABELS, PADDING, TEXT, Adapter
 from microscope_bench.adapters.decoder import find_final_norm
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check.probes import (
@@ -26,10 +25,11 @@ from microscope_bench.check.probes import (
     library_hidden_states,
     mentions_deepstack,
     rows,
+    with_other_media,
 )
 from microscope_bench.check.report import Check, Report
 from microscope_bench.errors import CaptureError
-from microscope_bench.examples import Example
+from microscope_bench.examples import PLACEHOLDERS, Example
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """How far an example's boundary may move, relative to its norm, when other examples share the batch: padding changes
@@ -45,23 +45,36 @@ def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> Report
 
     Args:
         adapter: a loaded model.
-        examples: at least two, best of different lengths and picture sizes; None draws two.
+        examples: at least two, best of different lengths and picture sizes; None draws two, and two more for each
+            further modality of the model, on which the checks that depend on media run again.
 
     Returns:
         The report. A check that raises has failed and says how; nothing is raised.
     """
-    examples = tuple(examples or default_examples(adapter.modalities))
-    model = adapter.info.name
+    if examples is not None:
+        return Report(adapter.info.name, tuple(_run(adapter, tuple(examples), _CHECKS)))
+    media = [modality for modality in PLACEHOLDERS if modality in adapter.modalities]
+    checks = _run(adapter, default_examples(frozenset(media[:1])), _CHECKS)
+    for modality in media[1:]:
+        again = {name: _CHECKS[name] for name in _OF_MEDIA}
+        checks += [
+            replace(found, name=f"{found.name} ({modality})")
+            for found in _run(adapter, default_examples(frozenset({modality})), again)
+        ]
+    return Report(adapter.info.name, tuple(checks))
+
+
+def _run(adapter: Adapter, examples: tuple[Example, ...], named: Mapping[str, Callable[[Probe], _Outcome]]) -> list[Check]:
     try:
         probe = capture(adapter, examples)
     except CaptureError as error:
-        return Report(model, (Check(_IN_ORDER, "failed", str(error), "Override blocks()"),))
+        return [Check(_IN_ORDER, "failed", str(error), "Override blocks()")]
     except Exception as error:
         seen = f"{type(error).__name__}: {error}"
-        return Report(model, (Check("examples can be encoded and run", "failed", seen, "See encode() and forward()"),))
+        return [Check("examples can be encoded and run", "failed", seen, "See encode() and forward()")]
     count = f"{len(probe.boundaries)} boundaries of {len(adapter.blocks())} blocks"
     checks = [Check(_IN_ORDER, "passed", count)]
-    for name, run in _CHECKS.items():
+    for name, run in named.items():
         try:
             ok, seen, hint = run(probe)
             checks.append(Check(name, "passed" if ok else "failed", seen, "" if ok else hint))
@@ -69,7 +82,7 @@ def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> Report
             checks.append(Check(name, "skipped", "", str(reason)))
         except Exception as error:  # one broken statement must not hide the others
             checks.append(Check(name, "failed", f"{type(error).__name__}: {error}", "The check itself could not run"))
-    return Report(model, tuple(checks))
+    return checks
 
 
 _Outcome = tuple[bool, str, str]  # whether it holds, what was seen, what to do if it does not
@@ -100,30 +113,42 @@ def _labels_cover_the_sequence(probe: Probe) -> _Outcome:
 
 
 def _modalities_are_found(probe: Probe) -> _Outcome:
-    asked = {TEXT} | ({IMAGE} if any(example.images for example in probe.examples) else set())
-    counts = {LABELS[m]: (probe.labels == m).sum(axis=1).tolist() for m in sorted(asked)}
-    image = [n for n, example in zip(counts.get("image", []), probe.examples, strict=False) if example.images]
+    counts, least = {}, []
+    for modality in ("text", *PLACEHOLDERS):
+        of = [example for example in probe.examples if modality == "text" or modality in example.media]
+        if of and modality not in probe.adapter.unplaced:
+            counts[modality] = (probe.labels == LABELS.index(modality)).sum(axis=1).tolist()
+            least += [n for n, example in zip(counts[modality], probe.examples, strict=False) if example in of]
     seen = ", ".join(f"{name} {numbers}" for name, numbers in counts.items())
-    return min([*counts["text"], *image]) > 0, f"positions per example: {seen}", "The placeholder id is not known"
+    return min(least) > 0, f"positions per example: {seen}", "The placeholder id is not known"
 
 
-def _labels_follow_the_picture(probe: Probe) -> _Outcome:
-    if not any(example.images for example in probe.examples):
-        raise _Skip("no example has a picture")
+def _labels_follow_the_media(probe: Probe) -> _Outcome:
+    media = {modality for example in probe.examples for modality in example.media}
+    if not media:
+        raise _Skip("no example has a picture, a video or sound")
     _refuse_states_that_are_not_finite(probe)
-    inverted = tuple(replace(e, images=tuple(ImageOps.invert(image) for image in e.images)) for e in probe.examples)
-    other = capture(probe.adapter, inverted)
+    other = capture(probe.adapter, tuple(with_other_media(example) for example in probe.examples))
     if other.boundaries[0].shape != probe.boundaries[0].shape:
-        raise _Skip("pictures of the same size but other content gave another number of positions")
+        raise _Skip("media of the same size but other content gave another number of positions")
     if not other.finite:
-        seen = f"with other pictures NaN or infinity at {other.non_finite} positions, by boundary"
-        return False, seen, "Look for an overflow or a division by zero in encode() and the picture encoder"
-    changed = (other.boundaries[0] != probe.boundaries[0]).any(dim=-1).cpu().numpy() & (probe.labels != PADDING)
+        seen = f"with other media NaN or infinity at {other.non_finite} positions, by boundary"
+        return False, seen, "Look for an overflow or a division by zero in encode() and the encoder of the media"
     labelled = probe.labels > TEXT
+    if media & probe.adapter.unplaced.keys():
+        return _unplaced_media_reach_the_stream(probe, other, int(labelled.sum()))
+    changed = (other.boundaries[0] != probe.boundaries[0]).any(dim=-1).cpu().numpy() & (probe.labels != PADDING)
     idle, hidden = int((labelled & ~changed).sum()), int((changed & ~labelled).sum())
     seen = f"{int((labelled & changed).sum())} media positions change, {idle} do not, {hidden} others change"
     hint = "Constant positions belong to structure (refine_labels()), changing ones to a modality (encode())"
     return idle == hidden == 0, seen, hint
+
+
+def _unplaced_media_reach_the_stream(probe: Probe, other: Probe, n_labelled: int) -> _Outcome:
+    pairs = zip(other.boundaries, probe.boundaries, strict=True)
+    moved = [layer for layer, (a, b) in enumerate(pairs) if not torch.equal(rows(a, probe.real), rows(b, probe.real))]
+    seen = f"{n_labelled} positions are labelled a medium; other media change the stream from boundary {min(moved, default='none')} on"
+    return bool(moved) and not n_labelled, seen, "The media do not reach the stream, or positions are labelled that hold none"
 
 
 def _layer_0_enters_block_1(probe: Probe) -> _Outcome:
@@ -195,15 +220,17 @@ def _boundaries_equal_the_library(probe: Probe) -> _Outcome:
     model: Any = getattr(probe.adapter, "model", None)
     if not hasattr(model, "config"):
         raise _Skip("the adapter has no transformers model as .model")
-    if mentions_deepstack(model.config.to_dict()):
-        raise _Skip("a deepstack model writes between blocks, where transformers does not look")
+    if mentions_deepstack(model.config.to_dict()) or probe.adapter.writes_between_blocks:
+        raise _Skip("the model writes between blocks, where transformers does not look")
     _refuse_states_that_are_not_finite(probe)
-    states = library_hidden_states(model, probe.batch)
+    states = library_hidden_states(probe.adapter, model, probe)
     if states is None:
         raise _Skip(f"{type(model).__name__} offers no comparable hidden states")
     hint = "blocks() may list another stack, or the model writes between blocks"
     if len(states) != len(probe.boundaries):
         return False, f"{len(probe.boundaries)} boundaries here, {len(states)} in transformers", hint
+    if states[0].dim() > probe.boundaries[0].dim():
+        raise _Skip("transformers keeps parallel residual streams apart")
     if states[0].shape != probe.boundaries[0].shape:
         return False, f"shape {tuple(probe.boundaries[0].shape)} here, {tuple(states[0].shape)} in transformers", hint
     norm = find_final_norm(model, probe.adapter.blocks())
@@ -233,7 +260,7 @@ _CHECKS: dict[str, Callable[[Probe], _Outcome]] = {
     "depth and width are those of the blocks": _depth_and_width_fit,
     "labels cover the sequence block 1 saw": _labels_cover_the_sequence,
     "the asked modalities are found": _modalities_are_found,
-    "labels agree with what the picture changes": _labels_follow_the_picture,
+    "labels agree with what the media change": _labels_follow_the_media,
     "layer 0 is the input of block 1": _layer_0_enters_block_1,
     "hooks are removed after an exception": _hooks_are_removed,
     "a batch equals its examples one by one": _batch_equals_singles,
@@ -241,3 +268,10 @@ _CHECKS: dict[str, Callable[[Probe], _Outcome]] = {
     "choices are one token each": _choices_are_single_tokens,
     "boundaries equal transformers' hidden states": _boundaries_equal_the_library,
 }
+_OF_MEDIA = (
+    "states are finite",
+    "labels cover the sequence block 1 saw",
+    "the asked modalities are found",
+    "labels agree with what the media change",
+    "a batch equals its examples one by one",
+)

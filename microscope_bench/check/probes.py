@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from microscope_bench.adapters.base import PADDING, Adapter, Batch
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.errors import AdapterError
-from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+from microscope_bench.examples import PLACEHOLDERS, Audio, Example
+
+N_FRAMES = 4
+SAMPLING_RATE = 16000
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,48 @@ def capture(adapter: Adapter, examples: tuple[Example, ...]) -> Probe:
 
 
 def default_examples(modalities: frozenset[str]) -> tuple[Example, Example]:
-    """Two lettered questions of different length, with noise pictures of different sizes where the model takes any."""
-    sizes = ((96, 64), (60, 120))
+    """Two lettered questions of different length, with one medium of every given modality before each.
+
+    Pictures and frames are noise of two sizes, recordings noise of two lengths.
+    """
+    sizes, seconds = ((96, 64), (60, 120)), (1.5, 1.0)
     texts = ("Which?\nA. one\nB. two\nAnswer:", "Which of the two is it?\nA. the first\nB. the second one\nAnswer:")
     examples = []
-    for index, (text, (height, width)) in enumerate(zip(texts, sizes, strict=True)):
-        noise = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        images = (Image.fromarray(noise),) if "image" in modalities else ()
-        prompt = IMAGE_PLACEHOLDER * len(images) + text
-        examples.append(Example(id=f"check-{index}", text=prompt, images=images, choices=("A", "B"), answer=0))
+    for index, (text, size) in enumerate(zip(texts, sizes, strict=True)):
+        draw = np.random.default_rng(index)
+        media = [modality for modality in PLACEHOLDERS if modality in modalities]
+        prompt = "".join(PLACEHOLDERS[modality] for modality in media) + text
+        examples.append(
+            Example(
+                id=f"check-{index}",
+                text=prompt,
+                images=(_noise(draw, size),) if "image" in media else (),
+                videos=(tuple(_noise(draw, size) for _ in range(N_FRAMES)),) if "video" in media else (),
+                audios=(_hiss(draw, seconds[index]),) if "audio" in media else (),
+                choices=("A", "B"),
+                answer=0,
+            )
+        )
     return examples[0], examples[1]
+
+
+def with_other_media(example: Example) -> Example:
+    """The same question about other media of the same size: pictures and frames inverted, recordings drawn anew."""
+    draw = np.random.default_rng(len(example.text))
+    return replace(
+        example,
+        images=tuple(ImageOps.invert(image) for image in example.images),
+        videos=tuple(tuple(ImageOps.invert(frame) for frame in video) for video in example.videos),
+        audios=tuple(_hiss(draw, len(a.samples) / a.sampling_rate, a.sampling_rate) for a in example.audios),
+    )
+
+
+def _noise(draw: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+def _hiss(draw: np.random.Generator, seconds: float, rate: int = SAMPLING_RATE) -> Audio:
+    return Audio(draw.uniform(-1, 1, round(seconds * rate)).astype(np.float32), rate)
 
 
 @contextmanager
@@ -113,15 +148,30 @@ def hook_count(adapter: Adapter) -> int:
     return sum(len(block._forward_hooks) + len(block._forward_pre_hooks) for block in adapter.blocks())
 
 
-def library_hidden_states(model: Any, batch: Batch) -> Sequence[Tensor] | None:
-    """What ``output_hidden_states=True`` gives for the same batch, or None."""
-    with torch.inference_mode():
-        output = model(**batch.inputs, use_cache=False, output_hidden_states=True)
-    for holder in (output, getattr(output, "language_model_outputs", None)):
-        states = getattr(holder, "hidden_states", None)
-        if states is not None and all(isinstance(state, Tensor) for state in states):
-            return tuple(states)
-    return None
+def library_hidden_states(adapter: Adapter, model: Any, probe: Probe) -> Sequence[Tensor] | None:
+    """What ``output_hidden_states=True`` gives for the same batch, of the stack that the boundaries are of; or None."""
+    outputs: list[Any] = []
+
+    def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "output_hidden_states": True}
+
+    handles = [
+        model.register_forward_pre_hook(ask, with_kwargs=True),
+        model.register_forward_hook(lambda module, args, output: outputs.append(output)),
+    ]
+    try:
+        adapter.forward(probe.batch, logits=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = []
+    for holder in (outputs[0], getattr(outputs[0], "language_model_outputs", None)):
+        for name in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):
+            states = getattr(holder, name, None)
+            if states is not None and all(isinstance(state, Tensor) for state in states):
+                found.append(tuple(states))
+    shape = probe.boundaries[0].shape
+    return next((states for states in found if states[0].shape == shape), found[0] if found else None)
 
 
 def mentions_deepstack(config: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from microscope_bench.capture.fingerprints import ExampleSource, pictures_sha256
+from microscope_bench.capture.fingerprints import ExampleSource, media_sha256
 from microscope_bench.capture.selection import token_hashes
 from microscope_bench.controls import Run
 from microscope_bench.errors import ExampleError, MicroscopeError
@@ -114,7 +114,7 @@ def shuffled_image(run: Run) -> Run:
     """
     LOG.info("shuffled_image: reading the pictures of %d examples", run.n_examples)
     pictures = [
-        _Picture(index, number, pictures_sha256(replace(example, images=(image,))))
+        _Picture(index, number, media_sha256(replace(example, images=(image,))))
         for index, example in _readable(run)
         for number, image in enumerate(example.images)
     ]

@@ -59,7 +59,7 @@ class StoredTokens:
         self.origin, self.prefix = joined["origin"][order], joined["prefix"][order]
         self.sampling_hash = self._sampling_hashes(names, joined["number"][order])
         # examples that show the same picture share a fold, else a map is tested on pictures that it has seen
-        group_of = {record.id: record.pictures_sha256 or record.id for record in records}
+        group_of = {record.id: record.media_sha256 or record.id for record in records}
         groups = [group_of[name] for name in names]
         self.n_folds = min(protocol.folds, len(set(groups))) if len(set(groups)) > 1 else 1
         self.fold = assign_folds(groups, self.n_folds, protocol.seed)[self.example]

@@ -130,7 +130,7 @@ def test_a_picture_that_leaves_no_image_position_is_an_error(tmp_path):
         return batch
 
     adapter.encode = mislabelled
-    with pytest.raises(CaptureError, match="q0 has 1 picture"):
+    with pytest.raises(CaptureError, match="q0 has 1 image"):
         captured(tmp_path / "s", adapter)
 
 

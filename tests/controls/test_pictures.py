@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from microscope_bench.adapters.base import LABELS
-from microscope_bench.capture.fingerprints import pictures_sha256
+from microscope_bench.capture.fingerprints import media_sha256
 from microscope_bench.controls import CONTROLS, Run, named_control, with_control
 from microscope_bench.errors import ExampleError, MicroscopeError, UnknownNameError
 from microscope_bench.examples import Example
@@ -181,7 +181,7 @@ class TestShuffling:
         task = ToyTask(order=[0, 1, 2, 3, 4, 0])
         changed = controlled("shuffled_image", task)
         for index in range(6):
-            assert pictures_sha256(changed.example(index)) != pictures_sha256(task.example(index))
+            assert media_sha256(changed.example(index)) != media_sha256(task.example(index))
 
 
 class TestTextOnly:

@@ -46,7 +46,7 @@ def write_store(
     tensors["number"] = tokens_per_example - 1 - tensors["position"]
     tensors["origin"] = torch.arange(len(rows)) if origin is None else origin
     tensors["prefix"] = torch.arange(len(rows)) if prefix is None else prefix.clone()
-    records = [ExampleRecord(id=f"q{k}", pictures_sha256=f"picture {k}") for k in range(n_examples)]
+    records = [ExampleRecord(id=f"q{k}", media_sha256=f"picture {k}") for k in range(n_examples)]
     store.write_part(0, tensors, records)
     return store
 

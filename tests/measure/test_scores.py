@@ -56,7 +56,7 @@ def raw(store, layer, modality):
         keep = torch.isin(file.get_tensor("modality"), torch.tensor(modality, dtype=torch.int8))
         x.append(file.get_tensor(f"boundary.{layer}")[keep])
         records = store.part_records(part)
-        groups += [records[i].pictures_sha256 for i in file.get_tensor("example")[keep].tolist()]
+        groups += [records[i].media_sha256 for i in file.get_tensor("example")[keep].tolist()]
     return torch.cat(x), groups
 
 

@@ -1,0 +1,191 @@
+"""Examples to tensors and labels, by a checkpoint's own processor or tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from microscope_bench.adapters.base import IMAGE
+from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
+from microscope_bench.adapters.overrides import overrides_for
+from microscope_bench.adapters.prompting import chat_prompt, chat_template, check_placeholders, raw_prompt
+from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.examples import Example
+from microscope_bench.hub import first_line
+
+_TAKEN_BY = {"image": "image_processor", "video": "video_processor", "audio": ("feature_extractor", "audio_processor")}
+
+
+@dataclass
+class Encoded:
+    """What the processor made of a few examples.
+
+    Attributes:
+        inputs: its tensors by name, not yet on the model's device.
+        labels: int8 (B, S), indices into :data:`~microscope_bench.adapters.base.LABELS`.
+        prompts: the text of each example, as the model reads it.
+        tokens: token ids of each example, without padding.
+    """
+
+    inputs: dict[str, Any]
+    labels: np.ndarray
+    prompts: tuple[str, ...]
+    tokens: tuple[np.ndarray, ...]
+
+
+class Encoder:
+    """Turns examples into tensors with one label per position.
+
+    Args:
+        name: of the model, for messages.
+        config: the model's configuration.
+        tokenizer: the checkpoint's.
+        processor: the checkpoint's, or None for a text-only model.
+        use_chat_template: None means where the checkpoint has one.
+
+    Attributes:
+        modalities: the modalities that can be encoded.
+        templated: whether prompts go through the chat template.
+
+    Raises:
+        AdapterError: a chat template is asked for and there is none.
+    """
+
+    def __init__(
+        self, name: str, config: Any, tokenizer: Any, processor: Any | None, *, use_chat_template: bool | None = None
+    ) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.processor = processor
+        self._model_type = config.model_type
+        self._overrides = overrides_for(config.model_type)
+        self._tokens = find_media_tokens(config, tokenizer, processor)
+        template = chat_template(processor or tokenizer)
+        if use_chat_template and template is None:
+            raise AdapterError(f"{name} has no chat template; leave use_chat_template out")
+        self.templated = template is not None if use_chat_template is None else use_chat_template
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        self.modalities = frozenset({"text", *(m for m in _TAKEN_BY if self._takes(m))})
+
+    def __call__(self, examples: Sequence[Example]) -> Encoded:
+        """Encodes one right-padded batch.
+
+        Raises:
+            AdapterError: the model lacks a modality the examples need, or its template fails.
+            ExampleError: one example cannot be encoded.
+        """
+        self._refuse_what_the_model_lacks(examples)
+        for example in examples:
+            check_placeholders(example)
+        prompts = [self._prompt(example) for example in examples]
+        try:
+            encoded = self._call_processor(examples, prompts)
+        except Exception as error:  # processors raise whatever their image library does
+            if len(examples) == 1:
+                raise ExampleError(
+                    examples[0].id, f"{type(error).__name__} in the processor: {first_line(error)}"
+                ) from error
+            for example in examples:
+                self([example])  # raises for the one at fault
+            raise AdapterError(
+                f"{self.name}: its processor takes these {len(examples)} examples one by one but not together "
+                f"({type(error).__name__}: {first_line(error)}). Use --batch_size 1."
+            ) from error
+        ids, mask = encoded["input_ids"].numpy(), encoded["attention_mask"].numpy()
+        return Encoded(
+            inputs=encoded,
+            labels=self._labels(encoded, ids, mask),
+            prompts=tuple(prompt + self._overrides.prompt_end for prompt in prompts),
+            tokens=tuple(row[real != 0] for row, real in zip(ids, mask, strict=True)),
+        )
+
+    def tokenize_plainly(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _takes(self, modality: str) -> bool:
+        parts = _TAKEN_BY[modality]
+        has_part = any(hasattr(self.processor, part) for part in ([parts] if isinstance(parts, str) else parts))
+        overrides = self._overrides
+        placed = modality in self._tokens.placeholders or modality in overrides.unplaced
+        return has_part and (placed or (modality == "image" and (overrides.in_front or bool(overrides.media_mask))))
+
+    def _refuse_what_the_model_lacks(self, examples: Sequence[Example]) -> None:
+        for example in examples:
+            for modality in example.media.keys() - self.modalities:
+                takes = "it is a text-only model" if self.modalities == {"text"} else f"it takes {self._listed()}"
+                what = {"image": "a picture", "video": "a video", "audio": "sound"}[modality]
+                raise AdapterError(
+                    f"{self.name} ({self._model_type}) has no modality {modality}: {takes}. Example {example.id} has "
+                    f"{what}; choose a task without, or a model that takes it."
+                )
+        without = [example for example in examples if not example.images]
+        if self._overrides.needs_image and without:
+            raise AdapterError(
+                f"{self.name} ({self._model_type}) takes no prompt without a picture and example {without[0].id} has "
+                f"none; choose a task whose examples all have one (scienceqa_img)."
+            )
+        if not self._overrides.writes_image_token and any(len(e.images) != len(examples[0].images) for e in examples):
+            raise AdapterError(
+                f"{self.name} ({self._model_type}) cannot mix prompts with and without a picture in one batch; use "
+                f"--batch_size 1."
+            )
+
+    def _listed(self) -> str:
+        return ", ".join(sorted(self.modalities))
+
+    def _prompt(self, example: Example) -> str:
+        if not self.templated:
+            return raw_prompt(self.processor, example, self._overrides)
+        try:
+            return chat_prompt(self.processor or self.tokenizer, example, in_parts=self.processor is not None)
+        except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
+            raise AdapterError(
+                f"{self.name}: its chat template cannot render example {example.id} "
+                f"({type(error).__name__}: {first_line(error)}). Repair chat_template.jinja in the checkpoint, or do "
+                f"without it: --model_args ...,use_chat_template=false"
+            ) from error
+
+    def _call_processor(self, examples: Sequence[Example], prompts: list[str]) -> dict[str, Any]:
+        options: dict[str, Any] = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+        template_writes_all = self.templated and self.processor is None
+        bos = self.tokenizer.bos_token
+        if template_writes_all or (bos and all(prompt.startswith(bos) for prompt in prompts)):
+            options["add_special_tokens"] = False  # the template has written them already
+        if self.processor is None:
+            return dict(self.tokenizer(prompts, **options))
+        if any(example.images for example in examples):
+            options["images"] = [list(example.images) for example in examples]
+        if videos := [video for example in examples for video in example.videos]:
+            # the frames are the task's choice; a processor that would choose among them is told not to
+            options |= {"videos": [np.stack([np.asarray(f) for f in video]) for video in videos]}
+            options |= {"do_sample_frames": False, "input_data_format": "channels_last"}
+        if audios := [audio for example in examples for audio in example.audios]:
+            self._check_sampling_rate(examples)
+            options |= {"audio": [audio.samples for audio in audios], "sampling_rate": audios[0].sampling_rate}
+        encoded = dict(self.processor(text=list(prompts), return_mm_token_type_ids=True, **options))
+        encoded.pop("labels", None)  # a training target; given to a model it changes its attention mask
+        return encoded
+
+    def _check_sampling_rate(self, examples: Sequence[Example]) -> None:
+        extractor = getattr(self.processor, "feature_extractor", None) or getattr(self.processor, "audio_processor", 0)
+        wanted = getattr(extractor, "sampling_rate", None)
+        for example in examples:
+            for audio in example.audios:
+                if wanted is not None and audio.sampling_rate != wanted:
+                    raise ExampleError(
+                        example.id,
+                        f"its sound has {audio.sampling_rate} samples per second and {self.name} takes {wanted}; "
+                        f"resample it in the task",
+                    )
+
+    def _labels(self, encoded: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        types = encoded.get("mm_token_type_ids")
+        labels = label_positions(ids, mask, self._tokens, None if types is None else types.numpy())
+        if self._overrides.media_mask and (marks := encoded.get(self._overrides.media_mask)) is not None:
+            labels[np.asarray(marks) == 1] = IMAGE
+        return labels
