@@ -53,6 +53,7 @@ def evaluate(
     include_path: str | Path | None = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     control: str | None = None,
+    tap: str = "language",
     mainflow: bool = False,
     batch_size: int = 8,
     device: str | None = None,
@@ -81,6 +82,7 @@ def evaluate(
         metrics: names (``microscope-bench ls metrics``), or "all".
         control: measure something deliberately changed (``microscope-bench ls controls``); the result says so, and a
             model or task that is given loaded stays as it is.
+        tap: where the residual stream is watched: "language", "vision" (the tower's blocks) or "projector".
         mainflow: capture stream ``mainflow`` too, the skip-free chain; doubles the work of the decoder and the store.
         batch_size: examples per forward pass; changes speed and memory, not the protocol.
         device: "cpu", "cuda", ...; None means a GPU where there is one.
@@ -116,7 +118,7 @@ def evaluate(
     with timing.stage("load"):
         # the task first: it is the cheaper of the two to get wrong
         loaded_task = _loaded_task(task, include_path, key_values("task_args", task_args))
-        adapter = _loaded_model(model, key_values("model_args", model_args), device)
+        adapter = _loaded_model(model, key_values("model_args", model_args), device).tapped(tap)
     n_examples = min(len(loaded_task), settings.limit or len(loaded_task))
     with timing.stage("load"):
         controlled = with_control(control, Run(adapter, loaded_task, n_examples, settings.seed))

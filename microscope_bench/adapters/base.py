@@ -115,6 +115,7 @@ class Adapter(ABC):
             (cross-attention); such a modality is not asked of the labels.
         writes_between_blocks: whether something is added to the stream between two blocks, as deepstack and gated
             cross-attention do; the boundary is then what enters the next block, after the addition.
+        max_batch: the most examples that :meth:`encode` takes, or None.
     """
 
     info: ModelInfo
@@ -123,6 +124,7 @@ class Adapter(ABC):
     needs_image: bool = False
     unplaced: Mapping[str, str] = MappingProxyType({})
     writes_between_blocks: bool = False
+    max_batch: int | None = None
 
     @classmethod
     @abstractmethod
@@ -173,6 +175,23 @@ class Adapter(ABC):
         width of one, because a block may read and write each of them.
         """
         return hidden
+
+    def last_module(self) -> nn.Module:
+        """The module whose output is boundary L: the last block, or what is watched where there are no blocks."""
+        return self.blocks()[-1]
+
+    def tapped(self, tap: str) -> Adapter:
+        """The same model with its residual stream watched elsewhere (``--tap``).
+
+        Args:
+            tap: "language", "vision" or "projector".
+
+        Raises:
+            AdapterError: this adapter, or this model, has no such place.
+        """
+        if tap == "language":
+            return self
+        raise AdapterError(f"{self.info.name}: {type(self).__name__} watches the language model only; leave --tap out")
 
     def optional_blocks(self) -> frozenset[int]:
         """Indices of the blocks that a pass may leave out, as a model does whose cross-attention has no picture to read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -15,7 +15,18 @@ from microscope_bench.errors import AdapterError
 
 _BLOCK_LISTS = {"layers", "h", "block", "blocks", "layer"}
 _NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|video|qformer|projector|connector|resampler")
-_FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "final_norm")
+_FINAL_NORMS = (
+    "norm",
+    "final_layer_norm",
+    "final_layernorm",
+    "ln_f",
+    "final_norm",
+    "layer_norm",
+    "layernorm",
+    "embedding_norm",
+    "norm_f",
+    "hyper_connection_mixer",  # norm and mix of parallel streams in one
+)
 
 
 def module_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
@@ -65,23 +76,50 @@ def find_final_norm(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module 
     return None
 
 
-def entering_block_1(model: Any, blocks: Sequence[nn.Module], inputs: Mapping[str, Any]) -> Tensor:
-    """What enters the first block when the model runs on these inputs; the pass ends there."""
+def first_tensor_at(module: nn.Module, run: Callable[[], object], *, output: bool = False) -> Tensor | None:
+    """What enters a module first, or what leaves it, while ``run`` runs; the pass ends there.
+
+    Args:
+        module: where to look.
+        run: makes a forward pass.
+        output: look at what leaves.
+
+    Returns:
+        The tensor, or None where the pass does not come by.
+    """
     seen: list[Tensor] = []
 
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(args[0] if args else kwargs["hidden_states"])
         raise _Seen
 
-    handle = blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
+    def leaving(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        seen.append(hidden_among(result))
+        raise _Seen
+
+    handle = (
+        module.register_forward_hook(leaving)
+        if output
+        else module.register_forward_pre_hook(entering, with_kwargs=True)
+    )
     try:
         with torch.inference_mode():
-            model(**inputs, use_cache=False)
+            run()
     except _Seen:
         pass
     finally:
         handle.remove()
-    return seen[0]
+    return seen[0] if seen else None
+
+
+def hidden_among(output: Any) -> Any:
+    """The hidden state in what a module returned: itself, the first of several, or an output's pooled or last state."""
+    if isinstance(output, Tensor):
+        return output
+    for name in ("pooler_output", "last_hidden_state"):
+        if isinstance(getattr(output, name, None), Tensor):
+            return getattr(output, name)
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 def option(config: Any, path: str) -> Any:

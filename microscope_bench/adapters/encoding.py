@@ -95,7 +95,11 @@ class Encoder:
                 f"{self.name}: its processor takes these {len(examples)} examples one by one but not together "
                 f"({type(error).__name__}: {first_line(error)}). Use --batch_size 1."
             ) from error
-        ids, mask = encoded["input_ids"].numpy(), encoded["attention_mask"].numpy()
+        if self._overrides.decoder_reads_prompt and "decoder_input_ids" not in encoded:
+            encoded["decoder_input_ids"] = encoded.pop("input_ids")
+            encoded["decoder_attention_mask"] = encoded.pop("attention_mask")
+        before = "decoder_" if self._overrides.decoder_reads_prompt else ""
+        ids, mask = (encoded[f"{before}{name}"].numpy() for name in ("input_ids", "attention_mask"))
         return Encoded(
             inputs=encoded,
             labels=self._labels(encoded, ids, mask),
@@ -112,7 +116,7 @@ class Encoder:
         has_part = any(hasattr(self.processor, part) for part in ([parts] if isinstance(parts, str) else parts))
         overrides = self._overrides
         placed = modality in self._tokens.placeholders or modality in overrides.unplaced
-        return has_part and (placed or (modality == "image" and (overrides.in_front or bool(overrides.media_mask))))
+        return has_part and (placed or (modality == "image" and bool(overrides.adds_image or overrides.media_mask)))
 
     def _refuse_what_the_model_lacks(self, examples: Sequence[Example]) -> None:
         for example in examples:

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from microscope_bench.adapters.arguments import boolean_arg, positive_int_arg, refuse_unknown_args
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
-from microscope_bench.adapters.decoder import describe_module_lists, entering_block_1, find_blocks, option
+from microscope_bench.adapters.decoder import describe_module_lists, find_blocks, first_tensor_at, option
 from microscope_bench.adapters.encoding import Encoder
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
 from microscope_bench.adapters.loading import CHECKPOINT_FILES, Checkpoint, resolve_checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors
-from microscope_bench.adapters.models import is_multimodal, load_model, model_info, read_config
+from microscope_bench.adapters.models import input_device, is_multimodal, load_model, model_info, read_config, start_token
 from microscope_bench.adapters.overrides import overrides_for
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
 from microscope_bench.adapters.prompting import continuation_token_ids
+from microscope_bench.adapters.taps import LANGUAGE, PROJECTOR, VISION, TappedAdapter
 from microscope_bench.devices import pick_device
 from microscope_bench.errors import AdapterError
 from microscope_bench.examples import Example
@@ -67,7 +68,7 @@ class HFAdapter(Adapter):
         self._overrides = overrides_for(model.config.model_type)
         self._set_model(model)
         self.tokenizer, self.processor = tokenizer, processor
-        self.device = model.get_input_embeddings().weight.device
+        self.device = input_device(model)
         self.encoder = Encoder(
             checkpoint.repo, model.config, tokenizer, processor, use_chat_template=use_chat_template
         )
@@ -145,15 +146,20 @@ class HFAdapter(Adapter):
         fresh.info = replace(self.info, trained=False)
         return fresh
 
+    def tapped(self, tap: str) -> Adapter:
+        """The same model, watched in its vision tower or behind its projector; see :meth:`Adapter.tapped`."""
+        path = {VISION: self._overrides.tower, PROJECTOR: self._overrides.projector}.get(tap)
+        return self if tap == LANGUAGE else TappedAdapter(self, tap, path)
+
     def encode(self, examples: Sequence[Example]) -> Batch:
         """Turns examples into one right-padded batch; see :meth:`Adapter.encode`."""
         encoded = self.encoder(examples)
-        renamed = {self._overrides.text_inputs.get(name, name): value for name, value in encoded.inputs.items()}
-        inputs = {name: self._to_device(v) for name, v in renamed.items() if name in self._forward_arguments}
+        inputs = {name: self._to_device(v) for name, v in encoded.inputs.items() if name in self._forward_arguments}
         labels = encoded.labels
-        if self._overrides.in_front and any(example.images for example in examples):
-            seen = entering_block_1(self.model, self.blocks(), inputs).shape[1]
-            labels = np.pad(labels, ((0, 0), (seen - labels.shape[1], 0)), constant_values=IMAGE)
+        if self._overrides.adds_image and any(example.images for example in examples):
+            seen = first_tensor_at(self.blocks()[0], lambda: self.model(**inputs, use_cache=False))
+            added = 0 if seen is None else seen.shape[1] - labels.shape[1]
+            labels = np.pad(labels, ((0, 0), (added, 0)), constant_values=IMAGE)
         return Batch(
             inputs=inputs,
             labels=labels,
@@ -168,8 +174,7 @@ class HFAdapter(Adapter):
         arguments = dict(batch.inputs)
         last = batch.last_positions()
         if self._overrides.answers_apart:
-            start = self.model.config.get_text_config(decoder=True).decoder_start_token_id
-            arguments["decoder_input_ids"] = torch.full((len(last), 1), start, device=self.device)
+            arguments["decoder_input_ids"] = torch.full((len(last), 1), start_token(self.model), device=self.device)
             last = np.zeros_like(last)
         elif "logits_to_keep" in self._forward_arguments:
             kept, last = np.unique(last, return_inverse=True)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from microscope_bench.adapters.base import LABELS, PADDING, SPECIAL, STRUCTURE, TEXT
 
+_TYPES = {1: "image", 2: "video", 3: "audio"}
+"""Code in a processor's ``mm_token_type_ids`` → modality."""
 _MEDIA = ("audio", "video", "image")  # where two share one id, the last one names it
 _PLACEHOLDER_KEYS = {name: {f"{name}_token_id", f"{name}_token_index", f"{name}_patch_id"} for name in _MEDIA}
 _FRAMING_KEY = re.compile(
@@ -83,6 +85,10 @@ def label_positions(
     labels[np.isin(input_ids, list(tokens.framing))] = STRUCTURE
     for name, ids in tokens.placeholders.items():
         labels[np.isin(input_ids, list(ids))] = LABELS.index(name)
+    if media_types is not None:  # some architectures write the image's placeholder in videos too
+        placeholder = np.isin(input_ids, [index for ids in tokens.placeholders.values() for index in ids])
+        for code, name in _TYPES.items():
+            labels[placeholder & (media_types == code)] = LABELS.index(name)
     labels[attention_mask == 0] = PADDING
     return labels
 

@@ -61,6 +61,8 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
+    if reason := overrides_for(config.model_type).unsupported:
+        raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
     options: dict[str, Any] = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
@@ -91,6 +93,25 @@ def load_model(
     return part_that_runs(model).eval()
 
 
+def input_device(model: Any) -> torch.device:
+    """Where the model's inputs go: to its first weights, which may lie elsewhere than the rest."""
+    try:
+        weight = model.get_input_embeddings().weight
+    except NotImplementedError:  # transformers does not find them in every architecture
+        weight = next(model.parameters())
+    return torch.device(weight.device)
+
+
+def start_token(model: Any) -> int:
+    """The token with which the decoder of an encoder-decoder begins its answer."""
+    decoder = model.config.get_text_config(decoder=True)
+    places = ((model.config, "decoder_start_token_id"), (decoder, "decoder_start_token_id"), (decoder, "bos_token_id"))
+    found = next((token for place, key in places if (token := getattr(place, key, None)) is not None), None)
+    if found is None:
+        raise AdapterError(f"{type(model).__name__}: its configuration names no decoder_start_token_id")
+    return int(found)
+
+
 def part_that_runs(model: Any) -> Any:
     """The model itself, or the part of it that reads the prompt: the thinker of an omni model."""
     part = overrides_for(model.config.model_type).part
@@ -119,7 +140,6 @@ def model_info(
     text_config = model.config.get_text_config(decoder=True)
     streams = overrides_for(model.config.model_type).streams
     quantization = getattr(model.config, "quantization_config", None)
-    embedding = model.get_input_embeddings().weight
     image_processor = getattr(processor, "image_processor", None)
     return ModelInfo(
         name=checkpoint.repo,
@@ -127,7 +147,7 @@ def model_info(
         revision=checkpoint.revision,
         adapter="hf",
         architecture=type(model).__name__,
-        dtype=str(embedding.dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),
         quantization=None if quantization is None else _quantization_method(quantization),
         attention=getattr(text_config, "_attn_implementation", None),
         n_layers=n_layers,

@@ -33,6 +33,7 @@ from microscope_bench.adapters.omnifusion_files import (
 )
 from microscope_bench.adapters.omnifusion_model import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
 from microscope_bench.adapters.prompting import check_placeholders
+from microscope_bench.adapters.taps import LANGUAGE, PROJECTOR, VISION, TappedAdapter
 from microscope_bench.devices import pick_device
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
@@ -98,6 +99,11 @@ class OmniFusionAdapter(Adapter):
     def blocks(self) -> Sequence[nn.Module]:
         """The decoder blocks of the language model."""
         return list(self.model.language_model.model.layers)
+
+    def tapped(self, tap: str) -> Adapter:
+        """The same model, watched in its vision tower or behind its projection; see :meth:`Adapter.tapped`."""
+        path = {VISION: None, PROJECTOR: "projection"}.get(tap)
+        return self if tap == LANGUAGE else TappedAdapter(self, tap, path)
 
     def encode(self, examples: Sequence[Example]) -> Batch:
         """Builds the published sequence for each example, padded on the right.

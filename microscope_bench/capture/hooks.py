@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from microscope_bench.adapters.base import Adapter, Batch
+from microscope_bench.adapters.decoder import hidden_among
 from microscope_bench.errors import CaptureError
 
 OnBoundary = Callable[[int, Tensor], None]
@@ -31,21 +32,24 @@ def hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 def hidden_out(output: Any) -> Tensor:
     """The hidden state in what a block, or a part of it, returned."""
-    hidden = output[0] if isinstance(output, tuple | list) else output
+    hidden = hidden_among(output)
     if not isinstance(hidden, Tensor):
         raise CaptureError(f"a decoder block returned no hidden-state tensor, but {type(hidden).__name__}")
     return hidden
 
 
 @contextmanager
-def boundary_hooks(blocks: Sequence[nn.Module], on_boundary: OnBoundary, *, end_pass: bool) -> Iterator[None]:
+def boundary_hooks(
+    blocks: Sequence[nn.Module], last: nn.Module, on_boundary: OnBoundary, *, end_pass: bool
+) -> Iterator[None]:
     """Calls ``on_boundary(l, h)`` for l = 0..L while the blocks run inside this context.
 
     Boundary l < L is the input of block l + 1, boundary L the output of the last block, before the final norm. The
     tensor is the model's own: read it at once and do not change it. Hooks are removed on the way out, whatever happens.
 
     Args:
-        blocks: the L decoder blocks in order.
+        blocks: the L decoder blocks in order; there may be none.
+        last: the module whose output is boundary L.
         on_boundary: receives (l, hidden states as the block saw them).
         end_pass: leave the forward pass right after boundary L; run it inside :func:`run_pass`.
     """
@@ -65,7 +69,7 @@ def boundary_hooks(blocks: Sequence[nn.Module], on_boundary: OnBoundary, *, end_
     try:
         for layer, block in enumerate(blocks):
             handles.append(block.register_forward_pre_hook(before(layer), with_kwargs=True))
-        handles.append(blocks[-1].register_forward_hook(after))
+        handles.append(last.register_forward_hook(after))
         yield
     finally:
         for handle in handles:
@@ -115,7 +119,7 @@ def run_pass(
         on_boundary(layer, hidden)
 
     result = None
-    with torch.inference_mode(), beside(), boundary_hooks(blocks, in_order, end_pass=not logits):
+    with torch.inference_mode(), beside(), boundary_hooks(blocks, adapter.last_module(), in_order, end_pass=not logits):
         try:
             result = adapter.forward(batch, logits=logits)
         except _PassEnded:

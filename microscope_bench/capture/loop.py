@@ -55,7 +55,7 @@ class Capture:
         self.adapter = adapter
         self.source = source
         self.protocol = protocol
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, adapter.max_batch or batch_size)
 
     def fill(self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object]) -> None:
         """Captures the given parts.

@@ -66,7 +66,7 @@ def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> Report
 
 def _run(adapter: Adapter, examples: tuple[Example, ...], named: Mapping[str, Callable[[Probe], _Outcome]]) -> list[Check]:
     try:
-        probe = capture(adapter, examples)
+        probe = capture(adapter, examples[: adapter.max_batch])
     except CaptureError as error:
         return [Check(_IN_ORDER, "failed", str(error), "Override blocks()")]
     except Exception as error:
@@ -135,7 +135,7 @@ def _labels_follow_the_media(probe: Probe) -> _Outcome:
         seen = f"with other media NaN or infinity at {other.non_finite} positions, by boundary"
         return False, seen, "Look for an overflow or a division by zero in encode() and the encoder of the media"
     labelled = probe.labels > TEXT
-    if media & probe.adapter.unplaced.keys():
+    if media & probe.adapter.unplaced.keys() - {"text"}:
         return _unplaced_media_reach_the_stream(probe, other, int(labelled.sum()))
     changed = (other.boundaries[0] != probe.boundaries[0]).any(dim=-1).cpu().numpy() & (probe.labels != PADDING)
     idle, hidden = int((labelled & ~changed).sum()), int((changed & ~labelled).sum())
@@ -153,11 +153,18 @@ def _unplaced_media_reach_the_stream(probe: Probe, other: Probe, n_labelled: int
 
 def _layer_0_enters_block_1(probe: Probe) -> _Outcome:
     _refuse_states_that_are_not_finite(probe)
+    if not probe.adapter.blocks():
+        raise _Skip("there are no blocks here")
     with first_argument_of(probe.adapter.blocks()[0]) as seen, torch.inference_mode():
         probe.adapter.forward(probe.batch, logits=True)
     shape = tuple(seen[0].shape) if seen else None
-    same_shape = len(seen) == 1 and shape == tuple(probe.boundaries[0].shape)
-    equal = same_shape and torch.equal(rows(seen[0], probe.real), rows(probe.boundaries[0], probe.real))
+    first = probe.adapter.residual(seen[0]) if seen else None
+    equal = (
+        first is not None
+        and len(seen) == 1
+        and first.shape == probe.boundaries[0].shape
+        and torch.equal(rows(first, probe.real), rows(probe.boundaries[0], probe.real))
+    )
     return equal, f"block 1 ran {len(seen)} time(s) on {shape}", "blocks() must begin with the first block"
 
 
@@ -179,6 +186,8 @@ def _hooks_are_removed(probe: Probe) -> _Outcome:
 
 def _batch_equals_singles(probe: Probe) -> _Outcome:
     _refuse_states_that_are_not_finite(probe)
+    if probe.adapter.max_batch == 1:
+        raise _Skip("examples are encoded one by one")
     tolerance = TOLERANCES.get(probe.adapter.info.dtype, TOLERANCES["float32"])
     distances = []
     for row, example in enumerate(probe.examples):
@@ -218,8 +227,8 @@ def _choices_are_single_tokens(probe: Probe) -> _Outcome:
 
 def _boundaries_equal_the_library(probe: Probe) -> _Outcome:
     model: Any = getattr(probe.adapter, "model", None)
-    if not hasattr(model, "config"):
-        raise _Skip("the adapter has no transformers model as .model")
+    if not hasattr(model, "config") or "tap" in probe.adapter.info.options:
+        raise _Skip("the adapter has no transformers model as .model, or watches another stream")
     if mentions_deepstack(model.config.to_dict()) or probe.adapter.writes_between_blocks:
         raise _Skip("the model writes between blocks, where transformers does not look")
     _refuse_states_that_are_not_finite(probe)

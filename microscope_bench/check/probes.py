@@ -171,7 +171,9 @@ def library_hidden_states(adapter: Adapter, model: Any, probe: Probe) -> Sequenc
             if states is not None and all(isinstance(state, Tensor) for state in states):
                 found.append(tuple(states))
     shape = probe.boundaries[0].shape
-    return next((states for states in found if states[0].shape == shape), found[0] if found else None)
+    fitting = next((states for states in found if states[0].shape == shape), None)
+    # beside a stream that holds no media there are the encoder's states, which are not meant
+    return fitting or (found[0] if found and not adapter.unplaced else None)
 
 
 def mentions_deepstack(config: dict[str, Any]) -> bool:

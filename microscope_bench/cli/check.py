@@ -30,6 +30,6 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.adapters.presets import load_model
     from microscope_bench.check import check
 
-    report = check(load_model(args.model, model_args, args.device))
+    report = check(load_model(args.model, model_args, args.device).tapped(args.tap))
     print(report)
     return 0 if report.passed else 1

@@ -40,12 +40,18 @@ def names(text: str) -> list[str]:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--model_args`` and ``--device``."""
+    """``--model_args``, ``--tap`` and ``--device``."""
     parser.add_argument(
         "--model_args",
         default="",
         metavar="KEY=VALUE,...",
         help="for the adapter: pretrained=org/name or a directory, revision=..., dtype=bfloat16, ...",
+    )
+    parser.add_argument(
+        "--tap",
+        default="language",
+        metavar="PLACE",
+        help="where the residual stream is watched: language, vision (the tower's blocks) or projector (%(default)s)",
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         silence_loading_bars()
     begin = time.perf_counter()
     loaded = load_tasks(tasks, include_path=args.include_path, task_args=task_args)
-    model = load_model(args.model, model_args, args.device)
+    model = load_model(args.model, model_args, args.device).tapped(args.tap)
     load_seconds = time.perf_counter() - begin
     for task in loaded:
         result = evaluate(

@@ -71,7 +71,7 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
     shift = 0.5 if headline.between else 0.0
     return Line(
         label,
-        [(layer + shift) / n_layers for layer in layers],
+        [(layer + shift) / max(n_layers, 1) for layer in layers],
         [math.nan if value is None else value for value in values],
         [math.nan if stderr is None else stderr for stderr in stderrs],
         left_out=len(series) - len(rows),

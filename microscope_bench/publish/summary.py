@@ -116,9 +116,10 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
 
 
 def shown_name(result: Result) -> str:
-    """The model's name, with a word where its weights are untrained and the name does not say so itself."""
+    """The model's name, with where it was watched unless in the language model, and whether its weights are untrained."""
     model = result.identity.model
-    return model.name if model.trained or model.name.endswith(UNTRAINED) else f"{model.name} ({UNTRAINED[1:]})"
+    name = f"{model.name} [{model.options['tap']}]" if "tap" in model.options else model.name
+    return name if model.trained or model.name.endswith(UNTRAINED) else f"{name} ({UNTRAINED[1:]})"
 
 
 def layers_to_mir(

@@ -1,4 +1,6 @@
-"""Where result files lie: ``<root>/<org>__<model>/<revision>/<task>.json``, of a control ``<task>~<control>.json``."""
+"""Where result files lie: ``<root>/<org>__<model>/<revision>/<task>.json``, of a control ``<task>~<control>.json``,
+of a tap ``<task>~<tap>.json``.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +38,8 @@ def result_path(root: str | Path, result: Result) -> Path:
     identity = result.identity
     folder = Path(root) / safe_name(identity.model.repo) / safe_name(identity.model.revision)
     task, digest = safe_name(identity.task.name), result.identity_hash
+    if "tap" in identity.model.options:
+        task = f"{task}~{safe_name(identity.model.options['tap'])}"
     if identity.model.control:
         task = f"{task}~{safe_name(identity.model.control)}"
     if result.status == FAILED:

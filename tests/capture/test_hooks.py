@@ -72,5 +72,5 @@ def test_a_block_that_never_runs_is_refused():
 
 def test_a_block_without_a_hidden_state_is_named():
     block = torch.nn.Identity()
-    with boundary_hooks([block], lambda *_: None, end_pass=False), pytest.raises(CaptureError, match="NoneType"):
+    with boundary_hooks([block], block, lambda *_: None, end_pass=False), pytest.raises(CaptureError, match="NoneType"):
         block(None)

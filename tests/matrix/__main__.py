@@ -4,6 +4,10 @@ import importlib
 import pkgutil
 import sys
 
+from tests.matrix.torchvision_ops import declare_operators
+
+declare_operators()
+
 import transformers
 
 from tests.matrix import rows

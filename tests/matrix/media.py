@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from microscope_bench.examples import PLACEHOLDERS
@@ -24,16 +25,19 @@ class Medium:
         tokens: placeholders per medium.
         tensors: the media of a batch, example by example, to what the model is called with.
         frame: names of the configuration's ids of the marks before and after, or None.
+        prepended: whether the processor puts the placeholders in front of the text on its own.
     """
 
     tokens: int
     tensors: Callable[[Sequence[Sequence[Any]]], Tensors]
     frame: tuple[str | None, str | None] = (None, None)
+    prepended: bool = False
 
 
 def pixels(image: Any, height: int, width: int) -> Tensor:
     """float32 (3, height, width) in [-1, 1]."""
-    array = np.asarray(image.resize((width, height)), dtype=np.float32) / 127.5 - 1
+    resized = Image.fromarray(np.asarray(image)).resize((width, height))
+    array = np.asarray(resized, dtype=np.float32) / 127.5 - 1
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
@@ -103,10 +107,10 @@ def each(*values: Any) -> Callable[[Sequence[Sequence[Any]]], Tensor]:
 
 def _values(medium: Any, n: int) -> Tensor:
     """n numbers in [-1, 1] that depend on the whole medium: a picture, a video's frames, a recording's samples."""
-    if hasattr(medium, "samples"):
-        flat = np.asarray(medium.samples, dtype=np.float32)
+    if np.ndim(medium) == 1:
+        flat = np.asarray(medium, dtype=np.float32)
     else:
-        one = medium if isinstance(medium, Sequence) else [medium]
+        one = [medium] if isinstance(medium, Image.Image) else medium
         flat = np.concatenate([pixels(image, 32, 32).flatten().numpy() for image in one])
     return torch.from_numpy(np.resize(flat, n)).float()
 
@@ -138,11 +142,13 @@ class StandInProcessor:
             self.feature_extractor = object()
 
     def __call__(self, text: list[str], images: Any = None, videos: Any = None, audio: Any = None, **options: Any) -> dict[str, Any]:
-        given = {"image": images, "video": videos, "audio": audio}
+        given = {"image": images, "video": videos and [videos], "audio": audio and [audio]}  # videos, sound: a flat list
         options.pop("return_mm_token_type_ids", None)
         expanded = [re.sub("<(image|video|audio)>", self._expand, one) for one in text]
+        if images is not None and self.media["image"].prepended:
+            expanded = [self.image_token * self.media["image"].tokens + one for one in expanded]
         encoded = dict(self.tokenizer(expanded, **options))
-        ids = encoded["input_ids"]
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
         types = torch.zeros_like(ids)
         for code, (modality, token) in enumerate(PLACEHOLDERS.items(), start=1):
             types[ids == self.tokenizer.convert_tokens_to_ids(token)] = code
@@ -150,7 +156,7 @@ class StandInProcessor:
                 encoded |= self.media[modality].tensors(given[modality])
         encoded["mm_token_type_ids"] = types
         for name, make in self.more.items():
-            encoded[name] = make(ids, encoded["attention_mask"])
+            encoded[name] = make(ids, mask)
         return encoded
 
     def _expand(self, found: re.Match[str]) -> str:
