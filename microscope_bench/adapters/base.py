@@ -84,6 +84,8 @@ class Batch:
         prompts: the text each example was turned into, template included.
         tokens: per example the token ids without padding (int64), to tell a changed tokenizer from a changed model.
         media: the tensors among ``inputs`` that hold pictures, sound or video, by name.
+        other: (B, S, d), what enters block 1 when the media are others, where labels hang on it; media positions that
+            do not differ hold no content.
     """
 
     inputs: dict[str, Any]
@@ -92,6 +94,7 @@ class Batch:
     prompts: tuple[str, ...]
     tokens: tuple[np.ndarray, ...]
     media: dict[str, Tensor] = field(default_factory=dict)
+    other: Tensor | None = None
 
     def last_positions(self) -> np.ndarray:
         """int64 (B,): index of each row's last position that is not padding."""
@@ -113,8 +116,10 @@ class Adapter(ABC):
         needs_image: whether the model takes no prompt without a picture.
         unplaced: modality → why no position of the residual stream is one of it, though the model takes it
             (cross-attention); such a modality is not asked of the labels.
-        writes_between_blocks: whether something is added to the stream between two blocks, as deepstack and gated
-            cross-attention do; the boundary is then what enters the next block, after the addition.
+        states_differ: why the hidden states that transformers returns are not the boundaries, or "". Where a model adds
+            something to the stream between two blocks, as deepstack and gated cross-attention do, the boundary is what
+            enters the next block, after the addition.
+        codes_repeat: whether two media may give the same vector at a position, as the codes of a vocabulary do.
         max_batch: the most examples that :meth:`encode` takes, or None.
     """
 
@@ -123,7 +128,8 @@ class Adapter(ABC):
     device: torch.device
     needs_image: bool = False
     unplaced: Mapping[str, str] = MappingProxyType({})
-    writes_between_blocks: bool = False
+    states_differ: str = ""
+    codes_repeat: bool = False
     max_batch: int | None = None
 
     @classmethod

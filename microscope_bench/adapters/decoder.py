@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -90,7 +90,7 @@ def first_tensor_at(module: nn.Module, run: Callable[[], object], *, output: boo
     seen: list[Tensor] = []
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
+        seen.append(hidden_given(args, kwargs))
         raise _Seen
 
     def leaving(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
@@ -113,13 +113,14 @@ def first_tensor_at(module: nn.Module, run: Callable[[], object], *, output: boo
 
 
 def hidden_among(output: Any) -> Any:
-    """The hidden state in what a module returned: itself, the first of several, or an output's pooled or last state."""
-    if isinstance(output, Tensor):
-        return output
-    for name in ("pooler_output", "last_hidden_state"):
-        if isinstance(getattr(output, name, None), Tensor):
-            return getattr(output, name)
-    return output[0] if isinstance(output, tuple | list) else output
+    """The hidden state in what a module returned: itself, the first of several, or an output's last state."""
+    state = getattr(output, "last_hidden_state", output)
+    return state[0] if isinstance(state, tuple | list) else state
+
+
+def hidden_given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The hidden state among what a module was called with."""
+    return args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))
 
 
 def option(config: Any, path: str) -> Any:

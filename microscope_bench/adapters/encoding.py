@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from microscope_bench.adapters.base import IMAGE
+from microscope_bench.adapters.base import IMAGE, VIDEO
 from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
 from microscope_bench.adapters.overrides import overrides_for
 from microscope_bench.adapters.prompting import chat_prompt, chat_template, check_placeholders, raw_prompt
@@ -17,6 +17,9 @@ from microscope_bench.examples import Example
 from microscope_bench.hub import first_line
 
 _TAKEN_BY = {"image": "image_processor", "video": "video_processor", "audio": ("feature_extractor", "audio_processor")}
+
+
+_ONE = {"image": "a picture", "video": "a video", "audio": "sound"}
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Encoder:
         self.templated = template is not None if use_chat_template is None else use_chat_template
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        self.modalities = frozenset({"text", *(m for m in _TAKEN_BY if self._takes(m))})
+        self.modalities = frozenset({"text", *(m for m in _TAKEN_BY if self._takes(m))}) - self._overrides.lacks.keys()
 
     def __call__(self, examples: Sequence[Example]) -> Encoded:
         """Encodes one right-padded batch.
@@ -102,7 +105,7 @@ class Encoder:
         ids, mask = (encoded[f"{before}{name}"].numpy() for name in ("input_ids", "attention_mask"))
         return Encoded(
             inputs=encoded,
-            labels=self._labels(encoded, ids, mask),
+            labels=self._labels(examples, encoded, ids, mask),
             prompts=tuple(prompt + self._overrides.prompt_end for prompt in prompts),
             tokens=tuple(row[real != 0] for row, real in zip(ids, mask, strict=True)),
         )
@@ -116,22 +119,29 @@ class Encoder:
         has_part = any(hasattr(self.processor, part) for part in ([parts] if isinstance(parts, str) else parts))
         overrides = self._overrides
         placed = modality in self._tokens.placeholders or modality in overrides.unplaced
+        placed |= modality == "video" and overrides.videos_as_images
         return has_part and (placed or (modality == "image" and bool(overrides.adds_image or overrides.media_mask)))
 
     def _refuse_what_the_model_lacks(self, examples: Sequence[Example]) -> None:
         for example in examples:
             for modality in example.media.keys() - self.modalities:
                 takes = "it is a text-only model" if self.modalities == {"text"} else f"it takes {self._listed()}"
-                what = {"image": "a picture", "video": "a video", "audio": "sound"}[modality]
+                takes = self._overrides.lacks.get(modality, takes)
                 raise AdapterError(
                     f"{self.name} ({self._model_type}) has no modality {modality}: {takes}. Example {example.id} has "
-                    f"{what}; choose a task without, or a model that takes it."
+                    f"{_ONE[modality]}; choose a task without, or a model that takes it."
                 )
-        without = [example for example in examples if not example.images]
-        if self._overrides.needs_image and without:
+            if self._overrides.videos_as_images and example.images and example.videos:
+                raise AdapterError(
+                    f"{self.name} ({self._model_type}) turns the frames of a video into pictures, and example "
+                    f"{example.id} has both, which nothing tells apart; choose a task with one of the two."
+                )
+        needed = self._overrides.needs
+        without = [example for example in examples if needed and needed not in example.media]
+        if without:
             raise AdapterError(
-                f"{self.name} ({self._model_type}) takes no prompt without a picture and example {without[0].id} has "
-                f"none; choose a task whose examples all have one (scienceqa_img)."
+                f"{self.name} ({self._model_type}) takes no prompt without {_ONE[needed]} and example {without[0].id} "
+                f"has none; choose a task whose examples all have one (of pictures: scienceqa_img)."
             )
         if not self._overrides.writes_image_token and any(len(e.images) != len(examples[0].images) for e in examples):
             raise AdapterError(
@@ -166,8 +176,10 @@ class Encoder:
             options["images"] = [list(example.images) for example in examples]
         if videos := [video for example in examples for video in example.videos]:
             # the frames are the task's choice; a processor that would choose among them is told not to
-            options |= {"videos": [np.stack([np.asarray(f) for f in video]) for video in videos]}
-            options |= {"do_sample_frames": False, "input_data_format": "channels_last"}
+            name = self._overrides.videos_go_by
+            options[name] = [np.stack([np.asarray(frame) for frame in video]) for video in videos]
+            if name == "videos":
+                options |= {"do_sample_frames": False, "input_data_format": "channels_last"}
         if audios := [audio for example in examples for audio in example.audios]:
             self._check_sampling_rate(examples)
             options |= {"audio": [audio.samples for audio in audios], "sampling_rate": audios[0].sampling_rate}
@@ -187,9 +199,15 @@ class Encoder:
                         f"resample it in the task",
                     )
 
-    def _labels(self, encoded: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def _labels(
+        self, examples: Sequence[Example], encoded: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray
+    ) -> np.ndarray:
         types = encoded.get("mm_token_type_ids")
         labels = label_positions(ids, mask, self._tokens, None if types is None else types.numpy())
         if self._overrides.media_mask and (marks := encoded.get(self._overrides.media_mask)) is not None:
             labels[np.asarray(marks) == 1] = IMAGE
+        if self._overrides.videos_as_images:
+            for row, example in enumerate(examples):
+                if example.videos:
+                    labels[row, labels[row] == IMAGE] = VIDEO
         return labels

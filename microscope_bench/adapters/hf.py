@@ -20,7 +20,14 @@ from microscope_bench.adapters.encoding import Encoder
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
 from microscope_bench.adapters.loading import CHECKPOINT_FILES, Checkpoint, resolve_checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors
-from microscope_bench.adapters.models import input_device, is_multimodal, load_model, model_info, read_config, start_token
+from microscope_bench.adapters.models import (
+    input_device,
+    is_multimodal,
+    load_model,
+    model_info,
+    read_config,
+    start_token,
+)
 from microscope_bench.adapters.overrides import overrides_for
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
 from microscope_bench.adapters.prompting import continuation_token_ids
@@ -69,13 +76,12 @@ class HFAdapter(Adapter):
         self._set_model(model)
         self.tokenizer, self.processor = tokenizer, processor
         self.device = input_device(model)
-        self.encoder = Encoder(
-            checkpoint.repo, model.config, tokenizer, processor, use_chat_template=use_chat_template
-        )
+        self.encoder = Encoder(checkpoint.repo, model.config, tokenizer, processor, use_chat_template=use_chat_template)
         self.modalities = self.encoder.modalities
-        self.needs_image, self.unplaced = self._overrides.needs_image, self._overrides.unplaced
-        self.writes_between_blocks = self._overrides.writes_between_blocks
-        self._forward_arguments = set(inspect.signature(model.forward).parameters)
+        self.needs_image, self.unplaced = self._overrides.needs == "image", self._overrides.unplaced
+        self.states_differ = self._overrides.states_differ
+        self.codes_repeat, self.max_batch = self._overrides.codes_repeat, self._overrides.max_batch
+        self._forward_arguments = {*inspect.signature(model.forward).parameters, *self._overrides.passes}
         self.info = model_info(
             model,
             checkpoint,
@@ -148,25 +154,30 @@ class HFAdapter(Adapter):
 
     def tapped(self, tap: str) -> Adapter:
         """The same model, watched in its vision tower or behind its projector; see :meth:`Adapter.tapped`."""
-        path = {VISION: self._overrides.tower, PROJECTOR: self._overrides.projector}.get(tap)
-        return self if tap == LANGUAGE else TappedAdapter(self, tap, path)
+        paths = {VISION: self._overrides.tower, PROJECTOR: self._overrides.projector}.get(tap)
+        return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
 
     def encode(self, examples: Sequence[Example]) -> Batch:
         """Turns examples into one right-padded batch; see :meth:`Adapter.encode`."""
         encoded = self.encoder(examples)
-        inputs = {name: self._to_device(v) for name, v in encoded.inputs.items() if name in self._forward_arguments}
+        given = {**encoded.inputs, **self._overrides.arguments}
+        inputs = {name: self._to_device(v) for name, v in given.items() if name in self._forward_arguments}
         labels = encoded.labels
         if self._overrides.adds_image and any(example.images for example in examples):
-            seen = first_tensor_at(self.blocks()[0], lambda: self.model(**inputs, use_cache=False))
-            added = 0 if seen is None else seen.shape[1] - labels.shape[1]
+            added = self._entering_block_1(inputs).shape[1] - labels.shape[1]
             labels = np.pad(labels, ((0, 0), (added, 0)), constant_values=IMAGE)
+        media = {name: v for name, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        other = None
+        if self._overrides.constants_inside and media:
+            other = self._entering_block_1({**inputs, **{name: -value for name, value in media.items()}})
         return Batch(
             inputs=inputs,
             labels=labels,
             ids=tuple(example.id for example in examples),
             prompts=encoded.prompts,
             tokens=encoded.tokens,
-            media={name: v for name, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()},
+            media=media,
+            other=other,
         )
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
@@ -191,12 +202,11 @@ class HFAdapter(Adapter):
             return torch.as_tensor(output.logits[np.arange(len(last)), last].float())
 
     def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
-        """Image positions that hold a learned constant (``image_newline``), not picture content, become structure."""
-        if not self._constants:
-            return batch.labels
+        """Media positions that hold a learned constant (``image_newline``) and no content become structure."""
         labels = batch.labels.copy()
-        for constant in self._constants:
-            same = (boundary0 == constant.to(boundary0).flatten()).all(dim=-1).cpu().numpy()
+        for constant in (*self._constants, *(() if batch.other is None else (batch.other,))):
+            # of parallel streams the first is the embedding itself
+            same = (boundary0[..., : constant.shape[-1]] == constant.to(boundary0)).all(dim=-1).cpu().numpy()
             labels[same & (labels >= IMAGE)] = STRUCTURE
         return labels
 
@@ -221,7 +231,13 @@ class HFAdapter(Adapter):
     def _set_model(self, model: Any) -> None:
         self.model = model
         vars(self).pop("_found_blocks", None)  # those of the model before
-        self._constants = constant_media_vectors(model, model.config.get_text_config(decoder=True).hidden_size)
+        self._constants = constant_media_vectors(model, self._overrides)
+
+    def _entering_block_1(self, inputs: Mapping[str, Any]) -> Tensor:
+        seen = first_tensor_at(self.blocks()[0], lambda: self.model(**inputs, use_cache=False))
+        if seen is None:
+            raise AdapterError(f"{self.info.name}: a forward pass does not run the first block; override blocks()")
+        return self.residual(seen)
 
     def _to_device(self, value: Any) -> Any:
         if not isinstance(value, Tensor):

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from microscope_bench.adapters.base import LABELS, PADDING, SPECIAL, STRUCTURE, TEXT
+from microscope_bench.adapters.overrides import Overrides
 
 _TYPES = {1: "image", 2: "video", 3: "audio"}
 """Code in a processor's ``mm_token_type_ids`` → modality."""
@@ -18,9 +20,9 @@ _MEDIA = ("audio", "video", "image")  # where two share one id, the last one nam
 _PLACEHOLDER_KEYS = {name: {f"{name}_token_id", f"{name}_token_index", f"{name}_patch_id"} for name in _MEDIA}
 _FRAMING_KEY = re.compile(
     r"^(boi|eoi|boa|eoa|bov|eov"
-    r"|(vision|image|img|video|audio)_(start|begin|bos|end|eos|break|newline|row|col|sep)"
+    r"|(vision|image|img|im|slice|video|audio)_(start|begin|bos|end|eos|break|newline|row|col|sep)"
     r"|(start|end)_(of_)?(image|img|video|audio)"
-    r"|(fake|global)_image)(_token)?_(id|index)$"
+    r"|(fake|global)_image|visual_indicator)(_token)?_(id|ids|index)$"
 )
 
 
@@ -93,13 +95,22 @@ def label_positions(
     return labels
 
 
-def constant_media_vectors(model: Any, width: int) -> list[Any]:
-    """The learned vectors that stand in placeholder positions without coming from a picture (``image_newline``)."""
-    return [
-        parameter
+def constant_media_vectors(model: Any, overrides: Overrides) -> list[Any]:
+    """The learned vectors (d,) that stand in placeholder positions without coming from a medium (``image_newline``)."""
+    text = model.config.get_text_config(decoder=True)
+    vectors = [
+        parameter.flatten()
         for name, parameter in model.named_parameters()
-        if re.search(r"newline|separator|seperator", name.rpartition(".")[2]) and parameter.numel() == width
+        if re.search(r"newline|separator|seperator", name.rpartition(".")[2]) and parameter.numel() == text.hidden_size
     ]
+    embedding = model.get_input_embeddings
+    vectors += [embedding().weight[model.config.vocabulary_map[token]] for token in overrides.constant_tokens]
+    if overrides.filler is not None:
+        embedder = model.get_submodule(overrides.filler)
+        with torch.inference_mode():
+            last = torch.tensor([[text.vocab_size - 1]], device=next(embedder.parameters()).device)
+            vectors.append(embedder(input_ids=last).flatten())
+    return vectors
 
 
 def _plain(thing: Any) -> dict[str, Any]:
@@ -110,9 +121,11 @@ def _plain(thing: Any) -> dict[str, Any]:
 
 
 def _integers(tree: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Every (key, whole number) of nested dictionaries."""
+    """Every (key, whole number) of nested dictionaries, lists of numbers included."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _integers(value)
+        elif isinstance(value, list | tuple):
+            yield from ((str(key), v) for v in value if isinstance(v, int) and not isinstance(v, bool) and v >= 0)
         elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             yield str(key), value

@@ -33,7 +33,7 @@ from microscope_bench.adapters.omnifusion_files import (
 )
 from microscope_bench.adapters.omnifusion_model import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
 from microscope_bench.adapters.prompting import check_placeholders
-from microscope_bench.adapters.taps import LANGUAGE, PROJECTOR, VISION, TappedAdapter
+from microscope_bench.adapters.taps import LANGUAGE, PROJECTOR, TappedAdapter
 from microscope_bench.devices import pick_device
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
@@ -102,8 +102,8 @@ class OmniFusionAdapter(Adapter):
 
     def tapped(self, tap: str) -> Adapter:
         """The same model, watched in its vision tower or behind its projection; see :meth:`Adapter.tapped`."""
-        path = {VISION: None, PROJECTOR: "projection"}.get(tap)
-        return self if tap == LANGUAGE else TappedAdapter(self, tap, path)
+        paths = {PROJECTOR: ("projection",)}.get(tap)
+        return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
 
     def encode(self, examples: Sequence[Example]) -> Batch:
         """Builds the published sequence for each example, padded on the right.

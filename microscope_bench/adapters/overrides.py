@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,28 @@ class Overrides:
         adds_image: whether the model itself puts the picture's positions in front of those of the text.
         streams: the configuration's key for the number of parallel residual streams, or None for one.
         streams_first: whether the streams are the first axis of the hidden state, not the third.
-        writes_between_blocks: whether something is added to the stream between two blocks.
+        states_differ: why the hidden states that transformers returns are not the boundaries; "" where they are.
         optional_blocks: the configuration's key for the blocks that a pass without media leaves out.
+        constant_tokens: tokens of the image vocabulary that the model itself puts into image positions (row ends).
+        constants_inside: whether learned constants enter image positions through the projector, so that only a second
+            pass with other media tells them from content.
+        arguments: what the model is called with beside the processor's output.
+        passes: the processor's outputs that the model takes though its signature does not name them.
+        lacks: modality → why it cannot be given, though the architecture has it.
+        filler: dotted path of the embedder whose last vector fills up a medium's positions, or None.
+        videos_as_images: whether the frames of a video stand in the sequence as pictures.
+        codes_repeat: whether two media may give the same vector at a position, as codes of a vocabulary do.
+        max_batch: the most examples that one pass takes, or None.
         decoder_reads_prompt: whether the prompt goes to the decoder of an encoder-decoder, as ``decoder_input_ids``.
         answers_apart: whether the answer is a sequence of its own, in the decoder of an encoder-decoder.
         writes_image_token: whether the prompt carries the processor's image token where a picture belongs; where not,
             the processor itself puts the image positions in front.
-        needs_image: whether every prompt must come with a picture.
+        needs: the modality that every prompt must come with, or "".
+        videos_go_by: the argument by which the processor takes videos.
         prompt_end: what the processor appends to a prompt on its own.
-        tower: dotted path of the list of the vision tower's blocks, where its name does not tell.
-        projector: dotted path of the projector, where its name does not tell.
+        tower: dotted paths, the first that exists is the list of the vision tower's blocks; None where the usual names
+            tell, NOWHERE where no stack of blocks keeps its positions and runs once in a pass.
+        projector: the same of the module whose output the language model reads.
         unsupported: why the architecture cannot be measured; "" for all that can.
     """
 
@@ -40,15 +53,25 @@ class Overrides:
     adds_image: bool = False
     streams: str | None = None
     streams_first: bool = False
-    writes_between_blocks: bool = False
+    states_differ: str = ""
     optional_blocks: str | None = None
+    constant_tokens: tuple[str, ...] = ()
+    constants_inside: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    passes: tuple[str, ...] = ()
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    filler: str | None = None
+    videos_as_images: bool = False
+    codes_repeat: bool = False
+    max_batch: int | None = None
     decoder_reads_prompt: bool = False
     answers_apart: bool = False
     writes_image_token: bool = True
-    needs_image: bool = False
+    needs: str = ""
+    videos_go_by: str = "videos"
     prompt_end: str = ""
-    tower: str | None = None
-    projector: str | None = None
+    tower: tuple[str, ...] | None = None
+    projector: tuple[str, ...] | None = None
     unsupported: str = ""
 
 
@@ -67,65 +90,128 @@ FUSIONS = {
 }
 """Fusion class → what it means."""
 
+NOWHERE: tuple[str, ...] = ()
+
 _CROSS_ATTENTION = {"image": "its decoder reads the picture by cross-attention"}
 
+_BETWEEN = "it writes into the stream between blocks, where transformers does not look"
+_NO_PROMPT = (
+    "it transcribes what it hears: its processor takes no prompt, and every position is a sum of text and sound"
+)
+
 OVERRIDES = {
+    "aria": Overrides(fusion="resampler"),
     "blip": Overrides(
-        fusion="cross-attention", unplaced=_CROSS_ATTENTION, writes_image_token=False, needs_image=True
+        fusion="cross-attention",
+        unplaced=_CROSS_ATTENTION,
+        writes_image_token=False,
+        needs="image",
+        projector=("vision_model",),
     ),
-    "blip-2": Overrides(fusion="qformer", writes_image_token=False, needs_image=True),
-    "cohere_compass": Overrides(fusion="deepstack", writes_between_blocks=True),
-    "cosmos3_omni": Overrides(fusion="deepstack", writes_between_blocks=True),
+    "blip-2": Overrides(fusion="qformer", writes_image_token=False, needs="image"),
+    "chameleon": Overrides(fusion="discrete", codes_repeat=True),
+    "cohere_compass": Overrides(fusion="deepstack", states_differ=_BETWEEN),
+    "cosmos3_omni": Overrides(fusion="deepstack", states_differ=_BETWEEN),
+    "deepseek_ocr2": Overrides(fusion="resampler"),
+    "diffusion_gemma": Overrides(
+        fusion="encoder-decoder",
+        stack="model.encoder.language_model",
+        answers_apart=True,
+        passes=("pixel_values", "image_position_ids", "mm_token_type_ids"),
+        states_differ="transformers returns those of the decoder, which reads a canvas and not the prompt",
+        max_batch=1,  # the canvas of transformers 5.23 attends to padding
+    ),
+    "emu3": Overrides(fusion="discrete", codes_repeat=True, constant_tokens=("<|extra_200|>",)),
     "evolla": Overrides(unsupported="it reads proteins, and transformers' own auto classes do not load it"),
-    "florence2": Overrides(fusion="encoder-decoder", stack="model.language_model.encoder", answers_apart=True),
+    "florence2": Overrides(
+        fusion="encoder-decoder", stack="model.language_model.encoder", answers_apart=True, tower=NOWHERE
+    ),
     "fuyu": Overrides(fusion="encoder-free", writes_image_token=False, prompt_end="<0x04>"),
-    "gemma3n": Overrides(streams="altup_num_inputs", streams_first=True),
+    "ernie4_5_vl_moe": Overrides(projector=("model.resampler_model",)),
+    "gemma3n": Overrides(streams="altup_num_inputs", streams_first=True, filler="model.embed_audio", projector=NOWHERE),
+    "gemma4_unified": Overrides(fusion="encoder-free"),
     "git": Overrides(fusion="prefix", adds_image=True, writes_image_token=False),
     "glm5_next": Overrides(streams="hc_mult"),
+    "granite4_vision": Overrides(fusion="deepstack", states_differ=_BETWEEN, projector=NOWHERE),
+    "granite_docling": Overrides(fusion="deepstack", states_differ=_BETWEEN),
+    "granite_speech": Overrides(fusion="qformer"),
+    "granite_speech_plus": Overrides(fusion="qformer"),
+    # transformers 5.23 numbers the pictures through the batch where it means within the example, so one at a time
+    "hunyuan_vl": Overrides(constants_inside=True, max_batch=1, projector=("model.vision_tower.patch_merger",)),
     "idefics": Overrides(
-        fusion="cross-attention", unplaced=_CROSS_ATTENTION, needs_image=True, writes_between_blocks=True
+        fusion="cross-attention",
+        unplaced=_CROSS_ATTENTION,
+        needs="image",
+        states_differ=_BETWEEN,
+        projector=("model.perceiver_resampler", "model.vision_model"),
     ),
-    "instructblip": Overrides(fusion="qformer", writes_image_token=False, needs_image=True),
-    "instructblipvideo": Overrides(fusion="qformer", writes_image_token=False, needs_image=True),
+    "idefics2": Overrides(fusion="resampler"),
+    "inkling2": Overrides(states_differ="it attends to earlier blocks once more before its final norm"),
+    "inkling_mm_model": Overrides(fusion="encoder-free", tower=NOWHERE, projector=NOWHERE),
+    "instructblip": Overrides(fusion="qformer", writes_image_token=False, needs="image"),
+    "instructblipvideo": Overrides(fusion="qformer", writes_image_token=False, needs="video", videos_go_by="images"),
+    "internvl": Overrides(videos_as_images=True),
     "kosmos-2": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
     "kosmos-2.5": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
+    "kyutai_speech_to_text": Overrides(fusion="summed", unsupported=_NO_PROMPT),
+    "minicpm_ocr": Overrides(tower=NOWHERE),
+    "minicpmv4_6": Overrides(tower=NOWHERE),
+    "minicpmv4_7": Overrides(tower=NOWHERE),
+    "mistral4": Overrides(fusion="text"),
     "mllama": Overrides(
         fusion="cross-attention", unplaced=_CROSS_ATTENTION, optional_blocks="text_config.cross_attention_layers"
     ),
-    "paligemma": Overrides(needs_image=True, prompt_end="\n"),
+    "molmo2": Overrides(videos_as_images=True),
+    "muse_glimmer": Overrides(projector=("model.vision_projection",)),
+    "muse_spark": Overrides(projector=("model.vision_projection",)),
+    "nemotron_h_omni": Overrides(lacks={"video": "transformers 5.23 fails on its videos"}),
+    "ovis2": Overrides(projector=NOWHERE),
+    "paligemma": Overrides(needs="image", prompt_end="\n"),
+    "phi4_multimodal": Overrides(
+        constants_inside=True, projector=("model.embed_tokens_extend.image_embed.img_projection_down",)
+    ),
     "pi0": Overrides(unsupported="it is a robot policy: its decoder gives actions, not next tokens"),
     "pix2struct": Overrides(
         fusion="cross-attention",
         unplaced=_CROSS_ATTENTION,
         decoder_reads_prompt=True,
         writes_image_token=False,
-        needs_image=True,
+        needs="image",
+        tower=("encoder.encoder.layer", "encoder.layers"),
+        projector=("encoder.layernorm",),
     ),
     "pp_formulanet": Overrides(
         fusion="cross-attention",
         unplaced=_CROSS_ATTENTION,
         decoder_reads_prompt=True,
         writes_image_token=False,
-        needs_image=True,
+        needs="image",
+        tower=("model.encoder.layers",),
     ),
     "qwen2_5_omni": Overrides(part="thinker"),
-    "qwen3_omni_moe": Overrides(fusion="deepstack", writes_between_blocks=True, part="thinker"),
-    "qwen3_omni_moe_thinker": Overrides(fusion="deepstack", writes_between_blocks=True),
-    "qwen3_vl": Overrides(fusion="deepstack", writes_between_blocks=True),
-    "qwen3_vl_moe": Overrides(fusion="deepstack", writes_between_blocks=True),
+    "qwen3_omni_moe": Overrides(fusion="deepstack", states_differ=_BETWEEN, part="thinker"),
+    "qwen3_omni_moe_thinker": Overrides(fusion="deepstack", states_differ=_BETWEEN),
+    "qwen3_vl": Overrides(fusion="deepstack", states_differ=_BETWEEN),
+    "qwen3_vl_moe": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "qwen4_exp": Overrides(streams="hc_count"),
+    "smolvlm": Overrides(videos_as_images=True),
+    "step3p7": Overrides(tower=NOWHERE, projector=NOWHERE),
     "t5gemma2": Overrides(fusion="encoder-decoder", stack="model.encoder.text_model", answers_apart=True),
     "udop": Overrides(
         unsupported="its processor needs the words of the page with their boxes, which no task here has, and its "
         "positions shift with the padding of the batch"
     ),
+    "vibevoice_asr": Overrides(arguments={"sample": False}),  # else it adds noise to what it hears
     "vision-encoder-decoder": Overrides(
         fusion="cross-attention",
         unplaced=_CROSS_ATTENTION,
         decoder_reads_prompt=True,
         writes_image_token=False,
-        needs_image=True,
+        needs="image",
+        tower=("encoder.encoder.layer", "encoder.layers"),
+        projector=("encoder.layernorm",),
     ),
+    "voxtral_realtime": Overrides(fusion="summed", unsupported=_NO_PROMPT),
 }
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from microscope_bench.adapters.base import LABELS, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, first_tensor_at, module_lists
 from microscope_bench.errors import AdapterError
-from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+from microscope_bench.examples import PLACEHOLDERS, Example
 from microscope_bench.registry import unknown_name
 
 LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector"
@@ -46,6 +46,8 @@ _PROJECTORS = (
     "aligner",
     "embed_vision",
     "vision_embed_tokens",
+    "vision_projection",
+    "perceiver_resampler",
     "language_projection",
     "image_to_text_projection",
     "visual_projection",
@@ -61,11 +63,9 @@ class TappedBatch(Batch):
 
     Attributes:
         whole: the same example, as the model itself takes it.
-        other: (1, S, d): what enters the tap when the picture is another one.
     """
 
     whole: Batch | None = None
-    other: Tensor | None = None
 
 
 class TappedAdapter(Adapter):
@@ -74,7 +74,8 @@ class TappedAdapter(Adapter):
     Args:
         whole: the adapter of the model; it has the model as ``.model``.
         tap: one of :data:`TAPS`.
-        path: dotted path of the tower's block list or of the projector, where its name does not tell.
+        paths: dotted paths, the first that exists is the tower's block list or the projector; None looks for the usual
+            names, and none of them means that there is no such place.
 
     Raises:
         UnknownNameError: no such tap.
@@ -83,17 +84,24 @@ class TappedAdapter(Adapter):
 
     max_batch = 1
 
-    def __init__(self, whole: Any, tap: str, path: str | None = None) -> None:
-        self.whole, self.tap, self._path = whole, tap, path
+    def __init__(self, whole: Any, tap: str, paths: Sequence[str] | None = None) -> None:
+        self.whole, self.tap, self._paths = whole, tap, paths
         self.model, self.device = whole.model, whole.device
-        self.modalities = frozenset({"text", *(whole.modalities & _PICTURES)})
         self.needs_image = True
         self.unplaced = {"text": f"the {tap} tap sees pictures alone"}
-        self._blocks, self._last = _places(whole.model, tap, path)
-        example = Example("tap", IMAGE_PLACEHOLDER, (Image.fromarray(_NOISE),))
-        self.info = replace(whole.info, hidden_size=0, options={**whole.info.options, "tap": tap})
-        seen = self._entering(whole.encode([example]))
-        self.info = replace(self.info, n_layers=len(self._blocks), hidden_size=seen.shape[-1])
+        if not whole.modalities & _PICTURES:
+            raise AdapterError(f"{whole.info.name} takes no pictures, so there is no {tap} tap; leave --tap out")
+        self._blocks, self._last = _places(whole.model, tap, paths)
+        self.info = replace(whole.info, options={**whole.info.options, "tap": tap})
+        widths = {modality: self._width(modality) for modality in sorted(whole.modalities & _PICTURES)}
+        seen = {modality: width for modality, width in widths.items() if width is not None}
+        if not seen:
+            raise AdapterError(
+                f"{whole.info.name}: no pass with a picture runs {type(self._last).__name__}, where the {tap} tap was "
+                f"set. Block lists of the model: {describe_module_lists(self.model)}"
+            )
+        self.modalities = frozenset({"text", *seen})
+        self.info = replace(self.info, n_layers=len(self._blocks), hidden_size=next(iter(seen.values())))
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> Adapter:
@@ -128,6 +136,10 @@ class TappedAdapter(Adapter):
             )
         whole, inverted = self.whole.encode([example]), self.whole.encode([_with_inverted_pictures(example)])
         other = self._entering(inverted)
+        if other is None:
+            raise AdapterError(
+                f"{self.info.name}: the pass of example {example.id} does not come by the {self.tap} tap"
+            )
         labels = np.full(tuple(other.shape[:2]), LABELS.index(seen[0]), dtype=np.int8)
         return TappedBatch(
             inputs=whole.inputs,
@@ -142,7 +154,7 @@ class TappedAdapter(Adapter):
 
     def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
         """Positions that hold the same whatever the picture become structure."""
-        assert isinstance(batch, TappedBatch) and batch.other is not None
+        assert batch.other is not None
         same = (boundary0 == batch.other.to(boundary0.device)).all(dim=-1).cpu().numpy()
         return np.where(same, STRUCTURE, batch.labels).astype(np.int8)
 
@@ -162,72 +174,61 @@ class TappedAdapter(Adapter):
         fresh = copy(self)
         fresh.whole = self.whole.fresh_weights(seed)
         fresh.model = fresh.whole.model
-        fresh._blocks, fresh._last = _places(fresh.model, self.tap, self._path)
+        fresh._blocks, fresh._last = _places(fresh.model, self.tap, self._paths)
         fresh.info = replace(self.info, trained=False)
         return fresh
 
-    def _entering(self, batch: Batch) -> Tensor:
+    def _width(self, modality: str) -> int | None:
+        """The width of the stream here, or None where a pass with a picture, or a video, does not come by."""
+        noise = Image.fromarray(_NOISE)
+        media: dict[str, Any] = {"images": (noise,)} if modality == "image" else {"videos": ((noise,) * N_FRAMES,)}
+        seen = self._entering(self.whole.encode([Example("tap", PLACEHOLDERS[modality], **media)]))
+        return None if seen is None else seen.shape[-1]
+
+    def _entering(self, batch: Batch) -> Tensor | None:
         """Boundary 0 of a batch of the whole model, as (1, S, d)."""
         watched = self._blocks[0] if self._blocks else self._last
-        seen = first_tensor_at(
-            watched, lambda: self.whole.forward(batch, logits=False), output=not self._blocks
-        )
-        if seen is None:
-            raise AdapterError(
-                f"{self.info.name}: a pass with a picture does not run {type(watched).__name__}, where the {self.tap} "
-                f"tap was set. Block lists of the model: {describe_module_lists(self.model)}"
-            )
-        return self.residual(seen)
+        seen = first_tensor_at(watched, lambda: self.whole.forward(batch, logits=False), output=not self._blocks)
+        return None if seen is None else self.residual(seen)
 
 
+N_FRAMES = 4
 _NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def _places(model: nn.Module, tap: str, path: str | None) -> tuple[Sequence[nn.Module], nn.Module]:
+def _places(model: nn.Module, tap: str, paths: Sequence[str] | None) -> tuple[Sequence[nn.Module], nn.Module]:
     """The blocks to watch and the module whose output is the last boundary."""
-    if tap == PROJECTOR:
-        return (), find_projector(model) if path is None else model.get_submodule(path)
-    if tap != VISION:
+    if tap not in (VISION, PROJECTOR):
         raise unknown_name("tap", tap, list(TAPS))
-    blocks: Any = find_tower_blocks(model) if path is None else model.get_submodule(path)
-    return list(blocks), blocks[-1]
+    named = dict(model.named_modules())
+    found: Any = next((named[path] for path in paths or () if path in named), None)
+    if found is None and paths is None:
+        found = _tower_blocks(model) if tap == VISION else _projector(named)
+    if found is None:
+        what = "a vision tower made of blocks" if tap == VISION else "a projector"
+        raise AdapterError(
+            f"{type(model).__name__} has not {what} that runs once in a pass, each position for itself; its block "
+            f"lists are {describe_module_lists(model)}. Leave --tap out, or try the other place."
+        )
+    return ((), found) if tap == PROJECTOR else (list(found), found[-1])
 
 
-def find_tower_blocks(model: nn.Module) -> nn.ModuleList:
-    """The longest list of blocks on a path that speaks of vision.
-
-    Raises:
-        AdapterError: there is none.
-    """
+def _tower_blocks(model: nn.Module) -> nn.ModuleList | None:
+    """The longest list of blocks on a path that speaks of vision."""
     found = [
         (-len(module), name.count("."), name, module)
         for name, module in module_lists(model).items()
         if name.rpartition(".")[2] in _BLOCKS and _TOWER.search(name) and not _NO_TOWER.search(name)
     ]
-    if not found:
-        raise AdapterError(
-            f"{type(model).__name__} has no vision tower made of blocks; its block lists are "
-            f"{describe_module_lists(model)}. Leave --tap out, or use --tap projector."
-        )
-    return min(found, key=lambda candidate: candidate[:3])[3]
+    return min(found, key=lambda candidate: candidate[:3])[3] if found else None
 
 
-def find_projector(model: nn.Module) -> nn.Module:
-    """The module between tower and language model, by the names that transformers gives it.
-
-    Raises:
-        AdapterError: there is none.
-    """
-    named = dict(model.named_modules())
+def _projector(named: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The module between tower and language model, by the names that transformers gives it, the outermost first."""
     for wanted in _PROJECTORS:
-        paths = [name for name in named if name.rpartition(".")[2] == wanted and "audio" not in name]
-        if paths:
-            found: nn.Module = named[min(paths, key=lambda name: (name.count("."), name))]
-            return found
-    raise AdapterError(
-        f"{type(model).__name__} has no projector under the usual names ({', '.join(_PROJECTORS)}), so there is nothing "
-        f"to tap between vision tower and language model. Leave --tap out."
-    )
+        if paths := [name for name in named if name.rpartition(".")[2] == wanted and "audio" not in name]:
+            return named[min(paths, key=lambda name: (name.count("."), name))]
+    return None
 
 
 def _with_inverted_pictures(example: Example) -> Example:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from microscope_bench.adapters.base import Adapter, Batch
-from microscope_bench.adapters.decoder import hidden_among
+from microscope_bench.adapters.decoder import hidden_among, hidden_given
 from microscope_bench.errors import CaptureError
 
 OnBoundary = Callable[[int, Tensor], None]
@@ -22,7 +22,7 @@ class _PassEnded(BaseException):
 
 def hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The hidden state among what a block, or a part of it, was called with."""
-    hidden = args[0] if args else kwargs.get("hidden_states")
+    hidden = hidden_given(args, kwargs)
     if not isinstance(hidden, Tensor):
         raise CaptureError(
             f"a decoder block was called without a hidden-state tensor, but with {type(hidden).__name__}"
@@ -102,11 +102,17 @@ def run_pass(
     """
     blocks = adapter.blocks()
     optional = adapter.optional_blocks()
-    expected = 0
+    expected, positions = 0, None
 
     def in_order(layer: int, hidden: Tensor) -> None:
-        nonlocal expected
+        nonlocal expected, positions
         hidden = adapter.residual(hidden)
+        positions = positions or tuple(hidden.shape[:-1])
+        if tuple(hidden.shape[:-1]) != positions:
+            raise CaptureError(
+                f"{adapter.info.name}: boundary {layer} has {tuple(hidden.shape[:-1])} positions and boundary 0 "
+                f"{positions}; a stream whose positions are merged on the way cannot be measured"
+            )
         while expected < layer and expected in optional:  # left out: what enters the next block entered this one
             expected += 1
             on_boundary(expected - 1, hidden)

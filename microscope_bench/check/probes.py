@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from microscope_bench.adapters.base import PADDING, Adapter, Batch
+from microscope_bench.adapters.decoder import hidden_given
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.errors import AdapterError
 from microscope_bench.examples import PLACEHOLDERS, Audio, Example
@@ -130,7 +132,7 @@ def first_argument_of(block: nn.Module) -> Iterator[list[Tensor]]:
     own = "forward" in vars(block)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        seen.append((args[0] if args else kwargs["hidden_states"]).clone())
+        seen.append(hidden_given(args, kwargs).clone())
         return original(*args, **kwargs)
 
     block.forward = forward
@@ -146,6 +148,21 @@ def first_argument_of(block: nn.Module) -> Iterator[list[Tensor]]:
 def hook_count(adapter: Adapter) -> int:
     """The forward hooks and forward pre-hooks on all blocks."""
     return sum(len(block._forward_hooks) + len(block._forward_pre_hooks) for block in adapter.blocks())
+
+
+def install_recording_hooks(adapter: Adapter) -> None:
+    """Lets transformers set the hooks by which it records states now, from the top of the model.
+
+    Set later, after a pass has set those of the vision tower alone, transformers 5.23 sets the tower's twice, and a model
+    that picks a layer of its tower by number (Phi-4-multimodal) is broken from then on.
+    """
+    try:
+        from transformers.utils.output_capturing import maybe_install_capturing_hooks
+    except ImportError:  # older
+        return
+    model = getattr(adapter, "model", None)
+    if isinstance(model, PreTrainedModel):
+        maybe_install_capturing_hooks(model)
 
 
 def library_hidden_states(adapter: Adapter, model: Any, probe: Probe) -> Sequence[Tensor] | None:

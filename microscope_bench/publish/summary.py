@@ -95,6 +95,8 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
         return Withheld(f"{headline.metric} was not measured")
     rows = result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
     expected = range(result.identity.model.n_layers + (0 if headline.between else 1))
+    if not expected:
+        return Withheld(f"{headline.title}: there are no layers to map between")
     for problem in (_missing(rows, expected), _null(rows), _without_stderr(rows)):
         if problem:
             return Withheld(f"{headline.title}: {problem}")

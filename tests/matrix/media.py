@@ -41,8 +41,16 @@ def pixels(image: Any, height: int, width: int) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def pictures(tokens: int, size: int = 32, *, name: str = "pixel_values", per_example: bool = False, n: int = 1,
-             frame: Any = (None, None), **more: Any) -> Medium:
+def pictures(
+    tokens: int,
+    size: int = 32,
+    *,
+    name: str = "pixel_values",
+    per_example: bool = False,
+    n: int = 1,
+    frame: Any = (None, None),
+    **more: Any,
+) -> Medium:
     """Square pictures: (pictures × n, 3, size, size), or (B, pictures × n, 3, size, size) with ``per_example``."""
 
     def tensors(batch: Sequence[Sequence[Any]]) -> Tensors:
@@ -54,8 +62,16 @@ def pictures(tokens: int, size: int = 32, *, name: str = "pixel_values", per_exa
     return Medium(tokens, tensors, frame)
 
 
-def patches(grid: tuple[int, int, int] = (1, 4, 4), dim: int = 3 * 2 * 8 * 8, merge: int = 2, *, names: Any = ("pixel_values", "image_grid_thw"),
-            grid_columns: slice = slice(0, 3), frame: Any = (None, None), **more: Any) -> Medium:
+def patches(
+    grid: tuple[int, int, int] = (1, 4, 4),
+    dim: int = 3 * 2 * 8 * 8,
+    merge: int = 2,
+    *,
+    names: Any = ("pixel_values", "image_grid_thw"),
+    grid_columns: slice = slice(0, 3),
+    frame: Any = (None, None),
+    **more: Any,
+) -> Medium:
     """Packed patches (N, dim) and their grids (pictures, 3): Qwen2-VL and its kin."""
     t, h, w = grid
 
@@ -69,7 +85,15 @@ def patches(grid: tuple[int, int, int] = (1, 4, 4), dim: int = 3 * 2 * 8 * 8, me
     return Medium(t * h * w // merge**2, tensors, frame)
 
 
-def frames(tokens: int, n: int = 2, size: int = 32, *, name: str = "pixel_values_videos", frame: Any = (None, None), **more: Any) -> Medium:
+def frames(
+    tokens: int,
+    n: int = 2,
+    size: int = 32,
+    *,
+    name: str = "pixel_values_videos",
+    frame: Any = (None, None),
+    **more: Any,
+) -> Medium:
     """Videos as (videos, frames, 3, size, size)."""
 
     def tensors(batch: Sequence[Sequence[Any]]) -> Tensors:
@@ -79,7 +103,9 @@ def frames(tokens: int, n: int = 2, size: int = 32, *, name: str = "pixel_values
     return Medium(tokens, tensors, frame)
 
 
-def sound(tokens: int, shape: tuple[int, ...], *, name: str = "input_features", frame: Any = (None, None), **more: Any) -> Medium:
+def sound(
+    tokens: int, shape: tuple[int, ...], *, name: str = "input_features", frame: Any = (None, None), **more: Any
+) -> Medium:
     """Sounds as (sounds, *shape), for instance (mel bins, frames)."""
 
     def tensors(batch: Sequence[Sequence[Any]]) -> Tensors:
@@ -141,12 +167,22 @@ class StandInProcessor:
         if "audio" in self.media:
             self.feature_extractor = object()
 
-    def __call__(self, text: list[str], images: Any = None, videos: Any = None, audio: Any = None, **options: Any) -> dict[str, Any]:
-        given = {"image": images, "video": videos and [videos], "audio": audio and [audio]}  # videos, sound: a flat list
+    def __call__(
+        self, text: list[str], images: Any = None, videos: Any = None, audio: Any = None, **options: Any
+    ) -> dict[str, Any]:
+        given = {
+            "image": images,
+            "video": videos and [videos],
+            "audio": audio and [audio],
+        }  # videos, sound: a flat list
         options.pop("return_mm_token_type_ids", None)
+        if "image" not in self.media and "video" in self.media and images is not None:  # videos by another name
+            images, videos = None, images
+        given = {"image": images, "video": videos and [videos], "audio": audio and [audio]}  # the latter come flat
         expanded = [re.sub("<(image|video|audio)>", self._expand, one) for one in text]
-        if images is not None and self.media["image"].prepended:
-            expanded = [self.image_token * self.media["image"].tokens + one for one in expanded]
+        for modality, medium in self.media.items():
+            if medium.prepended and given[modality] is not None:
+                expanded = [PLACEHOLDERS[modality] * medium.tokens + one for one in expanded]
         encoded = dict(self.tokenizer(expanded, **options))
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
         types = torch.zeros_like(ids)

@@ -23,6 +23,7 @@ class Row:
         more: name → further tensors that its processor makes, from (input_ids, attention_mask).
         skips: names of checks that do not apply, as ``check`` itself says.
         needs: packages without which the architecture cannot be built.
+        without_taps: the places where it cannot be tapped though it takes pictures, as the error says.
         unsupported: why it cannot be measured, as the error says it; "" where it can.
     """
 
@@ -32,6 +33,7 @@ class Row:
     more: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     skips: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    without_taps: tuple[str, ...] = ()
     unsupported: str = ""
 
     @property

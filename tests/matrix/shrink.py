@@ -13,7 +13,9 @@ from tests.tiny.tokenizer import BOS, EOS, PAD, byte_tokenizer
 HIDDEN, LAYERS, HEADS = 32, 4, 4
 
 SIZES: dict[str, Any] = {
-    **dict.fromkeys(("hidden_size", "d_model", "out_hidden_size", "encoder_hidden_size", "word_embed_proj_dim"), HIDDEN),
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "out_hidden_size", "encoder_hidden_size", "word_embed_proj_dim"), HIDDEN
+    ),
     **dict.fromkeys(("decoder_hidden_size", "text_hidden_size", "vision_hidden_size", "projection_dim"), HIDDEN),
     **dict.fromkeys(("projector_hidden_size", "vision_output_dim", "projector_input_dim"), HIDDEN),
     **dict.fromkeys(("projector_output_dim", "output_dim", "patch_embed_hidden_size", "moe_hidden_size"), HIDDEN),
@@ -84,18 +86,16 @@ def _shrink(tree: dict[str, Any], path: str, tokenizer: Any, marks: Any, known: 
     depth = next((tree[k] for k in ("num_hidden_layers", "depth", "encoder_layers") if isinstance(tree.get(k), int)), 0)
     for key, value in tree.items():
         if isinstance(value, dict):
-            if not key.startswith(("rope", "id2label", "label2id")):
+            if not str(key).startswith(("rope", "id2label", "label2id")):
                 _shrink(value, f"{path}.{key}", tokenizer, marks, known)
         elif isinstance(value, list) and depth > LAYERS and len(value) == depth:
             tree[key] = value[: 2 if in_vision else LAYERS]
-        elif isinstance(value, bool) or not isinstance(value, int):
+        elif not isinstance(key, str) or isinstance(value, bool) or not isinstance(value, int):
             continue
         elif key == "vocab_size":
             tree[key] = len(tokenizer)
         elif key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
-            tree[key] = tokenizer.convert_tokens_to_ids(
-                {"bos": BOS, "eos": EOS, "pad": PAD, "dec": BOS}[key[:3]]
-            )
+            tree[key] = tokenizer.convert_tokens_to_ids({"bos": BOS, "eos": EOS, "pad": PAD, "dec": BOS}[key[:3]])
         elif found := _PLACEHOLDER.match(key):
             tree[key] = tokenizer.convert_tokens_to_ids(f"<{found[1]}>")
         elif _OTHER_TOKEN.search(key):

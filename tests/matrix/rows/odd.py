@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.matrix.media import Medium, Tensors, ones, pictures, pixels
+from tests.matrix.media import Medium, Tensors, frames, ones, pictures, pixels
 from tests.matrix.row import Row
 from tests.matrix.shrink import stand_in_tokenizer
 
 IMAGE = stand_in_tokenizer().convert_tokens_to_ids("<image>")
+VIDEO = stand_in_tokenizer().convert_tokens_to_ids("<video>")
 OTHER_STATES = ("boundaries equal transformers' hidden states",)
 
 
@@ -64,6 +65,9 @@ FLAT = flattened(0, attention_mask=ones(16))
 DECODER_IDS = {"decoder_input_ids": lambda ids, mask: ids, "decoder_attention_mask": lambda ids, mask: mask}
 QUERIES = replace(pictures(4), prepended=True)
 INSTRUCTED = replace(pictures(4, qformer_input_ids=ones(3)), prepended=True)
+INSTRUCTED_VIDEO = replace(
+    frames(16, 4, name="pixel_values", qformer_input_ids=ones(3), qformer_attention_mask=ones(3)), prepended=True
+)
 BLIP = {"image_token_index": IMAGE, "num_query_tokens": 4}
 
 ROWS = [
@@ -71,17 +75,33 @@ ROWS = [
     Row("blip-2", {"image": QUERIES}, BLIP),
     Row("instructblip", {"image": INSTRUCTED}, BLIP),
     Row("evolla", unsupported="reads proteins"),
-    Row("florence2", {"image": pictures(2)}),
+    Row("instructblipvideo", {"video": INSTRUCTED_VIDEO}, BLIP | {"video_token_index": VIDEO}),
+    Row("florence2", {"image": pictures(2)}, without_taps=("vision",)),
     Row("git", {"image": pictures(0)}),
     Row("mistral4", config={"num_key_value_heads": 4, "qk_head_dim": 16, "head_dim": 16}),
     Row("mllama", {"image": TILES}, MLLAMA, {"cross_attention_mask": attends(1, 2)}),
-    Row("kosmos-2", {"image": pictures(4)}, {"text_config.layers": 4, "latent_query_num": 4}, {"image_embeds_position_mask": image_positions}),
-    Row("kosmos-2.5", {"image": flattened(4)}, {"text_config.layers": 4, "latent_query_num": 4, "vision_config.patch_embed_hidden_size": 192}, {"image_embeds_position_mask": image_positions}),
+    Row(
+        "kosmos-2",
+        {"image": pictures(4)},
+        {"text_config.layers": 4, "latent_query_num": 4},
+        {"image_embeds_position_mask": image_positions},
+    ),
+    Row(
+        "kosmos-2.5",
+        {"image": flattened(4)},
+        {"text_config.layers": 4, "latent_query_num": 4, "vision_config.patch_embed_hidden_size": 192},
+        {"image_embeds_position_mask": image_positions},
+    ),
     Row("pi0", unsupported="robot policy"),
     Row("pix2struct", {"image": FLAT}, {"vision_config.patch_embed_hidden_size": 192}, DECODER_IDS),
     Row("pp_formulanet", {"image": pictures(0)}),
     Row("t5gemma2", {"image": pictures(4)}, {"encoder.mm_tokens_per_image": 4}),
     Row("udop", unsupported="boxes"),
     Row("vision-encoder-decoder", {"image": pictures(0)}),
-    Row("idefics", {"image": pictures(0, per_example=True)}, more={"image_attention_mask": attends(1)}, skips=OTHER_STATES),
+    Row(
+        "idefics",
+        {"image": pictures(0, per_example=True)},
+        more={"image_attention_mask": attends(1)},
+        skips=OTHER_STATES,
+    ),
 ]

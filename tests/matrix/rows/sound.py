@@ -116,15 +116,28 @@ def phi() -> dict[str, Medium]:
 
 
 ROWS = [
-    Row("fun_asr_nano", masked(8, 8, 28, length=8), {
-        "audio_config.num_mel_bins": 4, "audio_config.num_timestamp_prediction_layers": 1,
-        "adaptor_config.num_hidden_layers": 2, "adaptor_config.intermediate_size": 8}),
+    Row(
+        "fun_asr_nano",
+        masked(8, 8, 28, length=8),
+        {
+            "audio_config.num_mel_bins": 4,
+            "audio_config.num_timestamp_prediction_layers": 1,
+            "adaptor_config.num_hidden_layers": 2,
+            "adaptor_config.intermediate_size": 8,
+        },
+    ),
     Row("glmasr", masked(8, 16, 64, length=64), {"audio_config.intermediate_size": 128}),
     Row("granite_speech", granite(), GRANITE),
-    Row("granite_speech_plus", granite(), GRANITE | {
-        "encoder_config.cat_hidden_layers": [1], "projector_config.encoder_hidden_size": 64}),
-    Row("kyutai_speech_to_text", unsupported="it takes no prompt: its processor makes a waveform, and only generate() "
-        "makes of it the codes that its forward reads, 32 of sound and one word to a position"),
+    Row(
+        "granite_speech_plus",
+        granite(),
+        GRANITE | {"encoder_config.cat_hidden_layers": [1], "projector_config.encoder_hidden_size": 64},
+    ),
+    Row(
+        "kyutai_speech_to_text",
+        unsupported="it takes no prompt: its processor makes a waveform, and only generate() "
+        "makes of it the codes that its forward reads, 32 of sound and one word to a position",
+    ),
     Row("moss_transcribe_diarize", masked(8, 16, 64, length=64, padding_mask=ones(64)), WHISPER),
     Row("nemo_speechlm", masked(8, 64, 16, length=64), NEMOTRON),
     Row("phi4_multimodal", phi(), PHI),
@@ -135,8 +148,14 @@ ROWS = [
     Row("qwen3_omni_moe", omni(13, 100), thinker(OMNI_3), skips=DEEPSTACK),
     Row("qwen3_omni_moe_thinker", omni(13, 100), OMNI_3, skips=DEEPSTACK),
     Row("vibevoice_asr", vibevoice(), VIBEVOICE),
-    Row("voxtral", {"audio": sound(8, (16, 64))}, WHISPER | {
-        "audio_config.intermediate_size": 128, "audio_token_id": AUDIO_TOKEN}),
-    Row("voxtral_realtime", unsupported="it takes no prompt: its processor takes sound alone and each position is the "
-        "sum of a word and 80 ms of sound"),
+    Row(
+        "voxtral",
+        {"audio": sound(8, (16, 64))},
+        WHISPER | {"audio_config.intermediate_size": 128, "audio_token_id": AUDIO_TOKEN},
+    ),
+    Row(
+        "voxtral_realtime",
+        unsupported="it takes no prompt: its processor takes sound alone and each position is the "
+        "sum of a word and 80 ms of sound",
+    ),
 ]

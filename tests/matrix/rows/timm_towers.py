@@ -57,6 +57,7 @@ ROWS = [
         "fast_vlm",
         {"image": pictures(4, 16)},
         {"vision_config.model_args": FASTVIT, "vision_config.hidden_size": 64},
+        without_taps=("vision",),
         needs=NEEDS,
     ),
     Row(
@@ -79,6 +80,7 @@ ROWS = [
         },
         GEMMA_3N,
         skips=PARALLEL,
+        without_taps=("vision", "projector"),
         needs=NEEDS,
     ),
 ]
