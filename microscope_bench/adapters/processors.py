@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
 
+_WITH_EXTRA = {"torchvision": "'microscope-bench[torchvision]'"}
+"""Package → what to ask pip for, where the extra of this package says more than the name."""
 _FILES_THAT_NAME_THE_CLASS = (
     "processor_config.json",
     "preprocessor_config.json",
@@ -35,15 +39,18 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
     try:
         return _taking_tensors(AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code))
     except Exception as error:  # whatever a missing package or a damaged file makes transformers raise
+        cause = error
         if not is_torchvision_available():
-            if without_video := _processor_without_video(path, config):
-                return without_video
-            if "torchvision" in str(error).lower():
-                raise AdapterError(
-                    f"the processor of {path.name} needs torchvision: pip install 'microscope-bench[torchvision]'"
-                ) from error
+            try:
+                if without_video := _processor_without_video(path, config):
+                    return without_video
+            except Exception as other:  # the video half was not all that was missing
+                cause = error if _missing_package(error) not in (None, "torchvision") else other
+        if package := _missing_package(cause) or _missing_package(error):
+            name = _WITH_EXTRA.get(package, package)
+            raise AdapterError(f"the processor of {path.name} needs {package}: pip install {name}") from error
         raise AdapterError(
-            f"the processor of {path.name} cannot be loaded ({type(error).__name__}: {first_line(error)}). Its files "
+            f"the processor of {path.name} cannot be loaded ({type(cause).__name__}: {first_line(cause)}). Its files "
             f"(tokenizer, preprocessor_config.json or processor_config.json) must lie beside config.json."
         ) from error
 
@@ -85,8 +92,18 @@ def _taking_tensors(processor: Any) -> Any:
     return processor
 
 
+def _missing_package(error: Exception) -> str | None:
+    """The package that an error of transformers says is missing."""
+    if not isinstance(error, ImportError | AttributeError | ValueError):
+        return None
+    found = re.search(r"requires the `?([\w-]+)`? library|[Pp]ackage `([\w-]+)` is required", str(error))
+    if found:
+        return (found[1] or found[2]).lower()
+    return "torchvision" if "torchvision" in str(error).lower() else None
+
+
 def _processor_without_video(path: Path, config: Any) -> Any | None:
-    """The checkpoint's processor class with its video processor left out, or None where that is not what is missing.
+    """The checkpoint's processor class with its video processor left out, or None where it has none.
 
     Video processors exist for torchvision alone, and without it transformers refuses the whole processor although
     its picture half works.
@@ -94,15 +111,31 @@ def _processor_without_video(path: Path, config: Any) -> Any | None:
     base = _processor_class(path, config)
     if base is None or "video_processor" not in base.get_attributes():
         return None
+    every = list(base.get_attributes())
+    rest = [name for name in every if name != "video_processor"]
 
-    def get_attributes(cls: Any) -> list[str]:
-        return [name for name in base.get_attributes() if name != "video_processor"]
+    class WithoutVideo(base):  # type: ignore[misc]
+        building = False
 
-    without_video: Any = type(f"{base.__name__}WithoutVideo", (base,), {"get_attributes": classmethod(get_attributes)})
-    try:
-        return without_video.from_pretrained(path)
-    except (ImportError, OSError, ValueError):
-        return None  # the video processor was not what was missing
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return every if cls.building else rest
+
+        @classmethod
+        def from_args_and_dict(cls, args: Sequence[Any], processor_dict: Any, **options: Any) -> Any:
+            # the parts were loaded without the video processor, but the class sets itself up with all of them
+            part = dict(zip(rest, args, strict=False))
+            cls.building = True
+            try:
+                return super().from_args_and_dict([part.get(name) for name in every], processor_dict, **options)
+            finally:
+                cls.building = False
+
+        def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
+            return None if argument is None else super().check_argument_for_proper_class(name, argument)
+
+    WithoutVideo.__name__ = f"{base.__name__}WithoutVideo"
+    return WithoutVideo.from_pretrained(path)
 
 
 def _processor_class(path: Path, config: Any) -> Any | None:
