@@ -7,7 +7,7 @@ MODELS := zoo-llava zoo-llava-next zoo-omnifusion zoo-qformer zoo-fuyu
 # questions a model; QUICK=1 is for a first look, its numbers are rough
 QUESTIONS := $(if $(QUICK),126,1008)
 
-.PHONY: demo test test-heavy lint setup clean
+.PHONY: demo test test-heavy matrix lint setup clean
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
@@ -29,6 +29,12 @@ test: lint
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy -s
 
+# all architectures of transformers, those too that need timm or torchvision, and the page about them
+matrix: $(VENV)/.dev build/vision/.done
+	$(BIN)/python -m tests.matrix --json build/matrix/plain.json
+	PYTHONPATH=build/vision $(BIN)/python -m tests.matrix --needing timm --json build/matrix/timm.json
+	$(BIN)/python -m tests.matrix --page docs/models.md --from build/matrix/plain.json build/matrix/timm.json
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,6 +53,11 @@ $(VENV)/.demo: $(VENV)/bin/pip pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps llm-microscope==0.0.7
+	touch $@
+
+# beside the virtual environment, not in it: everything else is to be tested without them
+build/vision/.done: $(VENV)/.dev
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt --target build/vision torchvision timm
 	touch $@
 
 clean:

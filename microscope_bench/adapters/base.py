@@ -200,7 +200,7 @@ class Adapter(ABC):
         raise AdapterError(f"{self.info.name}: {type(self).__name__} watches the language model only; leave --tap out")
 
     def optional_blocks(self) -> frozenset[int]:
-        """Indices of the blocks that a pass may leave out, as a model does whose cross-attention has no picture to read.
+        """Indices of the blocks that a pass may leave out, as cross-attention is that has no picture to read.
 
         The residual stream passes such a block unchanged, and so its boundaries are equal.
         """

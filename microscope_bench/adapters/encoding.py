@@ -116,7 +116,9 @@ class Encoder:
 
     def _takes(self, modality: str) -> bool:
         parts = _TAKEN_BY[modality]
-        has_part = any(getattr(self.processor, part, None) is not None for part in ([parts] if isinstance(parts, str) else parts))
+        has_part = any(
+            getattr(self.processor, part, None) is not None for part in ([parts] if isinstance(parts, str) else parts)
+        )
         overrides = self._overrides
         placed = modality in self._tokens.placeholders or modality in overrides.unplaced
         placed |= modality == "video" and overrides.videos_as_images

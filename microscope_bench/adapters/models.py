@@ -21,20 +21,24 @@ def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
     """The model configuration of a checkpoint.
 
     Raises:
-        AdapterError: there is none, or this version of transformers does not know its architecture.
+        AdapterError: there is none, this version of transformers does not know its architecture, or it cannot be
+            measured.
     """
     from transformers import AutoConfig
 
     if not (checkpoint.path / "config.json").is_file():
         raise AdapterError(f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers")
     try:
-        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a damaged or foreign file makes transformers raise
         raise AdapterError(
             f"the configuration of {checkpoint.repo} cannot be read ({type(error).__name__}: {first_line(error)}). A "
             f"newer architecture needs a newer transformers (pip install -U transformers); one that ships its own code "
             f"runs it only with trust_remote_code=true"
         ) from error
+    if reason := overrides_for(config.model_type).unsupported:
+        raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")
+    return config
 
 
 def is_multimodal(config: Any) -> bool:
@@ -61,8 +65,6 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
-    if reason := overrides_for(config.model_type).unsupported:
-        raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
     options: dict[str, Any] = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:

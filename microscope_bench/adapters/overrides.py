@@ -85,7 +85,6 @@ FUSIONS = {
     "cross-attention": "the text's blocks attend to the encoder's output; the sequence holds text alone",
     "encoder-decoder": "an encoder over media and text together, read by a decoder",
     "prefix": "the model puts the encoder's output in front of the sequence",
-    "summed": "each position is the sum of a text token and a frame of sound",
     "text": "no media",
 }
 """Fusion class → what it means."""
@@ -153,7 +152,7 @@ OVERRIDES = {
     "internvl": Overrides(videos_as_images=True),
     "kosmos-2": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
     "kosmos-2.5": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
-    "kyutai_speech_to_text": Overrides(fusion="summed", unsupported=_NO_PROMPT),
+    "kyutai_speech_to_text": Overrides(unsupported=_NO_PROMPT),
     "minicpm_ocr": Overrides(tower=NOWHERE),
     "minicpmv4_6": Overrides(tower=NOWHERE),
     "minicpmv4_7": Overrides(tower=NOWHERE),
@@ -211,7 +210,7 @@ OVERRIDES = {
         tower=("encoder.encoder.layer", "encoder.layers"),
         projector=("encoder.layernorm",),
     ),
-    "voxtral_realtime": Overrides(fusion="summed", unsupported=_NO_PROMPT),
+    "voxtral_realtime": Overrides(unsupported=_NO_PROMPT),
 }
 
 

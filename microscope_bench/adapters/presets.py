@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.adapters.arguments import recorded_options
+from microscope_bench.adapters.published import PUBLISHED, Published
 from microscope_bench.arguments import key_values
 from microscope_bench.errors import AdapterError, UnknownNameError
 from microscope_bench.registry import Registry, unknown_name
@@ -45,6 +46,8 @@ class Preset:
         build: ``"module:function"`` of a function that takes the name, makes or checks the checkpoint and returns its
             directory; the directory becomes ``pretrained``.
         trained: False for freshly initialised weights.
+        published: what is said of the checkpoint, where it is one of a hub.
+        fusion: how media meet the text.
     """
 
     name: str
@@ -53,23 +56,33 @@ class Preset:
     args: Mapping[str, str] = field(default_factory=dict)
     build: str | None = None
     trained: bool = True
+    published: Published | None = None
+    fusion: str = ""
 
 
 ZOO_PREFIX, TWIN_SUFFIX = "zoo-", "-untrained"
 ZOO_FUSIONS = {
-    "llava": ("hf", "LLaVA: a two-layer MLP on each of 16 patches"),
-    "llava-next": ("hf", "LLaVA-NeXT: a two-layer MLP on each patch of the picture and of its 2 × 2 tiles"),
-    "omnifusion": ("omnifusion", "OmniFusion: a transformer layer over the patches, learned marks around them"),
-    "qformer": ("hf", "BLIP-2: 16 queries of a Q-Former stand for the picture"),
-    "fuyu": ("hf", "Fuyu: no encoder, the pixels of a patch through one linear map"),
+    "llava": ("hf", "LLaVA: a two-layer MLP on each of 16 patches", "projector"),
+    "llava-next": (
+        "hf",
+        "projector",
+        "LLaVA-NeXT: a two-layer MLP on each patch of the picture and of its 2 × 2 tiles",
+    ),
+    "omnifusion": (
+        "omnifusion",
+        "projector",
+        "OmniFusion: a transformer layer over the patches, learned marks around them",
+    ),
+    "qformer": ("hf", "BLIP-2: 16 queries of a Q-Former stand for the picture", "qformer"),
+    "fuyu": ("hf", "Fuyu: no encoder, the pixels of a patch through one linear map", "encoder-free"),
 }
-"""Fusion → adapter and one line on it; the models are called ``zoo-<fusion>`` and ``zoo-<fusion>-untrained``."""
+"""Fusion → adapter, one line on it and fusion class; the models are ``zoo-<fusion>`` and ``zoo-<fusion>-untrained``."""
 
 
 def _zoo() -> list[Preset]:
     """The zoo's models and their untrained twins. Weights are stored in halves and computed with in float32."""
     presets = []
-    for fusion, (adapter, description) in ZOO_FUSIONS.items():
+    for fusion, (adapter, description, fusion_class) in ZOO_FUSIONS.items():
         for suffix, what, build in (
             ("", "trained", "shipped_model"),
             (TWIN_SUFFIX, "untrained", "untrained_checkpoint"),
@@ -82,12 +95,28 @@ def _zoo() -> list[Preset]:
                     args={"dtype": "float32"},
                     build=f"microscope_bench.zoo.shipped:{build}",
                     trained=what == "trained",
+                    fusion=fusion_class,
                 )
             )
     return sorted(presets, key=lambda preset: not preset.trained)
 
 
-MODELS: dict[str, Preset] = {preset.name: preset for preset in _zoo()}
+def _of_hubs() -> list[Preset]:
+    """The published checkpoints."""
+    return [
+        Preset(
+            name=name,
+            adapter=model.adapter,
+            description=f"{model.repo}{'' if model.verified else ', unverified'}",
+            args={"pretrained": model.repo, **({} if model.revision is None else {"revision": model.revision})},
+            published=model,
+            fusion=model.fusion,
+        )
+        for name, model in PUBLISHED.items()
+    ]
+
+
+MODELS: dict[str, Preset] = {preset.name: preset for preset in (*_zoo(), *_of_hubs())}
 
 
 def load_model(name: str, model_args: Mapping[str, str] | str | None = None, device: str | None = None) -> Adapter:
@@ -160,8 +189,9 @@ def _file_adapter_name(name: str) -> str:
 
 def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) -> Adapter:
     """Loads a named model; whatever defines which model it is cannot be changed under its name."""
+    free = {"revision"} if preset.published is not None and "revision" not in preset.args else set()
     for key in ("pretrained", "revision"):
-        if key in args:
+        if key in args and key not in free:
             raise AdapterError(
                 f"{preset.name} is one fixed model, so {key}={args[key]} cannot be given; use --model {preset.adapter}"
             )

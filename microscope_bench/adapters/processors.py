@@ -108,7 +108,7 @@ def _processor_without_video(path: Path, config: Any) -> Any | None:
     Video processors exist for torchvision alone, and without it transformers refuses the whole processor although
     its picture half works.
     """
-    base = _processor_class(path, config)
+    base: Any = _processor_class(path, config)
     if base is None or "video_processor" not in base.get_attributes():
         return None
     every = list(base.get_attributes())

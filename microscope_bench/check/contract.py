@@ -153,7 +153,8 @@ def _labels_follow_the_media(probe: Probe) -> _Outcome:
 def _unplaced_media_reach_the_stream(probe: Probe, other: Probe, n_labelled: int) -> _Outcome:
     pairs = zip(other.boundaries, probe.boundaries, strict=True)
     moved = [layer for layer, (a, b) in enumerate(pairs) if not torch.equal(rows(a, probe.real), rows(b, probe.real))]
-    seen = f"{n_labelled} positions are labelled a medium; other media change the stream from boundary {min(moved, default='none')} on"
+    first = f"from boundary {min(moved)} on" if moved else "nowhere"
+    seen = f"{n_labelled} positions are labelled a medium; other media change the stream {first}"
     return (
         bool(moved) and not n_labelled,
         seen,

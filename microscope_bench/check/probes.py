@@ -153,8 +153,8 @@ def hook_count(adapter: Adapter) -> int:
 def install_recording_hooks(adapter: Adapter) -> None:
     """Lets transformers set the hooks by which it records states now, from the top of the model.
 
-    Set later, after a pass has set those of the vision tower alone, transformers 5.23 sets the tower's twice, and a model
-    that picks a layer of its tower by number (Phi-4-multimodal) is broken from then on.
+    Set later, after a pass has set those of the vision tower alone, transformers 5.23 sets the tower's twice, and a
+    model that picks a layer of its tower by number (Phi-4-multimodal) is broken from then on.
     """
     try:
         from transformers.utils.output_capturing import maybe_install_capturing_hooks

@@ -12,6 +12,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("ls", help="list models, tasks, metrics, protocols or controls")
     parser.add_argument("what", choices=list(LISTS))
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs (for tasks)")
+    parser.add_argument("--fusion", metavar="CLASS", help="only models that meet media in this way (for models)")
     parser.add_argument("--all", action="store_true", help="list lm-eval's own tasks too (takes seconds)")
     parser.set_defaults(func=run)
 
@@ -27,11 +28,31 @@ Listing = tuple[list[list[str]], list[str]]
 
 
 def _models(args: argparse.Namespace) -> Listing:
+    from microscope_bench.adapters.overrides import FUSIONS
     from microscope_bench.adapters.presets import ADAPTERS, MODELS
+    from microscope_bench.registry import unknown_name
 
-    rows = [[preset.name, preset.adapter, preset.description] for preset in MODELS.values()]
-    rows += [[name, name, "an adapter: say which checkpoint with --model_args pretrained=..."] for name in ADAPTERS]
-    return rows, ["model", "adapter", "what it is"]
+    if args.fusion is not None and args.fusion not in FUSIONS:
+        raise unknown_name("fusion", args.fusion, list(FUSIONS))
+    presets = [preset for preset in MODELS.values() if args.fusion in (None, preset.fusion)]
+    rows = []
+    for preset in presets:
+        known = preset.published
+        facts = ["", "", "", "", ""]
+        if known is not None:
+            facts = [
+                known.base,
+                f"{known.parameters:g} B",
+                known.licence,
+                known.dtype,
+                "gated" if known.gated else "open",
+            ]
+        rows.append([preset.name, preset.fusion, *facts, preset.description])
+    if args.fusion is None:
+        what = "an adapter: say which checkpoint with --model_args pretrained=..."
+        rows += [[name, "", "", "", "", "", "", what] for name in ADAPTERS]
+    headers = ["model", "fusion", "base language model", "size", "licence", "dtype", "access", "what it is"]
+    return rows, headers
 
 
 def _tasks(args: argparse.Namespace) -> Listing:

@@ -21,7 +21,7 @@ def declare_operators() -> None:
     if _library is not None or find_spec("torchvision") is None:
         return
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError:
         _library = torch.library.Library("torchvision", "DEF")
         for name in _OPERATORS:

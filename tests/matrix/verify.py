@@ -1,19 +1,26 @@
-"""Runs a row: the whole contract of ``check`` on its tiny model."""
+"""Runs a row: the whole contract of ``check`` on its tiny model, at every place where it can be watched."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from microscope_bench.adapters.base import LABELS
-from microscope_bench.check import Report, check, default_examples
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.overrides import overrides_for
 from microscope_bench.adapters.taps import PROJECTOR, VISION
+from microscope_bench.check import check, default_examples
 from microscope_bench.errors import AdapterError
 from tests.matrix.build import tiny_adapter
 from tests.matrix.row import Row
+
+ALWAYS_SKIPPED_WITHOUT_MEDIA = {"labels agree with what the media change"}
 
 
 @dataclass(frozen=True)
@@ -21,19 +28,27 @@ class Outcome:
     """What was seen of one architecture.
 
     Attributes:
-        architecture: the model class.
-        blocks: path and length of its block list.
+        model_type: its key in transformers' mapping.
+        architecture: the model class that ran, or the mapped one.
+        status: verified, verified without media, or unsupported.
+        fusion: how media meet the text.
+        blocks: path and length of its block list, or why there is none.
+        positions: modality → positions in the first example's sequence; 0 where it has none of its own.
         taps: tap → path of what is watched there.
-        positions: modality → positions in the first example's sequence.
-        report: of ``check``.
+        checks: number of checks that passed, of all taps together.
+        needs: packages it took.
         problems: what is not as the row says; empty where all is.
     """
 
+    model_type: str
     architecture: str
+    status: str
+    fusion: str
     blocks: str
     positions: dict[str, int]
     taps: dict[str, str]
-    report: Report
+    checks: int
+    needs: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -44,71 +59,76 @@ def missing_packages(row: Row) -> list[str]:
 
 def verify(row: Row) -> Outcome:
     """Builds the row's tiny model and holds the contract against it."""
+    if row.unsupported:
+        return _refused(row)
     adapter = tiny_adapter(row)
     report = check(adapter)
     problems = [f"{c.name}: {c.seen}. {c.hint}" for c in report.checks if c.status == "failed"]
+    passed = sum(c.status == "passed" for c in report.checks)
     expected = {"text", *row.media}
     if adapter.modalities != expected:
         problems.append(f"modalities {sorted(adapter.modalities)}, expected {sorted(expected)}")
-    skipped = {c.name for c in report.checks if c.status == "skipped"}
-    if not row.media:
-        skipped -= {"labels agree with what the media change"}
-    if skipped != set(row.skips):
-        problems.append(f"skipped {[(c.name, c.hint) for c in report.checks if c.status == 'skipped']}")
-    positions = {}
-    for modality in row.media.keys() - adapter.unplaced.keys():
-        labels = adapter.encode(default_examples(frozenset({modality}))).labels
-        positions[modality] = int((labels[0] == LABELS.index(modality)).sum())
-    taps = {}
+    skipped = {c.name: c.hint for c in report.checks if c.status == "skipped"}
+    if skipped.keys() != {*row.skips, *(() if row.media else ALWAYS_SKIPPED_WITHOUT_MEDIA)}:
+        problems.append(f"skipped {skipped}")
+    positions, taps = {}, {}
+    for modality in row.media:
+        probe = default_examples(frozenset({modality}))[:1]
+        positions[modality] = int((adapter.encode(probe).labels == LABELS.index(modality)).sum())
     for tap in (VISION, PROJECTOR) if row.media.keys() & {"image", "video"} else ():
-        try:
-            tapped = adapter.tapped(tap)
-        except AdapterError as error:
-            found = str(error)
-        else:
-            broken = [c for c in check(tapped).checks if c.status == "failed"]
-            problems += [f"tap {tap}: {c.name}: {c.seen}" for c in broken]
-            found = None
-            taps[tap] = f"{_path(adapter.model, tapped._blocks or tapped._last)} ({len(tapped.blocks())} blocks)"
-        if (found is None) == (tap in row.without_taps):
-            problems.append(f"tap {tap}: {found or taps[tap]}")
-    path = next((name for name, m in adapter.model.named_modules() if m is adapter._found_blocks), "?")
+        path, n_passed, failed = _tapped(adapter, tap)
+        problems += failed
+        passed += n_passed
+        if (path is None) != (tap in row.without_taps):
+            problems.append(f"tap {tap}: {path or 'refused'}")
+        if path is not None:
+            taps[tap] = path
     return Outcome(
-        type(adapter.model).__name__, f"{path} ({len(adapter.blocks())})", positions, taps, report, tuple(problems)
+        model_type=row.model_type,
+        architecture=type(adapter.model).__name__,
+        status=row.status,
+        fusion=overrides_for(row.model_type).fusion,
+        blocks=f"{_path(adapter.model, adapter.blocks())} ({len(adapter.blocks())})",
+        positions=positions,
+        taps=taps,
+        checks=passed,
+        needs=row.needs,
+        problems=tuple(problems),
     )
+
+
+def _refused(row: Row) -> Outcome:
+    """The outcome of an architecture that loading refuses: it must, with the row's reason."""
+    problems = []
+    try:
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps({"model_type": row.model_type}))
+            HFAdapter.load({"pretrained": folder}, device="cpu")
+    except AdapterError as error:
+        if row.unsupported not in str(error):
+            problems.append(f"refused with {error}")
+    else:
+        problems.append("was not refused")
+    architecture = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[row.model_type]
+    reason = overrides_for(row.model_type).unsupported
+    return Outcome(row.model_type, architecture, row.status, "", reason, {}, {}, 0, row.needs, tuple(problems))
+
+
+def _tapped(adapter: HFAdapter, tap: str) -> tuple[str | None, int, list[str]]:
+    """Path of what the tap watches, or None where it is refused; the number of checks passed there; what failed."""
+    try:
+        tapped = adapter.tapped(tap)
+    except AdapterError:
+        return None, 0, []
+    checks = check(tapped).checks
+    failed = [f"tap {tap}: {c.name}: {c.seen}" for c in checks if c.status == "failed"]
+    path = _path(adapter.model, tapped.blocks() or tapped.last_module())
+    return path, sum(c.status == "passed" for c in checks), failed
 
 
 def _path(model: Any, watched: Any) -> str:
     """Dotted path of a module, or of the list that holds the given blocks."""
     for name, module in model.named_modules():
         if module is watched or (isinstance(watched, list) and module is watched[0]):
-            return name.rpartition(".")[0] if isinstance(watched, list) else name
+            return str(name.rpartition(".")[0] if isinstance(watched, list) else name)
     return "?"
-
-
-def main(names: list[str], rows: dict[str, Row]) -> Any:
-    """Prints the outcome of the named rows."""
-    torch.set_num_threads(1)
-    bad = 0
-    for name in names:
-        row = rows[name]
-        if row.unsupported or missing_packages(row):
-            reason = row.unsupported or f"not run, needs {missing_packages(row)}"
-            print(f"{name:24s} {row.status}: {reason}")
-            continue
-        try:
-            outcome = verify(row)
-        except Exception as error:
-            import traceback
-
-            traceback.print_exc()
-            print(f"{name:24s} RAISED {type(error).__name__}: {error}")
-            bad += 1
-            continue
-        print(
-            f"{name:24s} {row.status if not outcome.problems else 'PROBLEM'} {outcome.blocks} {outcome.positions} {outcome.taps}"
-        )
-        for problem in outcome.problems:
-            print(f"    {problem}")
-        bad += bool(outcome.problems)
-    return 1 if bad else 0

@@ -133,11 +133,7 @@ ROWS = [
         granite(),
         GRANITE | {"encoder_config.cat_hidden_layers": [1], "projector_config.encoder_hidden_size": 64},
     ),
-    Row(
-        "kyutai_speech_to_text",
-        unsupported="it takes no prompt: its processor makes a waveform, and only generate() "
-        "makes of it the codes that its forward reads, 32 of sound and one word to a position",
-    ),
+    Row("kyutai_speech_to_text", unsupported="takes no prompt"),
     Row("moss_transcribe_diarize", masked(8, 16, 64, length=64, padding_mask=ones(64)), WHISPER),
     Row("nemo_speechlm", masked(8, 64, 16, length=64), NEMOTRON),
     Row("phi4_multimodal", phi(), PHI),
@@ -153,9 +149,5 @@ ROWS = [
         {"audio": sound(8, (16, 64))},
         WHISPER | {"audio_config.intermediate_size": 128, "audio_token_id": AUDIO_TOKEN},
     ),
-    Row(
-        "voxtral_realtime",
-        unsupported="it takes no prompt: its processor takes sound alone and each position is the "
-        "sum of a word and 80 ms of sound",
-    ),
+    Row("voxtral_realtime", unsupported="takes no prompt"),
 ]

@@ -1,0 +1,438 @@
+"""Tiny checkpoints of architectures that hear or watch: real processors, in the files a published checkpoint has.
+
+Prompts have the form of the checkpoints that the families publish. Encoders of sound hear 16 mel bins of at most two
+seconds. A video processor needs torchvision, so builders leave it out and :func:`build` writes its settings beside the
+rest, where a processor loaded with torchvision finds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+
+from tests.tiny import families
+from tests.tiny.families import HIDDEN, LAYERS
+from tests.tiny.tokenizer import byte_tokenizer
+
+MEL_BINS = 16
+SECONDS = 2
+"""What a Whisper encoder hears at a time; published ones hear 30 seconds."""
+
+_ASK_CHATML = "<|im_start|>assistant\n"
+_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+
+
+def _chat(media: Mapping[str, str], turn: str, after: str, ask: str, before: str = "") -> str:
+    """A chat template that writes the given text for a part of each kind."""
+    branches = "".join(f"{{% elif part.type == {kind!r} %}}{text}" for kind, text in media.items())
+    part = f"{{% if part.type == 'text' %}}{{{{ part.text }}}}{branches}{{% endif %}}"
+    parts = f"{{% for part in m.content %}}{part}{{% endfor %}}"
+    return (
+        f"{before}{{% for m in messages %}}{turn}{parts}{{{{ {after!r} }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ {ask!r} }}}}{{% endif %}}"
+    )
+
+
+def _chatml(media: Mapping[str, str], before: str = "") -> str:
+    """The turns of Qwen and its kin."""
+    start = "{{ '<|im_start|>' + m.role + '\\n' }}"
+    return _chat(media, start, "<|im_end|>\n", _ASK_CHATML, f"{{{{ {before!r} }}}}" if before else "")
+
+
+def _whisper_encoder(config: type[Any], **extra: Any) -> Any:
+    return config(
+        num_mel_bins=MEL_BINS,
+        encoder_layers=2,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        d_model=HIDDEN,
+        **extra,
+    )
+
+
+def _whisper_features() -> Any:
+    return hf.WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=SECONDS)
+
+
+def _without_video(kind: type[Any], **parts: Any) -> Any:
+    """A processor of this class without its video half, though the class sets itself up with all of them."""
+    every = list(kind.get_attributes())
+    rest = [name for name in every if name != "video_processor"]
+
+    class Built(kind):  # type: ignore[misc]
+        names = every
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return list(cls.names)
+
+        def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
+            return None if argument is None else super().check_argument_for_proper_class(name, argument)
+
+    Built.__name__ = kind.__name__
+    processor = Built(video_processor=None, **parts)
+    del processor.video_processor
+    Built.names = rest
+    return processor
+
+
+def qwen2_audio() -> tuple[Any, Any]:
+    # published tokenizers know these marks as special tokens alone, not by name
+    tokenizer = byte_tokenizer("<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", bos=False)
+    config = hf.Qwen2AudioConfig(
+        text_config=families._text(hf.Qwen2Config, tokenizer).to_dict(),
+        audio_config=_whisper_encoder(hf.Qwen2AudioEncoderConfig, max_source_positions=50 * SECONDS).to_dict(),
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    processor = hf.Qwen2AudioProcessor(_whisper_features(), tokenizer)  # writes its own chat template
+    return hf.Qwen2AudioForConditionalGeneration(config), processor
+
+
+def qwen2_5_omni() -> tuple[Any, Any]:
+    tokenizer = byte_tokenizer(
+        "<|im_start|>",
+        "<|im_end|>",
+        bos=False,
+        image_token="<|IMAGE|>",
+        audio_token="<|AUDIO|>",
+        video_token="<|VIDEO|>",
+        vision_bos_token="<|vision_bos|>",
+        vision_eos_token="<|vision_eos|>",
+        audio_bos_token="<|audio_bos|>",
+        audio_eos_token="<|audio_eos|>",
+    )
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    tower = families._tower(out_hidden_size=HIDDEN, patch_size=8, window_size=32, fullatt_block_indexes=[1])
+    thinker = {
+        "text_config": families._text(hf.Qwen2_5OmniTextConfig, tokenizer, rope_parameters=rope).to_dict(),
+        "vision_config": families._qwen_tower(tower),
+        "audio_config": _whisper_encoder(hf.Qwen2_5OmniAudioEncoderConfig, output_dim=HIDDEN).to_dict(),
+        "image_token_index": tokenizer.image_token_id,
+        "audio_token_index": tokenizer.audio_token_id,
+        "video_token_index": tokenizer.video_token_id,
+        "audio_start_token_id": tokenizer.audio_bos_token_id,
+        "audio_end_token_id": tokenizer.audio_eos_token_id,
+        "vision_start_token_id": tokenizer.vision_bos_token_id,
+        "vision_end_token_id": tokenizer.vision_eos_token_id,
+    }
+    config = hf.Qwen2_5OmniConfig(thinker_config=thinker, enable_audio_output=False)
+    media = {
+        "image": "<|vision_bos|><|IMAGE|><|vision_eos|>",
+        "video": "<|vision_bos|><|VIDEO|><|vision_eos|>",
+        "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>",
+    }
+    processor = _without_video(
+        hf.Qwen2_5OmniProcessor,
+        image_processor=_qwen_pictures(),
+        feature_extractor=_whisper_features(),
+        tokenizer=tokenizer,
+        chat_template=_chatml(media, before=_SYSTEM),
+    )
+    return hf.Qwen2_5OmniForConditionalGeneration(config), processor
+
+
+def _qwen_pictures() -> Any:
+    return hf.Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096})
+
+
+def gemma4() -> tuple[Any, Any]:
+    tokenizer = byte_tokenizer(
+        "<|turn>",
+        "<turn|>",
+        image_token="<|image|>",
+        boi_token="<|image>",
+        eoi_token="<image|>",
+        audio_token="<|audio|>",
+        boa_token="<|audio>",
+        eoa_token="<audio|>",
+        video_token="<|video|>",
+    )
+    text = families._text(
+        hf.Gemma4TextConfig,
+        tokenizer,
+        layer_types=[*["sliding_attention"] * 3, "full_attention"],
+        head_dim=8,
+        per_layer_config={3: {"head_dim": 16}},
+        sliding_window=128,
+        vocab_size_per_layer_input=len(tokenizer),
+        hidden_size_per_layer_input=8,
+    )
+    vision = families._tower(
+        num_key_value_heads=2, head_dim=8, patch_size=8, pooling_kernel_size=2, position_embedding_size=64
+    )
+    sound = families._tower(subsampling_conv_channels=[16, 8], output_proj_dims=HIDDEN)
+    del sound["intermediate_size"]
+    config = hf.Gemma4Config(
+        text_config=text.to_dict(),
+        vision_config=vision,
+        audio_config=sound,
+        boi_token_id=tokenizer.boi_token_id,
+        eoi_token_id=tokenizer.eoi_token_id,
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+        boa_token_id=tokenizer.boa_token_id,
+        eoa_token_index=tokenizer.eoa_token_id,
+        audio_token_id=tokenizer.audio_token_id,
+    )
+    template = _chat(
+        {"image": "<|image|>", "video": "<|video|>", "audio": "<|audio|>"},
+        turn="{{ '<|turn>' + m.role + '\\n' }}",
+        after="<turn|>\n",
+        ask="<|turn>model\n",
+        before="{{ bos_token }}",
+    )
+    processor = _without_video(
+        hf.Gemma4Processor,
+        feature_extractor=hf.Gemma4AudioFeatureExtractor(feature_size=MEL_BINS),
+        image_processor=hf.Gemma4ImageProcessorPil(patch_size=8, pooling_kernel_size=2, max_soft_tokens=70),
+        tokenizer=tokenizer,
+        chat_template=template,
+        image_seq_length=70,
+    )
+    return hf.Gemma4ForConditionalGeneration(config), processor
+
+
+PINPOINTS = [[32, 64], [64, 32], [64, 64]]
+"""Sizes (height, width) that pictures of LLaVA are brought to and cut into tiles of 32 pixels."""
+
+
+def llava_next_video() -> tuple[Any, Any]:
+    tokenizer = byte_tokenizer(image_token="<image>", video_token="<video>")
+    config = hf.LlavaNextVideoConfig(
+        text_config=families._text(hf.LlamaConfig, tokenizer).to_dict(),
+        vision_config=hf.CLIPVisionConfig(
+            **families._tower(image_size=32, patch_size=8, projection_dim=HIDDEN)
+        ).to_dict(),
+        image_token_index=tokenizer.image_token_id,
+        video_token_index=tokenizer.video_token_id,
+        image_grid_pinpoints=PINPOINTS,
+    )
+    images = hf.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_grid_pinpoints=PINPOINTS
+    )
+    processor = _without_video(
+        hf.LlavaNextVideoProcessor,
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_vicuna(),
+    )
+    return hf.LlavaNextVideoForConditionalGeneration(config), processor
+
+
+def _vicuna() -> str:
+    media = {"image": "<image>\n", "video": "<video>\n"}
+    turn = "{{ 'USER: ' if m.role == 'user' else 'ASSISTANT: ' }}"
+    return _chat(media, turn, after=" ", ask="ASSISTANT:", before="{{ bos_token }}")
+
+
+def llava_onevision() -> tuple[Any, Any]:
+    tokenizer = byte_tokenizer("<|im_start|>", "<|im_end|>", "<image>", "<video>", bos=False)
+    config = hf.LlavaOnevisionConfig(
+        text_config=families._text(hf.Qwen2Config, tokenizer).to_dict(),
+        vision_config=hf.SiglipVisionConfig(
+            **families._tower(image_size=32, patch_size=8, vision_use_head=False)
+        ).to_dict(),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=PINPOINTS,
+    )
+    images = hf.LlavaOnevisionImageProcessorPil(size={"height": 32, "width": 32}, image_grid_pinpoints=PINPOINTS)
+    processor = _without_video(
+        hf.LlavaOnevisionProcessor,
+        image_processor=images,
+        tokenizer=tokenizer,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=_chatml({"image": "<image>", "video": "<video>"}),
+    )
+    return hf.LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def smolvlm() -> tuple[Any, Any]:
+    tags = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
+    tokenizer = byte_tokenizer(
+        "<|im_start|>",
+        *tags,
+        bos=False,
+        fake_image_token="<fake_token_around_image>",
+        image_token="<image>",
+        global_image_token="<global-img>",
+        end_of_utterance_token="<end_of_utterance>",
+    )
+    config = hf.SmolVLMConfig(
+        text_config=families._text(hf.LlamaConfig, tokenizer).to_dict(),
+        vision_config=families._tower(image_size=32, patch_size=8),
+        image_token_id=tokenizer.image_token_id,
+        scale_factor=2,
+    )
+    images = hf.SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    template = _chat(
+        {"image": "<image>"},
+        turn="{{ m.role | capitalize + (':' if m.content[0].type == 'image' else ': ') }}",
+        after="<end_of_utterance>\n",
+        ask="Assistant:",
+        before="<|im_start|>",
+    )
+    processor = _without_video(
+        hf.SmolVLMProcessor,
+        image_processor=images,
+        tokenizer=tokenizer,
+        image_seq_len=4,
+        chat_template=template,
+    )
+    return hf.SmolVLMForConditionalGeneration(config), processor
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    return _watching(families.qwen2_vl())
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    return _watching(families.qwen3_vl())
+
+
+def _watching(built: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The same, with the chat template's branch for videos."""
+    model, processor = built
+    media = {
+        "image": "<|vision_start|><|image_pad|><|vision_end|>",
+        "video": "<|vision_start|><|video_pad|><|vision_end|>",
+    }
+    processor.chat_template = _chatml(media)
+    return model, processor
+
+
+def internvl() -> tuple[Any, Any]:
+    tokenizer = byte_tokenizer(
+        "<|im_start|>",
+        "<|im_end|>",
+        bos=False,
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    config = hf.InternVLConfig(
+        text_config=families._text(hf.Qwen2Config, tokenizer).to_dict(),
+        vision_config=hf.InternVLVisionConfig(**families._tower(image_size=[32, 32], patch_size=[8, 8])).to_dict(),
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=4,
+    )
+    processor = _without_video(
+        hf.InternVLProcessor,
+        image_processor=hf.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=4),
+        tokenizer=tokenizer,
+        image_seq_length=4,
+        chat_template=_chatml({"image": "<IMG_CONTEXT>\n", "video": "<video>\n"}),
+    )
+    return hf.InternVLForConditionalGeneration(config), processor
+
+
+def phi4_multimodal() -> tuple[Any, Any]:
+    tokenizer = byte_tokenizer("<|user|>", "<|assistant|>", "<|end|>", image_token="<|image|>", audio_token="<|audio|>")
+    config = hf.Phi4MultimodalConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        intermediate_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=families.CONTEXT,
+        original_max_position_embeddings=families.CONTEXT,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        vision_config=families._tower(
+            image_size=256, patch_size=8, crop_size=256, image_token_id=tokenizer.image_token_id
+        ),
+        audio_config={
+            "hidden_size": HIDDEN,
+            "intermediate_size": 64,
+            "num_blocks": 2,
+            "num_attention_heads": 4,
+            "input_size": MEL_BINS,
+            "nemo_final_size": MEL_BINS // 8,
+            "nemo_conv_channels": 8,
+            "ext_pw_out_channel": HIDDEN,
+            "depthwise_separable_out_channel": HIDDEN,
+            "audio_token_id": tokenizer.audio_token_id,
+        },
+    )
+    template = _chat(
+        {"image": "<|image|>", "audio": "<|audio|>"},
+        turn="{{ '<|' + m.role + '|>' }}",
+        after="<|end|>",
+        ask="<|assistant|>",
+    )
+    processor = hf.Phi4MultimodalProcessor(
+        # it writes 256 positions for the whole picture whatever its size, so a crop is 32 × 32 patches as published
+        hf.Phi4MultimodalImageProcessor(size={"height": 256, "width": 256}, patch_size=8, dynamic_hd=4),
+        hf.Phi4MultimodalFeatureExtractor(feature_size=MEL_BINS),
+        tokenizer,
+        chat_template=template,
+    )
+    return hf.Phi4MultimodalForCausalLM(config), processor
+
+
+FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "qwen2_audio": qwen2_audio,
+    "qwen2_5_omni": qwen2_5_omni,
+    "gemma4": gemma4,
+    "llava_next_video": llava_next_video,
+    "llava_onevision": llava_onevision,
+    "smolvlm": smolvlm,
+    "qwen2_vl": qwen2_vl,
+    "qwen3_vl": qwen3_vl,
+    "internvl": internvl,
+    "phi4_multimodal": phi4_multimodal,
+}
+
+_QWEN_VIDEO = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 256, "longest_edge": 65536}}
+_SQUARE = {"height": 32, "width": 32}
+VIDEO: dict[str, dict[str, Any]] = {
+    "qwen2_5_omni": {"video_processor_type": "Qwen2VLVideoProcessor", **_QWEN_VIDEO},
+    "gemma4": {
+        "video_processor_type": "Gemma4VideoProcessor",
+        "patch_size": 8,
+        "pooling_kernel_size": 2,
+        "max_soft_tokens": 70,
+    },
+    "llava_next_video": {
+        "video_processor_type": "LlavaNextVideoVideoProcessor",
+        "size": {"shortest_edge": 32},
+        "crop_size": _SQUARE,
+    },
+    "llava_onevision": {"video_processor_type": "LlavaOnevisionVideoProcessor", "size": _SQUARE},
+    "smolvlm": {
+        "video_processor_type": "SmolVLMVideoProcessor",
+        "size": {"longest_edge": 64},
+        "max_image_size": {"longest_edge": 32},
+    },
+    "qwen2_vl": {"video_processor_type": "Qwen2VLVideoProcessor", **_QWEN_VIDEO},
+    "qwen3_vl": {"video_processor_type": "Qwen3VLVideoProcessor", **_QWEN_VIDEO},
+    "internvl": {"video_processor_type": "InternVLVideoProcessor", "size": _SQUARE},
+}
+"""Family → its ``video_preprocessor_config.json``."""
+
+NEEDS = {"smolvlm": ("num2words",), "phi4_multimodal": ("torchvision",)}
+"""Family → packages without which its processor cannot be built at all."""
+
+
+def build(name: str, directory: Path) -> Path:
+    """Writes the family's checkpoint into a directory and returns it."""
+    torch.manual_seed(0)
+    model, processor = FAMILIES[name]()
+    families._fill_weights(model)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    if name in VIDEO:
+        (directory / "video_preprocessor_config.json").write_text(json.dumps(VIDEO[name]))
+    return directory
