@@ -65,13 +65,13 @@ ZOO_FUSIONS = {
     "llava": ("hf", "LLaVA: a two-layer MLP on each of 16 patches", "projector"),
     "llava-next": (
         "hf",
-        "projector",
         "LLaVA-NeXT: a two-layer MLP on each patch of the picture and of its 2 × 2 tiles",
+        "projector",
     ),
     "omnifusion": (
         "omnifusion",
-        "projector",
         "OmniFusion: a transformer layer over the patches, learned marks around them",
+        "projector",
     ),
     "qformer": ("hf", "BLIP-2: 16 queries of a Q-Former stand for the picture", "qformer"),
     "fuyu": ("hf", "Fuyu: no encoder, the pixels of a patch through one linear map", "encoder-free"),

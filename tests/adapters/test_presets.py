@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from microscope_bench.adapters import presets
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.loading import DTYPES
+from microscope_bench.adapters.overrides import FUSIONS, overrides_for
 from microscope_bench.adapters.presets import ADAPTERS, MODELS, Preset, load_model
+from microscope_bench.adapters.published import PUBLISHED
 from microscope_bench.errors import AdapterError, UnknownNameError
 
 
@@ -32,6 +37,32 @@ def test_a_named_model_is_one_fixed_model(tiny, monkeypatch):
     assert (adapter.info.name, adapter.info.repo, adapter.info.context_length) == ("mine", "mine", 64)
     with pytest.raises(AdapterError, match="mine is one fixed model"):
         load_model("mine", "pretrained=org/other")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_say_what_they_are(name):
+    preset, known = MODELS[name], PUBLISHED[name]
+    assert preset.args["pretrained"] == known.repo and known.repo.count("/") == 1
+    assert known.model_type in {*MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, "omnifusion"}
+    assert not overrides_for(known.model_type).unsupported
+    assert known.dtype in DTYPES and known.parameters > 0 and known.base and known.licence
+    assert preset.fusion in FUSIONS
+    assert preset.description.endswith(", unverified") == (not known.verified)
+
+
+def test_a_published_model_is_fetched_at_the_revision_that_the_user_gives(tiny, monkeypatch):
+    seen = {}
+
+    def load(args, *, device):
+        seen.update(args)
+        return HFAdapter.load({"pretrained": str(tiny("llava"))}, device="cpu")
+
+    monkeypatch.setattr(ADAPTERS, "get", lambda name: SimpleNamespace(load=load))
+    adapter = load_model("llava-1.5-7b", "revision=v2,dtype=float32", "cpu")
+    assert seen == {"pretrained": "llava-hf/llava-1.5-7b-hf", "revision": "v2", "dtype": "float32"}
+    assert adapter.info.name == "llava"  # what was loaded, not what the preset is called
+    with pytest.raises(AdapterError, match="is one fixed model"):
+        load_model("llava-1.5-7b", "pretrained=org/other")
 
 
 def test_every_named_model_has_a_registered_adapter():

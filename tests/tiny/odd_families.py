@@ -113,7 +113,9 @@ def florence2() -> tuple[Any, Any]:
     config = hf.Florence2Config(text_config=text, vision_config=vision, image_token_id=tokenizer.image_token_id)
     images = hf.CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
     images.image_seq_length = 5  # 64 pixels in strides of 4, 2, 2 and 2: 2 × 2, and their mean
-    return hf.Florence2ForConditionalGeneration(config), hf.Florence2Processor(images, tokenizer)
+    model = hf.Florence2ForConditionalGeneration(config)
+    model.generation_config.forced_bos_token_id = tokenizer.bos_token_id  # BART's answers begin with </s><s>
+    return model, hf.Florence2Processor(images, tokenizer)
 
 
 def t5gemma2() -> tuple[Any, Any]:

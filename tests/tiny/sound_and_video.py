@@ -395,6 +395,8 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "phi4_multimodal": phi4_multimodal,
 }
 
+_CHOOSING = {"do_sample_frames": True, "num_frames": 2}
+"""Two of the frames, as published processors choose some; a task has chosen already, so none may be left out."""
 _QWEN_VIDEO = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 256, "longest_edge": 65536}}
 _SQUARE = {"height": 32, "width": 32}
 VIDEO: dict[str, dict[str, Any]] = {
@@ -420,7 +422,7 @@ VIDEO: dict[str, dict[str, Any]] = {
     "qwen3_vl": {"video_processor_type": "Qwen3VLVideoProcessor", **_QWEN_VIDEO},
     "internvl": {"video_processor_type": "InternVLVideoProcessor", "size": _SQUARE},
 }
-"""Family → its ``video_preprocessor_config.json``."""
+"""Family → its ``video_preprocessor_config.json``, but for :data:`_CHOOSING`."""
 
 NEEDS = {"smolvlm": ("num2words",), "phi4_multimodal": ("torchvision",)}
 """Family → packages without which its processor cannot be built at all."""
@@ -434,5 +436,5 @@ def build(name: str, directory: Path) -> Path:
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     if name in VIDEO:
-        (directory / "video_preprocessor_config.json").write_text(json.dumps(VIDEO[name]))
+        (directory / "video_preprocessor_config.json").write_text(json.dumps(VIDEO[name] | _CHOOSING))
     return directory
