@@ -7,103 +7,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from microscope_bench.adapters.batch import (
+    AUDIO,
+    IMAGE,
+    LABELS,
+    MODALITIES,
+    PADDING,
+    SPECIAL,
+    STRUCTURE,
+    TEXT,
+    VIDEO,
+    Batch,
+)
+from microscope_bench.adapters.identity import ModelInfo
 from microscope_bench.errors import AdapterError
 from microscope_bench.examples import Example
 
-LABELS = ("padding", "special", "structure", "text", "image", "video", "audio")
-"""What a token position can be; a label array holds indices into this tuple.
-
-``special`` are the tokenizer's own marks (BOS, role and turn marks), ``structure`` the constant marks that frame media
-(row separators such as ``image_newline``, start and end of image). Only the modalities are measured.
-"""
-PADDING, SPECIAL, STRUCTURE, TEXT, IMAGE, VIDEO, AUDIO = range(len(LABELS))
-MODALITIES = LABELS[TEXT:]
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Which model it is, as far as that decides whether two results may be compared.
-
-    Attributes:
-        name: what a leaderboard row shows: the hub repository, or the last part of a local path.
-        repo: hub repository ("org/name") or, for a local directory, its name without the path to it.
-        revision: 40-hex commit of the hub repository, or ``"sha256-"`` + 16 hex digits of a local directory's content.
-        adapter: the adapter's registered name.
-        architecture: the model class, for instance ``LlavaNextForConditionalGeneration``.
-        dtype: of the hidden states, without the ``torch.`` prefix.
-        quantization: the method ("bitsandbytes", ...), or None.
-        attention: the attention implementation of the decoder ("sdpa", "eager", ...).
-        n_layers: L, the number of decoder blocks; there are L + 1 boundaries.
-        hidden_size: d, the width of the residual stream.
-        n_parameters: of the whole model, encoders included.
-        trained: False for freshly initialised weights; such a row says so everywhere.
-        processor: class name of the processor or tokenizer that made the inputs.
-        image_processor: class name of the image processor, or None; its PIL and torchvision variants differ slightly.
-        chat_template_sha256: of the template that framed the prompt, or None where there is none.
-        context_length: the longest sequence the model accepts, or None where the configuration does not say.
-        options: model args that can change a number and stand in no other field, as the user gave them.
-        control: the control under which it is measured, or None.
-    """
-
-    name: str
-    repo: str
-    revision: str
-    adapter: str
-    architecture: str
-    dtype: str
-    quantization: str | None
-    attention: str | None
-    n_layers: int
-    hidden_size: int
-    n_parameters: int
-    trained: bool
-    processor: str
-    image_processor: str | None
-    chat_template_sha256: str | None
-    context_length: int | None
-    options: Mapping[str, str] = field(default_factory=dict)
-    control: str | None = None
-
-
-@dataclass
-class Batch:
-    """A few examples, encoded.
-
-    Attributes:
-        inputs: keyword arguments of the forward pass, tensors on the model's device.
-        labels: int8 (B, S), an index into :data:`LABELS` for every position that block 1 will see.
-        ids: example ids, B of them.
-        prompts: the text each example was turned into, template included.
-        tokens: per example the token ids without padding (int64), to tell a changed tokenizer from a changed model.
-        media: the tensors among ``inputs`` that hold pictures, sound or video, by name.
-        other: (B, S, d), what enters block 1 when the media are others, where labels hang on it; media positions that
-            do not differ hold no content.
-    """
-
-    inputs: dict[str, Any]
-    labels: np.ndarray
-    ids: tuple[str, ...]
-    prompts: tuple[str, ...]
-    tokens: tuple[np.ndarray, ...]
-    media: dict[str, Tensor] = field(default_factory=dict)
-    other: Tensor | None = None
-
-    def last_positions(self) -> np.ndarray:
-        """int64 (B,): index of each row's last position that is not padding."""
-        real = self.labels != PADDING
-        return np.asarray(real.shape[1] - 1 - np.argmax(real[:, ::-1], axis=1), dtype=np.int64)
-
-    def lengths(self) -> np.ndarray:
-        """int64 (B,): positions of each row that are not padding."""
-        return np.asarray((self.labels != PADDING).sum(axis=1), dtype=np.int64)
+__all__ = [
+    "AUDIO",
+    "IMAGE",
+    "LABELS",
+    "MODALITIES",
+    "PADDING",
+    "SPECIAL",
+    "STRUCTURE",
+    "TEXT",
+    "VIDEO",
+    "Adapter",
+    "Batch",
+    "ModelInfo",
+]
 
 
 class Adapter(ABC):

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from microscope_bench.adapters.overrides import overrides_for
 from microscope_bench.errors import AdapterError
 
 _BLOCK_LISTS = {"layers", "h", "block", "blocks", "layer"}
@@ -40,16 +39,20 @@ def describe_module_lists(model: nn.Module) -> str:
     return ", ".join(f"{name} ({len(module)})" for name, module in lists.items()) or "none"
 
 
-def find_blocks(model: Any) -> nn.ModuleList:
+def find_blocks(model: Any, stack: str | None = None) -> nn.ModuleList:
     """The list of decoder blocks of a transformers model.
 
     The rule: a ModuleList named like a list of blocks below ``get_decoder()``, on no vision or audio path; the
     one as long as the text configuration says comes first, then the shallowest.
 
+    Args:
+        model: the model.
+        stack: dotted path of the module to look below instead.
+
     Raises:
         AdapterError: no such list; the message names the lists the model has.
     """
-    decoder = _decoder(model)
+    decoder = model.get_decoder() if stack is None else model.get_submodule(stack)
     expected = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
     candidates = [
         (len(module) != expected, name.count("."), name, module)
@@ -130,8 +133,3 @@ def option(config: Any, path: str) -> Any:
 
 class _Seen(BaseException):
     """Ends a pass; a BaseException so that model code does not catch it."""
-
-
-def _decoder(model: Any) -> Any:
-    path = overrides_for(model.config.model_type).stack
-    return model.get_decoder() if path is None else attrgetter(path)(model)

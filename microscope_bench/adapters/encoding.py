@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,14 @@ import numpy as np
 
 from microscope_bench.adapters.base import IMAGE, VIDEO
 from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
-from microscope_bench.adapters.overrides import overrides_for
+from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.prompting import chat_prompt, chat_template, check_placeholders, raw_prompt
+from microscope_bench.adapters.refusals import check_sampling_rate, refuse_what_the_model_lacks
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import Example
 from microscope_bench.hub import first_line
 
 _TAKEN_BY = {"image": "image_processor", "video": "video_processor", "audio": ("feature_extractor", "audio_processor")}
-
-
-_ONE = {"image": "a picture", "video": "a video", "audio": "sound"}
 
 
 @dataclass
@@ -47,6 +45,8 @@ class Encoder:
         config: the model's configuration.
         tokenizer: the checkpoint's.
         processor: the checkpoint's, or None for a text-only model.
+        overrides: what the architecture does differently.
+        process: calls the processor.
         use_chat_template: None means where the checkpoint has one.
 
     Attributes:
@@ -58,13 +58,22 @@ class Encoder:
     """
 
     def __init__(
-        self, name: str, config: Any, tokenizer: Any, processor: Any | None, *, use_chat_template: bool | None = None
+        self,
+        name: str,
+        config: Any,
+        tokenizer: Any,
+        processor: Any | None,
+        overrides: Overrides,
+        process: Callable[..., Any],
+        *,
+        use_chat_template: bool | None = None,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.processor = processor
-        self._model_type = config.model_type
-        self._overrides = overrides_for(config.model_type)
+        self.title = f"{name} ({config.model_type})"
+        self._overrides = overrides
+        self._process = process
         self._tokens = find_media_tokens(config, tokenizer, processor)
         template = chat_template(processor or tokenizer)
         if use_chat_template and template is None:
@@ -81,9 +90,10 @@ class Encoder:
             AdapterError: the model lacks a modality the examples need, or its template fails.
             ExampleError: one example cannot be encoded.
         """
-        self._refuse_what_the_model_lacks(examples)
+        refuse_what_the_model_lacks(self.title, self.modalities, self._overrides, examples)
         for example in examples:
             check_placeholders(example)
+            check_sampling_rate(self.name, self.processor, example)
         prompts = [self._prompt(example) for example in examples]
         try:
             encoded = self._call_processor(examples, prompts)
@@ -124,36 +134,6 @@ class Encoder:
         placed |= modality == "video" and overrides.videos_as_images
         return has_part and (placed or (modality == "image" and bool(overrides.adds_image or overrides.media_mask)))
 
-    def _refuse_what_the_model_lacks(self, examples: Sequence[Example]) -> None:
-        for example in examples:
-            for modality in example.media.keys() - self.modalities:
-                takes = "it is a text-only model" if self.modalities == {"text"} else f"it takes {self._listed()}"
-                takes = self._overrides.lacks.get(modality, takes)
-                raise AdapterError(
-                    f"{self.name} ({self._model_type}) has no modality {modality}: {takes}. Example {example.id} has "
-                    f"{_ONE[modality]}; choose a task without, or a model that takes it."
-                )
-            if self._overrides.videos_as_images and example.images and example.videos:
-                raise AdapterError(
-                    f"{self.name} ({self._model_type}) turns the frames of a video into pictures, and example "
-                    f"{example.id} has both, which nothing tells apart; choose a task with one of the two."
-                )
-        needed = self._overrides.needs
-        without = [example for example in examples if needed and needed not in example.media]
-        if without:
-            raise AdapterError(
-                f"{self.name} ({self._model_type}) takes no prompt without {_ONE[needed]} and example {without[0].id} "
-                f"has none; choose a task whose examples all have one (of pictures: scienceqa_img)."
-            )
-        if not self._overrides.writes_image_token and any(len(e.images) != len(examples[0].images) for e in examples):
-            raise AdapterError(
-                f"{self.name} ({self._model_type}) cannot mix prompts with and without a picture in one batch; use "
-                f"--batch_size 1."
-            )
-
-    def _listed(self) -> str:
-        return ", ".join(sorted(self.modalities))
-
     def _prompt(self, example: Example) -> str:
         if not self.templated:
             return raw_prompt(self.processor, example, self._overrides)
@@ -183,23 +163,10 @@ class Encoder:
             if name == "videos":
                 options |= {"do_sample_frames": False, "input_data_format": "channels_last"}
         if audios := [audio for example in examples for audio in example.audios]:
-            self._check_sampling_rate(examples)
             options |= {"audio": [audio.samples for audio in audios], "sampling_rate": audios[0].sampling_rate}
-        encoded = dict(self.processor(text=list(prompts), return_mm_token_type_ids=True, **options))
+        encoded = dict(self._process(text=list(prompts), return_mm_token_type_ids=True, **options))
         encoded.pop("labels", None)  # a training target; given to a model it changes its attention mask
         return encoded
-
-    def _check_sampling_rate(self, examples: Sequence[Example]) -> None:
-        extractor = getattr(self.processor, "feature_extractor", None) or getattr(self.processor, "audio_processor", 0)
-        wanted = getattr(extractor, "sampling_rate", None)
-        for example in examples:
-            for audio in example.audios:
-                if wanted is not None and audio.sampling_rate != wanted:
-                    raise ExampleError(
-                        example.id,
-                        f"its sound has {audio.sampling_rate} samples per second and {self.name} takes {wanted}; "
-                        f"resample it in the task",
-                    )
 
     def _labels(
         self, examples: Sequence[Example], encoded: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray

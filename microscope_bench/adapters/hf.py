@@ -13,39 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from microscope_bench.adapters.arguments import boolean_arg, positive_int_arg, refuse_unknown_args
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, find_blocks, first_tensor_at, option
 from microscope_bench.adapters.encoding import Encoder
+from microscope_bench.adapters.hf_loading import load_parts
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
-from microscope_bench.adapters.loading import CHECKPOINT_FILES, Checkpoint, resolve_checkpoint
+from microscope_bench.adapters.loading import Checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors
-from microscope_bench.adapters.models import (
-    input_device,
-    is_multimodal,
-    load_model,
-    model_info,
-    read_config,
-    start_token,
-)
-from microscope_bench.adapters.overrides import overrides_for
-from microscope_bench.adapters.processors import load_processor, load_tokenizer
+from microscope_bench.adapters.models import input_device, model_info, part_that_runs, start_token
+from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.prompting import continuation_token_ids
-from microscope_bench.adapters.taps import LANGUAGE, PROJECTOR, VISION, TappedAdapter
-from microscope_bench.devices import pick_device
+from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR, VISION
+from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.errors import AdapterError
 from microscope_bench.examples import Example
-
-ARGUMENTS = (
-    "pretrained",
-    "revision",
-    "dtype",
-    "attn_implementation",
-    "device_map",
-    "trust_remote_code",
-    "use_chat_template",
-    "max_length",
-)
 
 
 class HFAdapter(Adapter):
@@ -60,7 +41,10 @@ class HFAdapter(Adapter):
         model: the loaded model, in evaluation mode.
         tokenizer: its tokenizer.
         processor: its processor, or None for a text-only model.
+        overrides: what the model does differently, instead of what its architecture's entry says; for subclasses.
     """
+
+    overrides: Overrides | None = None
 
     def __init__(
         self,
@@ -72,11 +56,20 @@ class HFAdapter(Adapter):
         use_chat_template: bool | None = None,
         max_length: int | None = None,
     ) -> None:
-        self._overrides = overrides_for(model.config.model_type)
+        self._overrides = self.overrides or overrides_of(model.config)
+        model = part_that_runs(model, self._overrides)
         self._set_model(model)
         self.tokenizer, self.processor = tokenizer, processor
         self.device = input_device(model)
-        self.encoder = Encoder(checkpoint.repo, model.config, tokenizer, processor, use_chat_template=use_chat_template)
+        self.encoder = Encoder(
+            checkpoint.repo,
+            model.config,
+            tokenizer,
+            processor,
+            self._overrides,
+            self.process,
+            use_chat_template=use_chat_template,
+        )
         self.modalities = self.encoder.modalities
         self.needs_image, self.unplaced = self._overrides.needs == "image", self._overrides.unplaced
         self.states_differ = self._overrides.states_differ
@@ -87,6 +80,7 @@ class HFAdapter(Adapter):
             checkpoint,
             processor or tokenizer,
             len(self.blocks()),
+            streams=self._overrides.streams,
             templated=self.encoder.templated,
             max_length=max_length,
         )
@@ -94,35 +88,7 @@ class HFAdapter(Adapter):
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> HFAdapter:
         """Loads and pins the checkpoint that ``args`` names; see :meth:`Adapter.load` and the class for its keys."""
-        refuse_unknown_args(args, ARGUMENTS)
-        if not args.get("pretrained"):
-            raise AdapterError("hf needs a model: --model_args pretrained=<hub id or directory>")
-        trust_remote_code = boolean_arg(args, "trust_remote_code", False)
-        template = boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None
-        max_length = positive_int_arg(args, "max_length")
-        files = (*CHECKPOINT_FILES, "*.py") if trust_remote_code else CHECKPOINT_FILES
-        checkpoint = resolve_checkpoint(args["pretrained"], args.get("revision"), files)
-        config = read_config(checkpoint, trust_remote_code=trust_remote_code)
-        processor = None
-        if is_multimodal(config):
-            processor = load_processor(checkpoint.path, config, trust_remote_code=trust_remote_code)
-            if not hasattr(processor, "tokenizer"):  # the multimodal mapping holds a few text-only models
-                processor = None
-        tokenizer = (
-            load_tokenizer(checkpoint.path, trust_remote_code=trust_remote_code)
-            if processor is None
-            else processor.tokenizer
-        )
-        model = load_model(
-            checkpoint,
-            config,
-            dtype=args.get("dtype", "auto"),
-            attn_implementation=args.get("attn_implementation"),
-            device_map=args.get("device_map"),
-            device=pick_device(device),
-            trust_remote_code=trust_remote_code,
-        )
-        return cls(model, tokenizer, processor, checkpoint, use_chat_template=template, max_length=max_length)
+        return cls(**load_parts(args, device, measured_anyway=cls.overrides is not None))
 
     def blocks(self) -> Sequence[nn.Module]:
         """The decoder blocks in the order the residual stream passes them, found by their place in the model."""
@@ -130,7 +96,7 @@ class HFAdapter(Adapter):
 
     @cached_property
     def _found_blocks(self) -> nn.ModuleList:
-        return find_blocks(self.model)
+        return find_blocks(self.model, self._overrides.stack)
 
     def optional_blocks(self) -> frozenset[int]:
         """The cross-attention blocks that a pass without a picture leaves out; see :meth:`Adapter.optional_blocks`."""
@@ -157,6 +123,20 @@ class HFAdapter(Adapter):
         paths = {VISION: self._overrides.tower, PROJECTOR: self._overrides.projector}.get(tap)
         return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
 
+    def process(self, text: list[str], **options: Any) -> Mapping[str, Any]:
+        """Calls the processor; a subclass whose processor wants something else overrides this.
+
+        Args:
+            text: the prompts.
+            options: media by the processor's names for them, padding and the like.
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, both (B, S), and whatever else the model takes.
+        """
+        assert self.processor is not None
+        encoded: Mapping[str, Any] = self.processor(text=text, **options)
+        return encoded
+
     def encode(self, examples: Sequence[Example]) -> Batch:
         """Turns examples into one right-padded batch; see :meth:`Adapter.encode`."""
         encoded = self.encoder(examples)
@@ -165,7 +145,8 @@ class HFAdapter(Adapter):
         labels = encoded.labels
         if self._overrides.adds_image and any(example.images for example in examples):
             added = self._entering_block_1(inputs).shape[1] - labels.shape[1]
-            labels = np.pad(labels, ((0, 0), (added, 0)), constant_values=IMAGE)
+            where = (added, 0) if self._overrides.adds_image == "before" else (0, added)
+            labels = np.pad(labels, ((0, 0), where), constant_values=IMAGE)
         media = {name: v for name, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
         other = None
         if self._overrides.constants_inside and media:

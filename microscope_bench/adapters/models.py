@@ -8,7 +8,7 @@ import torch
 
 from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.adapters.loading import Checkpoint, torch_dtype
-from microscope_bench.adapters.overrides import overrides_for
+from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
@@ -21,24 +21,20 @@ def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
     """The model configuration of a checkpoint.
 
     Raises:
-        AdapterError: there is none, this version of transformers does not know its architecture, or it cannot be
-            measured.
+        AdapterError: there is none, or this version of transformers does not know its architecture.
     """
     from transformers import AutoConfig
 
     if not (checkpoint.path / "config.json").is_file():
         raise AdapterError(f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers")
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a damaged or foreign file makes transformers raise
         raise AdapterError(
             f"the configuration of {checkpoint.repo} cannot be read ({type(error).__name__}: {first_line(error)}). A "
             f"newer architecture needs a newer transformers (pip install -U transformers); one that ships its own code "
             f"runs it only with trust_remote_code=true"
         ) from error
-    if reason := overrides_for(config.model_type).unsupported:
-        raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")
-    return config
 
 
 def is_multimodal(config: Any) -> bool:
@@ -92,7 +88,7 @@ def load_model(
             f"{checkpoint.repo} lacks {len(missing)} weights of {type(model).__name__}, which would be random: {shown}"
             f". The checkpoint is incomplete or of another architecture than its config.json says."
         )
-    return part_that_runs(model).eval()
+    return model.eval()
 
 
 def input_device(model: Any) -> torch.device:
@@ -114,10 +110,9 @@ def start_token(model: Any) -> int:
     return int(found)
 
 
-def part_that_runs(model: Any) -> Any:
+def part_that_runs(model: Any, overrides: Overrides) -> Any:
     """The model itself, or the part of it that reads the prompt: the thinker of an omni model."""
-    part = overrides_for(model.config.model_type).part
-    return model if part is None else model.get_submodule(part)
+    return model if overrides.part is None else model.get_submodule(overrides.part)
 
 
 def model_info(
@@ -126,6 +121,7 @@ def model_info(
     processor: Any,
     n_layers: int,
     *,
+    streams: str | None,
     templated: bool,
     max_length: int | None,
 ) -> ModelInfo:
@@ -136,11 +132,11 @@ def model_info(
         checkpoint: where it came from.
         processor: the processor or tokenizer that makes its inputs.
         n_layers: L, the number of its decoder blocks.
+        streams: the configuration's key for its number of parallel residual streams, or None for one.
         templated: whether prompts go through the processor's chat template.
         max_length: the context length to report instead of the configuration's.
     """
     text_config = model.config.get_text_config(decoder=True)
-    streams = overrides_for(model.config.model_type).streams
     quantization = getattr(model.config, "quantization_config", None)
     image_processor = getattr(processor, "image_processor", None)
     return ModelInfo(

@@ -7,11 +7,9 @@ prompt, SOI, picture, EOI, USER, question, BOT; no BOS; without a picture SOI, p
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,25 +20,23 @@ from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 from microscope_bench.adapters.arguments import refuse_unknown_args
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch, ModelInfo
 from microscope_bench.adapters.initialisation import seeded_initialisation
-from microscope_bench.adapters.loading import Checkpoint, torch_dtype
-from microscope_bench.adapters.models import UNTRAINED_KEY
-from microscope_bench.adapters.omnifusion_files import (
-    find_checkpoint,
-    find_vision_tower,
-    load_projection,
-    load_special_embeddings,
-    tensor_file,
+from microscope_bench.adapters.loading import torch_dtype
+from microscope_bench.adapters.omnifusion_files import find_checkpoint, find_vision_tower
+from microscope_bench.adapters.omnifusion_loading import (
+    DIALOG,
+    assemble,
+    framed,
+    load_part,
+    load_preprocessing,
+    model_info,
 )
 from microscope_bench.adapters.omnifusion_model import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
 from microscope_bench.adapters.prompting import check_placeholders
-from microscope_bench.adapters.taps import LANGUAGE, PROJECTOR, TappedAdapter
+from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR
+from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.devices import pick_device
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
-from microscope_bench.hub import first_line
-
-DIALOG = "This is a dialog with AI assistant.\n"
-"""The text every sequence starts with."""
 
 ARGS = ("pretrained", "revision", "subfolder", "vision_tower", "vision_revision", "dtype", "attn_implementation")
 
@@ -86,14 +82,14 @@ class OmniFusionAdapter(Adapter):
         checkpoint = find_checkpoint(args)
         tower = find_vision_tower(args, checkpoint)
         dtype, target = torch_dtype(args.get("dtype", "auto")), pick_device(device)
-        language_model = _load_part(
+        language_model = load_part(
             AutoModelForCausalLM, checkpoint.path / "tuned-model", dtype, args.get("attn_implementation")
         )
-        vision_tower = _load_part(CLIPVisionModel, tower.path, language_model.dtype, None)
-        model = _assemble(checkpoint.path, language_model, vision_tower).to(target)
-        tokenizer = _load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
-        image_processor = _load_preprocessing(AutoImageProcessor, tower.path)
-        info = _model_info(checkpoint, tower, model, tokenizer, image_processor)
+        vision_tower = load_part(CLIPVisionModel, tower.path, language_model.dtype, None)
+        model = assemble(checkpoint.path, language_model, vision_tower).to(target)
+        tokenizer = load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
+        image_processor = load_preprocessing(AutoImageProcessor, tower.path)
+        info = model_info(checkpoint, tower, model, tokenizer, image_processor)
         return cls(model, tokenizer, image_processor, info)
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -134,7 +130,7 @@ class OmniFusionAdapter(Adapter):
             inputs={**inputs, **media},
             labels=labels,
             ids=tuple(example.id for example in examples),
-            prompts=tuple(_framed(_question(example), bool(example.images)) for example in examples),
+            prompts=tuple(framed(_question(example), bool(example.images)) for example in examples),
             tokens=tuple(ids for ids, _ in rows),
             media=media,
         )
@@ -211,77 +207,3 @@ def _question(example: Example) -> str:
         )
     check_placeholders(example)
     return example.text.replace(IMAGE_PLACEHOLDER, "").removeprefix("\n")
-
-
-def _framed(question: str, has_image: bool) -> str:
-    """The whole sequence, readable."""
-    return f"{DIALOG}{'<SOI><image><EOI>' if has_image else ''}<USER>{question}<BOT>"
-
-
-def _load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention: str | None) -> Any:
-    """A transformers model all of whose weights come from the checkpoint."""
-    choices = {} if attention is None else {"attn_implementation": attention}
-    try:
-        model, report = model_class.from_pretrained(
-            path, dtype=dtype, local_files_only=True, output_loading_info=True, **choices
-        )
-    except Exception as error:  # transformers, safetensors and pickle each raise their own
-        raise AdapterError(f"{path} cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
-    if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
-        raise AdapterError(
-            f"{path}: {len(lacking)} weights are missing or of another shape than its config.json says, so they would "
-            f"be random: {', '.join(lacking[:5])}"
-        )
-    return model
-
-
-def _load_preprocessing(loader: Any, path: Path) -> Any:
-    try:
-        return loader.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers each raise their own
-        raise AdapterError(
-            f"{path} holds no usable {loader.__name__[4:]} ({type(error).__name__}: {first_line(error)})"
-        ) from error
-
-
-def _assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionModel:
-    """The whole model in the language model's dtype; raises where the parts' widths differ."""
-    projection_file, special_file = tensor_file(path, "projection"), tensor_file(path, "special_embeddings")
-    assert projection_file is not None and special_file is not None  # find_checkpoint made sure
-    projection, special = load_projection(projection_file), load_special_embeddings(special_file)
-    text_size, vision_size = language_model.config.hidden_size, vision_tower.config.hidden_size
-    takes, gives = projection.transformer_layer.norm1.normalized_shape[0], projection.linear.out_features
-    if (takes, gives) != (vision_size, text_size):
-        raise AdapterError(
-            f"{projection_file} maps width {takes} to {gives}, but the vision tower is {vision_size} wide and the "
-            f"language model {text_size}; name the tower it was trained with: vision_tower=org/name"
-        )
-    if other := sorted(name for name, vector in special.items() if len(vector) != text_size):
-        raise AdapterError(f"{special_file}: {', '.join(other)} is not {text_size} wide like the language model")
-    model = OmniFusionModel(language_model, vision_tower, projection, special)
-    return model.to(dtype=language_model.dtype)
-
-
-def _model_info(
-    checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel, tokenizer: Any, image_processor: Any
-) -> ModelInfo:
-    config = model.language_model.config
-    return ModelInfo(
-        name=checkpoint.repo,
-        repo=checkpoint.repo,
-        revision=checkpoint.revision,
-        adapter="omnifusion",
-        # The tower is not part of the published checkpoint, and another one is another model.
-        architecture=f"OmniFusion({type(model.language_model).__name__}, {tower.repo}@{tower.revision})",
-        dtype=str(model.language_model.dtype).removeprefix("torch."),
-        quantization=None,
-        attention=config._attn_implementation,
-        n_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trained=not getattr(config, UNTRAINED_KEY, False),
-        processor=type(tokenizer).__name__,
-        image_processor=type(image_processor).__name__,
-        chat_template_sha256=hashlib.sha256(_framed("", has_image=True).encode()).hexdigest(),
-        context_length=config.max_position_embeddings,
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Overrides:
         stack: dotted path of the module below which the blocks lie, where ``get_decoder()`` does not name it.
         unplaced: modality → why no position of the stream is one of it, though the model takes it.
         media_mask: the processor's output that marks the image positions, where no token id does.
-        adds_image: whether the model itself puts the picture's positions in front of those of the text.
+        adds_image: where the model itself puts the picture's positions: "before" or "after" those of the text, or "".
         streams: the configuration's key for the number of parallel residual streams, or None for one.
         streams_first: whether the streams are the first axis of the hidden state, not the third.
         states_differ: why the hidden states that transformers returns are not the boundaries; "" where they are.
@@ -50,7 +50,7 @@ class Overrides:
     stack: str | None = None
     unplaced: Mapping[str, str] = field(default_factory=dict)
     media_mask: str | None = None
-    adds_image: bool = False
+    adds_image: Literal["", "before", "after"] = ""
     streams: str | None = None
     streams_first: bool = False
     states_differ: str = ""
@@ -98,6 +98,8 @@ _NO_PROMPT = (
     "it transcribes what it hears: its processor takes no prompt, and every position is a sum of text and sound"
 )
 
+_T5: dict[str, Any] = {"stack": "language_model.encoder", "answers_apart": True}
+
 OVERRIDES = {
     "aria": Overrides(fusion="resampler"),
     "blip": Overrides(
@@ -108,6 +110,7 @@ OVERRIDES = {
         projector=("vision_model",),
     ),
     "blip-2": Overrides(fusion="qformer", writes_image_token=False, needs="image"),
+    "blip-2/t5": Overrides(fusion="qformer", writes_image_token=False, needs="image", **_T5),
     "chameleon": Overrides(fusion="discrete", codes_repeat=True),
     "cohere_compass": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "cosmos3_omni": Overrides(fusion="deepstack", states_differ=_BETWEEN),
@@ -129,7 +132,7 @@ OVERRIDES = {
     "ernie4_5_vl_moe": Overrides(projector=("model.resampler_model",)),
     "gemma3n": Overrides(streams="altup_num_inputs", streams_first=True, filler="model.embed_audio", projector=NOWHERE),
     "gemma4_unified": Overrides(fusion="encoder-free"),
-    "git": Overrides(fusion="prefix", adds_image=True, writes_image_token=False),
+    "git": Overrides(fusion="prefix", adds_image="before", writes_image_token=False),
     "glm5_next": Overrides(streams="hc_mult"),
     "granite4_vision": Overrides(fusion="deepstack", states_differ=_BETWEEN, projector=NOWHERE),
     "granite_docling": Overrides(fusion="deepstack", states_differ=_BETWEEN),
@@ -148,6 +151,7 @@ OVERRIDES = {
     "inkling2": Overrides(states_differ="it attends to earlier blocks once more before its final norm"),
     "inkling_mm_model": Overrides(fusion="encoder-free", tower=NOWHERE, projector=NOWHERE),
     "instructblip": Overrides(fusion="qformer", writes_image_token=False, needs="image"),
+    "instructblip/t5": Overrides(fusion="qformer", writes_image_token=False, needs="image", **_T5),
     "instructblipvideo": Overrides(fusion="qformer", writes_image_token=False, needs="video", videos_go_by="images"),
     "internvl": Overrides(videos_as_images=True),
     "kosmos-2": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
@@ -197,8 +201,8 @@ OVERRIDES = {
     "step3p7": Overrides(tower=NOWHERE, projector=NOWHERE),
     "t5gemma2": Overrides(fusion="encoder-decoder", stack="model.encoder.text_model", answers_apart=True),
     "udop": Overrides(
-        unsupported="its processor needs the words of the page with their boxes, which no task here has, and its "
-        "positions shift with the padding of the batch"
+        unsupported="its processor needs the words of the page with their boxes, which no task here has; "
+        "docs/adding_a_model.md shows an adapter for it"
     ),
     "vibevoice_asr": Overrides(arguments={"sample": False}),  # else it adds noise to what it hears
     "vision-encoder-decoder": Overrides(
@@ -212,8 +216,19 @@ OVERRIDES = {
     ),
     "voxtral_realtime": Overrides(unsupported=_NO_PROMPT),
 }
+"""Architecture, or ``architecture/language model`` where that decides → its overrides."""
 
 
-def overrides_for(model_type: str) -> Overrides:
-    """The overrides of an architecture; the defaults where it has none."""
-    return OVERRIDES.get(model_type, Overrides())
+def overrides_for(model_type: str, language_model: str = "") -> Overrides:
+    """The overrides of an architecture; the defaults where it has none.
+
+    Args:
+        model_type: of the whole model.
+        language_model: model type of its language model, where it is known.
+    """
+    return OVERRIDES.get(f"{model_type}/{language_model}", OVERRIDES.get(model_type, Overrides()))
+
+
+def overrides_of(config: Any) -> Overrides:
+    """The overrides of a configuration."""
+    return overrides_for(config.model_type, getattr(getattr(config, "text_config", None), "model_type", ""))

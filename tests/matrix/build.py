@@ -10,7 +10,6 @@ from transformers import AutoModelForMultimodalLM
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.loading import Checkpoint
-from microscope_bench.adapters.models import part_that_runs
 from tests.matrix.media import StandInProcessor
 from tests.matrix.shrink import stand_in_tokenizer, tiny_config
 
@@ -18,7 +17,7 @@ from tests.matrix.shrink import stand_in_tokenizer, tiny_config
 def tiny_model(model_type: str, config: Any) -> Any:
     """The architecture with seeded weights, every one of them drawn: some begin at zero and would hide the media."""
     torch.manual_seed(0)
-    model = part_that_runs(AutoModelForMultimodalLM.from_config(config)).eval()
+    model = AutoModelForMultimodalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in model.parameters():

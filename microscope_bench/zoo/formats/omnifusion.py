@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from microscope_bench.adapters.omnifusion import DIALOG
+from microscope_bench.adapters.omnifusion_loading import DIALOG
 from microscope_bench.adapters.omnifusion_model import (
     IMAGE_MARK,
     SPECIAL_MARKS,

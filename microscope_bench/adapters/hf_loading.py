@@ -1,0 +1,79 @@
+"""From model args to the parts of a transformers model: pinned checkpoint, configuration, processor, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from microscope_bench.adapters.arguments import boolean_arg, positive_int_arg, refuse_unknown_args
+from microscope_bench.adapters.loading import CHECKPOINT_FILES, resolve_checkpoint
+from microscope_bench.adapters.models import is_multimodal, load_model, read_config
+from microscope_bench.adapters.overrides import overrides_of
+from microscope_bench.adapters.processors import load_processor, load_tokenizer
+from microscope_bench.devices import pick_device
+from microscope_bench.errors import AdapterError
+
+ARGUMENTS = (
+    "pretrained",
+    "revision",
+    "dtype",
+    "attn_implementation",
+    "device_map",
+    "trust_remote_code",
+    "use_chat_template",
+    "max_length",
+)
+
+
+def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: bool = False) -> dict[str, Any]:
+    """Loads what :class:`~microscope_bench.adapters.hf.HFAdapter` is made of.
+
+    Args:
+        args: the model args.
+        device: where the model goes; None means a GPU where there is one.
+        measured_anyway: load an architecture that cannot be measured by its entry in the overrides, too.
+
+    Returns:
+        The arguments of the adapter's constructor by name.
+
+    Raises:
+        AdapterError: anything that keeps the model from being loaded, with what to do next.
+    """
+    refuse_unknown_args(args, ARGUMENTS)
+    if not args.get("pretrained"):
+        raise AdapterError("hf needs a model: --model_args pretrained=<hub id or directory>")
+    trust_remote_code = boolean_arg(args, "trust_remote_code", False)
+    template = boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None
+    max_length = positive_int_arg(args, "max_length")
+    files = (*CHECKPOINT_FILES, "*.py") if trust_remote_code else CHECKPOINT_FILES
+    checkpoint = resolve_checkpoint(args["pretrained"], args.get("revision"), files)
+    config = read_config(checkpoint, trust_remote_code=trust_remote_code)
+    if not measured_anyway and (reason := overrides_of(config).unsupported):
+        raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")
+    processor = None
+    if is_multimodal(config):
+        processor = load_processor(checkpoint.path, config, trust_remote_code=trust_remote_code)
+        if not hasattr(processor, "tokenizer"):  # the multimodal mapping holds a few text-only models
+            processor = None
+    tokenizer = (
+        load_tokenizer(checkpoint.path, trust_remote_code=trust_remote_code)
+        if processor is None
+        else processor.tokenizer
+    )
+    model = load_model(
+        checkpoint,
+        config,
+        dtype=args.get("dtype", "auto"),
+        attn_implementation=args.get("attn_implementation"),
+        device_map=args.get("device_map"),
+        device=pick_device(device),
+        trust_remote_code=trust_remote_code,
+    )
+    return {
+        "model": model,
+        "tokenizer": tokenizer,
+        "processor": processor,
+        "checkpoint": checkpoint,
+        "use_chat_template": template,
+        "max_length": max_length,
+    }

@@ -1,0 +1,65 @@
+"""Examples that a model cannot take, refused with what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from microscope_bench.adapters.overrides import Overrides
+from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.examples import Example
+
+_ONE = {"image": "a picture", "video": "a video", "audio": "sound"}
+
+
+def refuse_what_the_model_lacks(
+    title: str, modalities: Collection[str], overrides: Overrides, examples: Sequence[Example]
+) -> None:
+    """Raises for examples that need what the model has not, or lack what it needs.
+
+    Args:
+        title: of the model, for messages.
+        modalities: those it can be given.
+        overrides: what its architecture does differently.
+        examples: of one batch.
+
+    Raises:
+        AdapterError: naming the first such example.
+    """
+    for example in examples:
+        for modality in sorted(example.media.keys() - set(modalities)):
+            others = ", ".join(sorted(modalities))
+            takes = "it is a text-only model" if set(modalities) == {"text"} else f"it takes {others}"
+            raise AdapterError(
+                f"{title} has no modality {modality}: {overrides.lacks.get(modality, takes)}. Example {example.id} has "
+                f"{_ONE[modality]}; choose a task without, or a model that takes it."
+            )
+        if overrides.videos_as_images and example.images and example.videos:
+            raise AdapterError(
+                f"{title} turns the frames of a video into pictures, and example {example.id} has both, which nothing "
+                f"tells apart; choose a task with one of the two."
+            )
+        if overrides.needs and overrides.needs not in example.media:
+            raise AdapterError(
+                f"{title} takes no prompt without {_ONE[overrides.needs]} and example {example.id} has none; choose a "
+                f"task whose examples all have one (of pictures: scienceqa_img)."
+            )
+    if not overrides.writes_image_token and any(len(e.images) != len(examples[0].images) for e in examples):
+        raise AdapterError(f"{title} cannot mix prompts with and without a picture in one batch; use --batch_size 1.")
+
+
+def check_sampling_rate(name: str, processor: Any | None, example: Example) -> None:
+    """Raises unless the example's sound has as many samples per second as the processor takes.
+
+    Raises:
+        ExampleError: with both rates.
+    """
+    extractor = getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
+    wanted = getattr(extractor, "sampling_rate", None)
+    for audio in example.audios:
+        if wanted is not None and audio.sampling_rate != wanted:
+            raise ExampleError(
+                example.id,
+                f"its sound has {audio.sampling_rate} samples per second and {name} takes {wanted}; resample it in "
+                f"the task",
+            )

@@ -1,0 +1,77 @@
+"""Where the taps are set: the blocks of the vision tower or the projector, by the names transformers gives them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from microscope_bench.adapters.decoder import describe_module_lists, module_lists
+from microscope_bench.errors import AdapterError
+from microscope_bench.registry import unknown_name
+
+LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector"
+TAPS = {
+    LANGUAGE: "the decoder blocks of the language model",
+    VISION: "the blocks of the vision tower",
+    PROJECTOR: "what leaves the projector for the language model; one boundary, no blocks",
+}
+"""Name → what is watched there."""
+
+_TOWER = re.compile(r"(^|[._])(vision|visual|image|img|vit|siglip|clip|dino\w*)")
+_NO_TOWER = re.compile(r"projector|connector|merger|qformer|resampler|perceiver|audio|language_model|deepstack")
+_BLOCKS = {"layers", "blocks", "layer", "block", "resblocks", "transformer_layers"}
+_PROJECTORS = (
+    "multi_modal_projector",
+    "mm_projector",
+    "projector",
+    "connector",
+    "modality_projection",
+    "aligner",
+    "embed_vision",
+    "vision_embed_tokens",
+    "vision_projection",
+    "perceiver_resampler",
+    "language_projection",
+    "image_to_text_projection",
+    "visual_projection",
+    "merger",
+    "resampler",
+)
+
+
+def find_places(model: nn.Module, tap: str, paths: Sequence[str] | None) -> tuple[Sequence[nn.Module], nn.Module]:
+    """The blocks to watch and the module whose output is the last boundary."""
+    if tap not in (VISION, PROJECTOR):
+        raise unknown_name("tap", tap, list(TAPS))
+    named = dict(model.named_modules())
+    found: Any = next((named[path] for path in paths or () if path in named), None)
+    if found is None and paths is None:
+        found = _tower_blocks(model) if tap == VISION else _projector(named)
+    if found is None:
+        what = "a vision tower made of blocks" if tap == VISION else "a projector"
+        raise AdapterError(
+            f"{type(model).__name__} has not {what} that runs once in a pass, each position for itself; its block "
+            f"lists are {describe_module_lists(model)}. Leave --tap out, or try the other place."
+        )
+    return ((), found) if tap == PROJECTOR else (list(found), found[-1])
+
+
+def _tower_blocks(model: nn.Module) -> nn.ModuleList | None:
+    """The longest list of blocks on a path that speaks of vision."""
+    found = [
+        (-len(module), name.count("."), name, module)
+        for name, module in module_lists(model).items()
+        if name.rpartition(".")[2] in _BLOCKS and _TOWER.search(name) and not _NO_TOWER.search(name)
+    ]
+    return min(found, key=lambda candidate: candidate[:3])[3] if found else None
+
+
+def _projector(named: Mapping[str, nn.Module]) -> nn.Module | None:
+    """The module between tower and language model, by the names that transformers gives it, the outermost first."""
+    for wanted in _PROJECTORS:
+        if paths := [name for name in named if name.rpartition(".")[2] == wanted and "audio" not in name]:
+            return named[min(paths, key=lambda name: (name.count("."), name))]
+    return None
