@@ -124,7 +124,7 @@ def test_an_adapter_in_a_file_has_its_own_identity(tiny, tmp_path):
 def test_an_adapter_may_find_the_blocks_where_the_generic_one_cannot(tiny, tmp_path, monkeypatch):
     """The example of docs/adding_a_model.md."""
 
-    def lost(model):
+    def lost(model, stack):
         raise AdapterError("no block list")
 
     monkeypatch.setattr("microscope_bench.adapters.hf.find_blocks", lost)

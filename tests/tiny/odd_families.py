@@ -1,7 +1,7 @@
-"""Tiny checkpoints of the families that hold no projected picture in a causal sequence: cross-attention, encoders, codes.
+"""Tiny checkpoints of families without a projected picture in a causal sequence: cross-attention, encoders, codes.
 
-As :mod:`tests.tiny.families`: real configuration, model and processor classes, seeded random weights, in the layout of the
-hub. Special tokens and their places are those that published checkpoints of the family have.
+As :mod:`tests.tiny.families`: real configuration, model and processor classes, seeded random weights, in the layout of
+the hub. Special tokens and their places are those that published checkpoints of the family have.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def idefics() -> tuple[Any, Any]:
 
 
 def florence2() -> tuple[Any, Any]:
-    """Florence-2: BART reads the picture's tokens, ``<s>``, the prompt and ``</s>``, all of which the processor writes."""
+    """Florence-2: a BART encoder reads the picture and the prompt, between which its processor writes ``<s>``."""
     tokenizer = _framed(BOS, EOS, image_token="<image>")
     text = hf.BartConfig(
         vocab_size=len(tokenizer),
