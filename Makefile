@@ -29,11 +29,12 @@ test: lint
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy -s
 
-# all architectures of transformers, those too that need timm or torchvision, and the page about them
-matrix: $(VENV)/.dev build/vision/.done
+# all architectures of transformers and the page about them; what needs torchvision, timm or torchao is run here only
+matrix: $(VENV)/.dev build/extras/.done
 	$(BIN)/python -m tests.matrix --json build/matrix/plain.json
-	PYTHONPATH=build/vision $(BIN)/python -m tests.matrix --needing timm --json build/matrix/timm.json
+	PYTHONPATH=build/extras $(BIN)/python -m tests.matrix --needing timm --json build/matrix/timm.json
 	$(BIN)/python -m tests.matrix --page docs/models.md --from build/matrix/plain.json build/matrix/timm.json
+	PYTHONPATH=build/extras $(BIN)/python -m pytest tests/adapters/test_placement.py tests/adapters/test_sound_and_video.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -56,8 +57,8 @@ $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
 	touch $@
 
 # beside the virtual environment, not in it: everything else is to be tested without them
-build/vision/.done: $(VENV)/.dev
-	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt --target build/vision torchvision timm
+build/extras/.done: $(VENV)/.dev
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt --target build/extras torchvision timm torchao num2words
 	touch $@
 
 clean:

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.matrix.torchvision_ops import declare_operators
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach for the hub
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+declare_operators()  # before anything imports torchvision, where it is installed
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,17 @@ from microscope_bench.registry import unknown_name
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-_IDENTIFIED_ELSEWHERE = {"pretrained", "revision", "dtype", "attn_implementation", "device_map", "trust_remote_code"}
+_IDENTIFIED_ELSEWHERE = {
+    "pretrained",
+    "revision",
+    "dtype",
+    "attn_implementation",
+    "quantization",
+    "device_map",
+    "max_memory",
+    "offload_folder",
+    "trust_remote_code",
+}
 """Keys whose effect other fields of ModelInfo record, or that change no number."""
 
 

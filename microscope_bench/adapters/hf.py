@@ -20,8 +20,9 @@ from microscope_bench.adapters.hf_loading import load_parts
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
 from microscope_bench.adapters.loading import Checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors
-from microscope_bench.adapters.models import input_device, model_info, part_that_runs, start_token
+from microscope_bench.adapters.models import model_info, part_that_runs, start_token
 from microscope_bench.adapters.overrides import Overrides, overrides_of
+from microscope_bench.adapters.placement import input_device
 from microscope_bench.adapters.prompting import continuation_token_ids
 from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR, VISION
 from microscope_bench.adapters.taps import TappedAdapter
@@ -33,9 +34,9 @@ class HFAdapter(Adapter):
     """A transformers model with its processor (multimodal) or tokenizer (text only).
 
     Model args: ``pretrained`` (hub id or directory), ``revision``, ``dtype`` (auto: as in the checkpoint; float32,
-    bfloat16, float16), ``attn_implementation``, ``device_map`` (needs accelerate), ``trust_remote_code`` (default
-    false), ``use_chat_template`` (default: where the checkpoint has one), ``max_length`` (instead of the
-    configuration's).
+    bfloat16, float16), ``attn_implementation``, ``quantization`` (bnb-8bit, bnb-4bit, torchao-int8), ``device_map``,
+    ``max_memory`` and ``offload_folder`` (these three need accelerate), ``trust_remote_code`` (default false),
+    ``use_chat_template`` (default: where the checkpoint has one), ``max_length`` (instead of the configuration's).
 
     Attributes:
         model: the loaded model, in evaluation mode.

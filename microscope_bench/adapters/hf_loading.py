@@ -9,6 +9,7 @@ from microscope_bench.adapters.arguments import boolean_arg, positive_int_arg, r
 from microscope_bench.adapters.loading import CHECKPOINT_FILES, resolve_checkpoint
 from microscope_bench.adapters.models import is_multimodal, load_model, read_config
 from microscope_bench.adapters.overrides import overrides_of
+from microscope_bench.adapters.placement import device_options, quantization_config
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
 from microscope_bench.devices import pick_device
 from microscope_bench.errors import AdapterError
@@ -18,7 +19,10 @@ ARGUMENTS = (
     "revision",
     "dtype",
     "attn_implementation",
+    "quantization",
     "device_map",
+    "max_memory",
+    "offload_folder",
     "trust_remote_code",
     "use_chat_template",
     "max_length",
@@ -50,6 +54,11 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
     config = read_config(checkpoint, trust_remote_code=trust_remote_code)
     if not measured_anyway and (reason := overrides_of(config).unsupported):
         raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")
+    options = device_options(args.get("device_map"), args.get("max_memory"), args.get("offload_folder"))
+    if "attn_implementation" in args:
+        options["attn_implementation"] = args["attn_implementation"]
+    if "quantization" in args:
+        options["quantization_config"] = quantization_config(args["quantization"])
     processor = None
     if is_multimodal(config):
         processor = load_processor(checkpoint.path, config, trust_remote_code=trust_remote_code)
@@ -64,10 +73,9 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
         checkpoint,
         config,
         dtype=args.get("dtype", "auto"),
-        attn_implementation=args.get("attn_implementation"),
-        device_map=args.get("device_map"),
         device=pick_device(device),
         trust_remote_code=trust_remote_code,
+        options=options,
     )
     return {
         "model": model,

@@ -41,7 +41,8 @@ def untrained_twin(model: Any) -> Any:
     name = type(model).__name__
     if getattr(model.config, "quantization_config", None) is not None:
         raise AdapterError(f"{name} is quantised and cannot be initialised anew; load it without quantisation")
-    if len({parameter.device for parameter in model.parameters()}) > 1:
+    devices = {parameter.device.type for parameter in model.parameters()}
+    if "meta" in devices or len({parameter.device for parameter in model.parameters()}) > 1:
         raise AdapterError(
             f"{name} is spread over several devices and cannot be initialised anew; load it without device_map"
         )

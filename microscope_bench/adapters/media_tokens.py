@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from microscope_bench.adapters.base import LABELS, PADDING, SPECIAL, STRUCTURE, TEXT
 from microscope_bench.adapters.overrides import Overrides
+from microscope_bench.adapters.placement import real_parameter
 
 _TYPES = {1: "image", 2: "video", 3: "audio"}
 """Code in a processor's ``mm_token_type_ids`` → modality."""
@@ -99,7 +100,7 @@ def constant_media_vectors(model: Any, overrides: Overrides) -> list[Any]:
     """The learned vectors (d,) that stand in placeholder positions without coming from a medium (``image_newline``)."""
     text = model.config.get_text_config(decoder=True)
     vectors = [
-        parameter.flatten()
+        real_parameter(model, name).flatten()
         for name, parameter in model.named_parameters()
         if re.search(r"newline|separator|seperator", name.rpartition(".")[2]) and parameter.numel() == text.hidden_size
     ]

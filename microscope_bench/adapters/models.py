@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.adapters.loading import Checkpoint, torch_dtype
 from microscope_bench.adapters.overrides import Overrides
+from microscope_bench.adapters.placement import quantization_name
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
@@ -49,12 +51,19 @@ def load_model(
     config: Any,
     *,
     dtype: str,
-    attn_implementation: str | None,
-    device_map: str | None,
     device: torch.device,
     trust_remote_code: bool,
+    options: Mapping[str, Any],
 ) -> Any:
     """The model in evaluation mode, every weight from a safetensors file of the checkpoint.
+
+    Args:
+        checkpoint: where it lies.
+        config: its configuration.
+        dtype: "auto", "float32", ...
+        device: where it goes, unless the options spread it over several.
+        trust_remote_code: whether code from the checkpoint may run.
+        options: further arguments of ``from_pretrained``.
 
     Raises:
         AdapterError: no safetensors, a damaged file, weights that the checkpoint lacks, or not enough memory.
@@ -62,11 +71,7 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
-    options: dict[str, Any] = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code}
-    if attn_implementation is not None:
-        options["attn_implementation"] = attn_implementation
-    if device_map is not None:
-        options["device_map"] = device_map
+    options = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code, **options}
     if not any(checkpoint.path.glob("*.safetensors")):
         raise AdapterError(
             f"{checkpoint.repo} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a "
@@ -76,7 +81,7 @@ def load_model(
         model, report = family.from_pretrained(
             checkpoint.path, config=config, use_safetensors=True, output_loading_info=True, **options
         )
-        model = model if device_map is not None else model.to(device)
+        model = model if "device_map" in options else model.to(device)
     except Exception as error:  # damaged files, wrong shapes, missing packages, memory: each raises something else
         raise AdapterError(
             f"the weights of {checkpoint.repo} cannot be loaded as {family.__name__} ({type(error).__name__}: "
@@ -89,15 +94,6 @@ def load_model(
             f". The checkpoint is incomplete or of another architecture than its config.json says."
         )
     return model.eval()
-
-
-def input_device(model: Any) -> torch.device:
-    """Where the model's inputs go: to its first weights, which may lie elsewhere than the rest."""
-    try:
-        weight = model.get_input_embeddings().weight
-    except NotImplementedError:  # transformers does not find them in every architecture
-        weight = next(model.parameters())
-    return torch.device(weight.device)
 
 
 def start_token(model: Any) -> int:
@@ -146,7 +142,7 @@ def model_info(
         adapter="hf",
         architecture=type(model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
-        quantization=None if quantization is None else _quantization_method(quantization),
+        quantization=None if quantization is None else quantization_name(quantization),
         attention=getattr(text_config, "_attn_implementation", None),
         n_layers=n_layers,
         hidden_size=int(text_config.hidden_size) * (1 if streams is None else getattr(text_config, streams)),
@@ -157,8 +153,3 @@ def model_info(
         chat_template_sha256=template_sha256(chat_template(processor)) if templated else None,
         context_length=max_length or getattr(text_config, "max_position_embeddings", None),
     )
-
-
-def _quantization_method(config: Any) -> str:
-    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
-    return str(getattr(method, "value", method) or type(config).__name__)

@@ -26,6 +26,7 @@ from microscope_bench.check.probes import (
     library_hidden_states,
     mentions_deepstack,
     rows,
+    what_was_found,
     with_other_media,
 )
 from microscope_bench.check.report import Check, Report
@@ -54,7 +55,7 @@ def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> Report
     """
     install_recording_hooks(adapter)
     if examples is not None:
-        return Report(adapter.info.name, tuple(_run(adapter, tuple(examples), _CHECKS)))
+        return Report(adapter.info.name, tuple(_run(adapter, tuple(examples), _CHECKS)), what_was_found(adapter))
     media = [modality for modality in PLACEHOLDERS if modality in adapter.modalities]
     checks = _run(adapter, default_examples(frozenset(media[:1])), _CHECKS)
     for modality in media[1:]:
@@ -63,7 +64,7 @@ def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> Report
             replace(found, name=f"{found.name} ({modality})")
             for found in _run(adapter, default_examples(frozenset({modality})), again)
         ]
-    return Report(adapter.info.name, tuple(checks))
+    return Report(adapter.info.name, tuple(checks), what_was_found(adapter))
 
 
 def _run(

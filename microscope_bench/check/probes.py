@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,25 @@ def default_examples(modalities: frozenset[str]) -> tuple[Example, Example]:
     return examples[0], examples[1]
 
 
+def what_was_found(adapter: Adapter) -> dict[str, str]:
+    """What an adapter says of its model, as a report shows it."""
+    info, model = adapter.info, getattr(adapter, "model", None)
+    blocks = adapter.blocks()
+    paths = [name for name, module in model.named_modules() if blocks and module is blocks[0]] if model else []
+    stack = f"{paths[0].rpartition('.')[0]}, " if paths else ""
+    parts = [part for part in (info.processor, info.image_processor) if part]
+    unplaced = [f"{modality} without positions ({reason})" for modality, reason in adapter.unplaced.items()]
+    return {
+        "revision": info.revision,
+        "architecture": f"{info.architecture}, {info.n_parameters:,} parameters, adapter {info.adapter}",
+        "stream": f"{stack}{len(blocks)} blocks ({type(blocks[0]).__name__ if blocks else 'none'}), {info.hidden_size} wide",
+        "modalities": ", ".join([*sorted(adapter.modalities - adapter.unplaced.keys()), *unplaced]),
+        "processor": ", ".join(parts) + (", with its chat template" if info.chat_template_sha256 else ", raw prompts"),
+        "numbers": f"{info.dtype}, attention {info.attention}, quantisation {info.quantization or 'none'}",
+        "software": ", ".join(f"{name} {version(name)}" for name in ("microscope-bench", "torch", "transformers")),
+    }
+
+
 def with_other_media(example: Example) -> Example:
     """The same question about other media of the same size: pictures and frames inverted, recordings drawn anew."""
     draw = np.random.default_rng(len(example.text))
@@ -161,7 +181,9 @@ def install_recording_hooks(adapter: Adapter) -> None:
     except ImportError:  # older
         return
     model = getattr(adapter, "model", None)
-    if isinstance(model, PreTrainedModel):
+    if isinstance(model, PreTrainedModel) and not any(
+        getattr(module, "_output_capturing_hooks_installed", False) for module in model.modules()
+    ):
         maybe_install_capturing_hooks(model)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["passed", "failed", "skipped"]
@@ -32,10 +33,12 @@ class Report:
     Attributes:
         model: the model's name.
         checks: in the order they ran.
+        found: what the adapter found of the model, by what it is.
     """
 
     model: str
     checks: tuple[Check, ...]
+    found: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -45,6 +48,9 @@ class Report:
     def __str__(self) -> str:
         width = max(len(check.name) for check in self.checks)
         lines = [self.model]
+        margin = max((len(what) for what in self.found), default=0)
+        lines += [f"  {what:<{margin}}  {value}" for what, value in self.found.items()]
+        lines += [""] * bool(self.found)
         for check in self.checks:
             said = ". ".join(part.rstrip(".") for part in (check.seen, check.hint) if part)
             lines.append(f"  {check.status:<7}  {check.name:<{width}}  {said}")

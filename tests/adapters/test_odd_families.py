@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import shutil
 from collections import Counter
 from itertools import pairwise
 
@@ -226,7 +227,7 @@ def test_the_projector_tap_is_what_the_text_attends_to(family, odd_adapter):
         states = argument_given_to(adapter.model, path, name, run)
         (watched,) = probe.boundaries
         assert torch.equal(watched, states.reshape(1, -1, 32))
-        assert (probe.labels == IMAGE).all()  # whatever is read depends on the picture, class tokens too
+        assert (probe.labels == IMAGE).all()  # all of it depends on the picture: the tower attends to what fills up too
         # 4 tiles of 4 × 4 patches and a class token; 4 latents; 2048 patches; 16 × 8 patches merged 2 × 2
         assert probe.labels.shape == (1, {"mllama": 4 * 17, "idefics": 4, "pix2struct": 2048, "donut": 8 * 4}[family])
 
@@ -315,6 +316,22 @@ def test_idefics_keeps_the_place_of_a_picture_in_the_text(odd_adapter):
 def test_rows_without_a_picture_are_refused_where_model_or_processor_need_one(family, odd_adapter):
     with pytest.raises(AdapterError, match="no prompt without a picture"):
         odd_adapter(family).encode(TEXT_QUESTIONS)
+
+
+@pytest.mark.parametrize("family", ["florence2", "git", "kosmos_2", "pix2struct", "donut"])
+def test_a_second_picture_is_refused_where_a_prompt_has_place_for_one(family, odd_adapter):
+    with pytest.raises(AdapterError, match="takes one picture in a prompt and example two has 2"):
+        odd_adapter(family).encode((question("two", WIDE, TALL),))
+
+
+def test_a_processor_that_makes_no_tokens_of_a_prompt_is_named(odd, tmp_path):
+    """TrOCR's gives a text back as training target alone, for its models transcribe without a prompt."""
+    copy = shutil.copytree(odd("donut"), tmp_path / "trocr")
+    file = copy / "processor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "processor_class": "TrOCRProcessor"}))
+    adapter = HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+    with pytest.raises(AdapterError, match="TrOCRProcessor makes no tokens of a prompt"):
+        adapter.encode(PICTURE_QUESTIONS)
 
 
 def test_git_without_a_picture_is_a_language_model(odd_adapter):

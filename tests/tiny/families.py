@@ -293,7 +293,7 @@ def build(name: str, directory: Path) -> Path:
     """Writes the family's checkpoint into a directory and returns it."""
     torch.manual_seed(0)
     model, processor = FAMILIES[name]()
-    _fill_weights(model)
+    fill_weights(model)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     if hasattr(getattr(processor, "tokenizer", None), "video_token"):
@@ -303,7 +303,7 @@ def build(name: str, directory: Path) -> Path:
     return directory
 
 
-def _fill_weights(model: torch.nn.Module) -> None:
+def fill_weights(model: torch.nn.Module) -> None:
     """Redraws every weight: some architectures start with zeros, which would hide the picture from the decoder."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -274,7 +274,7 @@ def build(name: str, directory: Path) -> Path:
     """Writes the family's checkpoint into a directory and returns it."""
     torch.manual_seed(0)
     model, processor = FAMILIES[name]()
-    families._fill_weights(model)
+    families.fill_weights(model)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory

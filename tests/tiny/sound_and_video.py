@@ -7,6 +7,7 @@ rest, where a processor loaded with torchvision finds them.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -197,6 +198,61 @@ def gemma4() -> tuple[Any, Any]:
     return hf.Gemma4ForConditionalGeneration(config), processor
 
 
+_TEKKEN_MARKS = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"]
+_TEKKEN_MARKS += ["[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]"]
+_TEKKEN_MARKS += ["[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"]
+_TEKKEN_MARKS += [f"<SPECIAL_{rank}>" for rank in range(len(_TEKKEN_MARKS), 100)]
+_TEKKEN_MARKS[24:26] = ["[AUDIO]", "[BEGIN_AUDIO]"]
+_TEKKEN_MARKS[32:35] = ["[ARGS]", "[CALL_ID]", "[TRANSCRIBE]"]
+
+
+def voxtral() -> tuple[Any, Any]:
+    """With the feature extractor alone: a published checkpoint has Mistral's tokenizer file, see :func:`_tekken`.
+
+    It hears windows of 30 seconds, because its processor does not take them from the checkpoint.
+    """
+    sound = families._tower(num_mel_bins=MEL_BINS, max_source_positions=1500) | {"intermediate_size": 4 * HIDDEN}
+    text = hf.LlamaConfig(
+        vocab_size=len(_tekken()["special_tokens"]) + len(_tekken()["vocab"]),
+        hidden_size=HIDDEN,
+        intermediate_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=families.CONTEXT,
+    )
+    config = hf.VoxtralConfig(text_config=text.to_dict(), audio_config=sound, audio_token_id=24)
+    extractor = hf.WhisperFeatureExtractor(feature_size=MEL_BINS, processor_class="VoxtralProcessor")
+    return hf.VoxtralForConditionalGeneration(config), extractor
+
+
+def _tekken() -> dict[str, Any]:
+    """The content of Mistral's ``tekken.json``: marks by their published numbers, bytes, blank + capital letter."""
+    words = [bytes([byte]) for byte in range(256)] + [b" " + bytes([byte]) for byte in range(ord("A"), ord("Z") + 1)]
+    return {
+        "config": {
+            "pattern": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+",
+            "num_vocab_tokens": len(words),
+            "default_vocab_size": len(words) + 100,
+            "default_num_special_tokens": 100,
+            "version": "v11",
+        },
+        "vocab": [
+            {"rank": rank, "token_bytes": base64.b64encode(word).decode(), "token_str": word.decode("latin-1")}
+            for rank, word in enumerate(words)
+        ],
+        "special_tokens": [
+            {"rank": rank, "token_str": mark, "is_control": True} for rank, mark in enumerate(_TEKKEN_MARKS)
+        ],
+        "audio": {
+            "sampling_rate": 16000,
+            "frame_rate": 12.5,
+            "chunk_length_s": 30.0,
+            "audio_encoding_config": {"num_mel_bins": MEL_BINS, "hop_length": 160, "window_size": 400},
+        },
+    }
+
+
 PINPOINTS = [[32, 64], [64, 32], [64, 64]]
 """Sizes (height, width) that pictures of LLaVA are brought to and cut into tiles of 32 pixels."""
 
@@ -384,6 +440,7 @@ def phi4_multimodal() -> tuple[Any, Any]:
 
 FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_audio": qwen2_audio,
+    "voxtral": voxtral,
     "qwen2_5_omni": qwen2_5_omni,
     "gemma4": gemma4,
     "llava_next_video": llava_next_video,
@@ -432,9 +489,11 @@ def build(name: str, directory: Path) -> Path:
     """Writes the family's checkpoint into a directory and returns it."""
     torch.manual_seed(0)
     model, processor = FAMILIES[name]()
-    families._fill_weights(model)
+    families.fill_weights(model)
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
+    if name == "voxtral":
+        (directory / "tekken.json").write_text(json.dumps(_tekken()))
     if name in VIDEO:
         (directory / "video_preprocessor_config.json").write_text(json.dumps(VIDEO[name] | _CHOOSING))
     return directory

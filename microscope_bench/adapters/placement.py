@@ -1,0 +1,115 @@
+"""Big models: where their weights lie, and in how few bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from microscope_bench.errors import AdapterError
+from microscope_bench.hub import first_line
+from microscope_bench.registry import unknown_name
+
+QUANTIZATIONS = {
+    "bnb-8bit": "bitsandbytes, LLM.int8()",
+    "bnb-4bit": "bitsandbytes, NF4",
+    "torchao-int8": "torchao, int8 weights",
+}
+"""Value of model arg ``quantization`` → what it is."""
+
+
+def quantization_config(name: str) -> Any:
+    """The configuration by which transformers quantises a model while it loads it.
+
+    Raises:
+        UnknownNameError: no such quantisation.
+        AdapterError: its package is missing.
+    """
+    if name not in QUANTIZATIONS:
+        raise unknown_name("quantization", name, list(QUANTIZATIONS))
+    package = "torchao" if name.startswith("torchao") else "bitsandbytes"
+    try:
+        if package == "torchao":
+            from torchao.quantization import Int8WeightOnlyConfig
+            from transformers import TorchAoConfig
+
+            return TorchAoConfig(Int8WeightOnlyConfig())
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
+
+        if name == "bnb-8bit":
+            return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    except ImportError as error:
+        raise AdapterError(f"quantization={name} needs {package} ({first_line(error)}): pip install {package}") from error
+
+
+def quantization_name(config: Any) -> str:
+    """What a quantisation is called in a result: method, and 8 digits of everything else that its configuration says.
+
+    >>> quantization_name({"quant_method": "gptq", "bits": 4})
+    'gptq-4bit@5b693cfa'
+    """
+    fields = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    method = fields.get("quant_method")
+    detail = next((f"-{bits}bit" for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), "")
+    if not detail and isinstance(fields.get("bits"), int):
+        detail = f"-{fields['bits']}bit"
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return f"{getattr(method, 'value', method) or type(config).__name__}{detail}@{digest}"
+
+
+def device_options(device_map: str | None, max_memory: str | None, offload_folder: str | None) -> dict[str, Any]:
+    """The arguments of ``from_pretrained`` that spread a model over devices.
+
+    Args:
+        device_map: "auto", "balanced", ..., or a device; None puts the model on one device.
+        max_memory: ``device:size`` pairs separated by ``;``, for instance ``0:20GiB;cpu:60GiB``.
+        offload_folder: where weights go that fit nowhere else.
+
+    Raises:
+        AdapterError: one of the latter two without the first, or a pair that is none.
+    """
+    if device_map is None:
+        if max_memory or offload_folder:
+            raise AdapterError("max_memory and offload_folder say how to spread a model; they need device_map=auto")
+        return {}
+    options: dict[str, Any] = {"device_map": device_map}
+    if max_memory is not None:
+        pairs = [pair.partition(":") for pair in max_memory.split(";")]
+        if not all(device and size for device, _, size in pairs):
+            raise AdapterError(f"max_memory={max_memory} is not device:size;device:size, as in 0:20GiB;cpu:60GiB")
+        options["max_memory"] = {int(d) if d.isdecimal() else d: size for d, _, size in pairs}
+    if offload_folder is not None:
+        options["offload_folder"] = offload_folder
+    return options
+
+
+def input_device(model: Any) -> torch.device:
+    """Where the model's inputs go: to its first weights, or where accelerate runs what is offloaded."""
+    try:
+        weight = model.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):  # transformers does not find them in every architecture
+        weight = next(model.parameters())
+    if weight.device.type != "meta":
+        return torch.device(weight.device)
+    places = [torch.device(d) for d in getattr(model, "hf_device_map", {}).values() if d not in ("cpu", "disk")]
+    return places[0] if places else torch.device("cpu")
+
+
+def real_parameter(model: Any, name: str) -> Tensor:
+    """A parameter by its dotted name, read from where it was offloaded to if need be."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    aligned: Any = nullcontext()
+    if model.get_parameter(name).device.type == "meta":
+        from accelerate.utils import align_module_device
+
+        aligned = align_module_device(parent)
+    with aligned, torch.no_grad():
+        value: Tensor = model.get_parameter(name).detach().clone()
+        return value

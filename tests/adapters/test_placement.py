@@ -1,0 +1,99 @@
+"""Big models: spread over devices, offloaded, quantised."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.placement import quantization_name
+from microscope_bench.capture.hooks import run_pass
+from microscope_bench.check import check
+from microscope_bench.errors import AdapterError, UnknownNameError
+from tests.tiny.questions import PICTURE_QUESTIONS
+
+
+def boundaries(adapter, *, logits: bool) -> list[torch.Tensor]:
+    kept: list[torch.Tensor] = []
+    run_pass(adapter, adapter.encode(PICTURE_QUESTIONS), lambda _, hidden: kept.append(hidden.clone()), logits=logits)
+    return kept
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "blip_2"])
+@pytest.mark.filterwarnings("ignore:The following device_map keys")
+def test_what_lies_on_disk_gives_the_same_bits(family, tiny, tiny_adapter, tmp_path):
+    pytest.importorskip("accelerate")
+    args = {"device_map": "auto", "max_memory": "cpu:60KB", "offload_folder": str(tmp_path / "offloaded")}
+    offloaded, plain = HFAdapter.load({"pretrained": str(tiny(family)), **args}, device="cpu"), tiny_adapter(family)
+    assert "disk" in offloaded.model.hf_device_map.values()
+    assert any(parameter.device.type == "meta" for parameter in offloaded.model.parameters())
+    assert offloaded.info == plain.info  # where the weights lie is not part of which model it is
+    for logits in (True, False, False):  # a pass that ends after the last block leaves the next one as it was
+        for mine, theirs in zip(boundaries(offloaded, logits=logits), boundaries(plain, logits=logits), strict=True):
+            assert torch.equal(mine, theirs)
+    report = check(offloaded, PICTURE_QUESTIONS)
+    assert report.passed, str(report)
+
+
+def test_fresh_weights_of_a_model_that_is_spread_are_refused(tiny, tmp_path):
+    pytest.importorskip("accelerate")
+    args = {"device_map": "auto", "max_memory": "cpu:60KB", "offload_folder": str(tmp_path)}
+    adapter = HFAdapter.load({"pretrained": str(tiny("llava")), **args}, device="cpu")
+    with pytest.raises(AdapterError, match="spread over several devices"):
+        adapter.fresh_weights(0)
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ({"max_memory": "cpu:1GiB"}, AdapterError, "need device_map=auto"),
+        ({"offload_folder": "somewhere"}, AdapterError, "need device_map=auto"),
+        ({"device_map": "auto", "max_memory": "1GiB"}, AdapterError, r"is not device:size;device:size"),
+        ({"quantization": "bnb-4bits"}, UnknownNameError, "Did you mean bnb-4bit"),
+    ],
+)
+def test_bad_arguments(args, error, message, tiny):
+    with pytest.raises(error, match=message):
+        HFAdapter.load({"pretrained": str(tiny("llava")), **args}, device="cpu")
+
+
+@pytest.mark.parametrize(("name", "package"), [("bnb-8bit", "bitsandbytes"), ("torchao-int8", "torchao")])
+def test_a_missing_package_is_named(name, package, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.quantization", None)
+    with pytest.raises(AdapterError, match=f"needs {package} .*pip install {package}"):
+        HFAdapter.load({"pretrained": str(tiny("llava")), "quantization": name}, device="cpu")
+
+
+def test_quantisations_that_differ_in_anything_have_different_names():
+    base = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    names = [
+        quantization_name({**base, **more}) for more in ({}, {"bnb_4bit_quant_type": "fp4"}, {"load_in_4bit": False})
+    ]
+    assert len(set(names)) == 3
+    assert names[0].startswith("bitsandbytes-4bit@") and names[2].startswith("bitsandbytes@")
+
+
+def test_torchao_int8(tiny, tiny_adapter, tmp_path):
+    pytest.importorskip("torchao", reason="needs torchao: make matrix")
+    quantised, plain = (
+        HFAdapter.load({"pretrained": str(tiny("llava")), **args}, device="cpu")
+        for args in ({"quantization": "torchao-int8"}, {})
+    )
+    assert plain.info.quantization is None and quantised.info.quantization.startswith("torchao@")
+    assert check(quantised, PICTURE_QUESTIONS).passed
+    mine, theirs = boundaries(quantised, logits=False)[-1], boundaries(plain, logits=False)[-1]
+    relative = float((mine - theirs).norm() / theirs.norm())
+    assert 1e-5 < relative < 0.1  # another model, but a near one
+    quantised.model.save_pretrained(tmp_path / "quantised")
+    quantised.processor.save_pretrained(tmp_path / "quantised")
+    config = json.loads((tmp_path / "quantised" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "torchao"
+    again = HFAdapter.load({"pretrained": str(tmp_path / "quantised")}, device="cpu")
+    assert again.info.quantization.startswith("torchao@")
+    assert torch.equal(boundaries(again, logits=False)[-1], mine)
+    with pytest.raises(AdapterError, match="is quantised"):
+        quantised.fresh_weights(0)
