@@ -136,6 +136,7 @@ class ToyTask:
     name = "toy_task"
     version = "1"
     has_images = True
+    has_audio = False
     dataset = ToyDataset()
 
     def __init__(

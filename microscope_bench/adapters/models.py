@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +34,8 @@ def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
     try:
         return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a damaged or foreign file makes transformers raise
+        if not _is_json(checkpoint.path / "config.json"):
+            raise AdapterError(f"config.json of {checkpoint.repo} is not JSON; fetch the checkpoint again") from error
         raise AdapterError(
             f"the configuration of {checkpoint.repo} cannot be read ({type(error).__name__}: {first_line(error)}). A "
             f"newer architecture needs a newer transformers (pip install -U transformers); one that ships its own code "
@@ -72,11 +76,7 @@ def load_model(
 
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
     options = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code, **options}
-    if not any(checkpoint.path.glob("*.safetensors")):
-        raise AdapterError(
-            f"{checkpoint.repo} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a "
-            f"pickle can run code. Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
-        )
+    _check_weight_files(checkpoint)
     try:
         model, report = family.from_pretrained(
             checkpoint.path, config=config, use_safetensors=True, output_loading_info=True, **options
@@ -85,7 +85,8 @@ def load_model(
     except Exception as error:  # damaged files, wrong shapes, missing packages, memory: each raises something else
         raise AdapterError(
             f"the weights of {checkpoint.repo} cannot be loaded as {family.__name__} ({type(error).__name__}: "
-            f"{first_line(error)})"
+            f"{first_line(error)}). If a package or memory is missing, that is what to add; if a file is damaged, "
+            f"fetch the checkpoint again."
         ) from error
     if missing := sorted(report["missing_keys"]):
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -94,6 +95,30 @@ def load_model(
             f". The checkpoint is incomplete or of another architecture than its config.json says."
         )
     return model.eval()
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def _check_weight_files(checkpoint: Checkpoint) -> None:
+    """Raises unless the weights are safetensors, all shards of them."""
+    index = checkpoint.path / "model.safetensors.index.json"
+    if _is_json(index):
+        named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        if lacking := sorted(name for name in map(str, named) if not (checkpoint.path / name).is_file()):
+            raise AdapterError(
+                f"{checkpoint.repo} lacks {len(lacking)} of the {len(named)} shards that its index names: "
+                f"{', '.join(lacking[:3])}{', ...' * (len(lacking) > 3)}. Fetch them, or the checkpoint again."
+            )
+    if not any(checkpoint.path.glob("*.safetensors")):
+        raise AdapterError(
+            f"{checkpoint.repo} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a "
+            f"pickle can run code. Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
+        )
 
 
 def start_token(model: Any) -> int:

@@ -46,7 +46,9 @@ def quantization_config(name: str) -> Any:
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     except ImportError as error:
-        raise AdapterError(f"quantization={name} needs {package} ({first_line(error)}): pip install {package}") from error
+        raise AdapterError(
+            f"quantization={name} needs {package} ({first_line(error)}): pip install {package}"
+        ) from error
 
 
 def quantization_name(config: Any) -> str:

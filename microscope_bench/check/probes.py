@@ -112,12 +112,13 @@ def what_was_found(adapter: Adapter) -> dict[str, str]:
     blocks = adapter.blocks()
     paths = [name for name, module in model.named_modules() if blocks and module is blocks[0]] if model else []
     stack = f"{paths[0].rpartition('.')[0]}, " if paths else ""
+    kind = type(blocks[0]).__name__ if blocks else "none"
     parts = [part for part in (info.processor, info.image_processor) if part]
     unplaced = [f"{modality} without positions ({reason})" for modality, reason in adapter.unplaced.items()]
     return {
         "revision": info.revision,
         "architecture": f"{info.architecture}, {info.n_parameters:,} parameters, adapter {info.adapter}",
-        "stream": f"{stack}{len(blocks)} blocks ({type(blocks[0]).__name__ if blocks else 'none'}), {info.hidden_size} wide",
+        "stream": f"{stack}{len(blocks)} blocks ({kind}), {info.hidden_size} wide",
         "modalities": ", ".join([*sorted(adapter.modalities - adapter.unplaced.keys()), *unplaced]),
         "processor": ", ".join(parts) + (", with its chat template" if info.chat_template_sha256 else ", raw prompts"),
         "numbers": f"{info.dtype}, attention {info.attention}, quantisation {info.quantization or 'none'}",

@@ -90,8 +90,9 @@ def build_task(config: Mapping[str, Any], rows: Any, path: Path) -> Any:
     # lm-eval renders the first row at construction; with the picture undecoded, a damaged one spoils only its own row
     shown = rows
     for column, feature in rows.features.items():
-        if isinstance(feature, datasets.Image) and feature.decode:
-            shown = shown.cast_column(column, datasets.Image(decode=False))
+        for kind in (datasets.Image, datasets.Audio):
+            if isinstance(feature, kind) and feature.decode:
+                shown = shown.cast_column(column, kind(decode=False))
     not_ours = {
         "tag",
         "group",

@@ -69,6 +69,7 @@ def load_task(
         dataset=identity,
         ids=ids,
         has_images=config.get("doc_to_image") is not None,
+        has_audio=config.get("doc_to_audio") is not None,
         description=" ".join(str(metadata.get("description", "")).split()),
         licence=str(metadata.get("licence", "")),
         citation=str(metadata.get("citation", "")).strip(),

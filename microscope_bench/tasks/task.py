@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from microscope_bench.errors import ExampleError
-from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+from microscope_bench.examples import IMAGE_PLACEHOLDER, PLACEHOLDERS, Example
 from microscope_bench.tasks.data_sets import DatasetIdentity
 from microscope_bench.tasks.lm_eval_layer import describe
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from microscope_bench.tasks.media import pictures_in, sounds_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +23,7 @@ class Task:
         dataset: which data, pinned.
         ids: one id per row, unique and stable between runs.
         has_images: whether the task shows pictures.
+        has_audio: whether it lets sound be heard.
         description: one line, or "".
         licence: of the data, or "".
         citation: whom to cite for the data, or "".
@@ -37,6 +36,7 @@ class Task:
     dataset: DatasetIdentity
     ids: Sequence[str]
     has_images: bool
+    has_audio: bool
     description: str
     licence: str
     citation: str
@@ -62,7 +62,8 @@ class Task:
         try:
             row = self.rows[index]
             text = self.renderer.fewshot_context(doc=row, num_fewshot=0, gen_prefix=self.renderer.doc_to_prefix(row))
-            pictures = self._pictures(row)
+            pictures = pictures_in(self.renderer.doc_to_image(row)) if self.has_images else []
+            audios = sounds_in(self.renderer.doc_to_audio(row)) if self.has_audio else ()
             choices, answer = self._choices_and_answer(row)
             images = tuple(picture if picture.mode == "RGB" else picture.convert("RGB") for picture in pictures)
             for image in images:
@@ -72,20 +73,10 @@ class Task:
         if text.count(IMAGE_PLACEHOLDER) != len(images):
             count = text.count(IMAGE_PLACEHOLDER)
             raise ExampleError(example_id, f"{count} {IMAGE_PLACEHOLDER} in the prompt but {len(images)} pictures")
+        if self.has_audio and (count := text.count(PLACEHOLDERS["audio"])) != len(audios):
+            raise ExampleError(example_id, f"{count} {PLACEHOLDERS['audio']} in the prompt but {len(audios)} sounds")
         converted = tuple(picture.mode for picture in pictures if picture.mode != "RGB")
-        return Example(example_id, text, images, choices, answer, converted)
-
-    def _pictures(self, row: Any) -> list[Image]:
-        from PIL.Image import Image
-
-        if not self.has_images:
-            return []
-        pictures = self.renderer.doc_to_image(row)
-        pictures = [p for p in (pictures if isinstance(pictures, list | tuple) else [pictures]) if p is not None]
-        for picture in pictures:
-            if not isinstance(picture, Image):
-                raise TypeError(f"doc_to_image gives {type(picture).__name__} where a PIL image is due")
-        return pictures
+        return Example(example_id, text, images, choices, answer, converted, audios=audios)
 
     def _choices_and_answer(self, row: Any) -> tuple[tuple[str, ...] | None, int | None]:
         """Options and the index of the right one; no index where several are right, nothing for an open question."""

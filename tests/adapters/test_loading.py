@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from types import SimpleNamespace
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants, errors
@@ -14,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from microscope_bench.adapters import loading
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.loading import content_revision, resolve_checkpoint
-from microscope_bench.errors import AdapterError
+from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.examples import Audio, Example
+from tests.tiny.questions import WIDE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -148,7 +152,7 @@ def test_pickled_weights_are_not_loaded(tiny, tmp_path):
     [
         ("config.json", None, "has no config.json"),
         ("config.json", '{"model_type": "llavaX"}', "configuration of copy cannot be read"),
-        ("config.json", "{", "configuration of copy cannot be read"),
+        ("config.json", "{", "config.json of copy is not JSON"),
         ("model.safetensors", "not safetensors", "weights of copy cannot be loaded"),
         ("tokenizer.json", "{", "processor of copy cannot be loaded"),
     ],
@@ -161,6 +165,40 @@ def test_damaged_checkpoints(file, content, message, tiny, tmp_path):
         (copy / file).write_text(content)
     with pytest.raises(AdapterError, match=message):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+def test_missing_shards_are_named(tiny, tmp_path):
+    copy = shutil.copytree(tiny("llava"), tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    first = dict(list(weights.items())[:10])
+    save_file(first, copy / "model-00001-of-00002.safetensors", metadata={"format": "pt"})
+    shard = {name: f"model-0000{1 if name in first else 2}-of-00002.safetensors" for name in weights}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shard}))
+    with pytest.raises(AdapterError, match=r"lacks 1 of the 2 shards .*: model-00002-of-00002\.safetensors\. Fetch"):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("example", "error", "message"),
+    [
+        (
+            Example("q", "<audio>What?", audios=(Audio(np.zeros(9, np.float32), 16000),)),
+            AdapterError,
+            "no modality audio",
+        ),
+        (
+            Example("q", "<video>What?", videos=((WIDE, WIDE),)),
+            AdapterError,
+            "no modality video.*a model that takes it",
+        ),
+        (Example("q", "<image>What?", images=("file.png",)), ExampleError, "example q: .*in the processor"),
+        (Example("q", "What?", images=(WIDE,)), ExampleError, "holds 0 <image> but it has 1 pictures"),
+    ],
+)
+def test_media_of_the_wrong_kind(example, error, message, tiny_adapter):
+    with pytest.raises(error, match=message):
+        tiny_adapter("llava").encode([example])
 
 
 def test_an_empty_directory_is_no_checkpoint(tmp_path):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from types import SimpleNamespace
+
 import datasets
+import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import wavfile
 
 from microscope_bench.errors import ExampleError, TaskError, UnknownNameError
 from microscope_bench.tasks import list_tasks, load_task
+from microscope_bench.tasks.media import sounds_in
 
 
 def test_a_task_of_the_include_path_is_loaded_by_name_and_by_file(write_task, tmp_path):
@@ -177,6 +183,64 @@ def test_decoded_picture_columns_and_their_damaged_rows(tmp_path):
     assert example.images[0].mode == "RGB" and example.converted_from == ("L",)
     with pytest.raises(ExampleError, match="example 2: 2 <image> in the prompt but 0 pictures"):
         task.example(2)
+
+
+SOUNDS = """
+task: sounds
+dataset_path: parquet
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_audio: [sound]
+doc_to_text: "{{{{ question }}}}"
+doc_to_choice: ["A", "B"]
+doc_to_target: "A"
+"""
+
+
+def wav(samples: np.ndarray, rate: int = 16000) -> bytes:
+    file = io.BytesIO()
+    wavfile.write(file, rate, samples)
+    return file.getvalue()
+
+
+def test_recordings_of_undecoded_columns(tmp_path):
+    stereo = np.stack([np.full(8, 16384, np.int16), np.zeros(8, np.int16)], axis=1)
+    stored = [
+        wav(stereo),
+        wav(np.array([0, 64, 128, 255], np.uint8), 8000),
+        b"no wav",
+        wav(np.zeros(0, np.int16)),
+        None,
+    ]
+    # what an undecoded audio column holds; the feature itself writes only where torchcodec is installed
+    column = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    features = datasets.Features({"sound": column, "question": datasets.Value("string")})
+    questions = ["<audio>a", "b<audio>", "<audio>c", "<audio>d", "<audio>e"]
+    sounds = [None if content is None else {"bytes": content, "path": None} for content in stored]
+    rows = datasets.Dataset.from_dict({"sound": sounds, "question": questions}, features=features)
+    rows.to_parquet(str(tmp_path / "rows.parquet"))
+    (tmp_path / "sounds.yaml").write_text(SOUNDS.format(data=tmp_path / "rows.parquet"))
+    task = load_task(tmp_path / "sounds.yaml")
+    assert task.has_audio and not task.has_images
+    (first,), (second,) = task.example(0).audios, task.example(1).audios
+    assert first.sampling_rate == 16000 and first.samples.dtype == np.float32
+    assert np.allclose(first.samples, 0.25)  # the mean of half and silence
+    assert second.sampling_rate == 8000 and np.allclose(second.samples, [-1, -0.5, 0, 127 / 128])
+    for index, message in ((2, "does not open as WAV"), (3, "is empty"), (4, "1 <audio> in the prompt but 0 sounds")):
+        with pytest.raises(ExampleError, match=message):
+            task.example(index)
+
+
+def test_recordings_in_other_forms():
+    ramp = np.linspace(-1, 1, 6)
+    decoder = SimpleNamespace(get_all_samples=lambda: SimpleNamespace(data=np.stack([ramp, -ramp]), sample_rate=24000))
+    (mixed,) = sounds_in(decoder)
+    assert mixed.sampling_rate == 24000 and np.allclose(mixed.samples, 0)
+    (plain, own) = sounds_in([{"array": ramp.tolist(), "sampling_rate": 16000}, mixed])
+    assert np.allclose(plain.samples, ramp) and own is mixed
+    with pytest.raises(TypeError, match="doc_to_audio gives str"):
+        sounds_in("file.wav")
 
 
 def test_lm_evals_own_tasks_are_found_through_its_index(monkeypatch):

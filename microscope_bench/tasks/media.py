@@ -1,0 +1,80 @@
+"""The pictures and sounds of a row, as a task's functions and columns give them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from microscope_bench.examples import Audio
+
+
+def pictures_in(found: Any) -> list[Any]:
+    """The PIL images among what ``doc_to_image`` gives, as they are.
+
+    Raises:
+        TypeError: it gives something else.
+    """
+    from PIL.Image import Image
+
+    pictures = [p for p in (found if isinstance(found, list | tuple) else [found]) if p is not None]
+    for picture in pictures:
+        if not isinstance(picture, Image):
+            raise TypeError(f"doc_to_image gives {type(picture).__name__} where a PIL image is due")
+    return pictures
+
+
+def sounds_in(found: Any) -> tuple[Audio, ...]:
+    """The recordings among what ``doc_to_audio`` gives, each mixed down to one channel.
+
+    Args:
+        found: one or a list of: ``{"array": ..., "sampling_rate": ...}``, the undecoded column of a data set
+            (``{"bytes": ..., "path": ...}``, WAV files only), a decoder of torchcodec, an :class:`Audio`, or None.
+
+    Raises:
+        TypeError: it gives something else.
+        ValueError: a file that is no WAV, or an empty recording.
+    """
+    sounds = tuple(_sound(s) for s in (found if isinstance(found, list | tuple) else [found]) if s is not None)
+    for sound in sounds:
+        if not sound.samples.size or not np.isfinite(sound.samples).all():
+            raise ValueError("a recording is empty or holds NaN or infinity")
+    return sounds
+
+
+def _sound(found: Any) -> Audio:
+    if isinstance(found, Audio):
+        return found
+    if isinstance(found, Mapping) and found.get("array") is not None:
+        return _mono(np.asarray(found["array"]), int(found["sampling_rate"]))
+    if isinstance(found, Mapping) and (found.get("bytes") or found.get("path")):
+        content = found.get("bytes") or Path(found["path"]).read_bytes()
+        return _wav(content)
+    if hasattr(found, "get_all_samples"):
+        samples = found.get_all_samples()
+        return _mono(np.asarray(samples.data).T, int(samples.sample_rate))
+    raise TypeError(f"doc_to_audio gives {type(found).__name__} where a recording is due")
+
+
+def _wav(content: bytes) -> Audio:
+    from scipy.io import wavfile
+
+    try:
+        rate, samples = wavfile.read(io.BytesIO(content))
+    except ValueError as error:
+        raise ValueError(f"a recording does not open as WAV ({error}); decode it in doc_to_audio") from error
+    return _mono(samples, int(rate))
+
+
+def _mono(samples: np.ndarray, sampling_rate: int) -> Audio:
+    """(n,) or (n, channels) of any number type, whole numbers scaled to [-1, 1]."""
+    scale = 1.0
+    if np.issubdtype(samples.dtype, np.integer):
+        limits = np.iinfo(samples.dtype)
+        samples, scale = samples.astype(np.float64) - (limits.max + 1) / 2 * (limits.min == 0), (limits.max + 1.0)
+        scale = scale / 2 if limits.min == 0 else scale
+    mixed = samples.mean(axis=1) if samples.ndim == 2 else samples
+    return Audio(np.asarray(mixed / scale, dtype=np.float32), sampling_rate)
