@@ -138,8 +138,6 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     for field in config:
         if field not in known:
             raise TaskError(f"{path}: {unknown_name('field', str(field), known)}")
-    if config.get("doc_to_audio") is not None:
-        raise field_error(path, "doc_to_audio", "audio is not measured yet")
     needed = ["doc_to_text", "doc_to_target"]
     needed += ["doc_to_choice"] if config.get("output_type") == "multiple_choice" else []
     needed += ["dataset_path"] if config.get("custom_dataset") is None else []

@@ -80,7 +80,6 @@ def test_few_shot_examples_are_left_out_and_that_is_said(write_task, caplog):
         ({"doc_to_text": "doc_to_text: !function helper.boom"}, "doc_to_text", "ValueError: boom"),
         ({"doc_to_text": "doc_to_text: !function helper.none"}, "doc_to_text", "no attribute 'none'"),
         ({"id_column": "  id_column: kee"}, "metadata.id_column", "unknown column 'kee'. Did you mean key"),
-        ({"doc_to_text": "doc_to_audio: [sound]\ndoc_to_text: q"}, "doc_to_audio", "not measured"),
     ],
 )
 def test_a_broken_field_is_named_with_its_file(write_task, tmp_path, replace, field, cause):
