@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from microscope_bench.adapters.base import IMAGE, VIDEO
+from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, VIDEO
 from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.prompting import chat_prompt, chat_template, check_placeholders, raw_prompt
@@ -74,7 +74,7 @@ class Encoder:
         self.title = f"{name} ({config.model_type})"
         self._overrides = overrides
         self._process = process
-        self._tokens = find_media_tokens(config, tokenizer, processor)
+        self._tokens = find_media_tokens(config, tokenizer, processor, overrides.framing)
         template = chat_template(processor or tokenizer)
         if use_chat_template and template is None:
             raise AdapterError(f"{name} has no chat template; leave use_chat_template out")
@@ -108,6 +108,11 @@ class Encoder:
                 f"{self.name}: its processor takes these {len(examples)} examples one by one but not together "
                 f"({type(error).__name__}: {first_line(error)}). Use --batch_size 1."
             ) from error
+        if not {"input_ids", "decoder_input_ids"} & encoded.keys():
+            raise AdapterError(
+                f"{self.title}: {type(self.processor).__name__} makes no tokens of a prompt (it transcribes pictures, "
+                f"or draws the prompt onto them), so there is no text to watch; take another model."
+            )
         if self._overrides.decoder_reads_prompt and "decoder_input_ids" not in encoded:
             encoded["decoder_input_ids"] = encoded.pop("input_ids")
             encoded["decoder_attention_mask"] = encoded.pop("attention_mask")
@@ -152,9 +157,14 @@ class Encoder:
         bos = self.tokenizer.bos_token
         if template_writes_all or (bos and all(prompt.startswith(bos) for prompt in prompts)):
             options["add_special_tokens"] = False  # the template has written them already
+        if self._overrides.prompt_start is not None and not self.templated:
+            options["add_special_tokens"] = False
         if self.processor is None:
             return dict(self.tokenizer(prompts, **options))
-        if any(example.images for example in examples):
+        texts: list[Any] = list(prompts)
+        if mark := self._overrides.image_mark:
+            texts = [_in_parts(example, prompt, mark) for example, prompt in zip(examples, prompts, strict=True)]
+        elif any(example.images for example in examples):
             options["images"] = [list(example.images) for example in examples]
         if videos := [video for example in examples for video in example.videos]:
             # the frames are the task's choice; a processor that would choose among them is told not to
@@ -164,7 +174,7 @@ class Encoder:
                 options |= {"do_sample_frames": False, "input_data_format": "channels_last"}
         if audios := [audio for example in examples for audio in example.audios]:
             options |= {"audio": [audio.samples for audio in audios], "sampling_rate": audios[0].sampling_rate}
-        encoded = dict(self._process(text=list(prompts), return_mm_token_type_ids=True, **options))
+        encoded = dict(self._process(text=texts, return_mm_token_type_ids=True, **options))
         encoded.pop("labels", None)  # a training target; given to a model it changes its attention mask
         return encoded
 
@@ -173,6 +183,8 @@ class Encoder:
     ) -> np.ndarray:
         types = encoded.get("mm_token_type_ids")
         labels = label_positions(ids, mask, self._tokens, None if types is None else types.numpy())
+        for modality in self._overrides.unplaced:  # a placeholder that no encoder's output replaces
+            labels[labels == LABELS.index(modality)] = STRUCTURE
         if self._overrides.media_mask and (marks := encoded.get(self._overrides.media_mask)) is not None:
             labels[np.asarray(marks) == 1] = IMAGE
         if self._overrides.videos_as_images:
@@ -180,3 +192,10 @@ class Encoder:
                 if example.videos:
                     labels[row, labels[row] == IMAGE] = VIDEO
         return labels
+
+
+def _in_parts(example: Example, prompt: str, mark: str) -> list[Any]:
+    """The texts and pictures of an example as one list, each picture where its mark stands in the prompt."""
+    first, *rest = prompt.split(mark)
+    parts = [first, *(part for pair in zip(example.images, rest, strict=True) for part in pair)]
+    return [part for part in parts if part != ""]

@@ -20,7 +20,7 @@ from microscope_bench.adapters.hf_loading import load_parts
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
 from microscope_bench.adapters.loading import Checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors
-from microscope_bench.adapters.models import model_info, part_that_runs, start_token
+from microscope_bench.adapters.models import model_info, part_that_runs, start_tokens
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.placement import input_device
 from microscope_bench.adapters.prompting import continuation_token_ids
@@ -167,8 +167,9 @@ class HFAdapter(Adapter):
         arguments = dict(batch.inputs)
         last = batch.last_positions()
         if self._overrides.answers_apart:
-            arguments["decoder_input_ids"] = torch.full((len(last), 1), start_token(self.model), device=self.device)
-            last = np.zeros_like(last)
+            start = start_tokens(self.model)
+            arguments["decoder_input_ids"] = torch.tensor([start] * len(last), device=self.device)
+            last = np.full_like(last, len(start) - 1)
         elif "logits_to_keep" in self._forward_arguments:
             kept, last = np.unique(last, return_inverse=True)
             arguments["logits_to_keep"] = torch.from_numpy(kept).to(self.device)

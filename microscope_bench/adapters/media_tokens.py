@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +42,16 @@ class MediaTokens:
     special: frozenset[int]
 
 
-def find_media_tokens(config: Any, tokenizer: Any, processor: Any | None = None) -> MediaTokens:
+def find_media_tokens(
+    config: Any, tokenizer: Any, processor: Any | None = None, framing_tokens: Collection[str] = ()
+) -> MediaTokens:
     """Reads the ids from the model's configuration and its parts first, then from the processor and the tokenizer.
 
     Args:
         config: the model's configuration.
         tokenizer: its tokenizer.
         processor: its processor, or None for a text-only model.
+        framing_tokens: tokens that frame media beside those that an id names.
     """
     configured = list(_integers(config.to_dict()))
     attributes = [] if processor is None else [*_integers(_plain(processor)), *_integers(_plain(tokenizer))]
@@ -59,6 +62,8 @@ def find_media_tokens(config: Any, tokenizer: Any, processor: Any | None = None)
                 placeholders[name] = ids
                 break
     framing = frozenset(value for key, value in [*configured, *attributes] if _FRAMING_KEY.match(key))
+    known = tokenizer.get_vocab() if framing_tokens else {}
+    framing |= {known[token] for token in framing_tokens if token in known}
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return MediaTokens(placeholders, framing, frozenset({*tokenizer.all_special_ids, *added}))
 

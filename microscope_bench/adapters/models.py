@@ -121,14 +121,15 @@ def _check_weight_files(checkpoint: Checkpoint) -> None:
         )
 
 
-def start_token(model: Any) -> int:
-    """The token with which the decoder of an encoder-decoder begins its answer."""
+def start_tokens(model: Any) -> list[int]:
+    """The tokens with which the decoder of an encoder-decoder begins an answer: one, and the one forced after it."""
     decoder = model.config.get_text_config(decoder=True)
     places = ((model.config, "decoder_start_token_id"), (decoder, "decoder_start_token_id"), (decoder, "bos_token_id"))
     found = next((token for place, key in places if (token := getattr(place, key, None)) is not None), None)
     if found is None:
         raise AdapterError(f"{type(model).__name__}: its configuration names no decoder_start_token_id")
-    return int(found)
+    forced = getattr(getattr(model, "generation_config", None), "forced_bos_token_id", None)
+    return [int(found)] if forced is None else [int(found), int(forced)]
 
 
 def part_that_runs(model: Any, overrides: Overrides) -> Any:

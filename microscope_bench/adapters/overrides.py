@@ -31,6 +31,7 @@ class Overrides:
         filler: dotted path of the embedder whose last vector fills up a medium's positions, or None.
         videos_as_images: whether the frames of a video stand in the sequence as pictures.
         codes_repeat: whether two media may give the same vector at a position, as codes of a vocabulary do.
+        same_number: whether all examples of a batch must have the same number of pictures.
         max_batch: the most examples that one pass takes, or None.
         decoder_reads_prompt: whether the prompt goes to the decoder of an encoder-decoder, as ``decoder_input_ids``.
         answers_apart: whether the answer is a sequence of its own, in the decoder of an encoder-decoder.
@@ -38,7 +39,12 @@ class Overrides:
             the processor itself puts the image positions in front.
         needs: the modality that every prompt must come with, or "".
         videos_go_by: the argument by which the processor takes videos.
+        prompt_start: what stands before a raw prompt in place of the tokenizer's special tokens, which would close it
+            with the one that ends an answer; None where the tokenizer's are right.
         prompt_end: what the processor appends to a prompt on its own.
+        framing: tokens that frame media, where no id of the configuration or the processor names them.
+        image_mark: what the processor writes where a picture belongs, where it takes an example as one list of texts
+            and pictures; "" where it takes pictures apart.
         tower: dotted paths, the first that exists is the list of the vision tower's blocks; None where the usual names
             tell, NOWHERE where no stack of blocks keeps its positions and runs once in a pass.
         projector: the same of the module whose output the language model reads.
@@ -63,13 +69,17 @@ class Overrides:
     filler: str | None = None
     videos_as_images: bool = False
     codes_repeat: bool = False
+    same_number: bool = False
     max_batch: int | None = None
     decoder_reads_prompt: bool = False
     answers_apart: bool = False
     writes_image_token: bool = True
     needs: str = ""
     videos_go_by: str = "videos"
+    prompt_start: str | None = None
     prompt_end: str = ""
+    framing: tuple[str, ...] = ()
+    image_mark: str = ""
     tower: tuple[str, ...] | None = None
     projector: tuple[str, ...] | None = None
     unsupported: str = ""
@@ -107,11 +117,12 @@ OVERRIDES = {
         unplaced=_CROSS_ATTENTION,
         writes_image_token=False,
         needs="image",
+        prompt_start="[DEC]",
         projector=("vision_model",),
     ),
     "blip-2": Overrides(fusion="qformer", writes_image_token=False, needs="image"),
     "blip-2/t5": Overrides(fusion="qformer", writes_image_token=False, needs="image", **_T5),
-    "chameleon": Overrides(fusion="discrete", codes_repeat=True),
+    "chameleon": Overrides(fusion="discrete", codes_repeat=True, prompt_end="<reserved08706>"),
     "cohere_compass": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "cosmos3_omni": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "deepseek_ocr2": Overrides(fusion="resampler"),
@@ -126,13 +137,19 @@ OVERRIDES = {
     "emu3": Overrides(fusion="discrete", codes_repeat=True, constant_tokens=("<|extra_200|>",)),
     "evolla": Overrides(unsupported="it reads proteins, and transformers' own auto classes do not load it"),
     "florence2": Overrides(
-        fusion="encoder-decoder", stack="model.language_model.encoder", answers_apart=True, tower=NOWHERE
+        fusion="encoder-decoder",
+        stack="model.language_model.encoder",
+        answers_apart=True,
+        writes_image_token=False,
+        needs="image",  # without one its processor writes neither <s> nor </s>
+        prompt_end="</s>",
+        tower=NOWHERE,
     ),
     "fuyu": Overrides(fusion="encoder-free", writes_image_token=False, prompt_end="<0x04>"),
     "ernie4_5_vl_moe": Overrides(projector=("model.resampler_model",)),
     "gemma3n": Overrides(streams="altup_num_inputs", streams_first=True, filler="model.embed_audio", projector=NOWHERE),
     "gemma4_unified": Overrides(fusion="encoder-free"),
-    "git": Overrides(fusion="prefix", adds_image="before", writes_image_token=False),
+    "git": Overrides(fusion="prefix", adds_image="before", writes_image_token=False, prompt_start="[CLS]"),
     "glm5_next": Overrides(streams="hc_mult"),
     "granite4_vision": Overrides(fusion="deepstack", states_differ=_BETWEEN, projector=NOWHERE),
     "granite_docling": Overrides(fusion="deepstack", states_differ=_BETWEEN),
@@ -143,8 +160,9 @@ OVERRIDES = {
     "idefics": Overrides(
         fusion="cross-attention",
         unplaced=_CROSS_ATTENTION,
-        needs="image",
         states_differ=_BETWEEN,
+        framing=("<fake_token_around_image>",),
+        image_mark="<fake_token_around_image><image><fake_token_around_image>",
         projector=("model.perceiver_resampler", "model.vision_model"),
     ),
     "idefics2": Overrides(fusion="resampler"),
@@ -154,7 +172,13 @@ OVERRIDES = {
     "instructblip/t5": Overrides(fusion="qformer", writes_image_token=False, needs="image", **_T5),
     "instructblipvideo": Overrides(fusion="qformer", writes_image_token=False, needs="video", videos_go_by="images"),
     "internvl": Overrides(videos_as_images=True),
-    "kosmos-2": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
+    "kosmos-2": Overrides(
+        fusion="resampler",
+        media_mask="image_embeds_position_mask",
+        writes_image_token=False,
+        needs="image",
+        framing=("<image>", "</image>"),
+    ),
     "kosmos-2.5": Overrides(fusion="resampler", media_mask="image_embeds_position_mask"),
     "kyutai_speech_to_text": Overrides(unsupported=_NO_PROMPT),
     "minicpm_ocr": Overrides(tower=NOWHERE),
@@ -162,7 +186,10 @@ OVERRIDES = {
     "minicpmv4_7": Overrides(tower=NOWHERE),
     "mistral4": Overrides(fusion="text"),
     "mllama": Overrides(
-        fusion="cross-attention", unplaced=_CROSS_ATTENTION, optional_blocks="text_config.cross_attention_layers"
+        fusion="cross-attention",
+        unplaced=_CROSS_ATTENTION,
+        optional_blocks="text_config.cross_attention_layers",
+        same_number=True,  # text that may see no picture attends to all of them, those that fill up the batch too
     ),
     "molmo2": Overrides(videos_as_images=True),
     "muse_glimmer": Overrides(projector=("model.vision_projection",)),
@@ -180,6 +207,7 @@ OVERRIDES = {
         decoder_reads_prompt=True,
         writes_image_token=False,
         needs="image",
+        prompt_start="<pad>",
         tower=("encoder.encoder.layer", "encoder.layers"),
         projector=("encoder.layernorm",),
     ),
@@ -212,7 +240,7 @@ OVERRIDES = {
         writes_image_token=False,
         needs="image",
         tower=("encoder.encoder.layer", "encoder.layers"),
-        projector=("encoder.layernorm",),
+        projector=("enc_to_dec_proj", "encoder.layernorm", "encoder"),
     ),
     "voxtral_realtime": Overrides(unsupported=_NO_PROMPT),
 }

@@ -69,13 +69,14 @@ def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) ->
     text = example.text
     for modality in example.media:
         token = getattr(processor, f"{modality}_token", None) if overrides.writes_image_token else ""
+        token = overrides.image_mark or token
         if token is None:
             raise AdapterError(
                 f"{type(processor).__name__} names no {modality} token and the checkpoint has no chat template, so the "
                 f"place of {modality} in the prompt is unknown. Override encode() in an adapter of your own."
             )
         text = text.replace(PLACEHOLDERS[modality], str(token))
-    return text
+    return (overrides.prompt_start or "") + text
 
 
 def continuation_token_ids(

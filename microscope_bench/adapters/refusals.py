@@ -44,8 +44,17 @@ def refuse_what_the_model_lacks(
                 f"{title} takes no prompt without {_ONE[overrides.needs]} and example {example.id} has none; choose a "
                 f"task whose examples all have one (of pictures: scienceqa_img)."
             )
-    if not overrides.writes_image_token and any(len(e.images) != len(examples[0].images) for e in examples):
-        raise AdapterError(f"{title} cannot mix prompts with and without a picture in one batch; use --batch_size 1.")
+        if len(example.images) > 1 and not overrides.writes_image_token:
+            raise AdapterError(
+                f"{title} takes one picture in a prompt and example {example.id} has {len(example.images)}; choose a "
+                f"task with one in each."
+            )
+    same = overrides.same_number or not overrides.writes_image_token
+    if same and any(len(e.images) != len(examples[0].images) for e in examples):
+        raise AdapterError(
+            f"{title} cannot mix prompts with different numbers of pictures, or without one, in one batch; use "
+            f"--batch_size 1."
+        )
 
 
 def check_sampling_rate(name: str, processor: Any | None, example: Example) -> None:

@@ -152,7 +152,7 @@ class TappedAdapter(Adapter):
         """The width of the stream here, or None where a pass with a picture, or a video, does not come by."""
         noise = Image.fromarray(_NOISE)
         media: dict[str, Any] = {"images": (noise,)} if modality == "image" else {"videos": ((noise,) * N_FRAMES,)}
-        seen = self._entering(self.whole.encode([Example("tap", PLACEHOLDERS[modality], **media)]))
+        seen = self._entering(self.whole.encode([Example("tap", f"{PLACEHOLDERS[modality]}What?", **media)]))
         return None if seen is None else seen.shape[-1]
 
     def _entering(self, batch: Batch) -> Tensor | None:

@@ -250,16 +250,19 @@ def _boundaries_equal_the_library(probe: Probe) -> _Outcome:
     if states is None:
         raise _Skip(f"{type(model).__name__} offers no comparable hidden states")
     hint = "blocks() may list another stack, or the model writes between blocks"
-    if len(states) != len(probe.boundaries):
-        return False, f"{len(probe.boundaries)} boundaries here, {len(states)} in transformers", hint
-    if states[0].dim() > probe.boundaries[0].dim():
+    boundaries, optional = probe.boundaries, probe.adapter.optional_blocks()
+    if len(states) == len(boundaries) - len(optional):  # transformers records nothing where a block is left out
+        boundaries = tuple(hidden for layer, hidden in enumerate(boundaries) if layer not in optional)
+    if len(states) != len(boundaries):
+        return False, f"{len(boundaries)} boundaries here, {len(states)} in transformers", hint
+    if states[0].dim() > boundaries[0].dim():
         raise _Skip("transformers keeps parallel residual streams apart")
-    if states[0].shape != probe.boundaries[0].shape:
-        return False, f"shape {tuple(probe.boundaries[0].shape)} here, {tuple(states[0].shape)} in transformers", hint
+    if states[0].shape != boundaries[0].shape:
+        return False, f"shape {tuple(boundaries[0].shape)} here, {tuple(states[0].shape)} in transformers", hint
     norm = find_final_norm(model, probe.adapter.blocks())
     with torch.inference_mode():
-        last = probe.boundaries[-1] if norm is None else norm(probe.boundaries[-1])
-    mine = [*probe.boundaries[:-1], last]
+        last = boundaries[-1] if norm is None else norm(boundaries[-1])
+    mine = [*boundaries[:-1], last]
     distances = [distance(rows(a, probe.real), rows(b, probe.real)) for a, b in zip(mine, states, strict=True)]
     below, at_last = largest(distances[:-1]), distances[-1]
     seen = f"relative difference {below:.1e} below the last, {at_last:.1e} at the last after the norm"

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from microscope_bench import __version__
 from microscope_bench.adapters.base import PADDING, Adapter, Batch
 from microscope_bench.adapters.decoder import hidden_given
 from microscope_bench.capture.hooks import run_pass
@@ -108,7 +109,7 @@ def default_examples(modalities: frozenset[str]) -> tuple[Example, Example]:
 
 def what_was_found(adapter: Adapter) -> dict[str, str]:
     """What an adapter says of its model, as a report shows it."""
-    info, model = adapter.info, getattr(adapter, "model", None)
+    info, model, library = adapter.info, getattr(adapter, "model", None), transformers.__version__
     blocks = adapter.blocks()
     paths = [name for name, module in model.named_modules() if blocks and module is blocks[0]] if model else []
     stack = f"{paths[0].rpartition('.')[0]}, " if paths else ""
@@ -122,7 +123,7 @@ def what_was_found(adapter: Adapter) -> dict[str, str]:
         "modalities": ", ".join([*sorted(adapter.modalities - adapter.unplaced.keys()), *unplaced]),
         "processor": ", ".join(parts) + (", with its chat template" if info.chat_template_sha256 else ", raw prompts"),
         "numbers": f"{info.dtype}, attention {info.attention}, quantisation {info.quantization or 'none'}",
-        "software": ", ".join(f"{name} {version(name)}" for name in ("microscope-bench", "torch", "transformers")),
+        "software": f"microscope-bench {__version__}, torch {torch.__version__}, transformers {library}",
     }
 
 

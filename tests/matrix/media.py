@@ -176,6 +176,9 @@ class StandInProcessor:
             "audio": audio and [audio],
         }  # videos, sound: a flat list
         options.pop("return_mm_token_type_ids", None)
+        if any(isinstance(one, list) for one in text):  # texts and pictures as one list per example: Idefics
+            images = [[part for part in one if not isinstance(part, str)] for one in text]
+            text = ["".join(part for part in one if isinstance(part, str)) for one in text]
         if "image" not in self.media and "video" in self.media and images is not None:  # videos by another name
             images, videos = None, images
         given = {"image": images, "video": videos and [videos], "audio": audio and [audio]}  # the latter come flat
