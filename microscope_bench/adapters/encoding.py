@@ -12,7 +12,7 @@ from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, VIDEO
 from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.prompting import chat_prompt, chat_template, check_placeholders, raw_prompt
-from microscope_bench.adapters.refusals import check_sampling_rate, refuse_what_the_model_lacks
+from microscope_bench.adapters.refusals import check_sound, refuse_what_the_model_lacks
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import Example
 from microscope_bench.hub import first_line
@@ -93,7 +93,7 @@ class Encoder:
         refuse_what_the_model_lacks(self.title, self.modalities, self._overrides, examples)
         for example in examples:
             check_placeholders(example)
-            check_sampling_rate(self.name, self.processor, example)
+            check_sound(self.name, self.processor, self._overrides, example)
         prompts = [self._prompt(example) for example in examples]
         try:
             encoded = self._call_processor(examples, prompts)

@@ -148,7 +148,7 @@ class HFAdapter(Adapter):
             added = self._entering_block_1(inputs).shape[1] - labels.shape[1]
             where = (added, 0) if self._overrides.adds_image == "before" else (0, added)
             labels = np.pad(labels, ((0, 0), where), constant_values=IMAGE)
-        media = {name: v for name, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        media = {name: value for name, value in inputs.items() if _holds_media(name, value)}
         other = None
         if self._overrides.constants_inside and media:
             other = self._entering_block_1({**inputs, **{name: -value for name, value in media.items()}})
@@ -233,3 +233,8 @@ class HFAdapter(Adapter):
             f"position; check its settings (patch_size, image_seq_length, num_query_tokens, ...) or override encode() "
             f"in an adapter of your own. Block lists found: {describe_module_lists(self.model)}."
         )
+
+
+def _holds_media(name: str, value: Any) -> bool:
+    """Whether a model's input is pixels or sound, not a mask or a number for each medium; either may be float."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and not name.endswith("mask")

@@ -54,7 +54,9 @@ def find_media_tokens(
         framing_tokens: tokens that frame media beside those that an id names.
     """
     configured = list(_integers(config.to_dict()))
-    attributes = [] if processor is None else [*_integers(_plain(processor)), *_integers(_plain(tokenizer))]
+    attributes = []
+    if processor is not None:
+        attributes = [*_integers(_plain(processor, tokenizer)), *_integers(_plain(tokenizer, tokenizer))]
     placeholders = {}
     for name, keys in _PLACEHOLDER_KEYS.items():
         for pairs in (configured, attributes):
@@ -119,11 +121,12 @@ def constant_media_vectors(model: Any, overrides: Overrides) -> list[Any]:
     return vectors
 
 
-def _plain(thing: Any) -> dict[str, Any]:
-    """The ids a processor or tokenizer holds as attributes, those of its named extra tokens included."""
-    named = getattr(thing, "extra_special_tokens", None)
-    extra = {f"{key}_id": getattr(thing, f"{key}_id", None) for key in named} if isinstance(named, dict) else {}
-    return {**vars(thing), **extra}
+def _plain(thing: Any, tokenizer: Any) -> dict[str, Any]:
+    """The ids a processor or tokenizer holds as attributes, and those of the tokens it holds by name alone."""
+    tokens = {name: getattr(thing, name, None) for name in getattr(thing, "SPECIAL_TOKENS_ATTRIBUTES", ())}
+    tokens |= {name: value for name, value in vars(thing).items() if name.endswith("_token")}
+    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(t) for name, t in tokens.items() if isinstance(t, str)}
+    return {**ids, **vars(thing)}
 
 
 def _integers(tree: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

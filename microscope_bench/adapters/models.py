@@ -11,7 +11,7 @@ import torch
 
 from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.adapters.loading import Checkpoint, torch_dtype
-from microscope_bench.adapters.overrides import Overrides
+from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.placement import quantization_name
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
@@ -74,6 +74,8 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
+    if part := overrides_of(config).part:  # of an omni model what reads the prompt; what speaks is not loaded
+        config = getattr(config, f"{part}_config")
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
     options = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code, **options}
     _check_weight_files(checkpoint)

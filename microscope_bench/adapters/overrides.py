@@ -39,6 +39,7 @@ class Overrides:
             the processor itself puts the image positions in front.
         needs: the modality that every prompt must come with, or "".
         videos_go_by: the argument by which the processor takes videos.
+        cuts_sound: whether its processor cuts sound that is longer than the window of its feature extractor.
         prompt_start: what stands before a raw prompt in place of the tokenizer's special tokens, which would close it
             with the one that ends an answer; None where the tokenizer's are right.
         prompt_end: what the processor appends to a prompt on its own.
@@ -76,6 +77,7 @@ class Overrides:
     writes_image_token: bool = True
     needs: str = ""
     videos_go_by: str = "videos"
+    cuts_sound: bool = False
     prompt_start: str | None = None
     prompt_end: str = ""
     framing: tuple[str, ...] = ()
@@ -109,6 +111,8 @@ _NO_PROMPT = (
 )
 
 _T5: dict[str, Any] = {"stack": "language_model.encoder", "answers_apart": True}
+
+_TILE_TAGS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 9) for column in range(1, 9))
 
 OVERRIDES = {
     "aria": Overrides(fusion="resampler"),
@@ -197,8 +201,11 @@ OVERRIDES = {
     "nemotron_h_omni": Overrides(lacks={"video": "transformers 5.23 fails on its videos"}),
     "ovis2": Overrides(projector=NOWHERE),
     "paligemma": Overrides(needs="image", prompt_end="\n"),
+    # transformers 5.23 adds the mask of its audio encoder as ones and zeros, so that sounds hear their padding
     "phi4_multimodal": Overrides(
-        constants_inside=True, projector=("model.embed_tokens_extend.image_embed.img_projection_down",)
+        constants_inside=True,
+        max_batch=1,
+        projector=("model.embed_tokens_extend.image_embed.img_projection_down",),
     ),
     "pi0": Overrides(unsupported="it is a robot policy: its decoder gives actions, not next tokens"),
     "pix2struct": Overrides(
@@ -219,13 +226,15 @@ OVERRIDES = {
         needs="image",
         tower=("model.encoder.layers",),
     ),
-    "qwen2_5_omni": Overrides(part="thinker"),
+    "qwen2_5_omni": Overrides(part="thinker", cuts_sound=True),
+    "qwen2_audio": Overrides(cuts_sound=True),
     "qwen3_omni_moe": Overrides(fusion="deepstack", states_differ=_BETWEEN, part="thinker"),
     "qwen3_omni_moe_thinker": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "qwen3_vl": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "qwen3_vl_moe": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "qwen4_exp": Overrides(streams="hc_count"),
-    "smolvlm": Overrides(videos_as_images=True),
+    # its processor writes the number of frames of the batch's longest video into every prompt
+    "smolvlm": Overrides(videos_as_images=True, max_batch=1, framing=_TILE_TAGS),
     "step3p7": Overrides(tower=NOWHERE, projector=NOWHERE),
     "t5gemma2": Overrides(fusion="encoder-decoder", stack="model.encoder.text_model", answers_apart=True),
     "udop": Overrides(
@@ -242,6 +251,7 @@ OVERRIDES = {
         tower=("encoder.encoder.layer", "encoder.layers"),
         projector=("enc_to_dec_proj", "encoder.layernorm", "encoder"),
     ),
+    "voxtral": Overrides(framing=("[BEGIN_AUDIO]",)),
     "voxtral_realtime": Overrides(unsupported=_NO_PROMPT),
 }
 """Architecture, or ``architecture/language model`` where that decides → its overrides."""

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from microscope_bench.adapters.processor_repairs import repaired
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
 
@@ -37,7 +35,8 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
     from transformers.utils import is_torchvision_available
 
     try:
-        return _taking_tensors(AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code))
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return repaired(processor, path)
     except Exception as error:  # whatever a missing package or a damaged file makes transformers raise
         cause = error
         if not is_torchvision_available():
@@ -70,26 +69,6 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
             f"the tokenizer of {path.name} cannot be loaded ({type(error).__name__}: {first_line(error)}). Its files "
             f"(tokenizer.json or tokenizer.model, tokenizer_config.json) must lie beside config.json."
         ) from error
-
-
-def _taking_tensors(processor: Any) -> Any:
-    """The processor, able to cut its own pictures into patches.
-
-    Fuyu's image processor without torchvision cuts numpy arrays only, but its processor hands it the tensors it was
-    asked for (seen in transformers 5.23): converted here, nothing else changes.
-    """
-    image_processor = getattr(processor, "image_processor", None)
-    if type(image_processor).__name__ != "FuyuImageProcessorPil":
-        return processor
-    base: Any = type(image_processor)
-
-    def patchify_image(self: Any, image: Any, patch_size: Any = None) -> Any:
-        patches = base.patchify_image(self, np.asarray(image), patch_size)
-        return torch.from_numpy(np.ascontiguousarray(patches)) if isinstance(image, torch.Tensor) else patches
-
-    # under its own name: what it makes of a picture is the same
-    image_processor.__class__ = type(base.__name__, (base,), {"patchify_image": patchify_image})
-    return processor
 
 
 def _missing_package(error: Exception) -> str | None:

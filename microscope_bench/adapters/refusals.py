@@ -57,11 +57,11 @@ def refuse_what_the_model_lacks(
         )
 
 
-def check_sampling_rate(name: str, processor: Any | None, example: Example) -> None:
-    """Raises unless the example's sound has as many samples per second as the processor takes.
+def check_sound(name: str, processor: Any | None, overrides: Overrides, example: Example) -> None:
+    """Raises unless the example's sound has as many samples per second as the processor takes, and fits its window.
 
     Raises:
-        ExampleError: with both rates.
+        ExampleError: with both numbers.
     """
     extractor = getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
     wanted = getattr(extractor, "sampling_rate", None)
@@ -71,4 +71,11 @@ def check_sampling_rate(name: str, processor: Any | None, example: Example) -> N
                 example.id,
                 f"its sound has {audio.sampling_rate} samples per second and {name} takes {wanted}; resample it in "
                 f"the task",
+            )
+        window = getattr(extractor, "n_samples", None)
+        if overrides.cuts_sound and window is not None and len(audio.samples) > window:
+            raise ExampleError(
+                example.id,
+                f"its sound has {len(audio.samples)} samples and the processor of {name} cuts it at {window}; cut it "
+                f"in the task",
             )

@@ -371,6 +371,17 @@ def test_media_hold_the_media_alone(family, hearing):
         assert one[name].shape != other[name].shape or not torch.equal(one[name], other[name])
 
 
+@pytest.mark.parametrize("name", ["qwen2_audio", "qwen2_5_omni"])
+def test_sound_that_its_processor_would_cut_is_refused(name, hearing):
+    adapter = hearing(name)
+    window = adapter.processor.feature_extractor.n_samples
+    long = Example("long", "<audio>What?", audios=(Audio(np.zeros(window + 1, dtype=np.float32), RATE),))
+    with pytest.raises(ExampleError, match=rf"example long: its sound has {window + 1} samples .* cuts it at {window}"):
+        adapter.encode([long])
+    fits = replace(long, audios=(Audio(np.zeros(window, dtype=np.float32), RATE),))
+    assert (adapter.encode([fits]).labels == AUDIO).any()
+
+
 def test_sound_longer_than_a_window_of_voxtral_is_two_windows(hearing):
     adapter = hearing("voxtral")
     examples = (question("over", audios=(recording(31),)), OF["audio"][1])

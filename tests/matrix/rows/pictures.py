@@ -135,6 +135,7 @@ ROWS = [
         "smolvlm",
         {"image": pictures(4, per_example=True), "video": frames(16, 4, name="pixel_values")},
         more=_FRAMES_ARE_PICTURES,
+        skips=("a batch equals its examples one by one", "a batch equals its examples one by one (video)"),
     ),
     Row(
         "granite4_vision",
