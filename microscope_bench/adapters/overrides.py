@@ -227,6 +227,7 @@ OVERRIDES = {
         tower=("model.encoder.layers",),
     ),
     "qwen2_5_omni": Overrides(part="thinker", cuts_sound=True),
+    "qwen2_5_omni_thinker": Overrides(cuts_sound=True),
     "qwen2_audio": Overrides(cuts_sound=True),
     "qwen3_omni_moe": Overrides(fusion="deepstack", states_differ=_BETWEEN, part="thinker"),
     "qwen3_omni_moe_thinker": Overrides(fusion="deepstack", states_differ=_BETWEEN),
