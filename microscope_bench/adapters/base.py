@@ -53,6 +53,7 @@ class Adapter(ABC):
         modalities: the modalities this model can be given ("text", "image", ...).
         device: where inputs go.
         needs_image: whether the model takes no prompt without a picture.
+        lacks: modality → why the model cannot be given it, though its processor prepares it.
         unplaced: modality → why no position of the residual stream is one of it, though the model takes it
             (cross-attention); such a modality is not asked of the labels.
         states_differ: why the hidden states that transformers returns are not the boundaries, or "". Where a model adds
@@ -66,6 +67,7 @@ class Adapter(ABC):
     modalities: frozenset[str]
     device: torch.device
     needs_image: bool = False
+    lacks: Mapping[str, str] = MappingProxyType({})
     unplaced: Mapping[str, str] = MappingProxyType({})
     states_differ: str = ""
     codes_repeat: bool = False

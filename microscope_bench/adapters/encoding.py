@@ -17,7 +17,16 @@ from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import Example
 from microscope_bench.hub import first_line
 
-_TAKEN_BY = {"image": "image_processor", "video": "video_processor", "audio": ("feature_extractor", "audio_processor")}
+_TAKEN_BY = {
+    "image": ("image_processor",),
+    "video": ("video_processor",),
+    "audio": ("feature_extractor", "audio_processor"),
+}
+"""Modality → the parts of a processor of which one prepares it."""
+_NO_PLACE = (
+    "its processor prepares {0}, but neither configuration nor tokenizer names {0}_token_id, so its positions are "
+    "unknown; add that to config.json, or an Overrides as docs/adding_a_model.md shows"
+)
 
 
 @dataclass
@@ -51,6 +60,7 @@ class Encoder:
 
     Attributes:
         modalities: the modalities that can be encoded.
+        lacks: modality → why it cannot be, though the processor prepares it.
         templated: whether prompts go through the chat template.
 
     Raises:
@@ -81,7 +91,11 @@ class Encoder:
         self.templated = template is not None if use_chat_template is None else use_chat_template
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        self.modalities = frozenset({"text", *(m for m in _TAKEN_BY if self._takes(m))}) - self._overrides.lacks.keys()
+        prepared = [modality for modality in _TAKEN_BY if self._has_part_for(modality)]
+        placed = [modality for modality in prepared if self._has_place_for(modality)]
+        unknown = {modality: _NO_PLACE.format(modality) for modality in prepared if modality not in placed}
+        self.lacks = {**unknown, **overrides.lacks}
+        self.modalities = frozenset({"text", *placed}) - self.lacks.keys()
 
     def __call__(self, examples: Sequence[Example]) -> Encoded:
         """Encodes one right-padded batch.
@@ -90,7 +104,7 @@ class Encoder:
             AdapterError: the model lacks a modality the examples need, or its template fails.
             ExampleError: one example cannot be encoded.
         """
-        refuse_what_the_model_lacks(self.title, self.modalities, self._overrides, examples)
+        refuse_what_the_model_lacks(self.title, self.modalities, self.lacks, self._overrides, examples)
         for example in examples:
             check_placeholders(example)
             check_sound(self.name, self.processor, self._overrides, example)
@@ -129,15 +143,16 @@ class Encoder:
         """Token ids of a text, nothing added."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _takes(self, modality: str) -> bool:
-        parts = _TAKEN_BY[modality]
-        has_part = any(
-            getattr(self.processor, part, None) is not None for part in ([parts] if isinstance(parts, str) else parts)
-        )
+    def _has_part_for(self, modality: str) -> bool:
+        return any(getattr(self.processor, part, None) is not None for part in _TAKEN_BY[modality])
+
+    def _has_place_for(self, modality: str) -> bool:
         overrides = self._overrides
-        placed = modality in self._tokens.placeholders or modality in overrides.unplaced
-        placed |= modality == "video" and overrides.videos_as_images
-        return has_part and (placed or (modality == "image" and bool(overrides.adds_image or overrides.media_mask)))
+        if modality == "video" and overrides.videos_as_images:
+            return True
+        if modality == "image" and (overrides.adds_image or overrides.media_mask):
+            return True
+        return modality in self._tokens.placeholders or modality in overrides.unplaced
 
     def _prompt(self, example: Example) -> str:
         if not self.templated:

@@ -71,7 +71,7 @@ class HFAdapter(Adapter):
             self.process,
             use_chat_template=use_chat_template,
         )
-        self.modalities = self.encoder.modalities
+        self.modalities, self.lacks = self.encoder.modalities, self.encoder.lacks
         self.needs_image, self.unplaced = self._overrides.needs == "image", self._overrides.unplaced
         self.states_differ = self._overrides.states_differ
         self.codes_repeat, self.max_batch = self._overrides.codes_repeat, self._overrides.max_batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from microscope_bench.adapters.overrides import Overrides
@@ -13,13 +13,18 @@ _ONE = {"image": "a picture", "video": "a video", "audio": "sound"}
 
 
 def refuse_what_the_model_lacks(
-    title: str, modalities: Collection[str], overrides: Overrides, examples: Sequence[Example]
+    title: str,
+    modalities: Collection[str],
+    lacks: Mapping[str, str],
+    overrides: Overrides,
+    examples: Sequence[Example],
 ) -> None:
     """Raises for examples that need what the model has not, or lack what it needs.
 
     Args:
         title: of the model, for messages.
         modalities: those it can be given.
+        lacks: why it cannot be given another one.
         overrides: what its architecture does differently.
         examples: of one batch.
 
@@ -31,7 +36,7 @@ def refuse_what_the_model_lacks(
             others = ", ".join(sorted(modalities))
             takes = "it is a text-only model" if set(modalities) == {"text"} else f"it takes {others}"
             raise AdapterError(
-                f"{title} has no modality {modality}: {overrides.lacks.get(modality, takes)}. Example {example.id} has "
+                f"{title} has no modality {modality}: {lacks.get(modality, takes)}. Example {example.id} has "
                 f"{_ONE[modality]}; choose a task without, or a model that takes it."
             )
         if overrides.videos_as_images and example.images and example.videos:

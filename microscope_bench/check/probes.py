@@ -115,12 +115,13 @@ def what_was_found(adapter: Adapter) -> dict[str, str]:
     stack = f"{paths[0].rpartition('.')[0]}, " if paths else ""
     kind = type(blocks[0]).__name__ if blocks else "none"
     parts = [part for part in (info.processor, info.image_processor) if part]
-    unplaced = [f"{modality} without positions ({reason})" for modality, reason in adapter.unplaced.items()]
+    odd = [f"{modality} without positions ({reason})" for modality, reason in adapter.unplaced.items()]
+    odd += [f"not {modality} ({reason})" for modality, reason in adapter.lacks.items()]
     return {
         "revision": info.revision,
         "architecture": f"{info.architecture}, {info.n_parameters:,} parameters, adapter {info.adapter}",
         "stream": f"{stack}{len(blocks)} blocks ({kind}), {info.hidden_size} wide",
-        "modalities": ", ".join([*sorted(adapter.modalities - adapter.unplaced.keys()), *unplaced]),
+        "modalities": ", ".join([*sorted(adapter.modalities - adapter.unplaced.keys()), *odd]),
         "processor": ", ".join(parts) + (", with its chat template" if info.chat_template_sha256 else ", raw prompts"),
         "numbers": f"{info.dtype}, attention {info.attention}, quantisation {info.quantization or 'none'}",
         "software": f"microscope-bench {__version__}, torch {torch.__version__}, transformers {library}",

@@ -220,6 +220,15 @@ def test_a_processor_that_does_not_expand_the_image_token_is_named(tiny, tmp_pat
         adapter.check_labels(short, torch.zeros(*batch.labels.shape, 32))
 
 
+def test_a_model_whose_image_positions_nothing_names_says_so(tiny, tmp_path):
+    copy = changed_config(tiny("blip_2"), tmp_path / "copy", "config.json", image_token_index=None, image_token_id=None)
+    adapter = HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+    assert adapter.modalities == {"text"}
+    with pytest.raises(AdapterError, match=r"names image_token_id, so its positions are unknown; add that to config"):
+        adapter.encode(PICTURE_QUESTIONS)
+    assert "not image (its processor prepares image" in check(adapter).found["modalities"]
+
+
 def test_text_and_pictures_that_do_not_fit_are_one_examples_error(tiny_adapter):
     adapter = tiny_adapter("llava")
     lacking = replace(PICTURE_QUESTIONS[1], images=())
