@@ -12,6 +12,7 @@ import torch
 from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.adapters.loading import Checkpoint, torch_dtype
 from microscope_bench.adapters.overrides import Overrides, overrides_of
+from microscope_bench.adapters.packages import missing_package, needs
 from microscope_bench.adapters.placement import quantization_name
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
@@ -85,10 +86,12 @@ def load_model(
         )
         model = model if "device_map" in options else model.to(device)
     except Exception as error:  # damaged files, wrong shapes, missing packages, memory: each raises something else
+        if package := missing_package(error):
+            raise AdapterError(f"the model of {checkpoint.repo} {needs(package)}") from error
         raise AdapterError(
             f"the weights of {checkpoint.repo} cannot be loaded as {family.__name__} ({type(error).__name__}: "
-            f"{first_line(error)}). If a package or memory is missing, that is what to add; if a file is damaged, "
-            f"fetch the checkpoint again."
+            f"{first_line(error)}). If memory is what is missing, see device_map in "
+            f"docs/adding_a_model.md; if a file is damaged, fetch the checkpoint again."
         ) from error
     if missing := sorted(report["missing_keys"]):
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

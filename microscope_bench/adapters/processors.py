@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from microscope_bench.adapters.packages import missing_package, needs
 from microscope_bench.adapters.processor_repairs import repaired
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
 
-_WITH_EXTRA = {"torchvision": "'microscope-bench[torchvision]'"}
-"""Package → what to ask pip for, where the extra of this package says more than the name."""
 _FILES_THAT_NAME_THE_CLASS = (
     "processor_config.json",
     "preprocessor_config.json",
@@ -44,10 +42,9 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
                 if without_video := _processor_without_video(path, config):
                     return without_video
             except Exception as other:  # the video half was not all that was missing
-                cause = error if _missing_package(error) not in (None, "torchvision") else other
-        if package := _missing_package(cause) or _missing_package(error):
-            name = _WITH_EXTRA.get(package, package)
-            raise AdapterError(f"the processor of {path.name} needs {package}: pip install {name}") from error
+                cause = error if missing_package(error) not in (None, "torchvision") else other
+        if package := missing_package(cause) or missing_package(error):
+            raise AdapterError(f"the processor of {path.name} {needs(package)}") from error
         raise AdapterError(
             f"the processor of {path.name} cannot be loaded ({type(cause).__name__}: {first_line(cause)}). Its files "
             f"(tokenizer, preprocessor_config.json or processor_config.json) must lie beside config.json."
@@ -69,16 +66,6 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
             f"the tokenizer of {path.name} cannot be loaded ({type(error).__name__}: {first_line(error)}). Its files "
             f"(tokenizer.json or tokenizer.model, tokenizer_config.json) must lie beside config.json."
         ) from error
-
-
-def _missing_package(error: Exception) -> str | None:
-    """The package that an error of transformers says is missing."""
-    if not isinstance(error, ImportError | AttributeError | ValueError):
-        return None
-    found = re.search(r"requires the `?([\w-]+)`? library|[Pp]ackage `([\w-]+)` is required", str(error))
-    if found:
-        return (found[1] or found[2]).lower()
-    return "torchvision" if "torchvision" in str(error).lower() else None
 
 
 def _processor_without_video(path: Path, config: Any) -> Any | None:

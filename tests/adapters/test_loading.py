@@ -201,6 +201,15 @@ def test_media_of_the_wrong_kind(example, error, message, tiny_adapter):
         tiny_adapter("llava").encode([example])
 
 
+def test_a_package_that_a_model_needs_is_named(tiny, monkeypatch):
+    def without_timm(*args, **kwargs):
+        raise ImportError("\nTimmWrapperModel requires the timm library but it was not found in your environment.")
+
+    monkeypatch.setattr("transformers.AutoModelForMultimodalLM.from_pretrained", without_timm)
+    with pytest.raises(AdapterError, match=r"^the model of llava needs timm: pip install timm$"):
+        HFAdapter.load({"pretrained": str(tiny("llava"))}, device="cpu")
+
+
 def test_an_empty_directory_is_no_checkpoint(tmp_path):
     with pytest.raises(AdapterError, match="is it a checkpoint"):
         resolve_checkpoint(str(tmp_path))
