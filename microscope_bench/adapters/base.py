@@ -60,6 +60,8 @@ class Adapter(ABC):
             something to the stream between two blocks, as deepstack and gated cross-attention do, the boundary is what
             enters the next block, after the addition.
         codes_repeat: whether two media may give the same vector at a position, as the codes of a vocabulary do.
+        sees: what a state is a function of besides its own token: those "before" it, these and the "media" that reach
+            it by cross-attention, or the whole "sequence". By this, equal tokens are told from copies of one token.
         max_batch: the most examples that :meth:`encode` takes, or None.
     """
 
@@ -71,6 +73,7 @@ class Adapter(ABC):
     unplaced: Mapping[str, str] = MappingProxyType({})
     states_differ: str = ""
     codes_repeat: bool = False
+    sees: str = "before"
     max_batch: int | None = None
 
     @classmethod
@@ -101,6 +104,10 @@ class Adapter(ABC):
             AdapterError: the model lacks a modality the examples need.
             ExampleError: one example cannot be encoded.
         """
+
+    def prepare(self, examples: Sequence[Example]) -> Batch:
+        """As :meth:`encode`, but labels that only a pass could tell may be missing; the default is :meth:`encode`."""
+        return self.encode(examples)
 
     @abstractmethod
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:

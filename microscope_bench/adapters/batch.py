@@ -29,8 +29,8 @@ class Batch:
         prompts: the text each example was turned into, template included.
         tokens: per example the token ids without padding (int64), to tell a changed tokenizer from a changed model.
         media: the tensors among ``inputs`` that hold pictures, sound or video, by name.
-        other: (B, S, d), what enters block 1 when the media are others, where labels hang on it; media positions that
-            do not differ hold no content.
+        other: of the shape of boundary 0, what enters block 1 when the media are others, where labels hang on it; media
+            positions that do not differ hold no content.
     """
 
     inputs: dict[str, Any]

@@ -74,6 +74,7 @@ class HFAdapter(Adapter):
         self.modalities, self.lacks = self.encoder.modalities, self.encoder.lacks
         self.needs_image, self.unplaced = self._overrides.needs == "image", self._overrides.unplaced
         self.states_differ = self._overrides.states_differ
+        self.sees = self._overrides.sees
         self.codes_repeat, self.max_batch = self._overrides.codes_repeat, self._overrides.max_batch
         self._forward_arguments = {*inspect.signature(model.forward).parameters, *self._overrides.passes}
         self.info = model_info(
@@ -140,26 +141,28 @@ class HFAdapter(Adapter):
 
     def encode(self, examples: Sequence[Example]) -> Batch:
         """Turns examples into one right-padded batch; see :meth:`Adapter.encode`."""
+        batch = self.prepare(examples)
+        labels, other = batch.labels, None
+        if self._overrides.adds_image and any(example.images for example in examples):
+            added = self._entering_block_1(batch.inputs).shape[1] - labels.shape[1]
+            where = (added, 0) if self._overrides.adds_image == "before" else (0, added)
+            labels = np.pad(labels, ((0, 0), where), constant_values=IMAGE)
+        if self._overrides.constants_inside and batch.media:
+            other = self._entering_block_1({**batch.inputs, **{name: -value for name, value in batch.media.items()}})
+        return replace(batch, labels=labels, other=other)
+
+    def prepare(self, examples: Sequence[Example]) -> Batch:
+        """The processor's tensors and the labels that token ids tell, without a pass; see :meth:`Adapter.prepare`."""
         encoded = self.encoder(examples)
         given = {**encoded.inputs, **self._overrides.arguments}
         inputs = {name: self._to_device(v) for name, v in given.items() if name in self._forward_arguments}
-        labels = encoded.labels
-        if self._overrides.adds_image and any(example.images for example in examples):
-            added = self._entering_block_1(inputs).shape[1] - labels.shape[1]
-            where = (added, 0) if self._overrides.adds_image == "before" else (0, added)
-            labels = np.pad(labels, ((0, 0), where), constant_values=IMAGE)
-        media = {name: value for name, value in inputs.items() if _holds_media(name, value)}
-        other = None
-        if self._overrides.constants_inside and media:
-            other = self._entering_block_1({**inputs, **{name: -value for name, value in media.items()}})
         return Batch(
             inputs=inputs,
-            labels=labels,
+            labels=encoded.labels,
             ids=tuple(example.id for example in examples),
             prompts=encoded.prompts,
             tokens=encoded.tokens,
-            media=media,
-            other=other,
+            media={name: value for name, value in inputs.items() if _holds_media(name, value)},
         )
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:

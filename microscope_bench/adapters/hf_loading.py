@@ -59,6 +59,8 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
         options["attn_implementation"] = args["attn_implementation"]
     if "quantization" in args:
         options["quantization_config"] = quantization_config(args["quantization"])
+    if device is not None and "device_map" in options:
+        raise AdapterError(f"device_map spreads the model by itself; leave --device {device} out")
     processor = None
     if is_multimodal(config):
         processor = load_processor(checkpoint.path, config, trust_remote_code=trust_remote_code)

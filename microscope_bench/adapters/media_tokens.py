@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from microscope_bench.adapters.base import LABELS, PADDING, SPECIAL, STRUCTURE, TEXT
 from microscope_bench.adapters.overrides import Overrides
-from microscope_bench.adapters.placement import real_parameter
+from microscope_bench.adapters.placement import input_device, real_parameter
 
 _TYPES = {1: "image", 2: "video", 3: "audio"}
 """Code in a processor's ``mm_token_type_ids`` → modality."""
@@ -56,7 +56,8 @@ def find_media_tokens(
     configured = list(_integers(config.to_dict()))
     attributes = []
     if processor is not None:
-        attributes = [*_integers(_plain(processor, tokenizer)), *_integers(_plain(tokenizer, tokenizer))]
+        vocabulary = tokenizer.get_vocab()
+        attributes = [*_integers(_plain(processor, vocabulary)), *_integers(_plain(tokenizer, vocabulary))]
     placeholders = {}
     for name, keys in _PLACEHOLDER_KEYS.items():
         for pairs in (configured, attributes):
@@ -111,21 +112,26 @@ def constant_media_vectors(model: Any, overrides: Overrides) -> list[Any]:
         for name, parameter in model.named_parameters()
         if re.search(r"newline|separator|seperator", name.rpartition(".")[2]) and parameter.numel() == text.hidden_size
     ]
-    embedding = model.get_input_embeddings
-    vectors += [embedding().weight[model.config.vocabulary_map[token]] for token in overrides.constant_tokens]
+    if overrides.constant_tokens:
+        weight = model.get_input_embeddings().weight
+        name = next(name for name, parameter in model.named_parameters() if parameter is weight)
+        table, rows = real_parameter(model, name), model.config.vocabulary_map
+        vectors += [table[rows[token]] for token in overrides.constant_tokens]
     if overrides.filler is not None:
         embedder = model.get_submodule(overrides.filler)
         with torch.inference_mode():
-            last = torch.tensor([[text.vocab_size - 1]], device=next(embedder.parameters()).device)
+            last = torch.tensor([[text.vocab_size - 1]], device=input_device(model))
             vectors.append(embedder(input_ids=last).flatten())
     return vectors
 
 
-def _plain(thing: Any, tokenizer: Any) -> dict[str, Any]:
+def _plain(thing: Any, vocabulary: Mapping[str, int]) -> dict[str, Any]:
     """The ids a processor or tokenizer holds as attributes, and those of the tokens it holds by name alone."""
     tokens = {name: getattr(thing, name, None) for name in getattr(thing, "SPECIAL_TOKENS_ATTRIBUTES", ())}
     tokens |= {name: value for name, value in vars(thing).items() if name.endswith("_token")}
-    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(t) for name, t in tokens.items() if isinstance(t, str)}
+    # by the vocabulary: the tokenizer itself gives a token that it lacks the id of the unknown one
+    named = {name: token for name, token in tokens.items() if isinstance(token, str) and token in vocabulary}
+    ids = {f"{name}_id": vocabulary[token] for name, token in named.items()}
     return {**ids, **vars(thing)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
 
+_QUANTISED = re.compile(r"\.(SCB|weight_format|qweight|qzeros|g_idx|scales|absmax|quant_map|weight_scale)$|quant_state")
 UNTRAINED_KEY = "microscope_bench_untrained"
 """Top-level key of ``config.json`` that marks freshly initialised weights."""
 
@@ -76,7 +78,14 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
     if part := overrides_of(config).part:  # of an omni model what reads the prompt; what speaks is not loaded
+        if getattr(config, "quantization_config", None) is not None:
+            raise AdapterError(
+                f"{checkpoint.repo} is a quantised omni model, of which the part that reads cannot be loaded alone; "
+                f"load an unquantised one and give quantization=..."
+            )
+        untrained = getattr(config, UNTRAINED_KEY, False)
         config = getattr(config, f"{part}_config")
+        setattr(config, UNTRAINED_KEY, untrained)
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
     options = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code, **options}
     _check_weight_files(checkpoint)
@@ -93,6 +102,11 @@ def load_model(
             f"{first_line(error)}). If memory is what is missing, see device_map in "
             f"docs/adding_a_model.md; if a file is damaged, fetch the checkpoint again."
         ) from error
+    if scales := sorted(key for key in report["unexpected_keys"] if _QUANTISED.search(key)):
+        raise AdapterError(
+            f"{checkpoint.repo} holds quantised weights ({', '.join(scales[:3])}, ...) but config.json says nothing "
+            f"of it, so they would be read as they lie; put its quantization_config back."
+        )
     if missing := sorted(report["missing_keys"]):
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise AdapterError(

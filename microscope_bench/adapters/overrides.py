@@ -39,7 +39,8 @@ class Overrides:
             the processor itself puts the image positions in front.
         needs: the modality that every prompt must come with, or "".
         videos_go_by: the argument by which the processor takes videos.
-        cuts_sound: whether its processor cuts sound that is longer than the window of its feature extractor.
+        longest_sound: the samples beyond which its processor cuts sound: their number, or the attribute of its feature
+            extractor that says it; "" where it cuts none.
         prompt_start: what stands before a raw prompt in place of the tokenizer's special tokens, which would close it
             with the one that ends an answer; None where the tokenizer's are right.
         prompt_end: what the processor appends to a prompt on its own.
@@ -49,6 +50,7 @@ class Overrides:
         tower: dotted paths, the first that exists is the list of the vision tower's blocks; None where the usual names
             tell, NOWHERE where no stack of blocks keeps its positions and runs once in a pass.
         projector: the same of the module whose output the language model reads.
+        prefix_attention: whether the prompt's positions attend to each other in both directions.
         unsupported: why the architecture cannot be measured; "" for all that can.
     """
 
@@ -77,7 +79,7 @@ class Overrides:
     writes_image_token: bool = True
     needs: str = ""
     videos_go_by: str = "videos"
-    cuts_sound: bool = False
+    longest_sound: str | int = ""
     prompt_start: str | None = None
     prompt_end: str = ""
     framing: tuple[str, ...] = ()
@@ -85,6 +87,14 @@ class Overrides:
     tower: tuple[str, ...] | None = None
     projector: tuple[str, ...] | None = None
     unsupported: str = ""
+    prefix_attention: bool = False
+
+    @property
+    def sees(self) -> str:
+        """What a state is a function of, see :attr:`~microscope_bench.adapters.base.Adapter.sees`."""
+        if self.answers_apart or self.prefix_attention:
+            return "sequence"
+        return "media" if self.unplaced else "before"
 
 
 FUSIONS = {
@@ -112,6 +122,7 @@ _NO_PROMPT = (
 
 _T5: dict[str, Any] = {"stack": "language_model.encoder", "answers_apart": True}
 
+_GEMMA_SOUND = 480_000  # 30 seconds
 _TILE_TAGS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 9) for column in range(1, 9))
 
 OVERRIDES = {
@@ -129,7 +140,8 @@ OVERRIDES = {
     "chameleon": Overrides(fusion="discrete", codes_repeat=True, prompt_end="<reserved08706>"),
     "cohere_compass": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "cosmos3_omni": Overrides(fusion="deepstack", states_differ=_BETWEEN),
-    "deepseek_ocr2": Overrides(fusion="resampler"),
+    "deepseek_ocr2": Overrides(fusion="resampler", tower=("model.vision_tower.vision_encoder.layers",)),
+    "deepseek_vl_hybrid": Overrides(tower=("model.vision_model.encoder.layers",)),
     "diffusion_gemma": Overrides(
         fusion="encoder-decoder",
         stack="model.encoder.language_model",
@@ -151,7 +163,14 @@ OVERRIDES = {
     ),
     "fuyu": Overrides(fusion="encoder-free", writes_image_token=False, prompt_end="<0x04>"),
     "ernie4_5_vl_moe": Overrides(projector=("model.resampler_model",)),
-    "gemma3n": Overrides(streams="altup_num_inputs", streams_first=True, filler="model.embed_audio", projector=NOWHERE),
+    "gemma3n": Overrides(
+        streams="altup_num_inputs",
+        streams_first=True,
+        filler="model.embed_audio",
+        longest_sound=_GEMMA_SOUND,
+        projector=NOWHERE,
+    ),
+    "gemma4": Overrides(longest_sound=_GEMMA_SOUND),
     "gemma4_unified": Overrides(fusion="encoder-free"),
     "git": Overrides(fusion="prefix", adds_image="before", writes_image_token=False, prompt_start="[CLS]"),
     "glm5_next": Overrides(streams="hc_mult"),
@@ -200,7 +219,7 @@ OVERRIDES = {
     "muse_spark": Overrides(projector=("model.vision_projection",)),
     "nemotron_h_omni": Overrides(lacks={"video": "transformers 5.23 fails on its videos"}),
     "ovis2": Overrides(projector=NOWHERE),
-    "paligemma": Overrides(needs="image", prompt_end="\n"),
+    "paligemma": Overrides(needs="image", prompt_end="\n", prefix_attention=True),
     # transformers 5.23 adds the mask of its audio encoder as ones and zeros, so that sounds hear their padding
     "phi4_multimodal": Overrides(
         constants_inside=True,
@@ -226,9 +245,9 @@ OVERRIDES = {
         needs="image",
         tower=("model.encoder.layers",),
     ),
-    "qwen2_5_omni": Overrides(part="thinker", cuts_sound=True),
-    "qwen2_5_omni_thinker": Overrides(cuts_sound=True),
-    "qwen2_audio": Overrides(cuts_sound=True),
+    "qwen2_5_omni": Overrides(part="thinker", longest_sound="n_samples"),
+    "qwen2_5_omni_thinker": Overrides(longest_sound="n_samples"),
+    "qwen2_audio": Overrides(longest_sound="n_samples"),
     "qwen3_omni_moe": Overrides(fusion="deepstack", states_differ=_BETWEEN, part="thinker"),
     "qwen3_omni_moe_thinker": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "qwen3_vl": Overrides(fusion="deepstack", states_differ=_BETWEEN),
@@ -242,6 +261,7 @@ OVERRIDES = {
         unsupported="its processor needs the words of the page with their boxes, which no task here has; "
         "docs/adding_a_model.md shows an adapter for it"
     ),
+    "unlimited_ocr": Overrides(tower=("model.vision_tower.vision_encoder.encoder.layers",)),
     "vibevoice_asr": Overrides(arguments={"sample": False}),  # else it adds noise to what it hears
     "vision-encoder-decoder": Overrides(
         fusion="cross-attention",

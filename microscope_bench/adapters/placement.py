@@ -52,12 +52,17 @@ def quantization_config(name: str) -> Any:
 
 
 def quantization_name(config: Any) -> str:
-    """What a quantisation is called in a result: method, and 8 digits of everything else that its configuration says.
+    """What a quantisation is called in a result: method, and 8 digits of all settings that are not the default.
 
     >>> quantization_name({"quant_method": "gptq", "bits": 4})
     'gptq-4bit@5b693cfa'
     """
-    fields = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    if isinstance(config, Mapping):
+        fields = dict(config)
+    else:
+        fields = {**config.to_diff_dict(), "quant_method": config.quant_method}
+    fields.pop("llm_int8_enable_fp32_cpu_offload", None)  # says where weights lie, not what they are
+    fields = {key: sorted(map(str, value)) if isinstance(value, list) else value for key, value in fields.items()}
     method = fields.get("quant_method")
     detail = next((f"-{bits}bit" for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), "")
     if not detail and isinstance(fields.get("bits"), int):

@@ -107,7 +107,7 @@ def _of_hubs() -> list[Preset]:
         Preset(
             name=name,
             adapter=model.adapter,
-            description=f"{model.repo}{'' if model.verified else ', unverified'}",
+            description=f"{model.repo}@{model.revision or 'main'}{'' if model.verified else ', unverified'}",
             args={"pretrained": model.repo, **({} if model.revision is None else {"revision": model.revision})},
             published=model,
             fusion=model.fusion,

@@ -83,5 +83,6 @@ def _taking_sound(processor: Any, path: Path) -> Any:
     )
     methods = {"__call__": call, "apply_chat_template": ProcessorMixin.apply_chat_template}
     processor.__class__ = type(base.__name__, (base,), methods)
-    processor.chat_template = _VOXTRAL_TEMPLATE
+    if processor.chat_template is None:
+        processor.chat_template = _VOXTRAL_TEMPLATE
     return processor

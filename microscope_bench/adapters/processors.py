@@ -40,7 +40,7 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
         if not is_torchvision_available():
             try:
                 if without_video := _processor_without_video(path, config):
-                    return without_video
+                    return repaired(without_video, path)
             except Exception as other:  # the video half was not all that was missing
                 cause = error if missing_package(error) not in (None, "torchvision") else other
         if package := missing_package(cause) or missing_package(error):

@@ -77,8 +77,9 @@ def check_sound(name: str, processor: Any | None, overrides: Overrides, example:
                 f"its sound has {audio.sampling_rate} samples per second and {name} takes {wanted}; resample it in "
                 f"the task",
             )
-        window = getattr(extractor, "n_samples", None)
-        if overrides.cuts_sound and window is not None and len(audio.samples) > window:
+        longest = overrides.longest_sound
+        window = getattr(extractor, longest, None) if isinstance(longest, str) else longest
+        if window is not None and len(audio.samples) > window:
             raise ExampleError(
                 example.id,
                 f"its sound has {len(audio.samples)} samples and the processor of {name} cuts it at {window}; cut it "

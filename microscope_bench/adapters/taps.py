@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from microscope_bench.adapters.base import LABELS, STRUCTURE, Adapter, Batch
+from microscope_bench.adapters.base import LABELS, MODALITIES, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, first_tensor_at
 from microscope_bench.adapters.tap_places import find_places
-from microscope_bench.errors import AdapterError
+from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import PLACEHOLDERS, Example
 
 _PICTURES = {"image", "video"}
@@ -58,7 +58,6 @@ class TappedAdapter(Adapter):
         self.whole, self.tap, self._paths = whole, tap, paths
         self.model, self.device = whole.model, whole.device
         self.needs_image = True
-        self.unplaced = {"text": f"the {tap} tap sees pictures alone"}
         if not whole.modalities & _PICTURES:
             raise AdapterError(f"{whole.info.name} takes no pictures, so there is no {tap} tap; leave --tap out")
         self._blocks, self._last = find_places(whole.model, tap, paths)
@@ -71,7 +70,10 @@ class TappedAdapter(Adapter):
                 f"set. Block lists of the model: {describe_module_lists(self.model)}"
             )
         self.modalities = frozenset({"text", *seen})
-        self.info = replace(self.info, n_layers=len(self._blocks), hidden_size=next(iter(seen.values())))
+        self.unplaced = {m: f"the {tap} tap sees no {m}" for m in MODALITIES if m not in seen}
+        width = next(iter(seen.values()))
+        # the context length is of the prompt, which encode() looks at, not of what the tower sees
+        self.info = replace(self.info, n_layers=len(self._blocks), hidden_size=width, context_length=None)
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> Adapter:
@@ -96,6 +98,8 @@ class TappedAdapter(Adapter):
         Raises:
             AdapterError: several examples, or one without a picture.
         """
+        if len(examples) != 1:
+            raise AdapterError(f"{self.info.name}: the {self.tap} tap takes one example at a time, not {len(examples)}")
         (example,) = examples
         seen = sorted(example.media.keys() & _PICTURES)
         if len(seen) != 1:
@@ -104,7 +108,10 @@ class TappedAdapter(Adapter):
                 f"{self.info.name}: example {example.id} has {what}, so the {self.tap} tap has nothing to label; "
                 f"choose a task whose examples all have pictures (scienceqa_img)"
             )
-        whole, inverted = self.whole.encode([example]), self.whole.encode([_with_inverted_pictures(example)])
+        whole, inverted = self.whole.prepare([example]), self.whole.prepare([_with_inverted_pictures(example)])
+        length, longest = int(whole.lengths()[0]), self.whole.info.context_length
+        if longest is not None and length > longest:
+            raise ExampleError(example.id, f"{length} tokens exceed the model's context of {longest}")
         other = self._entering(inverted)
         if other is None:
             raise AdapterError(
@@ -148,11 +155,19 @@ class TappedAdapter(Adapter):
         fresh.info = replace(self.info, trained=False)
         return fresh
 
+    def tapped(self, tap: str) -> Adapter:
+        """The same model, watched elsewhere again."""
+        return self if tap == self.tap else self.whole.tapped(tap)
+
     def _width(self, modality: str) -> int | None:
         """The width of the stream here, or None where a pass with a picture, or a video, does not come by."""
         noise = Image.fromarray(_NOISE)
         media: dict[str, Any] = {"images": (noise,)} if modality == "image" else {"videos": ((noise,) * N_FRAMES,)}
-        seen = self._entering(self.whole.encode([Example("tap", f"{PLACEHOLDERS[modality]}What?", **media)]))
+        try:
+            batch = self.whole.prepare([Example("tap", f"{PLACEHOLDERS[modality]}What?", **media)])
+        except ExampleError:  # its processor wants other pictures, or longer videos
+            return None
+        seen = self._entering(batch)
         return None if seen is None else seen.shape[-1]
 
     def _entering(self, batch: Batch) -> Tensor | None:

@@ -211,7 +211,11 @@ class Capture:
         for row, example in enumerate(examples):
             real = np.flatnonzero(labels[row] != PADDING)
             origin, prefix = token_origins(
-                labels[row][real], batch.tokens[row], media=media_sha256(example), example_id=example.id
+                labels[row][real],
+                batch.tokens[row],
+                media=media_sha256(example),
+                example_id=example.id,
+                sees=self.adapter.sees,
             )
             for modality in MODALITIES:
                 code = LABELS.index(modality)

@@ -16,7 +16,7 @@ from microscope_bench.capture.selection import splitmix64
 
 
 def token_origins(
-    labels: np.ndarray, tokens: np.ndarray, *, media: str | None, example_id: str
+    labels: np.ndarray, tokens: np.ndarray, *, media: str | None, example_id: str, sees: str = "before"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keys of the positions of one example.
 
@@ -26,12 +26,13 @@ def token_origins(
             position is known to be the same as that of another example.
         media: hash of the example's pictures, or None where it is not known what its media hold.
         example_id: unique within the task.
+        sees: what a state is a function of, see :attr:`~microscope_bench.adapters.base.Adapter.sees`.
 
     Returns:
         uint64 (n,): equal where the same goes into the model at that position: the same token id, or the same place in
         the same media. Boundary 0 is a function of it, but for position embeddings.
-        uint64 (n,): equal where the same went in at this position and at all before it, in the same order. In a causal
-        decoder every boundary is a function of it.
+        uint64 (n,): equal where the same went in at this position and at all that its state sees: those before it, in
+        the same order, and the media, or the whole sequence. Every boundary is a function of it.
     """
     n = len(labels)
     position = np.arange(n, dtype=np.uint64)
@@ -45,6 +46,10 @@ def token_origins(
         own[places] = splitmix64(np.arange(len(places), dtype=np.uint64) + _key(f"{label}\0{source}"))
     with np.errstate(over="ignore"):
         prefix = np.cumsum(splitmix64(own ^ splitmix64(position)), dtype=np.uint64)
+        if sees == "media":
+            prefix = splitmix64(prefix ^ _key(f"sees\0{media if media is not None else example_id}"))
+        elif sees == "sequence":
+            prefix = splitmix64(prefix ^ splitmix64(prefix[-1:]))
     return own, prefix
 
 

@@ -6,6 +6,8 @@ import argparse
 
 from tabulate import tabulate
 
+from microscope_bench.errors import MicroscopeError
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
@@ -19,6 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the list."""
+    if args.fusion is not None and args.what != "models":
+        raise MicroscopeError(f"--fusion chooses among models; `ls {args.what}` has none")
     rows, headers = LISTS[args.what](args)
     print(tabulate(rows, headers=headers, tablefmt="simple"))
     return 0

@@ -35,6 +35,8 @@ def permuted_tokens(run: Run) -> Run:
         AdapterError: from ``encode``: the model reads no ``input_ids``, one for each position.
     """
     encode, name = run.adapter.encode, run.adapter.info.name
+    if "tap" in run.adapter.info.options:
+        raise AdapterError("control permuted_tokens: what is tapped sees no words; leave the control or the tap out")
 
     def permuted(examples: Sequence[Example]) -> Batch:
         return _with_permuted_text(encode(examples), run.seed, name)

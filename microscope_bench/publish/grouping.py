@@ -27,14 +27,16 @@ def protocol_key(result: Result) -> tuple[str, ...]:
 
 
 def comparable_key(result: Result) -> tuple[str, ...]:
-    """Equal for results that one table may hold: (task, description of the data as markdown, revision)."""
+    """Equal for results that one table may hold: (task and tap, description of the data as markdown, revision)."""
     identity = result.identity
     data, task = identity.dataset, identity.task
     name = f", {escape(data.name)}" if data.name else ""
+    tap = identity.model.options.get("tap")
+    where = f", tap {escape(tap)}" if tap else ""
     shown = sorted({headline.metric for headline in HEADLINES} & identity.metrics.keys())
     metrics = ", ".join(f"{metric} {identity.metrics[metric]}" for metric in shown)
     return (
-        f"{escape(task.name)}, version {escape(task.version)}",
+        f"{escape(task.name)}, version {escape(task.version)}{where}",
         f"Data: {escape(data.path)}{name} at {code(short_revision(data.revision))}, split {escape(data.split)}. "
         f"Token selection: {escape(identity.selection.rule)}. Metric versions: {escape(metrics)}.",
         data.revision,

@@ -62,7 +62,7 @@ COLUMNS = (
     ),
     ("tokens, examples", "what the values of one modality were computed on; joint = all modalities together"),
     ("measured", "examples measured; equal codes in brackets mean the same examples"),
-    ("layers, d", "number of decoder blocks, width of the residual stream; parameters count the whole model"),
+    ("layers, d", "number of blocks, width of the residual stream; parameters count the whole model"),
     ("accuracy", "share of questions answered rightly in the same forward passes, where there are lettered answers"),
     ("signature", "the id to cite a row by; the whole line stands below the table"),
 )

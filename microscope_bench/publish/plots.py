@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
-from microscope_bench.publish.summary import HEADLINES, MODALITIES, UNTRAINED, Headline, shown_name
+from microscope_bench.publish.summary import HEADLINES, MODALITIES, UNTRAINED, Headline, shown_name, watched_name
 from microscope_bench.results.files import safe_name
 from microscope_bench.results.result import FAILED, Result, Score
 from microscope_bench.results.signature import protocol_label, short_revision
@@ -214,7 +214,7 @@ def _named(results: Sequence[Result]) -> list[tuple[str, Result]]:
 
 def _name(result: Result) -> str:
     control = result.identity.model.control
-    return f"{result.identity.model.name}, {control}" if control else shown_name(result)
+    return f"{watched_name(result)}, {control}" if control else shown_name(result)
 
 
 def _family(result: Result) -> str:

@@ -117,10 +117,16 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
     )
 
 
+def watched_name(result: Result) -> str:
+    """The model's name, with where it was watched unless in its decoder."""
+    model = result.identity.model
+    return f"{model.name} [{model.options['tap']}]" if "tap" in model.options else model.name
+
+
 def shown_name(result: Result) -> str:
     """The model's name, with where it was watched unless in its decoder, and whether its weights are untrained."""
     model = result.identity.model
-    name = f"{model.name} [{model.options['tap']}]" if "tap" in model.options else model.name
+    name = watched_name(result)
     return name if model.trained or model.name.endswith(UNTRAINED) else f"{name} ({UNTRAINED[1:]})"
 
 

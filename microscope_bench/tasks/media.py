@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,18 +64,35 @@ def _wav(content: bytes) -> Audio:
     from scipy.io import wavfile
 
     try:
-        rate, samples = wavfile.read(io.BytesIO(content))
-    except ValueError as error:
+        with warnings.catch_warnings():
+            # of a file that ends too early it only warns; of chunks that are not sound it may
+            warnings.filterwarnings("error", message=".*EOF.*")
+            rate, samples = wavfile.read(io.BytesIO(content))
+    except (ValueError, wavfile.WavFileWarning) as error:
         raise ValueError(f"a recording does not open as WAV ({error}); decode it in doc_to_audio") from error
     return _mono(samples, int(rate))
 
 
 def _mono(samples: np.ndarray, sampling_rate: int) -> Audio:
-    """(n,) or (n, channels) of any number type, whole numbers scaled to [-1, 1]."""
-    scale = 1.0
+    """(n,) or (n, channels) as numbers in [-1, 1], or as whole numbers of 8 (unsigned), 16 or 32 bits.
+
+    Raises:
+        ValueError: of another form, or beyond that range.
+    """
+    if samples.ndim > 2 or (samples.ndim == 2 and samples.shape[1] > samples.shape[0]):
+        raise ValueError(f"a recording has shape {samples.shape}; give (samples,) or (samples, channels)")
     if np.issubdtype(samples.dtype, np.integer):
-        limits = np.iinfo(samples.dtype)
-        samples, scale = samples.astype(np.float64) - (limits.max + 1) / 2 * (limits.min == 0), (limits.max + 1.0)
-        scale = scale / 2 if limits.min == 0 else scale
+        if samples.dtype not in _SILENCE:
+            raise ValueError(
+                f"a recording is of {samples.dtype}, whose range is unknown; give int16, or floats in [-1, 1]"
+            )
+        silence = _SILENCE[samples.dtype]
+        samples = (samples.astype(np.float64) - silence) / (128 if silence else np.iinfo(samples.dtype).max + 1.0)
     mixed = samples.mean(axis=1) if samples.ndim == 2 else samples
-    return Audio(np.asarray(mixed / scale, dtype=np.float32), sampling_rate)
+    if mixed.size and np.abs(mixed).max() > 1.001:
+        raise ValueError(f"a recording reaches {np.abs(mixed).max():.4g}; its samples must lie in [-1, 1]")
+    return Audio(np.asarray(mixed, dtype=np.float32), sampling_rate)
+
+
+_SILENCE = {np.dtype(np.uint8): 128, np.dtype(np.int16): 0, np.dtype(np.int32): 0}
+"""Type of whole numbers → what silence is in it."""

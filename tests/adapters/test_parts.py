@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,13 @@ from transformers.models.auto import AutoModelForMultimodalLM
 
 from microscope_bench.adapters.base import LABELS
 from microscope_bench.adapters.decoder import find_blocks
-from microscope_bench.adapters.media_tokens import MediaTokens, label_positions
+from microscope_bench.adapters.media_tokens import MediaTokens, find_media_tokens, label_positions
+from microscope_bench.adapters.overrides import overrides_of
 from microscope_bench.adapters.prompting import chat_prompt, chat_template, continuation_token_ids
+from microscope_bench.adapters.tap_places import find_places
 from microscope_bench.errors import AdapterError
 from microscope_bench.examples import Example
+from tests.tiny.tokenizer import byte_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,30 @@ def test_labels_by_priority():
     mask = np.array([[1, 1, 1, 1, 1, 1, 1, 1, 0]])
     named = [LABELS[label] for label in label_positions(ids, mask, tokens, types)[0]]
     assert named == ["special", "structure", "image", "image", "structure", "text", "audio", "special", "padding"]
+
+
+def test_a_token_that_the_vocabulary_lacks_is_no_medium():
+    """A tokenizer gives it the id of the unknown token, which any odd word of a question has too."""
+    tokenizer = byte_tokenizer(image_token="<image>")
+    processor = SimpleNamespace(image_token="<image>", video_token="<video>", audio_token="<audio>")
+    found = find_media_tokens(transformers.LlamaConfig(), tokenizer, processor)
+    assert found.placeholders == {"image": {tokenizer.convert_tokens_to_ids("<image>")}}
+    assert tokenizer.unk_token_id not in found.framing
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        ("UnlimitedOcrConfig", "model.vision_tower.vision_encoder.encoder.layers"),
+        ("DeepseekVLHybridConfig", "model.vision_model.encoder.layers"),
+        ("LlavaConfig", "model.vision_tower.encoder.layers"),
+    ],
+)
+def test_the_tower_of_full_size_architectures_is_found(config, path):
+    with torch.device("meta"):
+        model = AutoModelForMultimodalLM.from_config(getattr(transformers, config)())
+    blocks, last = find_places(model, "vision", overrides_of(model.config).tower)
+    assert blocks == list(model.get_submodule(path)) and last is blocks[-1]
 
 
 def letters(text):

@@ -16,6 +16,7 @@ from microscope_bench.adapters.overrides import FUSIONS, overrides_for
 from microscope_bench.adapters.presets import ADAPTERS, MODELS, Preset, load_model
 from microscope_bench.adapters.published import PUBLISHED
 from microscope_bench.errors import AdapterError, UnknownNameError
+from microscope_bench.examples import Example
 
 
 def test_an_adapter_by_name(tiny):
@@ -73,8 +74,8 @@ FILE = """
 from microscope_bench.adapters.hf import HFAdapter
 
 class Shouting(HFAdapter):
-    def _prompt(self, example):
-        return super()._prompt(example).upper()
+    def process(self, text, **options):
+        return super().process([one.upper() for one in text], **options)
 
 not_a_class = 1
 """
@@ -83,8 +84,10 @@ not_a_class = 1
 def test_an_adapter_in_a_file_of_the_users(tiny, tmp_path):
     file = tmp_path / "my_adapter.py"
     file.write_text(FILE)
-    adapter = load_model(f"{file}:Shouting", f"pretrained={tiny('gpt2')}", "cpu")
+    adapter = load_model(f"{file}:Shouting", f"pretrained={tiny('llava')}", "cpu")
     assert type(adapter).__name__ == "Shouting" and isinstance(adapter, HFAdapter)
+    (tokens,) = adapter.encode([Example("q", "say it")]).tokens
+    assert "SAY IT" in adapter.tokenizer.decode(tokens)
     with pytest.raises(AdapterError, match=r"'not_a_class' is not a subclass.*Shouting"):
         load_model(f"{file}:not_a_class")
     with pytest.raises(AdapterError, match="there is no file"):

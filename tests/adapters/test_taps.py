@@ -11,7 +11,7 @@ from microscope_bench.adapters.base import IMAGE, STRUCTURE
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
-from microscope_bench.errors import AdapterError, CaptureError, UnknownNameError
+from microscope_bench.errors import AdapterError, CaptureError, ExampleError, UnknownNameError
 from microscope_bench.results.files import result_path
 from tests.tiny.questions import PICTURE_QUESTIONS, TEXT_QUESTIONS
 from tests.toy import ToyTask
@@ -130,6 +130,25 @@ def test_where_there_is_nothing_to_tap(family, tap, error, message, tiny_adapter
 def test_a_question_without_a_picture_is_refused(tiny_adapter):
     with pytest.raises(AdapterError, match="example short has no picture, so the vision tap has nothing to label"):
         tiny_adapter("llava").tapped("vision").encode(TEXT_QUESTIONS[:1])
+
+
+def test_the_context_length_is_of_the_prompt_not_of_the_tower(tiny):
+    args = {"pretrained": str(tiny("llava_next")), "max_length": "100"}
+    adapter = load_model("hf", args, "cpu").tapped("vision")
+    assert adapter.info.context_length is None
+    with pytest.raises(ExampleError, match=r"example wide: \d+ tokens exceed the model's context of 100"):
+        adapter.encode([WIDE])
+    roomy = load_model("hf", {**args, "max_length": "300"}, "cpu").tapped("vision")
+    assert roomy.encode([WIDE]).labels.shape == (1, 85)
+
+
+def test_one_example_at_a_time_and_one_tap_after_another(tiny_adapter):
+    vision = tiny_adapter("llava").tapped("vision")
+    with pytest.raises(AdapterError, match="takes one example at a time, not 2"):
+        vision.encode(PICTURE_QUESTIONS)
+    assert vision.tapped("vision") is vision
+    assert vision.tapped("projector").info.options == {"tap": "projector"}
+    assert vision.tapped("language") is tiny_adapter("llava")
 
 
 def test_a_stream_whose_positions_are_merged_on_the_way_is_an_error(tiny_adapter):

@@ -19,12 +19,31 @@ WORDS = np.array([SPECIAL, TEXT, TEXT, IMAGE, IMAGE, TEXT])
 IDS = np.array([1, 50, 51, 9, 9, 50])
 
 
-def origins(labels=WORDS, ids=IDS, media="picture", example="q1"):
-    return token_origins(labels, ids, media=media, example_id=example)
+def origins(labels=WORDS, ids=IDS, media="picture", example="q1", sees="before"):
+    return token_origins(labels, ids, media=media, example_id=example, sees=sees)
 
 
 def test_the_same_input_has_the_same_keys_in_any_example():
     assert all(np.array_equal(a, b) for a, b in zip(origins(), origins(example="q2"), strict=True))
+
+
+def test_what_sees_a_picture_elsewhere_is_another_token_for_every_other_picture():
+    words, ids = WORDS[:3], IDS[:3]
+    one, other, none = (origins(words, ids, media=media, sees="media")[1] for media in ("one", "other", None))
+    assert not {*one.tolist()} & {*other.tolist()} and not {*one.tolist()} & {*none.tolist()}
+    again = origins(words, ids, media="one", example="q2", sees="media")[1]
+    assert np.array_equal(one, again), "the same question about the same picture"
+    blind = (origins(words, ids, media=media)[1] for media in ("one", "other"))
+    assert np.array_equal(*blind), "without cross-attention nothing after the words reaches them"
+
+
+def test_what_sees_the_whole_sequence_is_another_token_when_anything_in_it_changes():
+    changed = IDS.copy()
+    changed[5] = 77
+    here, there = (origins(ids=ids, sees="sequence")[1] for ids in (IDS, changed))
+    assert not {*here.tolist()} & {*there.tolist()}
+    assert np.array_equal(here, origins(example="q2", sees="sequence")[1])
+    assert np.array_equal(origins()[1][:5], origins(ids=changed)[1][:5]), "a causal decoder does not look ahead"
 
 
 def test_the_token_decides_the_origin_and_all_before_it_the_prefix():

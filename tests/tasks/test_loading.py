@@ -238,6 +238,20 @@ def test_recordings_in_other_forms():
     assert mixed.sampling_rate == 24000 and np.allclose(mixed.samples, 0)
     (plain, own) = sounds_in([{"array": ramp.tolist(), "sampling_rate": 16000}, mixed])
     assert np.allclose(plain.samples, ramp) and own is mixed
+    for dtype in (np.int16, np.int32):
+        (whole,) = sounds_in({"array": (ramp * np.iinfo(dtype).max).astype(dtype), "sampling_rate": 16000})
+        assert np.allclose(whole.samples, ramp, atol=1e-4)
+    cut = wav(np.zeros(1000, np.int16))[:-600]
+    for found, message in (
+        ({"array": [12, -300, 4], "sampling_rate": 16000}, "is of int64, whose range is unknown"),
+        ({"array": np.zeros((2, 100)), "sampling_rate": 16000}, r"has shape \(2, 100\); give"),
+        ({"array": np.zeros((1, 2, 100)), "sampling_rate": 16000}, "has shape"),
+        ({"array": 300 * ramp, "sampling_rate": 16000}, "reaches 300; its samples must lie in"),
+        ({"bytes": cut, "path": None}, "does not open as WAV"),
+        ({"array": ramp * np.nan, "sampling_rate": 16000}, "holds NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sounds_in(found)
     with pytest.raises(TypeError, match="doc_to_audio gives str"):
         sounds_in("file.wav")
 
