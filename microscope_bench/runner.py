@@ -119,6 +119,8 @@ def evaluate(
         # the task first: it is the cheaper of the two to get wrong
         loaded_task = _loaded_task(task, include_path, key_values("task_args", task_args))
         adapter = _loaded_model(model, key_values("model_args", model_args), device).tapped(tap)
+    if adapter.info.n_layers == 0 and set(metrics) == {"linearity"}:
+        raise MicroscopeError("the projector is one boundary and linearity maps one to the next; choose other metrics")
     n_examples = min(len(loaded_task), settings.limit or len(loaded_task))
     with timing.stage("load"):
         controlled = with_control(control, Run(adapter, loaded_task, n_examples, settings.seed))

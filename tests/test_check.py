@@ -10,7 +10,9 @@ import torch
 
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, TEXT
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.check import check, default_examples
+from microscope_bench.errors import AdapterError
 
 
 class MissesTheNewlines(HFAdapter):
@@ -178,6 +180,26 @@ def test_a_pass_that_gives_nan_once_is_not_called_a_change_of_the_picture(tiny):
     report = check(GivesNaNInItsSecondPass.load({"pretrained": str(tiny("llava_next"))}, device="cpu"))
     follows = next(c for c in report.checks if c.name == "labels agree with what the media change")
     assert follows.status == "failed" and "NaN or infinity at" in follows.seen
+
+
+def test_a_forgotten_block_is_seen_where_transformers_states_cannot_tell(tiny):
+    class ForgetsTheLastBlock(HFAdapter):
+        def blocks(self):
+            return super().blocks()[:-1]
+
+    report = check(ForgetsTheLastBlock.load({"pretrained": str(tiny("qwen3_vl"))}, device="cpu"))
+    (depth,) = (c for c in report.checks if c.name == "depth and width are those of the blocks")
+    assert depth.status == "failed" and depth.seen.endswith("the list they are from has 4")
+
+
+def test_an_overrides_field_that_names_nothing_is_an_error_that_says_so(tiny):
+    class Lost(HFAdapter):
+        overrides = Overrides(stack="nowhere")
+
+    with pytest.raises(AdapterError, match=r"has no module 'nowhere'.*Block lists: model\.language_model\.layers"):
+        Lost.load({"pretrained": str(tiny("llava"))}, device="cpu")
+    with pytest.raises(ValueError, match="fusion 'projektor' is none of projector"):
+        Overrides("projektor")
 
 
 def test_depth_and_width_that_do_not_fit_are_said_with_both_numbers(tiny):

@@ -52,7 +52,13 @@ def find_blocks(model: Any, stack: str | None = None) -> nn.ModuleList:
     Raises:
         AdapterError: no such list; the message names the lists the model has.
     """
-    decoder = model.get_decoder() if stack is None else model.get_submodule(stack)
+    try:
+        decoder = model.get_decoder() if stack is None else model.get_submodule(stack)
+    except AttributeError as error:
+        raise AdapterError(
+            f"{type(model).__name__} has no module {stack!r}, which its overrides name as the stack. Block lists: "
+            f"{describe_module_lists(model)}"
+        ) from error
     expected = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
     candidates = [
         (len(module) != expected, name.count("."), name, module)

@@ -106,7 +106,7 @@ class Encoder:
         """
         refuse_what_the_model_lacks(self.title, self.modalities, self.lacks, self._overrides, examples)
         for example in examples:
-            check_placeholders(example)
+            check_placeholders(example, self.modalities)
             check_sound(self.name, self.processor, self._overrides, example)
         prompts = [self._prompt(example) for example in examples]
         try:

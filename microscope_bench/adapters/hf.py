@@ -22,7 +22,7 @@ from microscope_bench.adapters.loading import Checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors
 from microscope_bench.adapters.models import model_info, part_that_runs, start_tokens
 from microscope_bench.adapters.overrides import Overrides, overrides_of
-from microscope_bench.adapters.placement import input_device
+from microscope_bench.adapters.placement import input_device, offloading_fails
 from microscope_bench.adapters.prompting import continuation_token_ids
 from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR, VISION
 from microscope_bench.adapters.taps import TappedAdapter
@@ -183,6 +183,8 @@ class HFAdapter(Adapter):
                 if "features" in str(error) and "token" in str(error):
                     raise AdapterError(self._unexpanded(f"transformers says: {error}")) from error
                 raise
+            except (NotImplementedError, RuntimeError) as error:
+                raise offloading_fails(self.info.name, self.model, error) or error from error
             if not logits:
                 return None
             return torch.as_tensor(output.logits[np.arange(len(last)), last].float())

@@ -89,6 +89,10 @@ class Overrides:
     unsupported: str = ""
     prefix_attention: bool = False
 
+    def __post_init__(self) -> None:
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion {self.fusion!r} is none of {', '.join(FUSIONS)}")
+
     @property
     def sees(self) -> str:
         """What a state is a function of, see :attr:`~microscope_bench.adapters.base.Adapter.sees`."""

@@ -120,3 +120,17 @@ def real_parameter(model: Any, name: str) -> Tensor:
     with aligned, torch.no_grad():
         value: Tensor = model.get_parameter(name).detach().clone()
         return value
+
+
+def offloading_fails(name: str, model: Any, error: Exception) -> AdapterError | None:
+    """What to say of an error in a pass of an offloaded model, or None where offloading is not to blame.
+
+    accelerate brings back what lies directly in some modules only; an architecture that keeps weights elsewhere meets
+    the empty tensor that stands for them.
+    """
+    if "meta" not in str(error) or not any(parameter.device.type == "meta" for parameter in model.parameters()):
+        return None
+    return AdapterError(
+        f"{name}: {type(model).__name__} cannot be offloaded by accelerate as it is ({first_line(error)}); give it "
+        f"more room (max_memory), or fewer bits (dtype, quantization)"
+    )

@@ -131,6 +131,8 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
         UnknownNameError: no such model, adapter or argument, with the nearest names.
         AdapterError: the model cannot be loaded, with what to do next.
     """
+    from microscope_bench.adapters.base import Adapter
+
     args = key_values("--model_args", model_args)
     if name in MODELS:
         return _load_preset(MODELS[name], args, device)
@@ -140,6 +142,8 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
         adapter = ADAPTERS.get(name)
     except UnknownNameError:
         raise unknown_name("model", name, [*MODELS, *ADAPTERS], _HINT) from None
+    if not (inspect.isclass(adapter) and issubclass(adapter, Adapter)):
+        raise AdapterError(f"{name}: the entry point of this name gives {adapter!r}, which is no subclass of Adapter")
     return _identified(adapter.load(args, device=device), name, args)
 
 
@@ -198,7 +202,15 @@ def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) ->
     built: dict[str, str] = {}
     if preset.build is not None:
         built["pretrained"] = str(_call(preset.build, preset.name))
-    adapter = ADAPTERS.get(preset.adapter).load({**preset.args, **built, **args}, device=device)
+    from microscope_bench.adapters.loading import LOCAL_HINT
+
+    try:
+        adapter = ADAPTERS.get(preset.adapter).load({**preset.args, **built, **args}, device=device)
+    except AdapterError as error:
+        if LOCAL_HINT not in str(error):
+            raise
+        here = f"--model {preset.adapter} --model_args pretrained=DIR"
+        raise AdapterError(str(error).replace(LOCAL_HINT, f"take a local directory: {here}")) from error
     _identified(adapter, preset.adapter, args)
     if preset.build is not None:  # the name of a cache directory says nothing
         adapter.info = replace(adapter.info, name=preset.name, repo=preset.name)

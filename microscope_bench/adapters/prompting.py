@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
 from typing import Any
@@ -32,16 +32,20 @@ def template_sha256(template: str | None) -> str | None:
     return None if template is None else hashlib.sha256(template.encode()).hexdigest()
 
 
-def check_placeholders(example: Example) -> None:
+def check_placeholders(example: Example, modalities: Collection[str] = ("image",)) -> None:
     """Raises unless the text holds one placeholder per medium.
+
+    Args:
+        example: to be encoded.
+        modalities: those in which a placeholder without a medium is an error too, because the model would take one; to
+            any other model ``<audio>`` is a word.
 
     Raises:
         ExampleError: with both counts.
     """
     for modality, placeholder in PLACEHOLDERS.items():
         count, media = example.text.count(placeholder), example.media.get(modality, ())
-        # a task without sound or video may well write <audio> in its text
-        if count != len(media) and (media or modality == "image"):
+        if count != len(media) and (media or modality in ("image", *modalities)):
             what = {"image": "pictures", "video": "videos", "audio": "sounds"}[modality]
             raise ExampleError(example.id, f"its text holds {count} {placeholder} but it has {len(media)} {what}")
 

@@ -42,10 +42,18 @@ _PROJECTORS = (
 )
 
 
+def check_tap(tap: str) -> None:
+    """Raises unless it is one.
+
+    Raises:
+        UnknownNameError: with the nearest names.
+    """
+    if tap not in TAPS:
+        raise unknown_name("tap", tap, list(TAPS))
+
+
 def find_places(model: nn.Module, tap: str, paths: Sequence[str] | None) -> tuple[Sequence[nn.Module], nn.Module]:
     """The blocks to watch and the module whose output is the last boundary."""
-    if tap not in (VISION, PROJECTOR):
-        raise unknown_name("tap", tap, list(TAPS))
     named = dict(model.named_modules())
     found: Any = next((named[path] for path in paths or () if path in named), None)
     if found is None and paths is None:
@@ -53,8 +61,8 @@ def find_places(model: nn.Module, tap: str, paths: Sequence[str] | None) -> tupl
     if found is None:
         what = "a vision tower made of blocks" if tap == VISION else "a projector"
         raise AdapterError(
-            f"{type(model).__name__} has not {what} that runs once in a pass, each position for itself; its block "
-            f"lists are {describe_module_lists(model)}. Leave --tap out, or try the other place."
+            f"{type(model).__name__} has no place for this tap: not {what} that runs once in a pass and keeps its "
+            f"positions. Block lists of the model: {describe_module_lists(model)}. Leave --tap out."
         )
     return ((), found) if tap == PROJECTOR else (list(found), found[-1])
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from microscope_bench.adapters.base import LABELS, MODALITIES, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, first_tensor_at
-from microscope_bench.adapters.tap_places import find_places
+from microscope_bench.adapters.tap_places import check_tap, find_places
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import PLACEHOLDERS, Example
 
@@ -58,6 +58,7 @@ class TappedAdapter(Adapter):
         self.whole, self.tap, self._paths = whole, tap, paths
         self.model, self.device = whole.model, whole.device
         self.needs_image = True
+        check_tap(tap)
         if not whole.modalities & _PICTURES:
             raise AdapterError(f"{whole.info.name} takes no pictures, so there is no {tap} tap; leave --tap out")
         self._blocks, self._last = find_places(whole.model, tap, paths)

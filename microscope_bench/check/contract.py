@@ -23,6 +23,7 @@ from microscope_bench.check.probes import (
     hook_count,
     install_recording_hooks,
     largest,
+    length_of_their_list,
     library_hidden_states,
     mentions_deepstack,
     rows,
@@ -108,6 +109,9 @@ def _depth_and_width_fit(probe: Probe) -> _Outcome:
     said = f"info says {info.n_layers} layers of width {info.hidden_size}"
     seen = f"{said}, blocks() lists {n_blocks} blocks and block 1 saw width {width}"
     hint = "Correct info, or blocks() if it lists another stack"
+    whole = length_of_their_list(probe.adapter)
+    if whole not in (None, n_blocks):
+        return False, f"{seen}; the list they are from has {whole}", hint
     return (info.n_layers, info.hidden_size) == (n_blocks, width), seen, hint
 
 

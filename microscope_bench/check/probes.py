@@ -111,8 +111,9 @@ def what_was_found(adapter: Adapter) -> dict[str, str]:
     """What an adapter says of its model, as a report shows it."""
     info, model, library = adapter.info, getattr(adapter, "model", None), transformers.__version__
     blocks = adapter.blocks()
-    paths = [name for name, module in model.named_modules() if blocks and module is blocks[0]] if model else []
-    stack = f"{paths[0].rpartition('.')[0]}, " if paths else ""
+    watched = blocks[0] if blocks else adapter.last_module()
+    paths = [name for name, module in model.named_modules() if module is watched] if model else []
+    stack = f"{paths[0].rpartition('.')[0] if blocks else paths[0]}, " if paths else ""
     kind = type(blocks[0]).__name__ if blocks else "none"
     parts = [part for part in (info.processor, info.image_processor) if part]
     odd = [f"{modality} without positions ({reason})" for modality, reason in adapter.unplaced.items()]
@@ -121,6 +122,7 @@ def what_was_found(adapter: Adapter) -> dict[str, str]:
         "revision": info.revision,
         "architecture": f"{info.architecture}, {info.n_parameters:,} parameters, adapter {info.adapter}",
         "stream": f"{stack}{len(blocks)} blocks ({kind}), {info.hidden_size} wide",
+        "options": ", ".join(f"{key}={value}" for key, value in info.options.items()) or "none",
         "modalities": ", ".join([*sorted(adapter.modalities - adapter.unplaced.keys()), *odd]),
         "processor": ", ".join(parts) + (", with its chat template" if info.chat_template_sha256 else ", raw prompts"),
         "numbers": f"{info.dtype}, attention {info.attention}, quantisation {info.quantization or 'none'}",
@@ -188,6 +190,15 @@ def install_recording_hooks(adapter: Adapter) -> None:
         getattr(module, "_output_capturing_hooks_installed", False) for module in model.modules()
     ):
         maybe_install_capturing_hooks(model)
+
+
+def length_of_their_list(adapter: Adapter) -> int | None:
+    """How many blocks the model's own list holds that the adapter's come from; None where they come from none."""
+    model, blocks = getattr(adapter, "model", None), adapter.blocks()
+    if not isinstance(model, nn.Module) or not blocks:
+        return None
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return next((len(module) for module in lists if any(block is blocks[0] for block in module)), None)
 
 
 def library_hidden_states(adapter: Adapter, model: Any, probe: Probe) -> Sequence[Tensor] | None:

@@ -54,7 +54,7 @@ def _models(args: argparse.Namespace) -> Listing:
         rows.append([preset.name, preset.fusion, *facts, preset.description])
     if args.fusion is None:
         what = "an adapter: say which checkpoint with --model_args pretrained=..."
-        rows += [[name, "", "", "", "", "", "", what] for name in ADAPTERS]
+        rows += [[name, "", "", "", "", "", "", what] for name in ADAPTERS if name not in MODELS]
     headers = ["model", "fusion", "base language model", "size", "licence", "dtype", "access", "what it is"]
     return rows, headers
 

@@ -167,6 +167,16 @@ def test_damaged_checkpoints(file, content, message, tiny, tmp_path):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
 
 
+def test_quantised_weights_of_which_the_configuration_says_nothing_are_refused(tiny, tmp_path):
+    copy = shutil.copytree(tiny("llava"), tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight") and "language_model" in name)
+    weights[name.replace(".weight", ".SCB")] = torch.ones(weights[name].shape[0])
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match=r"holds quantised weights .*SCB.*quantization_config"):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
 def test_missing_shards_are_named(tiny, tmp_path):
     copy = shutil.copytree(tiny("llava"), tmp_path / "copy")
     weights = load_file(copy / "model.safetensors")

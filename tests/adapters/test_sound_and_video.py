@@ -308,6 +308,24 @@ def test_prompts_follow_the_chat_template(family, begins, ends, hearing):
     assert (batch.tokens[0] == bos).sum() == (family in ("voxtral", "gemma4", "phi4_multimodal"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "is a quantised omni model"),
+        ({"microscope_bench_untrained": True}, None),
+    ],
+)
+def test_what_the_whole_omni_model_says_of_itself_holds_for_its_part(changes, message, tmp_path):
+    folder = build("qwen2_5_omni", tmp_path / "omni")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    if message is None:
+        assert not HFAdapter.load({"pretrained": str(folder)}, device="cpu").info.trained
+        return
+    with pytest.raises(AdapterError, match=message):
+        HFAdapter.load({"pretrained": str(folder)}, device="cpu")
+
+
 def test_of_an_omni_model_the_part_that_reads_is_loaded(hearing):
     adapter = hearing("qwen2_5_omni")
     assert adapter.info.architecture == "Qwen2_5OmniThinkerForConditionalGeneration"

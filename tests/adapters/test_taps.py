@@ -118,7 +118,12 @@ def test_a_result_of_a_tap(tmp_path):
     [
         ("llava", "visio", UnknownNameError, "unknown tap 'visio'. Did you mean vision"),
         ("llama", "vision", AdapterError, "takes no pictures, so there is no vision tap"),
-        ("zoo-fuyu-untrained", "vision", AdapterError, "has not a vision tower made of blocks.*Leave --tap out"),
+        (
+            "zoo-fuyu-untrained",
+            "vision",
+            AdapterError,
+            "no place for this tap: .*Leave --tap out",
+        ),
     ],
 )
 def test_where_there_is_nothing_to_tap(family, tap, error, message, tiny_adapter):
