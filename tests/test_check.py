@@ -196,7 +196,7 @@ def test_an_overrides_field_that_names_nothing_is_an_error_that_says_so(tiny):
     class Lost(HFAdapter):
         overrides = Overrides(stack="nowhere")
 
-    with pytest.raises(AdapterError, match=r"has no module 'nowhere'.*Block lists: model\.language_model\.layers"):
+    with pytest.raises(AdapterError, match=r"has no module 'nowhere', .* Block lists: .*language_model"):
         Lost.load({"pretrained": str(tiny("llava"))}, device="cpu")
     with pytest.raises(ValueError, match="fusion 'projektor' is none of projector"):
         Overrides("projektor")
