@@ -156,7 +156,7 @@ def _versions(metrics: Sequence[str], *, mainflow: bool) -> dict[str, int]:
 
 
 def _accuracy(measured: Sequence[ExampleRecord]) -> Accuracy | None:
-    """Share of examples whose right letter is the most likely one; its standard error is that of a mean."""
+    """Share of examples whose right choice is the most likely one; its standard error is that of a mean."""
     asked = [r for r in measured if r.answer is not None and (r.choice_logprobs is not None or r.unscored)]
     if not asked:
         return None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 PLACEHOLDERS = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
 """Modality → what stands once per medium in :attr:`Example.text`, where it belongs (lm-eval's convention)."""
 IMAGE_PLACEHOLDER = PLACEHOLDERS["image"]
+WORD_PAIRS = ({"yes", "no"}, {"true", "false"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +62,12 @@ class Example:
     def has_letter_choices(self) -> bool:
         """Whether every option is one capital letter, so that one forward pass scores all of them."""
         return bool(self.choices) and all(len(c) == 1 and "A" <= c <= "Z" for c in self.choices or ())
+
+    @property
+    def has_short_choices(self) -> bool:
+        """Whether one forward pass can be asked to score all options: letters, yes and no, or true and false.
+
+        Whether each of the words is one token is the tokenizer's to say. Other words are not asked for: in a task where
+        only some rows have options of one token, accuracy would be that of those rows.
+        """
+        return self.has_letter_choices or {choice.lower() for choice in self.choices or ()} in WORD_PAIRS

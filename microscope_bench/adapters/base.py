@@ -171,7 +171,7 @@ class Adapter(ABC):
 
         Args:
             prompt: one of :attr:`Batch.prompts`.
-            choices: single letters.
+            choices: single letters, or short words such as Yes and No.
 
         Raises:
             AdapterError: a choice is not exactly one token after this prompt, so one forward pass cannot score it.

@@ -194,7 +194,7 @@ class Capture:
         def chain() -> AbstractContextManager[None]:
             return mainflow_hooks(self.adapter.blocks(), batch.labels, keep_mainflow) if mainflow else nullcontext()
 
-        scorable = any(example.has_letter_choices for example in examples)
+        scorable = any(example.has_short_choices for example in examples)
         logits = run_pass(self.adapter, batch, keep_boundary, logits=scorable, beside=chain)
         assert selected is not None  # run_pass raises unless every boundary came
         return states, selected, self._records(batch, examples, labels, logits)
@@ -259,9 +259,11 @@ class Capture:
                 converted_from=list(example.converted_from),
                 answer=example.answer,
             )
-            if logits is not None and example.has_letter_choices and example.choices is not None:
+            if logits is not None and example.has_short_choices and example.choices is not None:
                 try:
                     ids = self.adapter.choice_token_ids(batch.prompts[row], example.choices)
+                    if len(set(ids)) < len(ids):  # such as the unknown token for each
+                        raise AdapterError(f"two of the choices {', '.join(example.choices)} are the same token")
                     logprobs = torch.log_softmax(logits[row].double(), dim=-1)[ids].tolist()
                     if np.isfinite(logprobs).all():
                         record.choice_logprobs = logprobs

@@ -79,7 +79,7 @@ class Result:
         timing: when, and how long each stage took.
         sinks: the massive-activation tokens of each modality; None in a failed result and in one that did not look.
         scores: the rows; empty in a failed result.
-        accuracy: None where the task has no lettered answer to score.
+        accuracy: None where the task has no choices that one forward pass can score.
         status: "complete" or "failed".
         error: what ended a failed run; None in a complete one.
         signature: the line it is cited by; made from ``identity`` unless given (a file keeps the one it was made with).

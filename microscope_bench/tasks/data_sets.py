@@ -88,8 +88,23 @@ def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapp
     import datasets
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code" and value is not None}
+    directory = Path(path).expanduser()
+    if path not in FILE_FORMATS and directory.is_dir():
+        path = str(directory)
+        options.setdefault("cache_dir", f"{datasets.config.HF_DATASETS_CACHE}/local-{_state(directory)}")
     loaded = datasets.load_dataset(path, name, **options)
     return loaded if isinstance(loaded, Mapping) else {str(options.get("split", "train")): loaded}
+
+
+def _state(directory: Path) -> str:
+    """16 hexadecimal digits that change with a directory's place and with the size or the time of any file in it.
+
+    ``datasets`` caches a directory whose README names its files under the directory's last part and that README alone:
+    it would give the rows of another directory of that name, or those from before an edit.
+    """
+    files = [(file, file.stat()) for file in sorted(directory.resolve().rglob("*")) if file.is_file()]
+    listed = "\n".join(f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}" for file, stat in files)
+    return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
 def hash_rows(rows: Any) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from microscope_bench.tasks.data_sets import open_splits
+
 COLUMNS = {
     "question": datasets.Value("string"),
     "choices": datasets.List(datasets.Value("string")),
@@ -42,7 +44,7 @@ def load(
     """
     if data_dir:
         return _load_directory(Path(data_dir).expanduser())
-    splits = datasets.load_dataset(dataset_path, dataset_name, revision=revision)
+    splits = open_splits(dataset_path, dataset_name, {"revision": revision})
     return {split: _hub_rows(rows, split) for split, rows in splits.items()}
 
 
