@@ -14,7 +14,7 @@ from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.adapters.loading import Checkpoint, torch_dtype
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.packages import missing_package, needs
-from microscope_bench.adapters.placement import quantization_name
+from microscope_bench.adapters.placement import first_weight, quantization_name
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
@@ -102,7 +102,8 @@ def load_model(
             f"{first_line(error)}). If memory is what is missing, see device_map in "
             f"docs/adding_a_model.md; if a file is damaged, fetch the checkpoint again."
         ) from error
-    if scales := sorted(key for key in report["unexpected_keys"] if _QUANTISED.search(key)):
+    scales = sorted(key for key in report["unexpected_keys"] if _QUANTISED.search(key))
+    if scales and getattr(config, "quantization_config", None) is None:
         raise AdapterError(
             f"{checkpoint.repo} holds quantised weights ({', '.join(scales[:3])}, ...) but config.json says nothing "
             f"of it, so they would be read as they lie; put its quantization_config back."
@@ -186,7 +187,7 @@ def model_info(
         revision=checkpoint.revision,
         adapter="hf",
         architecture=type(model).__name__,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(first_weight(model).dtype).removeprefix("torch."),
         quantization=None if quantization is None else quantization_name(quantization),
         attention=getattr(text_config, "_attn_implementation", None),
         n_layers=n_layers,

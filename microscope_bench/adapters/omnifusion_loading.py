@@ -72,6 +72,7 @@ def assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionMo
 def model_info(
     checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel, tokenizer: Any, image_processor: Any
 ) -> ModelInfo:
+    """The identity of the assembled model, its vision tower included."""
     config = model.language_model.config
     return ModelInfo(
         name=checkpoint.repo,

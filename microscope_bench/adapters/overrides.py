@@ -124,6 +124,13 @@ _NO_PROMPT = (
     "it transcribes what it hears: its processor takes no prompt, and every position is a sum of text and sound"
 )
 
+_PICTURE_ENCODER: dict[str, Any] = {  # and a text decoder that reads the prompt
+    "fusion": "cross-attention",
+    "unplaced": _CROSS_ATTENTION,
+    "decoder_reads_prompt": True,
+    "writes_image_token": False,
+    "needs": "image",
+}
 _T5: dict[str, Any] = {"stack": "language_model.encoder", "answers_apart": True}
 
 _GEMMA_SOUND = 480_000  # 30 seconds
@@ -232,21 +239,13 @@ OVERRIDES = {
     ),
     "pi0": Overrides(unsupported="it is a robot policy: its decoder gives actions, not next tokens"),
     "pix2struct": Overrides(
-        fusion="cross-attention",
-        unplaced=_CROSS_ATTENTION,
-        decoder_reads_prompt=True,
-        writes_image_token=False,
-        needs="image",
+        **_PICTURE_ENCODER,
         prompt_start="<pad>",
         tower=("encoder.encoder.layer", "encoder.layers"),
         projector=("encoder.layernorm",),
     ),
     "pp_formulanet": Overrides(
-        fusion="cross-attention",
-        unplaced=_CROSS_ATTENTION,
-        decoder_reads_prompt=True,
-        writes_image_token=False,
-        needs="image",
+        **_PICTURE_ENCODER,
         tower=("model.encoder.layers",),
     ),
     "qwen2_5_omni": Overrides(part="thinker", longest_sound="n_samples"),
@@ -268,11 +267,7 @@ OVERRIDES = {
     "unlimited_ocr": Overrides(tower=("model.vision_tower.vision_encoder.encoder.layers",)),
     "vibevoice_asr": Overrides(arguments={"sample": False}),  # else it adds noise to what it hears
     "vision-encoder-decoder": Overrides(
-        fusion="cross-attention",
-        unplaced=_CROSS_ATTENTION,
-        decoder_reads_prompt=True,
-        writes_image_token=False,
-        needs="image",
+        **_PICTURE_ENCODER,
         tower=("encoder.encoder.layer", "encoder.layers"),
         projector=("enc_to_dec_proj", "encoder.layernorm", "encoder"),
     ),

@@ -97,12 +97,21 @@ def device_options(device_map: str | None, max_memory: str | None, offload_folde
     return options
 
 
-def input_device(model: Any) -> torch.device:
-    """Where the model's inputs go: to its first weights, or where accelerate runs what is offloaded."""
+def first_weight(model: Any) -> Tensor:
+    """The weight whose rows enter the first block: the token embeddings, or the first of all where they are not found.
+
+    Its dtype is that of the stream. The model's own says less: transformers keeps some parts in float32.
+    """
     try:
-        weight = model.get_input_embeddings().weight
+        weight: Tensor = model.get_input_embeddings().weight
     except (AttributeError, NotImplementedError):  # transformers does not find them in every architecture
         weight = next(model.parameters())
+    return weight
+
+
+def input_device(model: Any) -> torch.device:
+    """Where the model's inputs go: to its first weights, or where accelerate runs what is offloaded."""
+    weight = first_weight(model)
     if weight.device.type != "meta":
         return torch.device(weight.device)
     places = [torch.device(d) for d in getattr(model, "hf_device_map", {}).values() if d not in ("cpu", "disk")]

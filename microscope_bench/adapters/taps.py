@@ -53,6 +53,7 @@ class TappedAdapter(Adapter):
     """
 
     max_batch = 1
+    sees = "media"
 
     def __init__(self, whole: Any, tap: str, paths: Sequence[str] | None = None) -> None:
         self.whole, self.tap, self._paths = whole, tap, paths

@@ -201,6 +201,13 @@ def test_dtype_attention_and_length_are_the_callers_choice(tiny):
     assert check(adapter, PICTURE_QUESTIONS).passed
 
 
+def test_the_dtype_is_that_of_the_stream_where_parts_of_the_model_keep_another(tiny):
+    adapter = HFAdapter.load({"pretrained": str(tiny("blip_2")), "dtype": "float16"}, device="cpu")
+    assert adapter.model.query_tokens.dtype == torch.float32  # kept by transformers, and the first of its parameters
+    _, (entering, *_), _ = capture(adapter, PICTURE_QUESTIONS)
+    assert (adapter.info.dtype, entering.dtype) == ("float16", torch.float16)
+
+
 def test_untrained_checkpoints_say_so(tiny, tmp_path):
     copy = changed_config(tiny("llama"), tmp_path / "copy", "config.json", microscope_bench_untrained=True)
     adapter = HFAdapter.load({"pretrained": str(copy)}, device="cpu")

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.presets import load_model
+from microscope_bench.check import check
 from microscope_bench.errors import AdapterError
 from tests.tiny.udop import build_udop
 
@@ -62,6 +65,36 @@ def test_the_file_is_the_one_that_the_page_shows_and_has_ten_lines_of_code():
     comments = [line for line in text.splitlines() if not line.strip() or line.lstrip().startswith("#")]
     assert len(text.splitlines()) - len(comments) <= 10
     ast.parse(text)
+
+
+ENCODER = {"fusion": "encoder-decoder", "stack": "encoder", "answers_apart": True}
+PATCHES = {**ENCODER, "adds_image": "after", "writes_image_token": False, "needs": "image"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "on_no_patch", "said"),
+    [
+        (ENCODER, False, "neither configuration nor tokenizer names image_token_id, so its positions are unknown"),
+        ({**ENCODER, "adds_image": "after"}, False, "UdopProcessor names no image token"),
+        (PATCHES, False, "28 media positions change, 4 do not, 4 others change"),
+        ({**PATCHES, "constants_inside": True}, False, "28 media positions change, 0 do not, 4 others change"),
+        ({**PATCHES, "constants_inside": True}, True, "relative difference 2.9e-02, at most 1e-04"),
+        ({**PATCHES, "constants_inside": True, "max_batch": 1}, True, "ValueError: Words must of type"),
+    ],
+)
+def test_what_the_page_quotes_is_what_check_says(fields, on_no_patch, said, checkpoint):
+    class Beginning(HFAdapter):
+        overrides = Overrides(**fields)
+
+        def process(self, text, images=(), **options):
+            if on_no_patch:
+                self.tokenizer.sep_token_box = [0, 0, 0, 0]
+            words = {"text_pair": [["."]] * len(text), "boxes": [[[0, 0, 0, 0]]] * len(text)}
+            return self.processor(images=[one for row in images for one in row], text=text, **words, **options)
+
+    report = str(check(Beginning.load({"pretrained": str(checkpoint)}, device="cpu")))
+    assert said in report and said in " ".join(PAGE.read_text().split())
+    assert "no check failed" not in report
 
 
 def test_the_file_alone_is_enough(checkpoint):

@@ -41,8 +41,12 @@ def test_logits_follow_the_last_real_token_whatever_the_padding():
 
 def test_the_pass_ends_after_the_last_block_when_no_logits_are_needed():
     adapter = ToyAdapter()
-    adapter.head.forward = lambda *_: pytest.fail("the head ran")
-    run_pass(adapter, batch_of(adapter), lambda *_: None, logits=False)
+    ran, head = [], adapter.head.forward
+    adapter.head.forward = lambda *args: ran.append(args) or head(*args)
+    assert run_pass(adapter, batch_of(adapter), lambda *_: None, logits=False) is None
+    assert not ran
+    run_pass(adapter, batch_of(adapter), lambda *_: None, logits=True)
+    assert len(ran) == 1
 
 
 def test_hooks_are_removed_after_an_exception():

@@ -9,6 +9,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from microscope_bench.adapters.overrides import FUSIONS, OVERRIDES
+from microscope_bench.adapters.published import PUBLISHED
 from tests.matrix.page import cells
 from tests.matrix.processors import processor_note
 from tests.matrix.row import UNSUPPORTED, VERIFIED
@@ -52,6 +53,9 @@ def test_the_page_counts_what_its_table_holds(page_lines):
     assert f"**{statuses.count(VERIFIED)} verified with media" in text
     assert f"{statuses.count(UNSUPPORTED)} unsupported**" in text
     assert statuses.count(VERIFIED) >= 100
+    readme = " ".join((PAGE.parents[1] / "README.md").read_text().split())
+    assert f"{statuses.count(VERIFIED)} of the {len(statuses)} architectures" in readme
+    assert f"`ls models` has {len(PUBLISHED)} published checkpoints" in readme
 
 
 def test_overrides_are_of_known_architectures_and_fusions():
