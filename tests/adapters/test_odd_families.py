@@ -420,3 +420,16 @@ def test_letters_from_one_pass_equal_scoring_each_choice_alone(family, odd_adapt
             with torch.inference_mode():
                 logits = adapter.model(**inputs, use_cache=False).logits[0].float()
             torch.testing.assert_close(logits[-2].log_softmax(-1)[token], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["mllama", "pix2struct"])
+def test_a_picture_that_does_not_reach_the_text_is_no_cross_attention(name, odd):
+    class Blind(HFAdapter):
+        def process(self, text, **options):
+            encoded = dict(super().process(text, **options))
+            shown = "flattened_patches" if name == "pix2struct" else "pixel_values"
+            return {**encoded, shown: torch.ones_like(encoded[shown])}
+
+    report = check(Blind.load({"pretrained": str(odd(name))}, device="cpu"))
+    (follows,) = (c for c in report.checks if c.name == "labels agree with what the media change")
+    assert follows.status == "failed" and follows.seen.endswith("other media change the stream nowhere")

@@ -102,3 +102,23 @@ def test_a_store_knows_which_of_its_tokens_are_the_same(tmp_path):
     assert [position for position in first if first[position] == second.get(position)] == [1, 2, 3, 4]
     assert not set(first.values()) & set(third.values())
     assert len(torch.unique(file.get_tensor("origin")[modality == IMAGE])) == 6, "one picture of six places"
+
+
+def test_the_capture_asks_the_adapter_what_a_state_sees(tmp_path):
+    """The same words about two pictures: one token computed twice for a causal decoder, two where the text sees them."""
+
+    class SameWords(ToyTask):
+        def example(self, index):
+            return replace(super().example(index), text="abcd<image>")
+
+    shared = {}
+    for sees in ("before", "media", "sequence"):
+        adapter = ToyAdapter()
+        adapter.sees = sees
+        store = TokenStore.open_or_create(tmp_path / sees, {}, n_examples=2, part_examples=8)
+        Capture(adapter, SameWords(2), Protocol("geometry/1"), batch_size=2).fill(store, [0], lambda n: None)
+        file = store.open_part(0)
+        text = file.get_tensor("modality") == TEXT
+        example, keys = file.get_tensor("example")[text], file.get_tensor("prefix")[text]
+        shared[sees] = len({*keys[example == 0].tolist()} & {*keys[example == 1].tolist()})
+    assert shared == {"before": 4, "media": 0, "sequence": 0}

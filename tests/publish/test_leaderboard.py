@@ -142,6 +142,13 @@ def test_other_data_or_metric_versions_make_another_table(identity: dict[str, ob
     assert all(("| other |" in part) != ("| tiny-llava |" in part) for part in page.split("\n### ")[1:])
 
 
+def test_a_tap_has_a_table_of_its_own() -> None:
+    page = render([("a.json", sample()), ("b.json", sample(model={"options": {"tap": "vision"}}))])
+    task = sample().identity.task
+    assert page.count(f"{task.name}, version {task.version}\n") == 1
+    assert page.count(f"{task.name}, version {task.version}, tap vision\n") == 1
+
+
 def drop_value(score: Score) -> Score:
     if (score.metric, score.modality, score.layer) in (("anisotropy", "text", 2), ("anisotropy", "text", 3)):
         return replace(score, value=None, stderr=None, reason="3 of 3200 tokens hold NaN | or infinity")
