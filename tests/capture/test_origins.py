@@ -105,7 +105,7 @@ def test_a_store_knows_which_of_its_tokens_are_the_same(tmp_path):
 
 
 def test_the_capture_asks_the_adapter_what_a_state_sees(tmp_path):
-    """The same words about two pictures: one token computed twice for a causal decoder, two where the text sees them."""
+    """Same words, two pictures: one token twice for a causal decoder, two tokens where the text sees them."""
 
     class SameWords(ToyTask):
         def example(self, index):
