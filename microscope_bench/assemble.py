@@ -157,7 +157,7 @@ def _versions(metrics: Sequence[str], *, mainflow: bool) -> dict[str, int]:
 
 def _accuracy(measured: Sequence[ExampleRecord]) -> Accuracy | None:
     """Share of examples whose right choice is the most likely one; its standard error is that of a mean."""
-    asked = [r for r in measured if r.answer is not None and (r.choice_logprobs is not None or r.unscored)]
+    asked = [r for r in measured if r.unscored or (r.answer is not None and r.choice_logprobs is not None)]
     if not asked:
         return None
     for record in asked:

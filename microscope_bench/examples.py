@@ -41,6 +41,9 @@ class Example:
         converted_from: modes of the pictures that were not RGB before ("RGBA", "P", "L", ...), for the record.
         videos: each a sequence of frames, pictures of one size in RGB mode.
         audios: the recordings.
+        turns: for models with a chat template, (role, content) of each turn of the conversation that ``text`` is the
+            plain form of: a system turn, solved examples, an answer that is begun. Empty: ``text`` as the user's turn.
+        unscored: why the answer is not scored although the task has choices, or None.
     """
 
     id: str
@@ -51,6 +54,8 @@ class Example:
     converted_from: tuple[str, ...] = ()
     videos: tuple[tuple[Image, ...], ...] = ()
     audios: tuple[Audio, ...] = ()
+    turns: tuple[tuple[str, str], ...] = ()
+    unscored: str | None = None
 
     @property
     def media(self) -> dict[str, tuple[Any, ...]]:

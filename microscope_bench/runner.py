@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from microscope_bench.adapters.presets import load_model
 from microscope_bench.arguments import key_values
 from microscope_bench.assemble import Timing, assemble, assemble_failure
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
@@ -27,6 +26,7 @@ from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure import measure
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
 from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
+from microscope_bench.resolve import Seed, protocol_seed, resolve_limit, resolve_model, resolve_task, task_settings
 from microscope_bench.results.files import check_writable, result_path
 from microscope_bench.results.provenance import environment
 from microscope_bench.results.result import Environment, Result
@@ -46,11 +46,15 @@ def evaluate(
     model: str | Adapter,
     task: str | Task,
     protocol: str | Protocol = DEFAULT_PROTOCOL,
-    limit: int | None = None,
+    limit: float | None = None,
     *,
     model_args: str | Mapping[str, object] | None = None,
     task_args: str | Mapping[str, object] | None = None,
     include_path: str | Path | None = None,
+    num_fewshot: int | None = None,
+    apply_chat_template: bool | None = None,
+    system_instruction: str | None = None,
+    samples: Mapping[str, Sequence[int]] | None = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     control: str | None = None,
     tap: str = "language",
@@ -58,7 +62,7 @@ def evaluate(
     batch_size: int = 8,
     device: str | None = None,
     tokens_per_example: int | None = None,
-    seed: int | None = None,
+    seed: Seed = None,
     max_skipped: float | None = None,
     output_path: str | Path | None = None,
     store: str | Path | None = None,
@@ -75,10 +79,14 @@ def evaluate(
         model: a name (``microscope-bench ls models``), ``path/to/file.py:name``, or a loaded adapter.
         task: a name (``microscope-bench ls tasks``), a path to a task YAML, or a loaded task.
         protocol: a protocol's name, or a Protocol.
-        limit: measure only the first examples of the split; a deviation from the protocol.
+        limit: measure only the first examples of the split, below 1 that share of them; a deviation from the protocol.
         model_args: ``pretrained``, ``revision``, ``dtype``, ...; the adapter says which. A mapping or "key=value,...".
         task_args: ``data_dir``, ``revision``, ...; the task says which. A mapping or "key=value,...".
         include_path: directory with further task YAMLs.
+        num_fewshot: solved examples before each question (text only); None leaves it to the task.
+        apply_chat_template: whether prompts go through the model's chat template; None means where it has one.
+        system_instruction: stands before every prompt, as a system turn where there is a chat template.
+        samples: task name → rows to measure instead of the whole split; excludes ``limit``.
         metrics: names (``microscope-bench ls metrics``), or "all".
         control: measure something deliberately changed (``microscope-bench ls controls``); the result says so, and a
             model or task that is given loaded stays as it is.
@@ -87,7 +95,8 @@ def evaluate(
         batch_size: examples per forward pass; changes speed and memory, not the protocol.
         device: "cpu", "cuda", ...; None means a GPU where there is one.
         tokens_per_example: another number than the protocol's; a deviation.
-        seed: another seed than the protocol's; a deviation.
+        seed: another seed than the protocol's, a deviation, and of few-shot examples; or lm-eval's four, of which the
+            first is the protocol's and the last that of few-shot examples.
         max_skipped: another share of skipped examples than the protocol allows; a deviation.
         output_path: the results directory to write the result into; None writes none.
         store: directory of the token store; default: inside ``output_path``, or a temporary directory.
@@ -103,8 +112,9 @@ def evaluate(
         MicroscopeError: anything a user can act on; see its subclasses.
     """
     settings = (named_protocol(protocol) if isinstance(protocol, str) else protocol).with_changes(
-        limit=limit, tokens_per_example=tokens_per_example, seed=seed, max_skipped=max_skipped
+        tokens_per_example=tokens_per_example, seed=protocol_seed(seed), max_skipped=max_skipped
     )
+    asked = task_settings(num_fewshot, system_instruction, samples, seed)
     metrics = metric_names(metrics)
     if control is not None:
         named_control(control)
@@ -117,8 +127,9 @@ def evaluate(
     timing.seconds["load"] = load_seconds
     with timing.stage("load"):
         # the task first: it is the cheaper of the two to get wrong
-        loaded_task = _loaded_task(task, include_path, key_values("task_args", task_args))
-        adapter = _loaded_model(model, key_values("model_args", model_args), device).tapped(tap)
+        loaded_task = resolve_task(task, include_path, key_values("task_args", task_args), asked)
+        settings = settings.with_changes(limit=resolve_limit(limit, loaded_task))
+        adapter = resolve_model(model, key_values("model_args", model_args), device, apply_chat_template).tapped(tap)
     if adapter.info.n_layers == 0 and set(metrics) == {"linearity"}:
         raise MicroscopeError("the projector is one boundary and linearity maps one to the next; choose other metrics")
     n_examples = min(len(loaded_task), settings.limit or len(loaded_task))
@@ -217,18 +228,6 @@ def measure_store(
     except TypeError as error:
         raise StoreError(f"{store}: its protocol has fields that this version does not know ({error})") from error
     return _measure(token_store, settings, metrics, where, timing, device, output_path, progress)
-
-
-def _loaded_task(task: str | Task, include_path: str | Path | None, task_args: Mapping[str, str]) -> Task:
-    if not isinstance(task, str):
-        return task
-    from microscope_bench.tasks import load_task  # needs lm_eval, which a run on a task object does not
-
-    return load_task(task, include_path=include_path, task_args=task_args)
-
-
-def _loaded_model(model: str | Adapter, model_args: Mapping[str, str], device: str | None) -> Adapter:
-    return load_model(model, model_args, device) if isinstance(model, str) else model
 
 
 @contextmanager

@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
 FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices"}
 ARROWS = {
-    "cli": {"runner", "check", "publish", "adapters", "tasks", "metrics", "results", "measure", "controls"},
-    "runner": {"capture", "measure", "tasks", "results", "adapters", "metrics", "assemble", "controls"},
+    "cli": {"runner", "resolve", "check", "publish", "adapters", "tasks", "metrics", "results", "measure", "controls"},
+    "runner": {"resolve", "capture", "measure", "tasks", "results", "adapters", "metrics", "assemble", "controls"},
+    "resolve": {"tasks", "adapters"},
     "assemble": {"capture", "measure", "results", "metrics"},
     "check": {"capture", "adapters"},
     "controls": {"capture", "adapters"},

@@ -51,17 +51,28 @@ def check_placeholders(example: Example, modalities: Collection[str] = ("image",
 
 
 def chat_prompt(processor: Any, example: Example, *, in_parts: bool) -> str:
-    """The example as one user turn, up to where the assistant's answer begins.
+    """The example's turns, up to where the assistant's answer begins, or goes on where the last turn begins it.
 
     Args:
         processor: a processor or tokenizer with a chat template.
-        example: its text and pictures become the parts of the turn, in order.
+        example: its turns, or its text as one turn of the user; pictures become parts of a turn, in order.
         in_parts: whether the template takes typed parts (processors) or one string (tokenizers).
+
+    Raises:
+        ValueError: the template leaves a turn out, as some do with a system turn.
     """
-    content: list[dict[str, str]] | str = _parts(example) if in_parts else example.text
-    conversation = [{"role": "user", "content": content}]
+    turns = example.turns or (("user", example.text),)
+    conversation = [{"role": role, "content": _parts(text, example) if in_parts else text} for role, text in turns]
+    options: dict[str, Any] = {"add_generation_prompt": True}
+    if turns[-1][0] == "assistant":
+        options = {"add_generation_prompt": False, "continue_final_message": True}
     with _fixed_today():
-        return str(processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+        prompt = str(processor.apply_chat_template(conversation, tokenize=False, **options))
+    for role, text in example.turns:
+        for part in _parts(text, example):
+            if part.get("text", "").strip() not in prompt:
+                raise ValueError(f"the {role} turn does not appear in what it makes")
+    return prompt
 
 
 def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) -> str:
@@ -124,10 +135,10 @@ def _fixed_today() -> Iterator[None]:
         chat_template_utils.datetime = clock
 
 
-def _parts(example: Example) -> list[dict[str, str]]:
-    """The typed parts of a turn: text and media in the order of the placeholders."""
+def _parts(text: str, example: Example) -> list[dict[str, str]]:
+    """The typed parts of a turn: text and the example's media in the order of the placeholders."""
     kinds = {PLACEHOLDERS[modality]: modality for modality in example.media}
     if not kinds:
-        return [{"type": "text", "text": example.text}]
-    pieces = re.split(f"({'|'.join(kinds)})", example.text)
+        return [{"type": "text", "text": text}]
+    pieces = re.split(f"({'|'.join(kinds)})", text)
     return [{"type": kinds[p]} if p in kinds else {"type": "text", "text": p} for p in pieces if p]

@@ -119,8 +119,9 @@ def run_identity(
 
 
 def example_sha256(example: Example) -> str:
-    """Of an example as the task renders it: text, choices, answer, media."""
-    asked = (example.text, example.choices, example.answer, media_sha256(example))
+    """Of an example as the task renders it: text, choices, answer, media, and turns where there are several."""
+    asked: tuple[object, ...] = (example.text, example.choices, example.answer, media_sha256(example))
+    asked += (example.turns,) if example.turns else ()
     return hashlib.sha256(repr(asked).encode()).hexdigest()
 
 

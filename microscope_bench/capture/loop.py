@@ -258,6 +258,7 @@ class Capture:
                 media_sha256=media_sha256(example),
                 converted_from=list(example.converted_from),
                 answer=example.answer,
+                unscored=example.unscored,
             )
             if logits is not None and example.has_short_choices and example.choices is not None:
                 try:

@@ -19,7 +19,7 @@ class ExampleRecord:
         converted_from: modes of the pictures that had to be converted to RGB.
         answer: index of the right choice, or None.
         choice_logprobs: log-probability of each choice as the next token, or None where it was not scored.
-        unscored: why ``choice_logprobs`` is None although there was an answer to find.
+        unscored: why ``choice_logprobs`` is None although the task has choices.
         skipped: why the example could not be measured; None for one that was.
     """
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 METRICS_HELP = "see `ls metrics`; or all (default: linearity, intrinsic_dimension, anisotropy)"
 
@@ -32,6 +34,47 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
     return value
+
+
+def limit(text: str) -> float:
+    """A positive whole number, or a share between 0 and 1, as an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not (0 < value < 1 or (value >= 1 and value.is_integer())):
+        raise argparse.ArgumentTypeError(f"{text} is neither a positive whole number nor a share between 0 and 1")
+    return value if value < 1 else int(value)
+
+
+def seeds(text: str) -> int | tuple[int, int, int, int]:
+    """One seed or lm-eval's four (Python, NumPy, torch, few-shot), as an argparse type."""
+    values = [at_least(0)(piece.strip()) for piece in text.split(",")]
+    if len(values) == 1:
+        return values[0]
+    if len(values) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one seed nor four: python,numpy,torch,fewshot")
+    return (values[0], values[1], values[2], values[3])
+
+
+def samples(text: str) -> dict[str, list[int]]:
+    """JSON of task name → row numbers, or the path of a file with such JSON, as an argparse type."""
+    try:
+        found = json.loads(Path(text).read_text(encoding="utf-8") if "{" not in text else text)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither JSON nor a file of JSON: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(rows, list) for rows in found.values()):
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form {{"task": [0, 1, 2]}}')
+    return found
+
+
+def yes_or_no(text: str) -> bool:
+    """``true`` or ``false``, as an argparse type."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not true or false; a chat template is the checkpoint's default one and cannot be named"
+        )
+    return text.lower() == "true"
 
 
 def names(text: str) -> list[str]:

@@ -10,10 +10,15 @@ from microscope_bench.cli.options import (
     METRICS_HELP,
     add_model_options,
     at_least,
+    limit,
     names,
+    samples,
+    seeds,
     share,
     silence_loading_bars,
+    yes_or_no,
 )
+from microscope_bench.errors import MicroscopeError
 from microscope_bench.protocol import DEFAULT_PROTOCOL
 
 
@@ -32,7 +37,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="see `ls models`; or path/to/file.py:name for an adapter of yours",
     )
     add_model_options(parser)
-    parser.add_argument("--tasks", required=True, metavar="NAME,...", help="see `ls tasks`; or paths to task YAMLs")
+    parser.add_argument(
+        "--tasks",
+        required=True,
+        metavar="NAME,...",
+        help="see `ls tasks`; or groups, tags, patterns, and paths to task YAMLs",
+    )
     parser.add_argument(
         "--task_args",
         default="",
@@ -40,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="for the tasks: data_dir=DIR, revision=...; each gets those that it knows",
     )
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs")
+    _add_prompt_options(parser)
     parser.add_argument("--protocol", default=DEFAULT_PROTOCOL, metavar="NAME", help="see `ls protocols` (%(default)s)")
     parser.add_argument("--metrics", metavar="NAME,...", help=METRICS_HELP)
     parser.add_argument("--control", metavar="NAME", help="measure something deliberately changed; see `ls controls`")
@@ -49,13 +60,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="capture the skip-free chain of blocks too, for stream `mainflow`; doubles the work and the store",
     )
     parser.add_argument(
-        "--limit", type=at_least(1), metavar="N", help="measure only the first N examples (a deviation)"
+        "--limit",
+        type=limit,
+        metavar="N",
+        help="measure only the first N examples, below 1 that share of them (a deviation)",
     )
     parser.add_argument(
         "--tokens_per_example", type=at_least(1), metavar="N", help="keep N tokens of each modality (a deviation)"
     )
     parser.add_argument(
-        "--seed", type=at_least(0), metavar="N", help="of the token selection and the folds (a deviation)"
+        "--seed",
+        type=seeds,
+        metavar="N",
+        help="of the token selection and the folds (a deviation), and of few-shot examples; or lm-eval's four, of "
+        "which the first and the last are these",
     )
     parser.add_argument(
         "--max_skipped", type=share, metavar="SHARE", help="share of examples that may be unmeasurable (a deviation)"
@@ -70,16 +88,42 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(func=run)
 
 
+def _add_prompt_options(parser: argparse.ArgumentParser) -> None:
+    """What decides prompts and examples, under lm-eval's names."""
+    parser.add_argument(
+        "--num_fewshot", type=at_least(0), metavar="N", help="solved examples before each question (text only)"
+    )
+    parser.add_argument(
+        "--apply_chat_template",
+        type=yes_or_no,
+        nargs="?",
+        const=True,
+        metavar="true|false",
+        help="whether prompts go through the model's chat template (default: where it has one)",
+    )
+    parser.add_argument("--system_instruction", metavar="TEXT", help="stands before every prompt")
+    parser.add_argument(
+        "--samples",
+        type=samples,
+        metavar="JSON",
+        help='rows to measure: {"task": [0, 1, 2]}, or a file of such JSON; excludes --limit',
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Measures the model on each task and prints a summary of each result."""
+    from microscope_bench.resolve import task_settings, with_chat_template
+
     # parsed before torch is imported, so that a typing mistake is answered at once
-    model_args = key_values("--model_args", args.model_args)
+    model_args = with_chat_template(key_values("--model_args", args.model_args), args.apply_chat_template)
     task_args = key_values("--task_args", args.task_args)
     tasks = names(args.tasks)
+    if args.samples and args.limit is not None:
+        raise MicroscopeError("--samples and --limit exclude each other, as in lm-eval; leave one of them out")
+    settings = task_settings(args.num_fewshot, args.system_instruction, args.samples, args.seed)
 
     from microscope_bench.adapters.presets import load_model
     from microscope_bench.controls import named_control
-    from microscope_bench.errors import MicroscopeError
     from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
     from microscope_bench.publish.summary import summary_table, timing_line
     from microscope_bench.runner import evaluate
@@ -87,15 +131,18 @@ def run(args: argparse.Namespace) -> int:
 
     if not tasks:
         raise MicroscopeError("--tasks names no task; see: microscope-bench ls tasks")
+    store_holds_one = "--store holds one run; give one task, or leave --store out"
     if args.store is not None and len(tasks) > 1:
-        raise MicroscopeError("--store holds one run; give one task, or leave --store out")
+        raise MicroscopeError(store_holds_one)
     metrics = metric_names(DEFAULT_METRICS if args.metrics is None else args.metrics)
     if args.control is not None:
         named_control(args.control)
     if args.quiet:
         silence_loading_bars()
     begin = time.perf_counter()
-    loaded = load_tasks(tasks, include_path=args.include_path, task_args=task_args)
+    loaded = load_tasks(tasks, include_path=args.include_path, task_args=task_args, settings=settings)
+    if args.store is not None and len(loaded) > 1:  # a group
+        raise MicroscopeError(store_holds_one)
     model = load_model(args.model, model_args, args.device).tapped(args.tap)
     load_seconds = time.perf_counter() - begin
     for task in loaded:

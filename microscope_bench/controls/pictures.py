@@ -96,7 +96,9 @@ def text_only(run: Run) -> Run:
     _require_pictures(run, "text_only")
 
     def change(index: int, example: Example) -> Example:
-        return replace(example, text=_PLACEHOLDERS.sub(_white_space_left, example.text), images=(), converted_from=())
+        text = _PLACEHOLDERS.sub(_white_space_left, example.text)
+        turns = tuple((role, _PLACEHOLDERS.sub(_white_space_left, content)) for role, content in example.turns)
+        return replace(example, text=text, turns=turns, images=(), converted_from=())
 
     return replace(run, source=ChangedExamples(run.source, change))
 

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from microscope_bench.tasks.data_sets import DatasetIdentity
 from microscope_bench.tasks.loading import load_task, load_tasks
+from microscope_bench.tasks.settings import Seeds, TaskSettings
 from microscope_bench.tasks.task import Task
 from microscope_bench.tasks.task_files import TaskListing, builtin_task_dir, list_tasks
 
-__all__ = ["DatasetIdentity", "Task", "TaskListing", "builtin_task_dir", "list_tasks", "load_task", "load_tasks"]
+__all__ = [
+    "DatasetIdentity",
+    "Seeds",
+    "Task",
+    "TaskListing",
+    "TaskSettings",
+    "builtin_task_dir",
+    "list_tasks",
+    "load_task",
+    "load_tasks",
+]

@@ -9,12 +9,19 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from microscope_bench.errors import TaskError
-from microscope_bench.registry import unknown_name
 from microscope_bench.tasks.task_files import field_error
 
 SPLIT = "evaluated"
 """The one split that the lm-eval task object gets to see."""
+
+
+NOT_TO_RENDER = frozenset(
+    {"tag", "group", "class", "task_list", "custom_dataset", "process_docs"}
+    | {"training_split", "validation_split", "fewshot_split"}
+    # how lm-eval scores answers: never used here, and some of it is fetched from a hub when a task is built
+    | {"metric_list", "filter_list", "process_results"}
+)
+"""Fields that lm-eval's task object is not shown: what they say is done already, or is not wanted."""
 
 
 @cache
@@ -27,34 +34,31 @@ def _lm_eval_index() -> Any:
 def lm_eval_task_files() -> dict[str, Path]:
     """lm-eval's own tasks: name → YAML file, without groups and tags."""
     manager = _lm_eval_index()
-    paths = ((name, manager.task_index[name].yaml_path) for name in manager.all_subtasks)
+    return _files(manager, manager.all_subtasks)
+
+
+def lm_eval_groups() -> dict[str, Path]:
+    """lm-eval's own groups: name → YAML file."""
+    manager = _lm_eval_index()
+    return _files(manager, manager.all_groups)
+
+
+def lm_eval_tags() -> dict[str, list[str]]:
+    """lm-eval's own tags: name → names of the tasks that carry it, sorted."""
+    manager = _lm_eval_index()
+    return {name: sorted(manager.task_index[name].tags) for name in manager.all_tags}
+
+
+def _files(manager: Any, names: list[str]) -> dict[str, Path]:
+    paths = ((name, manager.task_index[name].yaml_path) for name in names)
     return {name: path for name, path in paths if path is not None}
 
 
-def find_lm_eval_task(name: str, other_names: list[str], hint: str) -> Path:
-    """The YAML file of one of lm-eval's own tasks.
+def group_fields() -> frozenset[str]:
+    """The fields that a group keeps for itself; every other one holds for its tasks."""
+    from lm_eval.config.group import GroupConfig
 
-    Args:
-        name: the task's name.
-        other_names: names known elsewhere; they too may be what was meant.
-        hint: ends the message for an unknown name.
-
-    Raises:
-        TaskError: the name stands for several tasks.
-        UnknownNameError: no such task; the message holds the nearest names.
-    """
-    files = lm_eval_task_files()
-    if name in files:
-        return files[name]
-    entry = _lm_eval_index().task_index.get(name)
-    if entry is None:
-        raise unknown_name("task", name, [*other_names, *files], hint)
-    named = (entry.cfg or {}).get("task")
-    members: list[Any] = named if isinstance(named, list) else sorted(entry.tags)
-    listed = ", ".join(str(m.get("task", m.get("group")) if isinstance(m, dict) else m) for m in members[:8])
-    raise TaskError(
-        f"{name!r} is a group of lm-eval tasks; name one of its tasks: {listed}{', ...' * (len(members) > 8)}"
-    )
+    return frozenset(field.name for field in fields(GroupConfig))
 
 
 def task_fields() -> list[str]:
@@ -64,13 +68,17 @@ def task_fields() -> list[str]:
     return sorted({field.name for field in fields(TaskConfig)} | {"include", "group", "class", "task_list"})
 
 
-def build_task(config: Mapping[str, Any], rows: Any, path: Path) -> Any:
+def build_task(
+    config: Mapping[str, Any], rows: Any, path: Path, *, num_fewshot: int = 0, pool: list[Any] | None = None
+) -> Any:
     """lm-eval's task object over rows that are loaded and processed already; it renders prompt, choices and answer.
 
     Args:
         config: the task file's fields, functions resolved.
         rows: the ``datasets.Dataset`` to evaluate.
         path: the task file, for messages.
+        num_fewshot: solved examples before each question.
+        pool: what they are drawn from.
 
     Raises:
         TaskError: a field that lm-eval refuses, or that fails on the first row.
@@ -84,8 +92,9 @@ def build_task(config: Mapping[str, Any], rows: Any, path: Path) -> Any:
         def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
             self.dataset = {SPLIT: shown}
 
-        def fewshot_docs(self) -> None:
-            """None: there are no few-shot examples, and lm-eval would hold the whole split in memory to draw them."""
+        def fewshot_docs(self) -> list[Any] | None:
+            """None without few-shot examples: lm-eval would hold a whole split in memory to draw them."""
+            return pool if num_fewshot else None
 
     # lm-eval renders the first row at construction; with the picture undecoded, a damaged one spoils only its own row
     shown = rows
@@ -93,19 +102,10 @@ def build_task(config: Mapping[str, Any], rows: Any, path: Path) -> Any:
         for kind in (datasets.Image, datasets.Audio):
             if isinstance(feature, kind) and feature.decode:
                 shown = shown.cast_column(column, kind(decode=False))
-    not_ours = {
-        "tag",
-        "group",
-        "class",
-        "task_list",
-        "custom_dataset",
-        "process_docs",
-        "training_split",
-        "validation_split",
-    }
-    ours = {key: value for key, value in config.items() if key not in not_ours | {"fewshot_split", "fewshot_config"}}
+    dropped = NOT_TO_RENDER if num_fewshot else NOT_TO_RENDER | {"fewshot_config"}
+    ours = {key: value for key, value in config.items() if key not in dropped}
     try:
-        return LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": 0})
+        return LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": num_fewshot})
     except Exception as error:  # from Jinja, from lm-eval, or from the task's own functions
         raise field_error(path, _field_behind(error, ours), f"fails on the first row: {describe(error)}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from microscope_bench.errors import ExampleError
@@ -11,6 +11,7 @@ from microscope_bench.examples import IMAGE_PLACEHOLDER, PLACEHOLDERS, Example
 from microscope_bench.tasks.data_sets import DatasetIdentity
 from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.media import pictures_in, sounds_in
+from microscope_bench.tasks.settings import TaskSettings, seeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,8 @@ class Task:
 
     Attributes:
         name: the task's name.
-        version: ``metadata.version`` of the task file, ``unversioned`` where it has none.
+        version: ``metadata.version`` of the task file, ``unversioned`` where it has none, and behind a ``+`` what the
+            settings changed about prompts or rows.
         dataset: which data, pinned.
         ids: one id per row, unique and stable between runs.
         has_images: whether the task shows pictures.
@@ -27,8 +29,10 @@ class Task:
         description: one line, or "".
         licence: of the data, or "".
         citation: whom to cite for the data, or "".
-        rows: the evaluated split, a ``datasets.Dataset``.
+        rows: what is measured of the evaluated split, a ``datasets.Dataset``.
         renderer: lm-eval's task object.
+        num_fewshot: solved examples before each question.
+        settings: of the run.
     """
 
     name: str
@@ -42,9 +46,16 @@ class Task:
     citation: str
     rows: Any
     renderer: Any
+    num_fewshot: int = 0
+    settings: TaskSettings = field(default_factory=TaskSettings)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether ``samples`` chose the rows."""
+        return self.name in self.settings.samples
 
     def example(self, index: int) -> Example:
         """Renders one row, whatever was rendered before it.
@@ -61,26 +72,62 @@ class Task:
         example_id = self.ids[index]
         try:
             row = self.rows[index]
-            text = self.renderer.fewshot_context(doc=row, num_fewshot=0, gen_prefix=self.renderer.doc_to_prefix(row))
-            pictures = pictures_in(self.renderer.doc_to_image(row)) if self.has_images else []
-            audios = sounds_in(self.renderer.doc_to_audio(row)) if self.has_audio else ()
-            choices, answer = self._choices_and_answer(row)
+            with seeded(self.settings.seeds, index):
+                text, turns = self._prompt(index, row)
+                pictures = pictures_in(self.renderer.doc_to_image(row)) if self.has_images else []
+                audios = sounds_in(self.renderer.doc_to_audio(row)) if self.has_audio else ()
+                choices, answer = self._choices_and_answer(row)
             images = tuple(picture if picture.mode == "RGB" else picture.convert("RGB") for picture in pictures)
             for image in images:
                 image.load()  # a truncated file shows only here
         except Exception as error:  # of the picture library or the task's own functions
             raise ExampleError(example_id, _cause(error)) from error
+        if not text.strip():
+            raise ExampleError(example_id, "its prompt is empty: all text of this task is in the choices")
         if text.count(IMAGE_PLACEHOLDER) != len(images):
             count = text.count(IMAGE_PLACEHOLDER)
             raise ExampleError(example_id, f"{count} {IMAGE_PLACEHOLDER} in the prompt but {len(images)} pictures")
         if self.has_audio and (count := text.count(PLACEHOLDERS["audio"])) != len(audios):
             raise ExampleError(example_id, f"{count} {PLACEHOLDERS['audio']} in the prompt but {len(audios)} sounds")
         converted = tuple(picture.mode for picture in pictures if picture.mode != "RGB")
-        return Example(example_id, text, images, choices, answer, converted, audios=audios)
+        example = Example(example_id, text, images, choices, answer, converted, audios=audios, turns=turns)
+        return replace(example, unscored=self._unscored(example))
+
+    def _prompt(self, index: int, row: Any) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """A row's prompt as plain text, and as turns where it is more than one turn of the user."""
+        renderer = self.renderer
+        if renderer.config.output_type == "loglikelihood_rolling":
+            return str(renderer.doc_to_target(row)), ()  # such a task has no prompt: the text itself is scored
+        if self.num_fewshot:
+            renderer.sampler.row = index
+        asked = {
+            "doc": row,
+            "num_fewshot": self.num_fewshot,
+            "system_instruction": self.settings.system_instruction,
+            "gen_prefix": renderer.doc_to_prefix(row),
+        }
+        text = renderer.fewshot_context(**asked)
+        history = renderer.fewshot_context(
+            **asked,
+            apply_chat_template=True,
+            fewshot_as_multiturn=True,
+            chat_template=lambda turns, add_generation_prompt: turns,
+        )
+        if renderer.multiple_input:  # one context per choice: the first stands for the row
+            text, history = text[0], history[0]
+        turns = tuple((turn["role"], turn["content"]) for turn in history)
+        return text, () if turns == (("user", text),) else turns
+
+    def _unscored(self, example: Example) -> str | None:
+        if self.renderer.multiple_input:
+            return "the task has one context per choice, and only the first is measured"
+        if example.choices and not example.has_short_choices:
+            return "choices of more than a letter, yes, no, true or false are scored by microscope-lm-eval alone"
+        return None
 
     def _choices_and_answer(self, row: Any) -> tuple[tuple[str, ...] | None, int | None]:
         """Options and the index of the right one; no index where several are right, nothing for an open question."""
-        if self.renderer.config.output_type != "multiple_choice":
+        if self.renderer.config.output_type != "multiple_choice" or self.renderer.multiple_input:
             return None, None
         choices = tuple(str(choice) for choice in self.renderer.doc_to_choice(row))
         target = self.renderer.doc_to_target(row)

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,21 @@ class TaskListing:
     description: str
     path: Path
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """What some directories hold.
+
+    Attributes:
+        tasks: one listing a task file, broken files among them.
+        groups: group name → its file.
+        tags: tag → names of the tasks that carry it.
+    """
+
+    tasks: list[TaskListing]
+    groups: dict[str, Path]
+    tags: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,7 @@ def list_tasks(include_path: IncludePath = None, *, everything: bool = False) ->
     Returns:
         One listing a task file, broken files among them; sorted by name within each directory.
     """
-    roots = [*include_directories(include_path), builtin_task_dir()]
-    listings = [listing for root in roots for listing in sorted(_scan(root), key=lambda found: found.name)]
+    listings = scan(include_path).tasks
     if everything:
         from microscope_bench.tasks.lm_eval_layer import lm_eval_task_files
 
@@ -95,20 +109,45 @@ def list_tasks(include_path: IncludePath = None, *, everything: bool = False) ->
     return listings
 
 
-def _scan(root: Path) -> Iterator[TaskListing]:
-    """Every task file under a directory, without groups and without the parts for ``include`` (``_name.yaml``)."""
+def scan(include_path: IncludePath = None) -> TaskFiles:
+    """Every task, group and tag of ``include_path`` and of this package.
+
+    Files called ``_name.yaml`` are parts to include, unless they hold a group, as lm-eval's often do.
+    """
+    tasks: list[TaskListing] = []
+    groups: dict[str, Path] = {}
+    tags: dict[str, list[str]] = {}
+    for root in [*include_directories(include_path), builtin_task_dir()]:
+        own = TaskFiles([], {}, {})
+        _scan_into(own, root)
+        tasks += sorted(own.tasks, key=lambda found: found.name)
+        groups = own.groups | groups
+        tags = own.tags | tags
+    return TaskFiles(tasks, groups, tags)
+
+
+def _scan_into(found: TaskFiles, root: Path) -> None:
     for path in sorted(root.rglob("*.yaml")):
-        if path.name.startswith("_") or {"__pycache__", ".ipynb_checkpoints"} & set(path.parts):
+        if {"__pycache__", ".ipynb_checkpoints"} & set(path.parts):
             continue
+        is_part = path.name.startswith("_")
         try:
             config = read_task_file(path)
         except TaskError as error:
-            yield TaskListing(_presumed_name(path), f"BROKEN: {error}", path, error=str(error))
+            if is_part:
+                continue
+            found.tasks.append(TaskListing(_presumed_name(path), f"BROKEN: {error}", path, error=str(error)))
             continue
-        if "group" not in config:
-            metadata = config.get("metadata")
-            description = str(metadata.get("description", "")) if isinstance(metadata, dict) else ""
-            yield TaskListing(config["task"], " ".join(description.split()), path)
+        if "group" in config:
+            found.groups.setdefault(config["group"], path)
+        if "group" in config or is_part:
+            continue
+        metadata = config.get("metadata")
+        description = str(metadata.get("description", "")) if isinstance(metadata, dict) else ""
+        found.tasks.append(TaskListing(config["task"], " ".join(description.split()), path))
+        tagged = config.get("tag") or []
+        for tag in tagged if isinstance(tagged, list) else [tagged]:
+            found.tags.setdefault(str(tag), []).append(config["task"])
 
 
 def _presumed_name(path: Path) -> str:

@@ -215,3 +215,11 @@ class TestTextOnly:
     def test_a_model_that_needs_a_picture_is_refused(self, tiny_adapter):
         with pytest.raises(MicroscopeError, match="takes no prompt without a picture; use noise_image"):
             controlled("text_only", ToyTask(2), adapter=tiny_adapter("paligemma"))
+
+    def test_turns_lose_their_placeholders_too(self):
+        class Talk(Album):
+            def example(self, index):
+                return replace(super().example(index), turns=(("system", "Look."), ("user", "<image>What?")))
+
+        changed = controlled("text_only", Talk([1])).example(0)
+        assert changed.turns == (("system", "Look."), ("user", "What?"))

@@ -148,7 +148,9 @@ def test_local_copies_of_one_folder_name_are_told_apart_and_an_edit_is_seen(tmp_
     assert load(second)[0] == "<image>Listen" and load(second)[1].revision != before[1].revision
 
 
-def test_plain_lm_eval_renders_and_scores_the_same(hub, monkeypatch, tmp_path):
+@pytest.fixture
+def of_lm_eval(hub, monkeypatch, tmp_path):
+    """Name → lm-eval's own object of one of our tasks, on the copies."""
     import datasets
     from lm_eval.tasks import TaskManager
 
@@ -158,10 +160,19 @@ def test_plain_lm_eval_renders_and_scores_the_same(hub, monkeypatch, tmp_path):
         where = tmp_path / path.replace("/", "--")
         return plain(str(hub[path]), name, cache_dir=str(where))
 
-    monkeypatch.setattr(datasets, "load_dataset", from_copies)
     manager = TaskManager(include_path=str(builtin_task_dir()), include_defaults=False)
+
+    def load(name):
+        with monkeypatch.context() as patched:
+            patched.setattr(datasets, "load_dataset", from_copies)
+            return manager.load([name])["tasks"][name]
+
+    return load
+
+
+def test_plain_lm_eval_renders_and_scores_the_same(of_lm_eval):
     for name, rows in EXPECTED.items():
-        theirs = manager.load([name])["tasks"][name]
+        theirs = of_lm_eval(name)
         for doc, expected in zip(theirs.eval_docs, rows.values(), strict=True):
             if isinstance(expected, str):
                 continue
@@ -192,15 +203,15 @@ def test_plain_lm_eval_renders_and_scores_the_same(hub, monkeypatch, tmp_path):
         ("mmmu_val_open", 1, "Cell", "exact_match", 1.0),
     ],
 )
-def test_open_answers_are_scored_by_lm_eval(name, row, said, metric, value):
-    task = load_task(name)
-    assert task.renderer.process_results(task.rows[row], [said])[metric] == pytest.approx(value)
+def test_open_answers_are_scored_by_lm_eval(of_lm_eval, name, row, said, metric, value):
+    scored = of_lm_eval(name).process_results(load_task(name).rows[row], [said])
+    assert scored[metric] == pytest.approx(value)
 
 
-def test_an_answer_that_is_kept_back_is_never_scored():
-    task = load_task("textvqa_val", task_args={"split": "test"})
+def test_an_answer_that_is_kept_back_is_never_scored(of_lm_eval):
+    kept_back = load_task("textvqa_val", task_args={"split": "test"})
     with pytest.raises(ValueError, match="39602 has no answers"):
-        task.renderer.process_results(task.rows[0], ["nokia"])
+        of_lm_eval("textvqa_val").process_results(kept_back.rows[0], ["nokia"])
 
 
 def test_the_page_about_the_tasks_has_each_with_its_licence_version_and_source():

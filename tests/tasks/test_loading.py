@@ -54,11 +54,6 @@ def test_the_description_stands_before_every_prompt_in_any_order_of_access(write
     assert task.example(0).text == "Answer well.\n\nOne?\nAnswer:" and task.example(1).text == second
 
 
-def test_few_shot_examples_are_left_out_and_that_is_said(write_task, caplog):
-    task = load_task(write_task(extra="num_fewshot: 5\n"))
-    assert task.example(0).text == "One?\nAnswer:" and "5 few-shot examples; measured with none" in caplog.text
-
-
 @pytest.mark.parametrize(
     "replace, field, cause",
     [
@@ -260,7 +255,7 @@ def test_lm_evals_own_tasks_are_found_through_its_index(monkeypatch):
     """One search of the whole index serves a task, a group and an unknown name; no network is asked for."""
     with pytest.raises(TaskError, match=r"allenai/sciq@main is not in the local hub cache .*--task_args data_dir=DIR"):
         load_task("sciq")
-    with pytest.raises(TaskError, match="'mmlu' is a group of lm-eval tasks; name one of its tasks: mmlu_stem"):
+    with pytest.raises(TaskError, match=r"'mmlu' stands for 57 tasks; name one of them, .*: mmlu_abstract_algebra, "):
         load_task("mmlu")
     with pytest.raises(UnknownNameError, match=r"unknown task 'scienceqa_imag'\. Did you mean scienceqa_img"):
         load_task("scienceqa_imag")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from microscope_bench.errors import TaskError
-from microscope_bench.tasks import builtin_task_dir, load_task
+from microscope_bench.tasks import Seeds, TaskSettings, builtin_task_dir, load_task
 
 N = 2000
 
@@ -81,10 +81,12 @@ def test_a_row_depends_on_seed_split_and_number_alone(utils):
 
 
 def test_arguments_are_the_revision_and_the_run_seed_is_not():
-    task = load_task("shapesqa", task_args={"n": "30", "seed": "4", "size": "48", "split": "train"}, seed=9)
+    arguments = {"n": "30", "seed": "4", "size": "48", "split": "train"}
+    task = load_task("shapesqa", task_args=arguments, settings=TaskSettings(seeds=Seeds(9, 9, 9)))
     assert (task.dataset.revision, task.dataset.split) == ("shapesqa-1-seed4-n30-size48", "train")
     assert len(task) == 30 and task.example(0).images[0].size == (48, 48) and task.ids[0] == "train-0"
-    assert load_task("shapesqa", seed=1).example(5).text == load_task("shapesqa", seed=2).example(5).text
+    one, two = (load_task("shapesqa", settings=TaskSettings(seeds=Seeds(seed, seed, seed))) for seed in (1, 2))
+    assert one.example(5).text == two.example(5).text
 
 
 @pytest.mark.parametrize("arguments", [{"n": "many"}, {"n": "0"}, {"size": "31"}])

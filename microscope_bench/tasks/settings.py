@@ -1,0 +1,110 @@
+"""What a run asks of a task beyond its file, under lm-eval's names and with lm-eval's meaning. Needs no lm-eval."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from microscope_bench.errors import TaskError
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """lm-eval's ``--seed``, of which a task can see three; the defaults are lm-eval's.
+
+    Attributes:
+        python: of Python's ``random``, which some tasks' own functions shuffle with.
+        numpy: of NumPy's global generator, likewise.
+        fewshot: of the sampler of few-shot examples.
+    """
+
+    python: int = 0
+    numpy: int = 1234
+    fewshot: int = 1234
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Settings of one run, for all of its tasks.
+
+    Attributes:
+        num_fewshot: solved examples before each question; None leaves it to the task file. A task file that says 0
+            keeps 0, as in lm-eval.
+        system_instruction: stands before the task's description: as a system turn where the model has a chat template,
+            else as plain text.
+        samples: task name → rows to measure, counted from 0 as they come out of the task's ``process_docs``; tasks that
+            are not named are measured whole.
+        seeds: of whatever a task draws.
+    """
+
+    num_fewshot: int | None = None
+    system_instruction: str | None = None
+    samples: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seeds: Seeds = Seeds()
+
+    def __post_init__(self) -> None:
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise TaskError(f"num_fewshot must be at least 0, not {self.num_fewshot}")
+
+
+def rows_to_measure(samples: Sequence[int], n_rows: int, task: str) -> list[int]:
+    """The rows that ``samples`` asks for, each once and in the order of the data, as lm-eval takes them.
+
+    Raises:
+        TaskError: an index is not a row of the task, or there is none (which lm-eval reads as "all").
+    """
+    if not samples:
+        raise TaskError(f"samples of {task} is empty; leave the task out of samples to measure all of it")
+    for index in samples:
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_rows:
+            raise TaskError(f"samples of {task} holds {index!r}; its rows are 0 to {n_rows - 1}")
+    return sorted(set(samples))
+
+
+def stated_version(version: str, settings: TaskSettings, num_fewshot: int, rows: Sequence[int] | None) -> str:
+    """A task's version with everything that a run changed about it: this is what results and signatures show.
+
+    Args:
+        version: ``metadata.version`` of the task file.
+        settings: of the run.
+        num_fewshot: what the prompts really have.
+        rows: those measured because ``samples`` named them, or None.
+
+    >>> stated_version("1.0", TaskSettings(), 5, None)
+    '1.0+num_fewshot:5'
+    """
+    seed = settings.seeds.fewshot
+    changes = {
+        "num_fewshot": num_fewshot or None,
+        "fewshot_seed": seed if num_fewshot and seed != Seeds.fewshot else None,
+        "system_instruction": _digest(settings.system_instruction or "") if settings.system_instruction else None,
+        "samples": None if rows is None else f"{len(rows)}@{_digest(repr(rows))}",
+    }
+    stated = ",".join(f"{name}:{value}" for name, value in changes.items() if value is not None)
+    return f"{version}+{stated}" if stated else version
+
+
+@contextmanager
+def seeded(seeds: Seeds, row: int | None = None) -> Iterator[None]:
+    """Global random numbers that hang on the seeds (and on the row) alone; the generators' states come back after.
+
+    lm-eval seeds once for all tasks. Here each task and each row begins anew, so that neither the tasks beside it nor
+    the order of rendering can change a prompt.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seeds.python if row is None else f"{seeds.python}/{row}")
+    np.random.seed((seeds.numpy + (0 if row is None else row + 1)) % 2**32)  # it takes 32 bits
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

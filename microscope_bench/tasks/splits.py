@@ -1,0 +1,170 @@
+"""From a task's fields and arguments to its rows: where the data lie, pinned, and the split that is asked for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from microscope_bench.errors import MicroscopeError, TaskError
+from microscope_bench.registry import unknown_name
+from microscope_bench.tasks.data_sets import (
+    LOCAL_HINT,
+    DatasetIdentity,
+    hash_rows,
+    is_hub_repository,
+    open_splits,
+    pin_repository,
+)
+from microscope_bench.tasks.lm_eval_layer import describe
+from microscope_bench.tasks.task_files import field_error
+
+REPOSITORY_ARGUMENTS = ["dataset_path", "dataset_name", "revision", "data_dir"]
+SAME_SPLIT = {"val": "validation", "validation": "val", "valid": "validation"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """The split to evaluate and those beside it.
+
+    Attributes:
+        rows: as they lie in the data set, a ``datasets.Dataset``.
+        dataset: which data that is.
+        others: split name → rows, of the whole data set.
+    """
+
+    rows: Any
+    dataset: DatasetIdentity
+    others: Mapping[str, Any]
+
+
+def known_arguments(config: Mapping[str, Any]) -> list[str] | None:
+    """The arguments a task takes, or None where it takes any."""
+    custom = config.get("custom_dataset")
+    named = REPOSITORY_ARGUMENTS if custom is None else list(_parameters(custom))
+    return [*named, "split"] if named else None
+
+
+def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any]) -> Split:
+    """Opens a task's data set, pinned.
+
+    Args:
+        config: the task file's fields, functions resolved.
+        path: the task file, for messages.
+        task_args: see :func:`microscope_bench.tasks.load_task`.
+
+    Raises:
+        UnknownNameError: no such task argument or split.
+        TaskError: the data cannot be had; the message names file and field.
+    """
+    wanted = task_args.get("split") or config.get("test_split") or config.get("validation_split")
+    if wanted is None:
+        raise field_error(path, "test_split", "missing, and so is validation_split")
+    custom = config.get("custom_dataset")
+    if custom is None:
+        field = "dataset_path"
+        arguments = _repository_arguments(config, task_args)
+    else:
+        field = "custom_dataset"
+        arguments = _function_arguments(custom, config, task_args, path)
+    generated = config["metadata"].get("generated")
+    repository, pin = arguments.get("dataset_path"), None
+    if (
+        isinstance(repository, str)
+        and not arguments.get("data_dir")
+        and not generated
+        and is_hub_repository(repository)
+    ):
+        pin = pin_repository(repository, arguments.get("revision"))
+        arguments |= {"dataset_path": pin.source, "revision": pin.revision}
+    try:
+        if custom is None:
+            options = {k: v for k, v in arguments.items() if k not in ("dataset_path", "dataset_name")}
+            splits = open_splits(arguments["dataset_path"], arguments.get("dataset_name"), options)
+        else:
+            splits = custom(**arguments)
+        split = split_name(splits, wanted)
+        rows = splits[split]
+        n_rows = len(rows)
+    except MicroscopeError:
+        raise
+    except Exception as error:  # of datasets, of the network, or of the task's own function
+        raise field_error(path, field, f"{describe(error)}{f'. Or {LOCAL_HINT}' if pin else ''}") from error
+    if n_rows == 0:
+        raise field_error(path, field, f"split {split!r} has no rows")
+    if pin is not None:
+        dataset = DatasetIdentity(str(repository), arguments.get("dataset_name"), pin.sha, split)
+    elif generated:
+        dataset = DatasetIdentity("generated", None, _generated_revision(generated, arguments, path), split)
+    else:
+        dataset = DatasetIdentity("local", None, hash_rows(rows), split)
+    return Split(rows, dataset, splits)
+
+
+def _generated_revision(template: str, arguments: Mapping[str, Any], path: Path) -> str:
+    try:
+        return template.format_map(arguments)
+    except (KeyError, ValueError, AttributeError, IndexError) as error:
+        raise field_error(path, "metadata.generated", f"{template!r} cannot be filled in: {describe(error)}") from error
+
+
+def _repository_arguments(config: Mapping[str, Any], task_args: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``load_dataset`` is called with: the file's fields, then the task arguments."""
+    _refuse_unknown(task_args, [*REPOSITORY_ARGUMENTS, "split"], config["task"])
+    given = {key: value for key, value in task_args.items() if key != "split"}
+    fields = {key: config.get(key) for key in ("dataset_path", "dataset_name")}
+    arguments = {**(config.get("dataset_kwargs") or {}), **fields, **given}
+    if "data_dir" in given and not Path(given["data_dir"]).expanduser().is_dir():
+        raise TaskError(f"task argument data_dir of {config['task']}: {given['data_dir']} is not a directory")
+    if "data_dir" in given and is_hub_repository(arguments["dataset_path"]):
+        arguments |= {"dataset_path": given["data_dir"], "data_dir": None, "revision": None}  # a copy of the repository
+    return arguments
+
+
+def _function_arguments(
+    function: Callable[..., Any], config: Mapping[str, Any], task_args: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    """What ``custom_dataset`` is called with: as lm-eval does, metadata and dataset_kwargs; then the task arguments."""
+    named = _parameters(function)
+    if named:  # a function of **kwargs alone does not say what it takes
+        _refuse_unknown(task_args, [*named, "split"], config["task"])
+    arguments = {name: default for name, default in named.items() if default is not inspect.Parameter.empty}
+    arguments |= {**config["metadata"], **(config.get("dataset_kwargs") or {})}
+    for name, value in task_args.items():
+        if name == "split" and "split" not in named:
+            continue
+        try:
+            arguments[name] = int(value) if type(arguments.get(name)) is int else value
+        except ValueError:
+            raise TaskError(f"task argument {name} of {config['task']} must be a whole number, not {value!r}") from None
+    return arguments
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """The named parameters of a function with their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _refuse_unknown(task_args: Mapping[str, Any], known: list[str], task: str) -> None:
+    for name in task_args:
+        if name not in known:
+            raise unknown_name("task argument", name, known, f"(task {task})")
+
+
+def split_name(splits: Any, wanted: str) -> str:
+    """The name that a data set has for a split: ``val`` and ``validation`` are the same.
+
+    Raises:
+        UnknownNameError: it has no such split.
+    """
+    if not isinstance(splits, Mapping):
+        raise TypeError(f"must give split name → Dataset, gives {type(splits).__name__}")
+    if wanted in splits:
+        return wanted
+    other = SAME_SPLIT.get(wanted)
+    if other in splits:
+        return str(other)
+    raise unknown_name("split", wanted, list(splits))

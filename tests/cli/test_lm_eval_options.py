@@ -1,0 +1,98 @@
+"""``run`` with lm-eval's options, on tasks that the test writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from microscope_bench import load_result
+from microscope_bench.cli.main import main
+
+TOY = f"{Path(__file__).parent.parent / 'toy.py'}:ToyAdapter"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Two tasks of 40 rows in a group ``both``; runs a command line and returns its status and what it complained."""
+    monkeypatch.chdir(tmp_path)
+    for name, n_choices in (("lettered", "['A', 'B']"), ("continued", "['one way', 'another way']")):
+        rows = [{"q": f"{name} question {i} of {i * i}?", "a": i % 2} for i in range(40)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        (tmp_path / f"{name}.yaml").write_text(
+            f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/{name}.json}}}}\n"
+            f"test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{{{q}}}}'\ndoc_to_choice: {n_choices}\n"
+            "doc_to_target: a\nmetadata: {version: 3}\n"
+        )
+    (tmp_path / "both.yaml").write_text("group: both\ntask: [lettered, continued]\n")
+
+    def command(*more):
+        metrics = ["--metrics", "anisotropy", "--quiet", "--include_path", "."]
+        status = main(["run", "--model", TOY, "--tasks", "both", *metrics, *map(str, more)])
+        return status, capsys.readouterr().err
+
+    return command
+
+
+def results():
+    files = [path for path in Path("results").rglob("*.json") if ".stores" not in path.parts]
+    return {result.identity.task.name: result for result in map(load_result, files)}
+
+
+def test_a_group_is_measured_and_the_result_says_how_it_was_asked(run, caplog):
+    status, _ = run("--limit", "0.3", "--num_fewshot", "1", "--system_instruction", "Be brief.", "--seed", "0,1,2,3")
+    assert status == 0 and "both: 2 tasks: lettered, continued" in caplog.text
+    lettered, continued = (results()[name] for name in ("lettered", "continued"))
+    assert lettered.identity.task.version.startswith("3+num_fewshot:1,fewshot_seed:3,system_instruction:")
+    assert lettered.identity.n_examples == lettered.identity.protocol.limit == 12
+    assert "|task:lettered@3+num_fewshot:1,fewshot_seed:3,system_instruction:" in lettered.signature
+    assert "limit=12" in lettered.signature and lettered.identity.protocol.seed == 0
+    assert lettered.accuracy.reason is None or "letter" not in lettered.accuracy.reason
+    assert continued.accuracy.value is None and "more than a letter" in continued.accuracy.reason
+    assert all(score.value is not None for score in continued.scores)
+
+
+def test_samples_pick_rows_of_one_task_and_leave_the_other_whole(run, tmp_path):
+    (tmp_path / "rows.txt").write_text('{"continued": [3, 1, 39]}')
+    assert run("--samples", "rows.txt")[0] == 0
+    found = results()
+    assert {name: result.identity.n_examples for name, result in found.items()} == {"lettered": 40, "continued": 3}
+    assert (
+        found["continued"].identity.task.version.startswith("3+samples:3@") and "3+" not in found["lettered"].signature
+    )
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--samples", '{"lettered": [1]}', "--limit", "3"], "exclude each other"),
+        (["--samples", '{"letered": [1]}'], "Did you mean lettered"),
+        (
+            ["--apply_chat_template", "--model_args", "use_chat_template=false"],
+            "are one setting, leave one of them out",
+        ),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_measured(run, more, message):
+    status, err = run(*more)
+    assert status == 2 and message in err and not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--limit", "2.5"], "neither a positive whole number nor a share"),
+        (["--limit", "0"], "neither a positive whole number nor a share"),
+        (["--seed", "1,2"], "neither one seed nor four"),
+        (["--seed", "none"], "not a whole number"),
+        (["--samples", "nowhere.json"], "neither JSON nor a file of JSON"),
+        (["--samples", '{"lettered": 3}'], "is not of the form"),
+        (["--num_fewshot", "-1"], "not at least 0"),
+        (["--apply_chat_template", "mistral"], "cannot be named"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(run, capsys, more, message):
+    with pytest.raises(SystemExit):
+        run(*more)
+    assert message in capsys.readouterr().err
