@@ -44,7 +44,7 @@ ANISOTROPY = Metric(
 
 INTRINSIC_DIMENSION = Metric(
     name="intrinsic_dimension",
-    version=2,
+    version=3,
     description="number of directions in which the cloud extends locally (TwoNN); high dimensions are underestimated",
     headline=("twonn_discard10", None),
     estimators=("twonn_mle", "twonn_regression20", "twonn_discard10"),
@@ -55,7 +55,7 @@ INTRINSIC_DIMENSION = Metric(
 
 INTRINSIC_DIMENSION_BY_SCALE = Metric(
     name="intrinsic_dimension_by_scale",
-    version=1,
+    version=2,
     description="intrinsic dimension from the k-th and 2k-th neighbour (GRIDE): the larger k, the coarser the view",
     headline=("gride_8", None),
     estimators=tuple(f"gride_{k}" for k in (1, 2, 4, 8, 16, 32, 64)),
@@ -66,7 +66,7 @@ INTRINSIC_DIMENSION_BY_SCALE = Metric(
 
 INTRINSIC_DIMENSION_FIT = Metric(
     name="intrinsic_dimension_fit",
-    version=1,
+    version=2,
     description="distance of the neighbour ratios from the Pareto law that TwoNN assumes; 0 is a perfect fit",
     headline=("ks_distance", None),
     estimators=("ks_distance",),
@@ -77,7 +77,7 @@ INTRINSIC_DIMENSION_FIT = Metric(
 
 INTRINSIC_DIMENSION_BY_N = Metric(
     name="intrinsic_dimension_by_n",
-    version=1,
+    version=2,
     description="twonn_discard10 on samples of 256 to 8,192 tokens: how far the value still moves with their number",
     headline=("n4096", None),
     estimators=tuple(f"n{n}" for n in (256, 512, 1024, 2048, 4096, 8192)),
@@ -88,7 +88,7 @@ INTRINSIC_DIMENSION_BY_N = Metric(
 
 INTRINSIC_DIMENSION_ACROSS_EXAMPLES = Metric(
     name="intrinsic_dimension_across_examples",
-    version=1,
+    version=2,
     description="TwoNN with the neighbours of a token looked for in other examples only",
     headline=("twonn_discard10", None),
     estimators=("twonn_mle", "twonn_regression20", "twonn_discard10"),

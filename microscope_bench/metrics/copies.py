@@ -12,18 +12,19 @@ from torch import Tensor
 
 from microscope_bench.metrics.neighbours import BLOCK_ELEMENTS
 
-COPY_TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+COPY_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Distance, in units of a row's norm, up to which two rows of that dtype that come from the same input are one token.
 
-Four roundings of a half type; none in float64. The forward passes of one token in different batches were seen to differ
+Four roundings of a half type. The forward passes of one token in different batches were seen to differ
 by up to 1e-6 in float32 and 1e-2 in bfloat16.
 """
 
-SINGLE_TOLERANCE = 1e-5
-"""The same for float32 rows of which it is not known where they come from.
+CLOSE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+"""The same for rows of which it is not known that they come from the same input, though they may.
 
-Other tokens of the models measured so far lie at 1e-2 and more. In a half type that is within the rounding: there only
-exact copies can be told without knowing where they come from.
+One state can come from inputs that differ in what it does not depend on: text before the first block that looks at the
+picture. Other tokens of the models measured so far lie at 1e-2 and more. In a half type that is within the rounding:
+there such rows are told only where they are equal to the last bit.
 """
 
 NORM_BLOCK = 512
@@ -35,8 +36,8 @@ def first_of_copies(x: Tensor, keys: Tensor | None = None) -> Tensor:
 
     Args:
         x: (n, d), any real dtype.
-        keys: int64 (n,), equal for rows that come from the same input: only those can be copies but for rounding. None
-            where that is not known.
+        keys: int64 (n,), equal for rows that come from the same input; in a half type only those can be copies but for
+            rounding. None where that is not known.
 
     Returns:
         int64 (n,), on the device of ``x``. No row is a copy of a row that is itself a copy of another.
@@ -45,14 +46,18 @@ def first_of_copies(x: Tensor, keys: Tensor | None = None) -> Tensor:
     row = torch.arange(len(x), device=x.device)
     kept = torch.nonzero(first == row).flatten()
     if keys is not None:
-        near = first_of_same(x, kept, keys[kept], COPY_TOLERANCE.get(x.dtype, 0.0))
-    elif x.dtype == torch.float32:
-        near = kept[first_near_copies(x[kept].double(), SINGLE_TOLERANCE)]
-    else:
-        return first
-    of_kept = row.clone()
+        first = _followed(first, kept, first_of_same(x, kept, keys[kept], COPY_TOLERANCE.get(x.dtype, 0.0)))
+        kept = torch.nonzero(first == row).flatten()
+    if x.dtype in CLOSE_TOLERANCE:
+        first = _followed(first, kept, kept[first_near_copies(x[kept].double(), CLOSE_TOLERANCE[x.dtype])])
+    return first
+
+
+def _followed(first: Tensor, kept: Tensor, near: Tensor) -> Tensor:
+    """``first``, where row ``kept[i]`` turns out a copy of ``near[i]``; each row points to one that is kept."""
+    of_kept = torch.arange(len(first), device=first.device)
     of_kept[kept] = near
-    # a chain a ~ b ~ c ends at its first row, so that each copy points to one that is kept
+    # a chain a ~ b ~ c ends at its first row
     while not torch.equal(of_kept[of_kept], of_kept):
         of_kept = of_kept[of_kept]
     return of_kept[first]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from microscope_bench.metrics import Estimate, gride, intrinsic_dimension, pareto_distance
 from microscope_bench.metrics.arrays import cloud_of
+from microscope_bench.metrics.copies import first_of_copies
 from tests.metrics.oracles import gaussian
 
 N = 2000
@@ -51,6 +52,31 @@ def test_copies_change_no_more_than_fewer_tokens_do(function: Function, share: f
     full = function(X, GROUPS).value
     others = [function(X[rows], GROUPS[rows]).value for rows in (random_rows(distinct, seed) for seed in range(1, 9))]
     assert abs(duplicated.value - full) <= max(abs(other - full) for other in others)
+
+
+@pytest.mark.parametrize(
+    "dtype, rounding, same_input, other_input",
+    [
+        (torch.float64, 1e-13, True, True),
+        (torch.float64, 1e-9, False, False),
+        (torch.float32, 1e-6, True, True),
+        (torch.float32, 1e-4, False, False),
+        (torch.bfloat16, 1e-2, True, False),
+        (torch.bfloat16, 1e-1, False, False),
+        (torch.float16, 2e-3, True, False),
+        (torch.float16, 1e-2, False, False),
+    ],
+)
+def test_rows_that_differ_by_rounding_are_copies_in_a_half_type_only_if_their_input_is_the_same(
+    dtype: torch.dtype, rounding: float, same_input: bool, other_input: bool
+) -> None:
+    x = X[:4].double()
+    states = torch.cat([x, x * (1 + rounding)]).to(dtype)
+    assert not torch.equal(states[:4], states[4:])
+    rows = torch.arange(4)
+    for keys, copies in ((rows.repeat(2), same_input), (torch.arange(8), other_input)):
+        expected = rows.repeat(2) if copies else torch.arange(8)
+        assert first_of_copies(states, keys).tolist() == expected.tolist()
 
 
 def test_a_shorter_sample_counts_the_examples_and_copies_among_the_rows_it_looked_at() -> None:
