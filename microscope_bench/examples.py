@@ -44,6 +44,8 @@ class Example:
         turns: for models with a chat template, (role, content) of each turn of the conversation that ``text`` is the
             plain form of: a system turn, solved examples, an answer that is begun. Empty: ``text`` as the user's turn.
         unscored: why the answer is not scored although the task has choices, or None.
+        prompt: the text as the model reads it, where somebody else has put it through the model's chat template, as
+            lm-eval does; None leaves that to the adapter. Not part of what is asked.
     """
 
     id: str
@@ -56,6 +58,12 @@ class Example:
     audios: tuple[Audio, ...] = ()
     turns: tuple[tuple[str, str], ...] = ()
     unscored: str | None = None
+    prompt: str | None = None
+
+    @property
+    def conversation(self) -> tuple[tuple[str, str], ...]:
+        """The turns, or the text as the only one, the user's."""
+        return self.turns or (("user", self.text),)
 
     @property
     def media(self) -> dict[str, tuple[Any, ...]]:

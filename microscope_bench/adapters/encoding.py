@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, VIDEO
 from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
 from microscope_bench.adapters.overrides import Overrides
-from microscope_bench.adapters.prompting import chat_prompt, chat_template, check_placeholders, raw_prompt
+from microscope_bench.adapters.prompting import chat, chat_template, check_placeholders, raw_prompt
 from microscope_bench.adapters.refusals import check_sound, refuse_what_the_model_lacks
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.examples import Example
@@ -95,10 +97,11 @@ class Encoder:
         placed = [modality for modality in prepared if self._has_place_for(modality)]
         unknown = {modality: _NO_PLACE.format(modality) for modality in prepared if modality not in placed}
         self.lacks = {**unknown, **overrides.lacks}
+        self.padding_side = "right"
         self.modalities = frozenset({"text", *placed}) - self.lacks.keys()
 
     def __call__(self, examples: Sequence[Example]) -> Encoded:
-        """Encodes one right-padded batch.
+        """Encodes one batch, padded on :attr:`padding_side`.
 
         Raises:
             AdapterError: the model lacks a modality the examples need, or its template fails.
@@ -106,9 +109,10 @@ class Encoder:
         """
         refuse_what_the_model_lacks(self.title, self.modalities, self.lacks, self._overrides, examples)
         for example in examples:
-            check_placeholders(example, self.modalities)
+            if example.prompt is None:
+                check_placeholders(example, self.modalities)
             check_sound(self.name, self.processor, self._overrides, example)
-        prompts = [self._prompt(example) for example in examples]
+        prompts = [self.prompt(example) for example in examples]
         try:
             encoded = self._call_processor(examples, prompts)
         except Exception as error:  # processors raise whatever their image library does
@@ -143,6 +147,18 @@ class Encoder:
         """Token ids of a text, nothing added."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def label_text(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The label of every position of prompts without media.
+
+        Args:
+            ids: int64 (B, S), token ids.
+            mask: (B, S), 0 where padded.
+
+        Returns:
+            int8 (B, S), indices into :data:`~microscope_bench.adapters.base.LABELS`.
+        """
+        return label_positions(ids, mask, self._tokens)
+
     def _has_part_for(self, modality: str) -> bool:
         return any(getattr(self.processor, part, None) is not None for part in _TAKEN_BY[modality])
 
@@ -154,20 +170,69 @@ class Encoder:
             return True
         return modality in self._tokens.placeholders or modality in overrides.unplaced
 
+    @property
+    def has_template(self) -> bool:
+        """Whether the checkpoint has a chat template."""
+        return chat_template(self.processor or self.tokenizer) is not None
+
+    def with_template(self, templated: bool) -> Encoder:
+        """The same encoder with or without the chat template.
+
+        Raises:
+            AdapterError: a chat template is asked for and there is none.
+        """
+        if templated and not self.has_template:
+            raise AdapterError(f"{self.name} has no chat template; leave use_chat_template out")
+        other = copy(self)
+        other.templated = templated
+        return other
+
+    def padded(self, side: str) -> Encoder:
+        """The same encoder, padding on another side: "left" where the model is to go on from the last position."""
+        other = copy(self)
+        other.padding_side = side
+        return other
+
+    def chat(self, turns: Sequence[tuple[str, str]]) -> str:
+        """A conversation through the chat template; see :func:`~microscope_bench.adapters.prompting.chat`.
+
+        Args:
+            turns: (role, content) of each, pictures by the placeholders in their text.
+
+        Raises:
+            AdapterError: the chat template fails, or leaves a turn out.
+        """
+        with self._template_errors("a conversation"):
+            return chat(self.processor or self.tokenizer, turns, ("image",), in_parts=self.processor is not None)
+
+    def prompt(self, example: Example) -> str:
+        """The text of an example as the model reads it.
+
+        Raises:
+            AdapterError: the chat template fails, or the place of a medium is unknown.
+        """
+        return self._prompt(example) if example.prompt is None else example.prompt
+
     def _prompt(self, example: Example) -> str:
         if not self.templated:
             return raw_prompt(self.processor, example, self._overrides)
+        with self._template_errors(f"example {example.id}"):
+            template, in_parts = self.processor or self.tokenizer, self.processor is not None
+            return chat(template, example.conversation, example.media, in_parts=in_parts)
+
+    @contextmanager
+    def _template_errors(self, what: str) -> Iterator[None]:
         try:
-            return chat_prompt(self.processor or self.tokenizer, example, in_parts=self.processor is not None)
+            yield
         except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
             raise AdapterError(
-                f"{self.name}: its chat template cannot render example {example.id} "
+                f"{self.name}: its chat template cannot render {what} "
                 f"({type(error).__name__}: {first_line(error)}). Repair chat_template.jinja in the checkpoint, or do "
                 f"without it: --model_args ...,use_chat_template=false"
             ) from error
 
     def _call_processor(self, examples: Sequence[Example], prompts: list[str]) -> dict[str, Any]:
-        options: dict[str, Any] = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+        options: dict[str, Any] = {"padding": True, "padding_side": self.padding_side, "return_tensors": "pt"}
         template_writes_all = self.templated and self.processor is None
         bos = self.tokenizer.bos_token
         if template_writes_all or (bos and all(prompt.startswith(bos) for prompt in prompts)):

@@ -23,7 +23,7 @@ from microscope_bench.adapters.media_tokens import constant_media_vectors
 from microscope_bench.adapters.models import model_info, part_that_runs, start_tokens
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.placement import input_device, offloading_fails
-from microscope_bench.adapters.prompting import continuation_token_ids
+from microscope_bench.adapters.prompting import chat_template, continuation_token_ids, template_sha256
 from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR, VISION
 from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.errors import AdapterError
@@ -139,6 +139,28 @@ class HFAdapter(Adapter):
         encoded: Mapping[str, Any] = self.processor(text=text, **options)
         return encoded
 
+    def with_template(self, templated: bool) -> HFAdapter:
+        """The same model, its prompts with or without its chat template, whatever it was loaded with.
+
+        Raises:
+            AdapterError: a chat template is asked for and there is none.
+        """
+        other = copy(self)
+        other.encoder = self.encoder.with_template(templated)
+        template = chat_template(self.processor or self.tokenizer)
+        options = {key: value for key, value in self.info.options.items() if key != "use_chat_template"}
+        if template is not None and not templated:
+            options["use_chat_template"] = "false"  # as if it had been loaded so
+        sha256 = template_sha256(template) if templated else None
+        other.info = replace(self.info, chat_template_sha256=sha256, options=dict(sorted(options.items())))
+        return other
+
+    def padded(self, side: str) -> HFAdapter:
+        """The same model, its batches padded on the "right" or the "left"."""
+        other = copy(self)
+        other.encoder = self.encoder.padded(side)
+        return other
+
     def encode(self, examples: Sequence[Example]) -> Batch:
         """Turns examples into one right-padded batch; see :meth:`Adapter.encode`."""
         batch = self.prepare(examples)
@@ -167,15 +189,30 @@ class HFAdapter(Adapter):
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
         """One pass without gradient and cache; see :meth:`Adapter.forward`."""
-        arguments = dict(batch.inputs)
         last = batch.last_positions()
         if self._overrides.answers_apart:
+            last = np.full_like(last, len(start_tokens(self.model)) - 1)
+        kept, which = np.unique(last, return_inverse=True)
+        found = self.logits_at(batch, kept)
+        return found[np.arange(len(which)), which] if logits else None
+
+    def logits_at(self, batch: Batch, positions: np.ndarray) -> Tensor:
+        """One pass without gradient and cache, and the logits after some of its positions.
+
+        Args:
+            batch: from :meth:`encode`.
+            positions: int64 (k,), ascending, indices into the sequence that the logits are of.
+
+        Returns:
+            float32 (B, k, vocabulary).
+        """
+        arguments = dict(batch.inputs)
+        if self._overrides.answers_apart:
             start = start_tokens(self.model)
-            arguments["decoder_input_ids"] = torch.tensor([start] * len(last), device=self.device)
-            last = np.full_like(last, len(start) - 1)
+            arguments["decoder_input_ids"] = torch.tensor([start] * len(batch.ids), device=self.device)
         elif "logits_to_keep" in self._forward_arguments:
-            kept, last = np.unique(last, return_inverse=True)
-            arguments["logits_to_keep"] = torch.from_numpy(kept).to(self.device)
+            arguments["logits_to_keep"] = torch.from_numpy(positions).to(self.device)
+            positions = np.arange(len(positions))
         with torch.inference_mode():
             try:
                 output = self.model(**arguments, use_cache=False)
@@ -185,9 +222,7 @@ class HFAdapter(Adapter):
                 raise
             except (NotImplementedError, RuntimeError) as error:
                 raise offloading_fails(self.info.name, self.model, error) or error from error
-            if not logits:
-                return None
-            return torch.as_tensor(output.logits[np.arange(len(last)), last].float())
+            return torch.as_tensor(output.logits[:, positions].float())
 
     def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
         """Media positions that hold a learned constant (``image_newline``) and no content become structure."""

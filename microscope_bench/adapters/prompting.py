@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
 from typing import Any
@@ -50,26 +50,27 @@ def check_placeholders(example: Example, modalities: Collection[str] = ("image",
             raise ExampleError(example.id, f"its text holds {count} {placeholder} but it has {len(media)} {what}")
 
 
-def chat_prompt(processor: Any, example: Example, *, in_parts: bool) -> str:
-    """The example's turns, up to where the assistant's answer begins, or goes on where the last turn begins it.
+def chat(processor: Any, turns: Sequence[tuple[str, str]], modalities: Iterable[str], *, in_parts: bool) -> str:
+    """A conversation up to where the assistant's answer begins, or goes on where the last turn begins it.
 
     Args:
         processor: a processor or tokenizer with a chat template.
-        example: its turns, or its text as one turn of the user; pictures become parts of a turn, in order.
+        turns: (role, content) of each; pictures and other media become parts of a turn, in order.
+        modalities: those whose placeholders stand for media; any other placeholder is a word.
         in_parts: whether the template takes typed parts (processors) or one string (tokenizers).
 
     Raises:
         ValueError: the template leaves a turn out, as some do with a system turn.
     """
-    turns = example.turns or (("user", example.text),)
-    conversation = [{"role": role, "content": _parts(text, example) if in_parts else text} for role, text in turns]
+    kinds = {PLACEHOLDERS[modality]: modality for modality in modalities}
+    said = [{"role": role, "content": _parts(text, kinds) if in_parts else text} for role, text in turns]
     options: dict[str, Any] = {"add_generation_prompt": True}
     if turns[-1][0] == "assistant":
         options = {"add_generation_prompt": False, "continue_final_message": True}
     with _fixed_today():
-        prompt = str(processor.apply_chat_template(conversation, tokenize=False, **options))
-    for role, text in example.turns:
-        for part in _parts(text, example):
+        prompt = str(processor.apply_chat_template(said, tokenize=False, **options))
+    for role, text in turns if len(turns) > 1 else ():
+        for part in _parts(text, kinds):
             if part.get("text", "").strip() not in prompt:
                 raise ValueError(f"the {role} turn does not appear in what it makes")
     return prompt
@@ -135,9 +136,8 @@ def _fixed_today() -> Iterator[None]:
         chat_template_utils.datetime = clock
 
 
-def _parts(text: str, example: Example) -> list[dict[str, str]]:
-    """The typed parts of a turn: text and the example's media in the order of the placeholders."""
-    kinds = {PLACEHOLDERS[modality]: modality for modality in example.media}
+def _parts(text: str, kinds: Mapping[str, str]) -> list[dict[str, str]]:
+    """The typed parts of a turn: text and media in the order of the placeholders (placeholder → modality)."""
     if not kinds:
         return [{"type": "text", "text": text}]
     pieces = re.split(f"({'|'.join(kinds)})", text)

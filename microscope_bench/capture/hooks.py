@@ -100,12 +100,38 @@ def run_pass(
     Raises:
         CaptureError: a boundary came twice, out of order, or not at all.
     """
+    result = None
+    with torch.inference_mode(), beside(), watched(adapter, on_boundary, end_pass=not logits):
+        try:
+            result = adapter.forward(batch, logits=logits)
+        except _PassEnded:
+            pass
+    return result
+
+
+@contextmanager
+def watched(
+    adapter: Adapter, on_boundary: OnBoundary, *, end_pass: bool = False, first_pass_only: bool = False
+) -> Iterator[None]:
+    """Hands every boundary of the one forward pass inside this context to ``on_boundary``, in order and once.
+
+    Args:
+        adapter: whose model runs.
+        on_boundary: see :func:`boundary_hooks`; it gets the residual stream, (B, S, d).
+        end_pass: leave the forward pass right after boundary L; see :func:`boundary_hooks`.
+        first_pass_only: let further passes go by unseen, as the decode steps are that follow a prompt's.
+
+    Raises:
+        CaptureError: a boundary came twice, out of order, or not at all.
+    """
     blocks = adapter.blocks()
     optional = adapter.optional_blocks()
     expected, positions = 0, None
 
     def in_order(layer: int, hidden: Tensor) -> None:
         nonlocal expected, positions
+        if first_pass_only and expected == len(blocks) + 1:
+            return
         hidden = adapter.residual(hidden)
         positions = positions or tuple(hidden.shape[:-1])
         if tuple(hidden.shape[:-1]) != positions:
@@ -124,15 +150,10 @@ def run_pass(
         expected += 1
         on_boundary(layer, hidden)
 
-    result = None
-    with torch.inference_mode(), beside(), boundary_hooks(blocks, adapter.last_module(), in_order, end_pass=not logits):
-        try:
-            result = adapter.forward(batch, logits=logits)
-        except _PassEnded:
-            pass
+    with boundary_hooks(blocks, adapter.last_module(), in_order, end_pass=end_pass):
+        yield
     if expected != len(blocks) + 1:
         raise CaptureError(
             f"{adapter.info.name}: the forward pass handed over {expected} of {len(blocks) + 1} boundaries; blocks() "
             f"lists {len(blocks)} blocks that forward() does not run"
         )
-    return result

@@ -106,7 +106,7 @@ def _load(spec: TaskSpec, config: dict[str, Any], task_args: dict[str, Any], set
         split = load_split(config, path, task_args)
         every_row = _processed(split.rows, config, path)
         pool = fewshot_pool(config, split, every_row, path) if shots else None
-    ids, rows, chosen = _ids(every_row, metadata.get("id_column"), path), every_row, None
+    ids, rows, chosen = row_ids(every_row, metadata.get("id_column"), path), every_row, None
     if spec.name in settings.samples:
         chosen = rows_to_measure(settings.samples[spec.name], len(every_row), spec.name)
         ids, rows = [ids[index] for index in chosen], every_row.select(chosen)
@@ -177,7 +177,7 @@ def _processed(rows: Any, config: Mapping[str, Any], path: Path) -> Any:
     return rows
 
 
-def _ids(rows: Any, column: str | None, path: Path) -> list[str]:
+def row_ids(rows: Any, column: str | None, path: Path) -> list[str]:
     """The ids that the task file names a column for, else the rows' numbers."""
     if column is None:
         return [str(index) for index in range(len(rows))]

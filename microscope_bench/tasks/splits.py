@@ -68,7 +68,7 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
         arguments = _repository_arguments(config, task_args)
     else:
         field = "custom_dataset"
-        arguments = _function_arguments(custom, config, task_args, path)
+        arguments = function_arguments(custom, config, task_args, path)
     generated = config["metadata"].get("generated")
     repository, pin = arguments.get("dataset_path"), None
     if (
@@ -97,13 +97,14 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
     if pin is not None:
         dataset = DatasetIdentity(str(repository), arguments.get("dataset_name"), pin.sha, split)
     elif generated:
-        dataset = DatasetIdentity("generated", None, _generated_revision(generated, arguments, path), split)
+        dataset = DatasetIdentity("generated", None, generated_revision(generated, arguments, path), split)
     else:
         dataset = DatasetIdentity("local", None, hash_rows(rows), split)
     return Split(rows, dataset, splits)
 
 
-def _generated_revision(template: str, arguments: Mapping[str, Any], path: Path) -> str:
+def generated_revision(template: str, arguments: Mapping[str, Any], path: Path) -> str:
+    """What stands for the revision of generated data: the task's text for it, filled in."""
     try:
         return template.format_map(arguments)
     except (KeyError, ValueError, AttributeError, IndexError) as error:
@@ -123,7 +124,7 @@ def _repository_arguments(config: Mapping[str, Any], task_args: Mapping[str, Any
     return arguments
 
 
-def _function_arguments(
+def function_arguments(
     function: Callable[..., Any], config: Mapping[str, Any], task_args: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
     """What ``custom_dataset`` is called with: as lm-eval does, metadata and dataset_kwargs; then the task arguments."""

@@ -69,12 +69,29 @@ class Task:
             ExampleError: the row cannot be rendered: a picture that does not open, another number of pictures than of
                 placeholders, a right answer that is not among the choices, or an error in the task's own functions.
         """
-        example_id = self.ids[index]
         try:
             row = self.rows[index]
+        except Exception as error:  # of the data set
+            raise ExampleError(self.ids[index], _cause(error)) from error
+        return self.render(index, row)
+
+    def render(self, index: int, row: Any, pictures: Sequence[Any] | None = None) -> Example:
+        """Renders a row that is at hand; see :meth:`example`.
+
+        Args:
+            index: its number.
+            row: as the data set gives it.
+            pictures: the row's, where they are decoded already.
+
+        Raises:
+            ExampleError: the row cannot be rendered.
+        """
+        example_id = self.ids[index]
+        try:
             with seeded(self.settings.seeds, index):
                 text, turns = self._prompt(index, row)
-                pictures = pictures_in(self.renderer.doc_to_image(row)) if self.has_images else []
+                if pictures is None:
+                    pictures = pictures_in(self.renderer.doc_to_image(row)) if self.has_images else []
                 audios = sounds_in(self.renderer.doc_to_audio(row)) if self.has_audio else ()
                 choices, answer = self._choices_and_answer(row)
             images = tuple(picture if picture.mode == "RGB" else picture.convert("RGB") for picture in pictures)

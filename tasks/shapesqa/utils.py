@@ -14,9 +14,8 @@ What keeps a model from answering without looking:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import numpy as np
@@ -51,8 +50,7 @@ CELLS = [(kind, n, slot) for kind in VALUES for n in (2, 3, 4) for slot in range
 """All combinations of kind, number of choices and place of the right one: 7 x 9."""
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """One shape of a picture.
 
     Attributes:
@@ -70,8 +68,8 @@ class Shape:
     jitter: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Scene:
+# no dataclasses: lm-eval runs this file as a module that it has not registered yet, which they cannot stand
+class Scene(NamedTuple):
     """One question with what its picture shows. ``choices[answer]`` is right; background is a grey level."""
 
     kind: str

@@ -14,7 +14,7 @@ from microscope_bench.adapters.base import LABELS
 from microscope_bench.adapters.decoder import find_blocks
 from microscope_bench.adapters.media_tokens import MediaTokens, find_media_tokens, label_positions
 from microscope_bench.adapters.overrides import overrides_of
-from microscope_bench.adapters.prompting import chat_prompt, chat_template, continuation_token_ids
+from microscope_bench.adapters.prompting import chat, chat_template, continuation_token_ids
 from microscope_bench.adapters.tap_places import find_places
 from microscope_bench.errors import AdapterError
 from microscope_bench.examples import Example
@@ -122,6 +122,6 @@ def test_a_template_that_asks_for_the_date_is_told_a_fixed_one(tiny_adapter):
     template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0]['content'] }}"
     previous, tokenizer.chat_template = tokenizer.chat_template, template
     try:
-        assert chat_prompt(tokenizer, Example("q", "hello"), in_parts=False) == "2024-07-26 hello"
+        assert chat(tokenizer, Example("q", "hello").conversation, (), in_parts=False) == "2024-07-26 hello"
     finally:
         tokenizer.chat_template = previous

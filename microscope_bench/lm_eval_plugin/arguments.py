@@ -1,0 +1,95 @@
+"""``--model_args`` of the backend: which are its own, which lm-eval's, which the adapter's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from microscope_bench.errors import AdapterError
+from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
+from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
+
+LM_EVAL_ARGUMENTS = ("batch_size", "max_batch_size", "add_bos_token", "prefix_token_id", "logits_cache")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how.
+
+    Attributes:
+        geometry: whether anything is.
+        protocol: under which.
+        metrics: names.
+    """
+
+    geometry: bool
+    protocol: Protocol
+    metrics: Sequence[str]
+
+
+@dataclass(frozen=True)
+class BackendArguments:
+    """The model args, sorted by who reads them.
+
+    Attributes:
+        settings: of the geometry.
+        model: a named model or an adapter.
+        adapter: model args of the adapter.
+        device: "cpu", "cuda", ..., or None for a GPU where there is one.
+        lm_eval: keyword arguments of lm-eval's class.
+    """
+
+    settings: Settings
+    model: str
+    adapter: Mapping[str, str]
+    device: str | None
+    lm_eval: Mapping[str, Any]
+
+
+def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) -> BackendArguments:
+    """Sorts what lm-eval hands over.
+
+    Args:
+        given: ``--model_args`` with ``batch_size`` and ``device``.
+        named_models: names that ``pretrained`` may be instead of a hub id or a directory.
+
+    Raises:
+        AdapterError: ``pretrained`` is missing, or an argument that lm-eval has a flag for.
+        UnknownNameError: no such protocol or metric.
+    """
+    rest = {key: value for key, value in given.items() if value is not None}
+    geometry = _boolean("geometry", rest.pop("geometry", True))
+    protocol = named_protocol(str(rest.pop("protocol", DEFAULT_PROTOCOL))).with_changes(
+        tokens_per_example=_whole("tokens_per_example", rest.pop("tokens_per_example", None)),
+        seed=_whole("geometry_seed", rest.pop("geometry_seed", None)),
+    )
+    named = rest.pop("metrics", None)
+    # lm-eval's command line splits model args at commas
+    metrics = metric_names(DEFAULT_METRICS if named is None else str(named).replace("+", ","))
+    if "use_chat_template" in rest:
+        raise AdapterError("microscope: lm-eval decides on the chat template; use --apply_chat_template")
+    if not rest.get("pretrained"):
+        raise AdapterError("microscope needs a model: --model_args pretrained=<hub id, directory or named model>")
+    lm_eval = {key: rest.pop(key) for key in LM_EVAL_ARGUMENTS if key in rest}
+    device = rest.pop("device", None)
+    adapter = {key: str(value) for key, value in rest.items()}
+    model = "hf"
+    if adapter["pretrained"] in named_models:
+        model = adapter.pop("pretrained")
+    settings = Settings(geometry, protocol, metrics)
+    return BackendArguments(settings, model, adapter, None if device is None else str(device), lm_eval)
+
+
+def _boolean(key: str, value: Any) -> bool:
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).lower() not in known:
+        raise AdapterError(f"microscope: model arg {key}={value} is not true or false")
+    return known[str(value).lower()]
+
+
+def _whole(key: str, value: Any) -> int | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        raise AdapterError(f"microscope: model arg {key}={value} is not a whole number") from None

@@ -1,0 +1,44 @@
+"""The lm-eval model ``microscope``: loads what ``--model_args`` names, for text and for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.presets import MODELS, load_model
+from microscope_bench.arguments import key_values
+from microscope_bench.errors import AdapterError
+from microscope_bench.lm_eval_plugin.arguments import sort_arguments
+from microscope_bench.lm_eval_plugin.image_model import ImageModel
+from microscope_bench.lm_eval_plugin.internals import register_model
+from microscope_bench.lm_eval_plugin.text_model import TextModel
+
+
+@register_model("microscope")
+class Microscope(TextModel):
+    """What lm-eval calls by name; it makes one of the two classes."""
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> TextModel:
+        """Loads the model that ``--model_args`` names.
+
+        Raises:
+            MicroscopeError: anything that keeps the model from being loaded, with what to do next.
+        """
+        given = sort_arguments({**arg_dict, **(additional_config or {})}, MODELS)
+        adapter = load_model(given.model, given.adapter, given.device)
+        if not isinstance(adapter, HFAdapter) or adapter.model.config.is_encoder_decoder:
+            raise AdapterError(
+                f"{adapter.info.name} is no decoder of transformers, which lm-eval's scoring needs; measure its "
+                f"geometry with: microscope-bench run"
+            )
+        kind = TextModel if adapter.processor is None else ImageModel
+        return kind(adapter, given.settings, **given.lm_eval)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> TextModel:
+        """The same from "key=value,key=value"."""
+        return cls.create_from_arg_obj(key_values("--model_args", arg_string), additional_config)

@@ -1,0 +1,208 @@
+"""Requests with pictures: which forward passes answer them, and what is read off each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from microscope_bench.adapters.base import Batch
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.errors import AdapterError
+from microscope_bench.examples import Example
+from microscope_bench.lm_eval_plugin.geometry import Document, Watched, document_of, without_tail
+from microscope_bench.lm_eval_plugin.internals import Instance, pictures_of
+
+CAUSAL_TOLERANCE = 0.1
+"""Of the logits' spread: far above rounding in any precision, far below what an answer in sight does."""
+Answer = tuple[float, bool]
+"""Log-likelihood of a continuation, and whether greedy decoding would give it."""
+
+
+@dataclass
+class Row:
+    """One sequence to run, and what is asked of it.
+
+    Attributes:
+        document: whose.
+        prompt: what was asked.
+        example: what is encoded: the prompt, or the prompt with a continuation of several tokens.
+        n_after: how many tokens at its end do not belong to the prompt.
+        tail: token ids that the sequence must end with, to make sure that it was encoded as it was planned.
+        asked: (number of the request, ids to score); the last id comes after the sequence where ``n_after`` is 0, and
+            in place of its last token elsewhere.
+    """
+
+    document: Document
+    prompt: Example
+    example: Example
+    n_after: int
+    tail: list[int]
+    asked: list[tuple[int, list[int]]] = field(default_factory=list)
+
+    @property
+    def n_scored(self) -> int:
+        """How many tokens are scored at most."""
+        return max((len(ids) for _, ids in self.asked), default=1)
+
+
+def example_of(request: Instance, *, templated: bool) -> Example:
+    """A request as the adapter encodes it; pictures become RGB."""
+    pictures = [picture.convert("RGB") for picture in pictures_of(request) or ()]
+    text = str(request.args[0])
+    return Example(
+        f"{request.task_name}, document {request.doc_id}", text, tuple(pictures), prompt=text if templated else None
+    )
+
+
+def plan_scoring(adapter: HFAdapter, requests: Sequence[Instance], *, templated: bool) -> list[Row]:
+    """The sequences to run, the longest first.
+
+    Continuations of a prompt that differ in their last token alone share one, so that lettered choices need one forward
+    pass. What counts as the continuation follows lm-eval: white space at the end of a context belongs to it.
+
+    Raises:
+        AdapterError: a continuation that adds no token.
+    """
+    shared: dict[tuple[Document, str, tuple[int, ...]], Row] = {}
+    examples: dict[tuple[Document, str], Example] = {}
+    for number, request in enumerate(requests):
+        document = document_of(request)
+        context, continuation = str(request.args[0]), str(request.args[1])
+        key = (document, context)
+        if key not in examples:
+            examples[key] = example_of(request, templated=templated)
+        example = examples[key]
+        prompt = adapter.encoder.prompt(example)
+        before, after, stripped = map(
+            adapter.encoder.tokenize_plainly, (prompt, prompt + continuation, prompt.rstrip())
+        )
+        scored = after[len(stripped) :]
+        if not scored:
+            raise AdapterError(f"{example.id}: the continuation {continuation!r} adds no token to its prompt")
+        begins = (document, context, tuple(after[:-1]))
+        if begins not in shared and after[:-1] == before:
+            shared[begins] = Row(document, example, example, 0, before[-1:])
+        elif begins not in shared:
+            longer = replace(
+                example,
+                text=example.text + continuation,
+                prompt=None if example.prompt is None else example.prompt + continuation,
+            )
+            shared[begins] = Row(document, example, longer, len(after) - _common(before, after), scored)
+        shared[begins].asked.append((number, scored))
+    return sorted(shared.values(), key=lambda row: -len(row.example.text))
+
+
+def check_causal(adapter: HFAdapter, rows: Sequence[Row]) -> None:
+    """Raises where a continuation changes what the model computes of the prompt before it.
+
+    Such a model (PaliGemma) takes all it is given for the prompt: it would see the answer that it is scored on.
+
+    Args:
+        adapter: the model; it runs twice, where a row holds a continuation at all.
+        rows: from :func:`plan_scoring`.
+
+    Raises:
+        AdapterError: the model is not causal.
+    """
+    row = next((row for row in rows if row.n_after), None)
+    if row is None:
+        return
+    after = []
+    for example, back in ((row.prompt, 0), (row.example, row.n_after)):
+        batch = adapter.encode([example])
+        after.append(adapter.logits_at(batch, batch.last_positions() - back)[0, 0])
+    if float((after[0] - after[1]).abs().max()) > CAUSAL_TOLERANCE * float(after[0].std()):
+        raise AdapterError(
+            f"{adapter.info.name}: a continuation changes what comes before it, so its attention is not causal and "
+            f"choices of several tokens cannot be scored; use a task with lettered choices, or generate_until"
+        )
+
+
+def scored_positions(batch: Batch, rows: Sequence[Row]) -> np.ndarray:
+    """int64 (k,), ascending: the positions whose logits are read."""
+    last = batch.last_positions()
+    columns = {
+        int(position) - back
+        for position, row in zip(last, rows, strict=True)
+        for back in range(bool(row.n_after), row.n_scored + bool(row.n_after))
+    }
+    return np.array(sorted(columns), dtype=np.int64)
+
+
+def answers(batch: Batch, rows: Sequence[Row], positions: np.ndarray, logits: Tensor) -> Iterator[tuple[int, Answer]]:
+    """(Number of the request, answer) for everything that is asked of a batch.
+
+    Args:
+        batch: what ran.
+        rows: one for each of its rows.
+        positions: from :func:`scored_positions`.
+        logits: float32 (B, k, vocabulary), those after each of the positions.
+    """
+    last = batch.last_positions()
+    for number, row in enumerate(rows):
+        end = int(last[number]) - bool(row.n_after)
+        for request, ids in row.asked:
+            where = np.searchsorted(positions, np.arange(end - len(ids) + 1, end + 1))
+            logprobs = torch.log_softmax(logits[number, torch.from_numpy(where).to(logits.device)], dim=-1)
+            targets = torch.tensor(ids, device=logits.device)
+            total = logprobs.gather(1, targets[:, None]).sum()
+            yield request, (float(total), bool((logprobs.argmax(dim=-1) == targets).all()))
+
+
+def check_encoded(adapter: HFAdapter, batch: Batch, rows: Sequence[Row], max_length: int | None) -> None:
+    """Raises unless every row was encoded as planned and fits.
+
+    Raises:
+        AdapterError: a prompt that is too long, or a tokenizer that ends each text with a mark.
+    """
+    for row, tokens, length in zip(rows, batch.tokens, batch.lengths().tolist(), strict=True):
+        check_length(row.example, length, max_length)
+        if tokens[-len(row.tail) :].tolist() != row.tail:
+            raise AdapterError(
+                f"{adapter.info.name}: {row.example.id} was to end in tokens {row.tail} but ends in "
+                f"{tokens[-len(row.tail) :].tolist()}. Its tokenizer writes a mark after each text, or encodes a text "
+                f"otherwise beside a picture, so that continuations cannot be scored; use a generate_until task"
+            )
+
+
+def check_length(example: Example, length: int, max_length: int | None) -> None:
+    """Raises for a prompt that does not fit; lm-eval would cut its beginning, and its pictures with it.
+
+    Raises:
+        AdapterError: with both lengths.
+    """
+    if max_length is not None and length > max_length:
+        raise AdapterError(
+            f"{example.id}: {length} tokens, pictures included, exceed the {max_length} there is room for; cutting "
+            f"them would cut through the picture. Give the task smaller pictures or, if the model takes more, "
+            f"--model_args max_length=N"
+        )
+
+
+def watched_rows(batch: Batch, rows: Sequence[tuple[int, Document, int]]) -> list[Watched]:
+    """The prompts in a batch that the adapter encoded.
+
+    Args:
+        batch: what runs.
+        rows: (row, whose, how many tokens at its end do not belong to the prompt).
+    """
+    return [
+        Watched(
+            document,
+            row,
+            without_tail(batch.labels[row], n_after),
+            batch.tokens[row][: len(batch.tokens[row]) - n_after],
+            batch.prompts[row],
+        )
+        for row, document, n_after in rows
+    ]
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,106 @@
+"""Everything of lm-eval that the backend uses beyond its documented interface; ``tests/lm_eval_plugin`` holds it to it.
+
+Written for lm-eval 0.4.13.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+# first: a model that is registered before them hides lm-eval's own
+import lm_eval.models  # noqa: F401
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import register_model
+from lm_eval.models.hf_vlms import HFMultimodalLM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+
+__all__ = [
+    "HFLM",
+    "HFMultimodalLM",
+    "Instance",
+    "Running",
+    "cli_evaluate",
+    "handle_stop_sequences",
+    "normalize_gen_kwargs",
+    "output_path",
+    "pictures_of",
+    "postprocess_generated_text",
+    "register_model",
+    "running",
+]
+
+EVALUATOR = "lm_eval.evaluator"
+
+
+@dataclass(frozen=True)
+class Running:
+    """The evaluation that is under way.
+
+    Attributes:
+        tasks: name → lm-eval's task object.
+        limited: whether it was asked for the first documents of each task only.
+        samples: task name → documents it was asked for.
+        cache_requests: whether prompts may come out of lm-eval's request cache.
+        templated: whether lm-eval puts prompts through the chat template.
+        system_instruction: before every prompt, or None.
+        seeds: of Python, of NumPy, of few-shot examples; None where none was set.
+    """
+
+    tasks: Mapping[str, Any]
+    limited: bool
+    samples: Mapping[str, Sequence[int]]
+    cache_requests: bool
+    templated: bool
+    system_instruction: str | None
+    seeds: tuple[int | None, int | None, int | None]
+
+
+def running() -> Running | None:
+    """The evaluation that calls the backend right now, or None where nothing of lm-eval does.
+
+    A backend is handed requests, which name their task but do not hold it. lm-eval has no other way to tell it.
+    """
+    evaluate, simple = _locals_of("evaluate"), _locals_of("simple_evaluate") or {}
+    if evaluate is None:
+        return None
+    return Running(
+        tasks=dict(evaluate["eval_tasks"]),
+        limited=evaluate["limit_arg"] is not None,
+        samples=dict(evaluate["samples"] or {}),
+        cache_requests=bool(evaluate["cache_requests"]),
+        templated=bool(evaluate["apply_chat_template"]),
+        system_instruction=evaluate["system_instruction"],
+        seeds=(simple.get("random_seed"), simple.get("numpy_random_seed"), simple.get("fewshot_random_seed")),
+    )
+
+
+def output_path() -> str | None:
+    """``--output_path`` of the run that calls the backend right now, or None."""
+    tracker = (_locals_of("simple_evaluate") or {}).get("evaluation_tracker")
+    return None if tracker is None or not tracker.output_path else str(tracker.output_path)
+
+
+def pictures_of(request: Instance) -> list[Any] | None:
+    """The pictures of a request, or None for one of a task without pictures."""
+    return list(request.args[2]["visual"]) if len(request.args) > 2 and "visual" in request.args[2] else None
+
+
+def _locals_of(function: str) -> Mapping[str, Any] | None:
+    """What a function of lm-eval's evaluator holds while it calls us."""
+    for frame in _frames():
+        if frame.f_code.co_name == function and frame.f_globals.get("__name__") == EVALUATOR:
+            return frame.f_locals
+    return None
+
+
+def _frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

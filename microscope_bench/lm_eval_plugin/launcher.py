@@ -1,0 +1,48 @@
+"""``microscope-lm-eval``: lm-eval's own command line with the model ``microscope`` and the tasks of this package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from microscope_bench.errors import MicroscopeError
+from microscope_bench.tasks import builtin_task_dir
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs lm-eval's command line.
+
+    Our tasks are known unless ``--include_path`` names other ones.
+
+    Returns:
+        0 done; 2 it could not be done, with the reason on standard error.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        import microscope_bench.lm_eval_plugin.backend  # noqa: F401  registers the model
+        from microscope_bench.lm_eval_plugin.internals import cli_evaluate
+
+        before, sys.argv = sys.argv, ["lm_eval", *with_our_tasks(arguments)]
+        try:
+            cli_evaluate()
+        finally:
+            sys.argv = before
+    except MicroscopeError as error:
+        print(f"microscope-lm-eval: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def with_our_tasks(arguments: Sequence[str]) -> list[str]:
+    """The command line with ``--include_path`` of this package's tasks, where it names none.
+
+    >>> with_our_tasks(["ls", "--help"])
+    ['ls', '--help']
+    """
+    given = any(argument.split("=")[0] == "--include_path" for argument in arguments)
+    evaluates = "--tasks" in arguments or any(argument.startswith("--tasks=") for argument in arguments)
+    return [*arguments, *(() if given or not evaluates else ("--include_path", str(builtin_task_dir())))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Geometry from lm-eval's forward passes against that of `evaluate`."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from microscope_bench import evaluate, load_result
+from microscope_bench.adapters.presets import load_model
+from microscope_bench.lm_eval_plugin.backend import Microscope
+from microscope_bench.tasks import load_task
+from microscope_bench.tasks.settings import Seeds, TaskSettings
+
+
+def measured(found, task, directory):
+    """The result file that lm-eval's results point to."""
+    summary = found["config"]["microscope"][task]
+    assert summary["status"] == "complete", summary
+    file = directory / summary["path"]
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == summary["sha256"]
+    result = load_result(file)
+    assert summary["signature"] == result.signature
+    return result
+
+
+def key(score):
+    return score.metric, score.estimator, score.stream, score.modality, score.tokens, score.layer
+
+
+def assert_same_scores(ours, reference):
+    assert [key(s) for s in ours.scores] == [key(s) for s in reference.scores]
+    assert {s.modality for s in ours.scores} == {s.modality for s in reference.scores}
+    for a, b in zip(ours.scores, reference.scores, strict=True):
+        assert a.n_tokens == b.n_tokens
+        assert a.value == (None if b.value is None else pytest.approx(b.value, rel=1e-6, abs=1e-6)), key(a)
+
+
+METRICS = ["anisotropy", "intrinsic_dimension"]
+
+
+CASES = {
+    "letters": ("llava_next", "letters", False, 5, {}),
+    "words through the template": ("llava_next", "words", True, 1, {}),
+    "an answer": ("llava_next", "said", True, 5, {}),
+    "text of a multimodal model": ("llava_next", "text_words", True, 5, {}),
+    "text": ("llama", "text_words", False, 5, {}),
+    "an answer in text": ("llama", "text_said", False, 5, {}),
+    "no rotary positions": ("gpt2", "text_words", False, 1, {}),
+    "solved examples": ("llama", "text_shots", False, 5, {"num_fewshot": 2}),
+    "solved examples as turns": ("llava_next", "text_shots", True, 5, {"num_fewshot": 2}),
+    "another draw": ("llama", "text_shots", False, 5, {"num_fewshot": 2, "seed": 7}),
+    "chosen rows": ("llava_next", "letters", False, 5, {"samples": [9, 2, 3, 11, 4, 7]}),
+    "an instruction": ("llava_next", "letters", True, 5, {"system_instruction": "Be brief."}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_geometry_is_that_of_evaluate(load, run_lm_eval, tiny, task_dir, tmp_path, case):
+    family, task, templated, batch_size, asked = CASES[case]
+    asked = dict(asked)
+    if "samples" in asked:
+        asked["samples"] = {task: asked["samples"]}
+    lm = load(family, batch_size=batch_size, metrics="+".join(METRICS))
+    # in double precision what is left is a difference of tokens or prompts, not of rounding
+    lm.adapter.model.double()
+    seed = asked.pop("seed", None)
+    theirs = asked if seed is None else {**asked, "fewshot_random_seed": seed}
+    found = run_lm_eval(lm, task, apply_chat_template=templated, output_path=tmp_path, **theirs)
+    ours = measured(found, task, tmp_path)
+    model_args = {"pretrained": str(tiny(family))}
+    if not templated and lm.adapter.encoder.has_template:
+        model_args["use_chat_template"] = "false"
+    adapter = load_model("hf", model_args, "cpu")
+    adapter.model.double()
+    seeds = None if seed is None else Seeds(fewshot=seed)
+    settings = TaskSettings(**asked, **({} if seeds is None else {"seeds": seeds}))
+    reference = evaluate(
+        adapter,
+        load_task(task, include_path=task_dir, settings=settings),
+        metrics=METRICS,
+        batch_size=8,
+        progress=False,
+    )
+    assert ours.identity == reference.identity
+    assert ours.inputs == reference.inputs
+    assert_same_scores(ours, reference)
+    if "acc,none" in found["results"][task]:
+        assert ours.accuracy.value == pytest.approx(found["results"][task]["acc,none"])
+
+
+FAMILIES = ("qwen2_vl", "idefics3", "gemma3", "internvl", "llava", "mllama", "chameleon", "voxtral", "gemma4")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_that_pad_or_mark_prompts_in_their_own_ways(run_lm_eval, family_at, task_dir, tmp_path, family):
+    """All in one evaluation: lettered choices, an answer and words, with pictures where the model takes them."""
+    model_args = {"pretrained": str(family_at(family)), "device": "cpu"}
+    lm = Microscope.create_from_arg_obj({**model_args, "batch_size": 3, "metrics": "+".join(METRICS)})
+    lm.adapter.model.double()
+    templated = lm.adapter.encoder.has_template
+    tasks = ["text_words", "text_said"] if "image" not in lm.adapter.modalities else ["letters", "said", "text_words"]
+    if family == "chameleon":  # its tokenizer ends each text with a mark, and lm-eval does not take that off
+        tasks = ["said"]
+    found = run_lm_eval(lm, *tasks, apply_chat_template=templated, output_path=tmp_path, limit=7)
+    adapter = load_model("hf", {"pretrained": model_args["pretrained"]}, "cpu")
+    adapter.model.double()
+    for task in tasks:
+        ours = measured(found, task, tmp_path)
+        loaded = load_task(task, include_path=task_dir)
+        reference = evaluate(adapter, loaded, metrics=METRICS, batch_size=8, limit=7, progress=False)
+        assert ours.identity == reference.identity
+        assert ours.inputs == reference.inputs
+        assert_same_scores(ours, reference)
+
+
+def test_the_tasks_of_one_run_are_kept_apart_and_the_limit_is_a_deviation(load, run_lm_eval, tmp_path):
+    found = run_lm_eval(
+        load("llava_next", batch_size=8, metrics="anisotropy"), "letters", "words", limit=6, output_path=tmp_path
+    )
+    for task in ("letters", "words"):
+        result = measured(found, task, tmp_path)
+        assert (result.identity.task.name, result.identity.task.version) == (task, "3")
+        assert result.identity.n_examples == 6 and result.identity.protocol.limit == 6
+        assert "limit=6" in result.signature
+
+
+def test_without_an_output_path_there_is_a_summary_and_no_file(load, run_lm_eval):
+    summary = run_lm_eval(load("llama", metrics="anisotropy"), "text_words")["config"]["microscope"]["text_words"]
+    assert summary["status"] == "complete" and summary["path"] is None and summary["sha256"] is None
+
+
+def test_geometry_can_be_left_out(load, run_lm_eval):
+    found = run_lm_eval(load("llama", geometry=False), "text_words")
+    assert "microscope" not in found["config"]
+
+
+def test_a_prompt_of_another_wording_is_another_prompt(load, run_lm_eval, tmp_path):
+    lm = load("llava_next", batch_size=8, metrics="anisotropy")
+    plain = measured(run_lm_eval(lm, "letters", apply_chat_template=True, output_path=tmp_path), "letters", tmp_path)
+    told = measured(
+        run_lm_eval(
+            load("llava_next", batch_size=8, metrics="anisotropy"),
+            "letters",
+            apply_chat_template=True,
+            system_instruction="Be brief.",
+            output_path=tmp_path,
+        ),
+        "letters",
+        tmp_path,
+    )
+    assert plain.identity.prompt_sha256 != told.identity.prompt_sha256
+    assert plain.inputs.tokens_sha256 != told.inputs.tokens_sha256
