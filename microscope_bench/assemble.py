@@ -17,6 +17,7 @@ from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.selection import RULE
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.measure import Measurement
+from microscope_bench.measure.correctness import VERSION as SPLIT_VERSION
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.provenance import failure, without_directories
@@ -77,6 +78,7 @@ def assemble(
     measurement: Measurement,
     environment: Environment,
     timing: Timing,
+    split_by: str | None = None,
 ) -> Result:
     """The result of a store that was captured and measured.
 
@@ -87,12 +89,13 @@ def assemble(
         measurement: what they gave.
         environment: of the run.
         timing: of the run.
+        split_by: by what the scores are split too, or None.
     """
     run, about = store.manifest["run"], store.manifest["about"]
     # in an order that does not depend on the order of examples
     measured = sorted((record for record in store.records if record.skipped is None), key=lambda record: record.id)
     return Result(
-        identity=_identity(run, protocol, metrics, measured),
+        identity=_identity(run, protocol, metrics, measured, split_by),
         inputs=Inputs(
             chat_template_sha256=run["model"]["chat_template_sha256"],
             tokens_sha256=_sha256(record.tokens_sha256 for record in measured),
@@ -118,10 +121,11 @@ def assemble_failure(
     environment: Environment,
     timing: Timing,
     error: BaseException,
+    split_by: str | None = None,
 ) -> Result:
     """The result that says why there is none."""
     return Result(
-        identity=_identity(run, protocol, metrics, None),
+        identity=_identity(run, protocol, metrics, None, split_by),
         inputs=Inputs(run["model"]["chat_template_sha256"], tokens_sha256=None, media_sha256=None),
         environment=environment,
         timing=timing.record(),
@@ -131,7 +135,11 @@ def assemble_failure(
 
 
 def _identity(
-    run: Mapping[str, Any], protocol: Protocol, metrics: Sequence[str], measured: Sequence[ExampleRecord] | None
+    run: Mapping[str, Any],
+    protocol: Protocol,
+    metrics: Sequence[str],
+    measured: Sequence[ExampleRecord] | None,
+    split_by: str | None,
 ) -> Identity:
     known = {field.name for field in fields(ModelRecord)}
     return Identity(
@@ -143,29 +151,30 @@ def _identity(
         example_ids_sha256=None if measured is None else _sha256(record.id for record in measured),
         prompt_sha256=None if measured is None else _sha256(r.example_sha256 for r in measured),
         selection=Selection(RULE),
-        metrics=_versions(metrics, mainflow=run.get("capture", {}).get("mainflow", False) is not False),
+        metrics=_versions(metrics, split_by, mainflow=run.get("capture", {}).get("mainflow", False) is not False),
     )
 
 
-def _versions(metrics: Sequence[str], *, mainflow: bool) -> dict[str, int]:
-    """Version of each metric. A run that was asked for stream ``mainflow`` has more scores than one that was not."""
+def _versions(metrics: Sequence[str], split_by: str | None, *, mainflow: bool) -> dict[str, int]:
+    """Version of each metric. A run asked for stream ``mainflow`` or a split has more scores than one that was not."""
     versions = {name: METRICS.get(name).version for name in metrics}
     if mainflow and "linearity" in versions:
         versions["linearity.mainflow"] = versions["linearity"]
+    if split_by is not None:
+        versions[f"split_by.{split_by}"] = SPLIT_VERSION
     return dict(sorted(versions.items()))
 
 
 def _accuracy(measured: Sequence[ExampleRecord]) -> Accuracy | None:
     """Share of examples whose right choice is the most likely one; its standard error is that of a mean."""
-    asked = [r for r in measured if r.unscored or (r.answer is not None and r.choice_logprobs is not None)]
+    asked = [r for r in measured if r.unscored or r.right is not None]
     if not asked:
         return None
     for record in asked:
         if record.unscored:
             return Accuracy(None, None, n=len(asked), reason=f"example {record.id}: {record.unscored}")
-    logprobs = [record.choice_logprobs or [] for record in asked]
-    right = [max(range(len(p)), key=p.__getitem__) == r.answer for p, r in zip(logprobs, asked, strict=True)]
-    value, n = sum(right) / len(right), len(right)
+    n = len(asked)
+    value = sum(bool(record.right) for record in asked) / n
     return Accuracy(value, (value * (1 - value) / (n - 1)) ** 0.5 if n > 1 else None, n)
 
 

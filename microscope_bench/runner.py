@@ -15,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from microscope_bench.arguments import key_values
-from microscope_bench.assemble import Timing, assemble, assemble_failure
+from microscope_bench.assemble import Timing, assemble_failure
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.space import check_space
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.controls import Run, named_control, with_control
-from microscope_bench.devices import device_name, pick_device
-from microscope_bench.errors import MicroscopeError, StoreError
-from microscope_bench.measure import measure
+from microscope_bench.devices import device_name
+from microscope_bench.errors import MicroscopeError
+from microscope_bench.measure.correctness import check_split
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
 from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
+from microscope_bench.remeasure import measured, save_result
 from microscope_bench.resolve import Seed, protocol_seed, resolve_limit, resolve_model, resolve_task, task_settings
-from microscope_bench.results.files import check_writable, result_path
+from microscope_bench.results.files import check_writable
 from microscope_bench.results.provenance import environment
-from microscope_bench.results.result import Environment, Result
+from microscope_bench.results.result import Result
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -56,6 +57,7 @@ def evaluate(
     system_instruction: str | None = None,
     samples: Mapping[str, Sequence[int]] | None = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
+    split_by: str | None = None,
     control: str | None = None,
     tap: str = "language",
     mainflow: bool = False,
@@ -88,6 +90,7 @@ def evaluate(
         system_instruction: stands before every prompt, as a system turn where there is a chat template.
         samples: task name → rows to measure instead of the whole split; excludes ``limit``.
         metrics: names (``microscope-bench ls metrics``), or "all".
+        split_by: "correct" also scores the examples answered rightly and those answered wrongly apart, as many of each.
         control: measure something deliberately changed (``microscope-bench ls controls``); the result says so, and a
             model or task that is given loaded stays as it is.
         tap: where the residual stream is watched: "language", "vision" (the tower's blocks) or "projector".
@@ -116,6 +119,7 @@ def evaluate(
     )
     asked = task_settings(num_fewshot, system_instruction, samples, seed)
     metrics = metric_names(metrics)
+    check_split(split_by)
     if control is not None:
         named_control(control)
     if batch_size < 1:
@@ -170,64 +174,20 @@ def evaluate(
                     "capture_seconds": timing.seconds["capture"],
                 }
                 token_store.finish(about)
-                result = _measure(token_store, settings, metrics, where, timing, device, output_path, progress)
+                result = measured(
+                    token_store, settings, metrics, split_by, where, timing, device, output_path, progress
+                )
             except Exception as error:
                 if output_path is not None:
-                    _leave_error(Path(output_path), assemble_failure(run, settings, metrics, where, timing, error))
+                    _leave_error(
+                        Path(output_path), assemble_failure(run, settings, metrics, where, timing, error, split_by)
+                    )
                 raise
             if keep_store:
                 LOG.info("kept the token store %s", directory)
             else:
                 token_store.delete()  # while the lock is held: a run that waits for it must not find half of it
     return result
-
-
-def measure_store(
-    store: str | Path,
-    *,
-    metrics: str | Sequence[str] = DEFAULT_METRICS,
-    output_path: str | Path | None = None,
-    device: str | None = None,
-    progress: bool = True,
-    command: Sequence[str] = (),
-) -> Result:
-    """Measures a kept token store again, without the model.
-
-    Args:
-        store: the directory of a complete token store.
-        metrics: names (``microscope-bench ls metrics``), or "all".
-        output_path: the results directory to write the result into; None writes none.
-        device: where the arithmetic runs; None means a GPU where there is one.
-        progress: show a progress bar on standard error.
-        command: the command line to note in the result.
-
-    Raises:
-        StoreError: the store is incomplete or damaged.
-    """
-    token_store = TokenStore(Path(store))
-    if not token_store.manifest.get("about"):
-        token_store.check_complete()
-        raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
-    if output_path is not None:
-        check_writable(Path(output_path))
-    metrics = metric_names(metrics)
-    token_store.check_complete()
-    about = token_store.manifest["about"]
-    captured = Environment(**about["environment"])
-    where = environment(
-        device=captured.device,
-        processor=captured.processor,
-        image_processor=captured.image_processor,
-        command=list(command) or ["measure_store"],
-        captured=captured,
-    )
-    timing = Timing()
-    timing.seconds["capture"] = about["capture_seconds"]
-    try:
-        settings = Protocol(**about["protocol"])
-    except TypeError as error:
-        raise StoreError(f"{store}: its protocol has fields that this version does not know ({error})") from error
-    return _measure(token_store, settings, metrics, where, timing, device, output_path, progress)
 
 
 @contextmanager
@@ -264,39 +224,8 @@ def _fill(store: TokenStore, capture: Capture, progress: bool) -> None:
         capture.fill(store, missing, bar.update)
 
 
-def _measure(
-    store: TokenStore,
-    protocol: Protocol,
-    metrics: Sequence[str],
-    where: Environment,
-    timing: Timing,
-    device: str | None,
-    output_path: str | Path | None,
-    progress: bool,
-) -> Result:
-    with timing.stage("measure"):
-        measurement = measure(
-            store,
-            protocol,
-            metrics,
-            n_layers=store.manifest["run"]["model"]["n_layers"],
-            device=pick_device(device),
-            progress=progress,
-        )
-    result = assemble(store, protocol, metrics, measurement, where, timing)
-    if output_path is not None:
-        _save(result, Path(output_path))
-    return result
-
-
 def _leave_error(output_path: Path, failure: Result) -> None:
     try:
-        _save(failure, output_path)
+        save_result(failure, output_path)
     except MicroscopeError as error:  # must not hide the error that it is about
         LOG.warning("the error could not be noted in a result file: %s", error)
-
-
-def _save(result: Result, output_path: Path) -> None:
-    path = result_path(output_path, result)
-    result.save(path)
-    LOG.info("wrote %s", path)

@@ -33,3 +33,10 @@ class ExampleRecord:
     choice_logprobs: list[float] | None = None
     unscored: str | None = None
     skipped: str | None = None
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the most likely choice is the right one; None where no answer was scored, or several are right."""
+        if self.skipped is not None or self.choice_logprobs is None or self.answer is None:
+            return None
+        return max(range(len(self.choice_logprobs)), key=self.choice_logprobs.__getitem__) == self.answer

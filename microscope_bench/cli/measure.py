@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from microscope_bench.cli.options import METRICS_HELP
+from microscope_bench.cli.options import METRICS_HELP, add_split_option
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,6 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("store", metavar="STORE", help="the token store's directory")
     parser.add_argument("--metrics", metavar="NAME,...", help=METRICS_HELP)
+    add_split_option(parser)
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument(
         "--output_path", default="results", metavar="DIR", help="where the result file goes (%(default)s)"
@@ -27,12 +28,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Measures the store and prints a summary of the result."""
     from microscope_bench.metrics.registry import DEFAULT_METRICS
-    from microscope_bench.publish.summary import summary_table, timing_line
-    from microscope_bench.runner import measure_store
+    from microscope_bench.publish.terminal import summary_table, timing_line
+    from microscope_bench.remeasure import measure_store
 
     result = measure_store(
         args.store,
         metrics=DEFAULT_METRICS if args.metrics is None else args.metrics,
+        split_by=args.split_by,
         output_path=args.output_path,
         device=args.device,
         progress=not args.quiet,

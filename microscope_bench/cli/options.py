@@ -104,3 +104,12 @@ def silence_loading_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def add_split_option(parser: argparse.ArgumentParser) -> None:
+    """``--split_by``."""
+    parser.add_argument(
+        "--split_by",
+        choices=("correct",),
+        help="also score the examples answered rightly and those answered wrongly apart, as many of each",
+    )

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from microscope_bench.publish.plots import FORMATS
+from microscope_bench.results.records import TOKEN_SETS
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("results", metavar="RESULTS_DIR", help="directory of result files")
     parser.add_argument("-o", "--output", metavar="DIR", default="plots", help="where to (default: plots)")
     parser.add_argument("--format", choices=FORMATS, default="svg", help="default: svg")
-    parser.add_argument("--tokens", choices=("all", "no_sinks"), default="all", help="token set (default: all)")
+    parser.add_argument("--tokens", choices=TOKEN_SETS, default="all", help="token set (default: all)")
     parser.set_defaults(func=run)
 
 

@@ -9,6 +9,7 @@ from microscope_bench.arguments import key_values
 from microscope_bench.cli.options import (
     METRICS_HELP,
     add_model_options,
+    add_split_option,
     at_least,
     limit,
     names,
@@ -53,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_prompt_options(parser)
     parser.add_argument("--protocol", default=DEFAULT_PROTOCOL, metavar="NAME", help="see `ls protocols` (%(default)s)")
     parser.add_argument("--metrics", metavar="NAME,...", help=METRICS_HELP)
+    add_split_option(parser)
     parser.add_argument("--control", metavar="NAME", help="measure something deliberately changed; see `ls controls`")
     parser.add_argument(
         "--mainflow",
@@ -125,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.adapters.presets import load_model
     from microscope_bench.controls import named_control
     from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
-    from microscope_bench.publish.summary import summary_table, timing_line
+    from microscope_bench.publish.terminal import summary_table, timing_line
     from microscope_bench.runner import evaluate
     from microscope_bench.tasks import load_tasks
 
@@ -152,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
             args.protocol,
             args.limit,
             metrics=metrics,
+            split_by=args.split_by,
             control=args.control,
             mainflow=args.mainflow,
             batch_size=args.batch_size,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from microscope_bench.errors import AdapterError
+from microscope_bench.measure.correctness import check_split
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
 from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
 
@@ -21,11 +22,13 @@ class Settings:
         geometry: whether anything is.
         protocol: under which.
         metrics: names.
+        split_by: by what the scores are split too, or None.
     """
 
     geometry: bool
     protocol: Protocol
     metrics: Sequence[str]
+    split_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
 
     Raises:
         AdapterError: ``pretrained`` is missing, or an argument that lm-eval has a flag for.
-        UnknownNameError: no such protocol or metric.
+        UnknownNameError: no such protocol, metric or split.
     """
     rest = {key: value for key, value in given.items() if value is not None}
     geometry = _boolean("geometry", rest.pop("geometry", True))
@@ -67,6 +70,8 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     named = rest.pop("metrics", None)
     # lm-eval's command line splits model args at commas
     metrics = metric_names(DEFAULT_METRICS if named is None else str(named).replace("+", ","))
+    split_by = rest.pop("split_by", None)
+    check_split(split_by)
     if "use_chat_template" in rest:
         raise AdapterError("microscope: lm-eval decides on the chat template; use --apply_chat_template")
     if not rest.get("pretrained"):
@@ -77,7 +82,7 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     model = "hf"
     if adapter["pretrained"] in named_models:
         model = adapter.pop("pretrained")
-    settings = Settings(geometry, protocol, metrics)
+    settings = Settings(geometry, protocol, metrics, split_by)
     return BackendArguments(settings, model, adapter, None if device is None else str(device), lm_eval)
 
 

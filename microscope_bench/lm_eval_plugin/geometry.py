@@ -164,7 +164,10 @@ class Geometry:
         for name, recorder in self._recorders.items():
             try:
                 result = recorder.result(
-                    self.settings.metrics, self._logprobs.get(name, {}), ["lm_eval", *sys.argv[1:]]
+                    self.settings.metrics,
+                    self._logprobs.get(name, {}),
+                    ["lm_eval", *sys.argv[1:]],
+                    self.settings.split_by,
                 )
                 summary[name] = _summary(result, output_path)
             except MicroscopeError as error:

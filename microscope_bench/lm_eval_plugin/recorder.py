@@ -75,7 +75,11 @@ class TaskRecorder:
             self._write(PART_EXAMPLES)
 
     def result(
-        self, metrics: Sequence[str], choice_logprobs: Mapping[str, Sequence[float]], command: Sequence[str]
+        self,
+        metrics: Sequence[str],
+        choice_logprobs: Mapping[str, Sequence[float]],
+        command: Sequence[str],
+        split_by: str | None = None,
     ) -> Result:
         """Measures what was stored and deletes it.
 
@@ -83,6 +87,7 @@ class TaskRecorder:
             metrics: names.
             choice_logprobs: example id → what lm-eval got for each choice; no entry for an open question.
             command: the command line to note in the result.
+            split_by: by what the scores are split too, or None.
 
         Raises:
             CaptureError: too many documents were cut, or not all of them came.
@@ -119,10 +124,11 @@ class TaskRecorder:
                 self.protocol,
                 metrics,
                 n_layers=self.adapter.info.n_layers,
+                split_by=split_by,
                 device=self.adapter.device,
                 progress=False,
             )
-        return assemble(store, self.protocol, metrics, measurement, where, self.timing)
+        return assemble(store, self.protocol, metrics, measurement, where, self.timing, split_by)
 
     def close(self) -> None:
         """Deletes the stored states."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure.clouds import ALL, NO_SINKS, Boundary, StoreCloud, boundaries
+from microscope_bench.measure.correctness import HALVES, halves, token_set_of
 from microscope_bench.measure.survey import Survey, survey
 from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.metrics.registry import METRICS, Metric
@@ -25,7 +26,7 @@ class Measurement:
     """What a store gave.
 
     Attributes:
-        scores: ordered by boundary, modality, token set and metric.
+        scores: ordered by boundary, modality, token set and metric; those of a split come after the whole's.
         sinks: one entry per modality, and for all of them together.
     """
 
@@ -39,6 +40,7 @@ def measure(
     metrics: Sequence[str],
     *,
     n_layers: int,
+    split_by: str | None = None,
     device: torch.device | None = None,
     progress: bool = True,
 ) -> Measurement:
@@ -50,6 +52,7 @@ def measure(
         protocol: folds, sample size and seed.
         metrics: names from ``METRICS``.
         n_layers: L.
+        split_by: "correct" measures the examples answered rightly and those answered wrongly apart, too.
         device: where the arithmetic runs; None means a GPU where there is one.
         progress: whether to show progress bars on standard error.
 
@@ -63,18 +66,41 @@ def measure(
         first = store.records[0]
         raise StoreError(f"no example could be measured. First: {first.id}: {first.skipped or 'it has no tokens'}")
     found = survey(tokens, n_layers, progress=progress)
-    waiting = boundaries(tokens, found, n_layers, max(metric.neighbours for metric in chosen))
-    scores: list[Score] = []
     sinks: dict[str, list[SinkLayer]] = {}
-    for layer in tqdm(range(n_layers + 1), desc="measure", unit="boundary", disable=not progress):
-        clouds = waiting.pop(0)  # so that what it has computed goes when it is done
+    scores: list[Score] = []
+    for layer, clouds in _each_boundary(found, chosen, "measure" if progress else None):
         for modality, rows in _sink_layers(clouds, found, layer):
             sinks.setdefault(modality, []).append(rows)
-        scores.extend(_boundary_scores(clouds, chosen, layer))
+        scores.extend(_boundary_scores(clouds, chosen))
+    if split_by is not None:
+        scores += list(_split_scores(found, chosen, scores, progress))
     return Measurement(tuple(scores), tuple(_sinks(tokens, found, sinks)))
 
 
-def _boundary_scores(clouds: Boundary, metrics: Sequence[Metric], layer: int) -> Iterator[Score]:
+def _split_scores(found: Survey, metrics: Sequence[Metric], whole: Sequence[Score], progress: bool) -> Iterator[Score]:
+    """The scores of the two halves; where there are none, a row without a value for each of the whole's."""
+    parts = halves(found.tokens.records, found.tokens.protocol.seed)
+    if isinstance(parts, str):
+        nothing = [replace(s, value=None, stderr=None, n_tokens=0, n_examples=0, flags=(), reason=parts) for s in whole]
+        for name in HALVES:
+            yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in nothing)
+        return
+    surveys = {name: found.of_examples(kept) for name, kept in parts.items()}
+    for part in surveys.values():
+        part.beside = tuple(other for other in surveys.values() if other is not part)
+    for name, part in surveys.items():
+        for _, clouds in _each_boundary(part, metrics, name if progress else None):
+            for score in _boundary_scores(clouds, metrics):
+                yield replace(score, tokens=token_set_of(name, score.tokens))
+
+
+def _each_boundary(found: Survey, metrics: Sequence[Metric], shown: str | None) -> Iterator[tuple[int, Boundary]]:
+    waiting = boundaries(found.tokens, found, found.n_layers, max(metric.neighbours for metric in metrics))
+    for layer in tqdm(range(found.n_layers + 1), desc=shown, unit="boundary", disable=shown is None):
+        yield layer, waiting.pop(0)  # so that what it has computed goes when it is done
+
+
+def _boundary_scores(clouds: Boundary, metrics: Sequence[Metric]) -> Iterator[Score]:
     for (modality, token_set), cloud in clouds.items():
         if token_set == NO_SINKS:
             continue

@@ -39,17 +39,24 @@ class Survey:
     Attributes:
         is_sink: bool (N,), whether a token is a sink at any boundary.
         massive: boundary → indices of the tokens that are sinks there.
+        beside: of the tokens that these are held against; all are measured on the same number.
     """
 
     def __init__(self, tokens: StoredTokens, n_layers: int) -> None:
         self.tokens, self.n_layers = tokens, n_layers
         self.is_sink = np.zeros(len(tokens.modality), dtype=bool)
         self.massive: dict[int, np.ndarray] = {}
+        self.beside: tuple[Survey, ...] = ()
         self._copies: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
     @cached_property
     def matched_n(self) -> int:
-        """Distinct tokens on which every cloud of the run is measured, where it has as many.
+        """Distinct tokens on which every cloud of the run is measured, where it has as many."""
+        return min(part.own_matched_n for part in (self, *self.beside))
+
+    @cached_property
+    def own_matched_n(self) -> int:
+        """What :attr:`matched_n` would be if these tokens were all.
 
         The protocol's number, halved until every cloud from boundary 1 on has as many distinct tokens. Boundary 0 does
         not count: there text is a vocabulary, of a few dozen distinct vectors whatever the model.
@@ -67,6 +74,19 @@ class Survey:
         while matched > fewest and matched // 2 >= LEAST_MATCHED:
             matched //= 2
         return matched
+
+    def of_examples(self, kept: np.ndarray) -> Survey:
+        """What was found, of the tokens of some examples only: what is a sink among all tokens stays one.
+
+        Args:
+            kept: bool, one for each example.
+        """
+        of_kept = kept[self.tokens.example]
+        part = Survey(self.tokens.of_examples(kept), self.n_layers)
+        part.is_sink = self.is_sink[of_kept]
+        place = np.cumsum(of_kept) - 1
+        part.massive = {layer: place[rows[of_kept[rows]]] for layer, rows in self.massive.items()}
+        return part
 
     def copies(self, modality: str, layer: int, without_sinks: bool) -> tuple[np.ndarray, Tensor]:
         """The tokens that a sample of distinct ones is drawn from, and which of them are copies.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
@@ -32,14 +33,18 @@ class StoredTokens:
         store: a complete store.
         protocol: gives the number of folds, the size of the sample and the seed.
         device: where the arithmetic runs.
+
+    Attributes:
+        records: of the examples that were measured; ``example`` counts them.
     """
 
     def __init__(self, store: TokenStore, protocol: Protocol, device: torch.device) -> None:
         self.store, self.protocol, self.device = store, protocol, device
         self.open_part = lru_cache(maxsize=OPEN_FILES)(store.open_part)
         records = store.records
-        measured = [record.id for record in records if record.skipped is None]
-        names = sorted(measured, key=lambda name: (len(name), name))
+        measured = [record for record in records if record.skipped is None]
+        self.records = sorted(measured, key=lambda record: (len(record.id), record.id))
+        names = [record.id for record in self.records]
         rank = {name: k for k, name in enumerate(names)}
         rank_of_index = np.array([rank.get(record.id, -1) for record in records], dtype=np.int64)
         columns: dict[str, list[np.ndarray]] = {"part": [], "row": [], "example": []}
@@ -58,11 +63,32 @@ class StoredTokens:
         self.example, self.modality = joined["example"][order], joined["modality"][order]
         self.origin, self.prefix = joined["origin"][order], joined["prefix"][order]
         self.sampling_hash = self._sampling_hashes(names, joined["number"][order])
-        # examples that show the same picture share a fold, else a map is tested on pictures that it has seen
-        group_of = {record.id: record.media_sha256 or record.id for record in records}
-        groups = [group_of[name] for name in names]
-        self.n_folds = min(protocol.folds, len(set(groups))) if len(set(groups)) > 1 else 1
-        self.fold = assign_folds(groups, self.n_folds, protocol.seed)[self.example]
+        self._fold(np.ones(len(names), dtype=bool))
+
+    def of_examples(self, kept: np.ndarray) -> StoredTokens:
+        """The tokens of some examples only, in folds of their own.
+
+        Args:
+            kept: bool (len(records),).
+        """
+        part = copy(self)
+        of_kept = kept[self.example]
+        for name in ("part", "row", "example", "modality", "origin", "prefix", "sampling_hash"):
+            setattr(part, name, getattr(self, name)[of_kept])
+        part._fold(kept)
+        return part
+
+    def _fold(self, kept: np.ndarray) -> None:
+        """Puts every kept example into a fold.
+
+        Examples that show the same picture share one, else a map is tested on pictures that it has seen.
+        """
+        groups = [record.media_sha256 or record.id for record in self.records]
+        n_groups = len({group for group, keep in zip(groups, kept, strict=True) if keep})
+        self.n_folds = min(self.protocol.folds, n_groups) if n_groups > 1 else 1
+        fold = np.full(len(groups), -1)
+        fold[kept] = assign_folds([groups[k] for k in np.flatnonzero(kept)], self.n_folds, self.protocol.seed)
+        self.fold = fold[self.example]
 
     def _sampling_hashes(self, names: Sequence[str], numbers: np.ndarray) -> np.ndarray:
         """One hash per token, by which a sample is drawn: a token's rank does not depend on which others there are.

@@ -91,10 +91,10 @@ def draw_all(
 
     Args:
         results: complete results, controls among them; failed ones are left out.
-        directory: gets ``<task>.<metric>[.<stream>][.no_sinks].<format>``, with ``~2`` and so on behind the task where
-            its results do not all compare; files of that name are replaced.
+        directory: gets ``<task>.<metric>[.<stream>][.<token set>].<format>``, with ``~2`` and so on behind the task
+            where its results do not all compare; files of that name are replaced.
         file_format: a member of :data:`FORMATS`.
-        tokens: token set, "all" or "no_sinks".
+        tokens: a member of :data:`~microscope_bench.results.records.TOKEN_SETS`.
 
     Returns:
         The files, in order.

@@ -9,8 +9,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
 from microscope_bench.results.result import Result, Score, Sinks
 
 MODALITIES = ("text", "image", "video", "audio", "joint")
@@ -180,57 +178,6 @@ def plus_minus(value: float, stderr: float) -> str:
     exponent = int(f"{stderr:.1e}".partition("e")[2])  # after rounding to two digits: 0.0996 counts as 0.10
     decimals = max(0, min(6, 1 - exponent)) if stderr else 6
     return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
-
-
-def summary_table(result: Result) -> str:
-    """A result as a few lines for a terminal: the same numbers as on the leaderboard, and the signature."""
-    if result.error is not None:
-        return f"failed in {result.error.where}: {result.error.type}: {result.error.message}\n{result.signature}"
-    rows, withheld, cautions = [], [], dict[str, dict[str, None]]()
-    for modality in measured_modalities(result):
-        for token_set in token_sets(result, modality):
-            shown = modality if token_set == "all" else f"{modality}, no sinks"
-            for headline in HEADLINES:
-                if headline.metric not in result.identity.metrics:
-                    continue
-                summary = summarise(result, headline, modality, token_set)
-                if isinstance(summary, Withheld):
-                    withheld.append(f"{shown}: {summary.reason}")
-                    continue
-                mean = plus_minus(summary.mean, summary.mean_stderr)
-                extreme = f"{headline.extreme} {plus_minus(summary.extreme, summary.extreme_stderr)} @ {summary.layer}"
-                rows.append([shown, headline.title, mean, extreme, show_range(summary.n_tokens)])
-                for caution in summary.cautions:
-                    cautions.setdefault(caution, {})[shown] = None
-    model, task = result.identity.model, result.identity.task
-    title = f"{shown_name(result)} on {task.name}, {result.identity.protocol.name}"
-    lines = [f"{title}; control: {model.control}" if model.control else title]
-    lines.append(tabulate(rows, ["modality", "metric", "mean over layers", "extreme @ layer", "tokens"], "simple"))
-    lines += [f"not summarised: {reason}" for reason in withheld]
-    lines += [f"beware, {'; '.join(where)}: {caution}" for caution, where in cautions.items()]
-    found = [sinks for modality in measured_modalities(result) if (sinks := sinks_of(result, modality))]
-    if found:
-        lines.append("sinks " + ", ".join(f"{s.modality} {s.n_sinks:,} of {s.n_tokens:,}" for s in found))
-    for modality in measured_modalities(result):
-        for token_set in ("all", "no_sinks") if any(s.n_sinks for s in found) else ("all",):
-            rate = layers_to_mir(result, modality, tokens=token_set)
-            if rate is not None:
-                what = f"modality integration rate, {modality} to text, {token_set}"
-                lines.append(f"{what}: {rate[0]:.4f} (standard error at most {rate[1]:.2g})")
-    others = sorted(result.identity.metrics.keys() - {headline.metric for headline in HEADLINES})
-    if others:
-        lines.append(f"in the result file too: {', '.join(others)}")
-    if result.accuracy is not None:
-        lines.append(f"accuracy {accuracy_text(result)}")
-    return "\n".join([*lines, result.signature])
-
-
-def timing_line(result: Result) -> str:
-    """Where the time went, and how much memory it took."""
-    timing = result.timing
-    stages = ", ".join(f"{stage} {seconds:,.1f} s" for stage, seconds in timing.seconds.items())
-    memory = "" if timing.peak_memory_bytes is None else f"; peak memory {timing.peak_memory_bytes / 1e9:.2f} GB"
-    return stages + memory
 
 
 def accuracy_text(result: Result) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from microscope_bench.protocol import Protocol
 
+TOKEN_SETS = ("all", "no_sinks", "correct", "correct_no_sinks", "wrong", "wrong_no_sinks")
+
 
 @dataclass(frozen=True)
 class Score:
@@ -17,7 +19,8 @@ class Score:
         estimator: how the metric was estimated, "held_out", "twonn_mle", ...
         stream: what linearity maps to what, "hidden" or "update"; None for metrics of a single cloud.
         modality: "text", "image", "video", "audio", or "joint" for all of them together.
-        tokens: the token set, "all" or "no_sinks".
+        tokens: the token set: "all", "no_sinks"; "correct", "wrong", "correct_no_sinks" and "wrong_no_sinks" where the
+            run split its scores.
         layer: l in 0..L; of a metric between two boundaries, the first of them.
         value: finite, or None with a ``reason``.
         stderr: standard error of ``value``, or None.

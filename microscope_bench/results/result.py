@@ -64,7 +64,12 @@ def _with_sinks(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "schema_version": 2, "sinks": None}
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_sinks}
+def _with_halves(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 knows the token sets ``correct`` and ``wrong``; version 2 had none."""
+    return {**document, "schema_version": 3}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_sinks, 2: _with_halves}
 """Schema version → function that turns a document of that version into one of the next; see :func:`migrate`."""
 
 

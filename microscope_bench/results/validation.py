@@ -15,7 +15,7 @@ from microscope_bench.errors import ResultError
 from microscope_bench.results.document import checksum
 from microscope_bench.results.signature import short_id
 
-NEWEST = 2
+NEWEST = 3
 """The newest version of the result format."""
 
 _SHOWN = 5

@@ -9,7 +9,8 @@ import pytest
 
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish.leaderboard import render
-from microscope_bench.publish.summary import HEADLINES, summarise, summary_table
+from microscope_bench.publish.summary import HEADLINES, summarise
+from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Accuracy, Result, Score
 from tests.results.sample import failed, sample, with_scores
 
@@ -61,7 +62,7 @@ def test_the_numbers_are_those_of_the_file() -> None:
         "float32",
         "3b0c8f0f",
         "0.610 ± 0.049 (n = 100)",
-        "`f1ad193b2cc8`",
+        "`e309cca30eb1`",
         "[JSON](./results/a.json)",
     ]
     assert f"- tiny-llava: `{result.signature}`" in page

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from microscope_bench.publish.summary import layers_to_mir, plus_minus, show_layers, summary_table
+from microscope_bench.publish.summary import layers_to_mir, plus_minus, show_layers
+from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Score
 from tests.results.sample import failed, sample, with_scores
 
@@ -34,7 +35,9 @@ def test_the_terminal_shows_the_same_numbers() -> None:
     result = sample(model={"trained": False})
     text = summary_table(with_scores(result, lambda s: None if (s.metric, s.modality) == ("anisotropy", "text") else s))
     assert "tiny-llava (untrained) on shapesqa, geometry/1" in text
-    assert sum("linearity (hidden)" in line for line in text.splitlines()) == 5, "two of three have sinks"
+    whole, split = text.split("answered rightly and wrongly, as many examples of each:")
+    for part in (whole, split):
+        assert sum("linearity (hidden)" in line for line in part.splitlines()) == 5, "two of three have sinks"
     assert "sinks text 6 of 3,200, image 0 of 1,536, joint 6 of 4,736" in text
     assert "not summarised: text: anisotropy: no scores of layers 0–4" in text
     assert "accuracy 0.610 ± 0.049 (n = 100)" in text

@@ -13,7 +13,7 @@ from microscope_bench.results.result import COMPLETE, FAILED, Failure, Result, S
 from microscope_bench.results.signature import short_id
 
 HISTORIC = Path(__file__).resolve().parents[1] / "historic"
-SAMPLE_FILE = HISTORIC / "result.v2.json"
+SAMPLE_FILE = HISTORIC / "result.v3.json"
 
 
 def sample(*, model: dict[str, Any] | None = None, protocol: Protocol | None = None, **identity: Any) -> Result:

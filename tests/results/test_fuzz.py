@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from microscope_bench.errors import ResultError
 from microscope_bench.publish.leaderboard import render
-from microscope_bench.publish.summary import summary_table
+from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Result, load_result
 from tests.results.sample import SAMPLE_FILE, forge
 

@@ -49,6 +49,16 @@ def test_the_second_file_says_what_its_sinks_are() -> None:
     assert result.series("anisotropy", "top_share", None, "text", "no_sinks")[0].n_tokens == 3194
 
 
+def test_the_third_file_holds_right_and_wrong_answers_against_each_other() -> None:
+    result = load_result(HISTORIC / "result.v3.json")
+    assert result.identity.metrics["split_by.correct"] == 1
+    wanted = ("linearity", "held_out", "hidden", "image")
+    right, wrong = (result.series(*wanted, tokens=half)[0] for half in ("correct", "wrong"))
+    assert (right.value, wrong.value) == (0.86856, 0.834161) and right.n_tokens == wrong.n_tokens == 599
+    assert result.series(*wanted)[0].value == 0.85996
+    assert {"correct_no_sinks", "wrong_no_sinks"} < {score.tokens for score in result.scores}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -198,7 +208,7 @@ def test_violations_name_the_place_and_the_rule(path: str, value: object, said: 
 def test_a_row_twice() -> None:
     changed = document()
     changed["scores"].append(changed["scores"][7] | {"value": 0.5})
-    with pytest.raises(ResultError, match=r"scores\[288\]: the same .* as scores\[7\]"):
+    with pytest.raises(ResultError, match=r"scores\[864\]: the same .* as scores\[7\]"):
         Result.from_dict(forge(changed))
 
 
@@ -206,7 +216,7 @@ def test_many_violations_are_counted_not_listed() -> None:
     changed = document()
     for row in changed["scores"]:
         row["value"] = "x" * 1000
-    with pytest.raises(ResultError, match=r"\(and 283 more\)") as caught:
+    with pytest.raises(ResultError, match=r"\(and 859 more\)") as caught:
         Result.from_dict(forge(changed))
     assert len(str(caught.value)) < 2000
 

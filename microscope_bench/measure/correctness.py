@@ -1,0 +1,73 @@
+"""Examples answered rightly and examples answered wrongly, as many of each: their tokens are clouds of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from microscope_bench.capture.records import ExampleRecord
+from microscope_bench.measure.clouds import ALL
+from microscope_bench.metrics.resampling import assign_folds
+from microscope_bench.registry import unknown_name
+
+SPLITS = ("correct",)
+"""By what scores can be split."""
+
+HALVES = ("correct", "wrong")
+"""The two token sets of the only split there is."""
+
+VERSION = 1
+"""Of the rule by which :func:`halves` chooses; part of a result's identity."""
+
+
+def check_split(split_by: str | None) -> None:
+    """Raises for what scores cannot be split by.
+
+    Raises:
+        UnknownNameError: it is not among ``SPLITS``.
+    """
+    if split_by is not None and split_by not in SPLITS:
+        raise unknown_name("split_by", split_by, list(SPLITS))
+
+
+def halves(records: Sequence[ExampleRecord], seed: int) -> dict[str, np.ndarray] | str:
+    """Which examples are of token set ``correct`` and which of ``wrong``.
+
+    Every metric depends on the number of tokens, intrinsic dimension and held-out linearity the most. So of the more
+    frequent of the two as many examples are drawn, by a hash of (seed, id), as there are of the other.
+
+    Args:
+        records: of the examples that were measured.
+        seed: the protocol's.
+
+    Returns:
+        Token set → bool (len(records),); or the reason why there are none.
+    """
+    if all(record.right is None for record in records):
+        why = next((record.unscored for record in records if record.unscored), None)
+        return f"no answer was scored: {why or 'the task has no choices, or several right ones'}"
+    right = np.array([record.right is True for record in records])
+    wrong = np.array([record.right is False for record in records])
+    n = min(right.sum(), wrong.sum())
+    if n == 0:
+        every, other = ("right", "wrong") if right.any() else ("wrong", "right")
+        return f"all {(right | wrong).sum()} scored answers are {every}: there is no {other} one to hold them against"
+    rank = assign_folds([record.id for record in records], len(records), seed)
+    return dict(zip(HALVES, (_first(right, rank, n), _first(wrong, rank, n)), strict=True))
+
+
+def token_set_of(half: str, token_set: str) -> str:
+    """The name of a token set within a half.
+
+    >>> token_set_of("wrong", "all"), token_set_of("wrong", "no_sinks")
+    ('wrong', 'wrong_no_sinks')
+    """
+    return half if token_set == ALL else f"{half}_{token_set}"
+
+
+def _first(which: np.ndarray, rank: np.ndarray, n: int) -> np.ndarray:
+    candidates = np.flatnonzero(which)
+    chosen = np.zeros(len(which), dtype=bool)
+    chosen[candidates[np.argsort(rank[candidates])[:n]]] = True
+    return chosen

@@ -1,0 +1,107 @@
+"""From a token store to a result file, right after the capture or again later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from microscope_bench.assemble import Timing, assemble
+from microscope_bench.capture.store import TokenStore
+from microscope_bench.devices import pick_device
+from microscope_bench.errors import StoreError
+from microscope_bench.measure import measure
+from microscope_bench.measure.correctness import check_split
+from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
+from microscope_bench.protocol import Protocol
+from microscope_bench.results.files import check_writable, result_path
+from microscope_bench.results.provenance import environment
+from microscope_bench.results.result import Environment, Result
+
+LOG = logging.getLogger("microscope_bench")
+
+
+def measure_store(
+    store: str | Path,
+    *,
+    metrics: str | Sequence[str] = DEFAULT_METRICS,
+    split_by: str | None = None,
+    output_path: str | Path | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    command: Sequence[str] = (),
+) -> Result:
+    """Measures a kept token store again, without the model.
+
+    Args:
+        store: the directory of a complete token store.
+        metrics: names (``microscope-bench ls metrics``), or "all".
+        split_by: "correct" also scores the examples answered rightly and those answered wrongly apart, as many of each.
+        output_path: the results directory to write the result into; None writes none.
+        device: where the arithmetic runs; None means a GPU where there is one.
+        progress: show a progress bar on standard error.
+        command: the command line to note in the result.
+
+    Raises:
+        StoreError: the store is incomplete or damaged.
+    """
+    token_store = TokenStore(Path(store))
+    if not token_store.manifest.get("about"):
+        token_store.check_complete()
+        raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
+    if output_path is not None:
+        check_writable(Path(output_path))
+    metrics = metric_names(metrics)
+    check_split(split_by)
+    token_store.check_complete()
+    about = token_store.manifest["about"]
+    captured = Environment(**about["environment"])
+    where = environment(
+        device=captured.device,
+        processor=captured.processor,
+        image_processor=captured.image_processor,
+        command=list(command) or ["measure_store"],
+        captured=captured,
+    )
+    timing = Timing()
+    timing.seconds["capture"] = about["capture_seconds"]
+    try:
+        settings = Protocol(**about["protocol"])
+    except TypeError as error:
+        raise StoreError(f"{store}: its protocol has fields that this version does not know ({error})") from error
+    return measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
+
+
+def measured(
+    store: TokenStore,
+    protocol: Protocol,
+    metrics: Sequence[str],
+    split_by: str | None,
+    where: Environment,
+    timing: Timing,
+    device: str | None,
+    output_path: str | Path | None,
+    progress: bool,
+) -> Result:
+    """The result of a store, written where there is an ``output_path``; see :func:`measure_store`."""
+    with timing.stage("measure"):
+        measurement = measure(
+            store,
+            protocol,
+            metrics,
+            n_layers=store.manifest["run"]["model"]["n_layers"],
+            split_by=split_by,
+            device=pick_device(device),
+            progress=progress,
+        )
+    result = assemble(store, protocol, metrics, measurement, where, timing, split_by)
+    if output_path is not None:
+        save_result(result, Path(output_path))
+    return result
+
+
+def save_result(result: Result, output_path: Path) -> None:
+    """Writes a result to its place in a results directory."""
+    path = result_path(output_path, result)
+    result.save(path)
+    LOG.info("wrote %s", path)
