@@ -48,7 +48,8 @@ ARROWS = {
     "publish": {"results"},
     "adapters": set(),
     "zoo": {"adapters", "tasks"},
-    "lm_eval_plugin": {"adapters", "capture", "measure", "assemble", "metrics", "results", "tasks"},
+    "lm_eval_plugin": {"adapters", "capture", "measure", "assemble", "metrics", "results", "tasks", "publish"}
+    | {"resolve"},
     "tasks": set(),
     "metrics": set(),
     "results": set(),

@@ -60,9 +60,10 @@ def _models(args: argparse.Namespace) -> Listing:
 
 
 def _tasks(args: argparse.Namespace) -> Listing:
-    from microscope_bench.tasks import list_tasks
+    from microscope_bench.tasks import list_groups, list_tasks
 
     listings = list_tasks(args.include_path, everything=args.all)
+    listings += list_groups(args.include_path, everything=args.all)
     rows = [[task.name, f"BROKEN: {task.error}" if task.error else task.description] for task in listings]
     return rows, ["task", "what it asks"]
 

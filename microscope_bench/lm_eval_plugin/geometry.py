@@ -24,6 +24,8 @@ from microscope_bench.lm_eval_plugin.arguments import Settings
 from microscope_bench.lm_eval_plugin.internals import Instance, Running, pictures_of, running
 from microscope_bench.lm_eval_plugin.recorder import TaskRecorder
 from microscope_bench.lm_eval_plugin.refusals import check_evaluation
+from microscope_bench.publish.terminal import summary_table
+from microscope_bench.resolve import resolve_limit
 from microscope_bench.results.files import result_path
 from microscope_bench.results.result import Result
 from microscope_bench.tasks.running import task_around
@@ -89,9 +91,7 @@ class Geometry:
             wanted.setdefault(str(request.task_name), set()).add(int(request.doc_id))
         for name, documents in wanted.items():
             task = task_around(now.tasks[name], _settings(now))
-            protocol = self.settings.protocol
-            if now.limited:
-                protocol = protocol.with_changes(limit=len(documents))
+            protocol = self.settings.protocol.with_changes(limit=resolve_limit(now.limit, task))
             adapter = self.adapter = self.adapter.with_template(now.templated)
             self._recorders[name] = TaskRecorder(adapter, task, protocol, len(documents))
         for request in requests:
@@ -239,6 +239,7 @@ def _summary(result: Result, output_path: str | None) -> dict[str, Any]:
         "path": None,
         "sha256": None,
     }
+    LOG.info("%s", summary_table(result))
     if output_path is not None:
         root = Path(output_path)
         root = root.parent if root.suffix == ".json" else root

@@ -44,7 +44,7 @@ class Running:
 
     Attributes:
         tasks: name → lm-eval's task object.
-        limited: whether it was asked for the first documents of each task only.
+        limit: how many documents of each task it was asked for, below 1 which share; None for all.
         samples: task name → documents it was asked for.
         cache_requests: whether prompts may come out of lm-eval's request cache.
         templated: whether lm-eval puts prompts through the chat template.
@@ -53,7 +53,7 @@ class Running:
     """
 
     tasks: Mapping[str, Any]
-    limited: bool
+    limit: float | None
     samples: Mapping[str, Sequence[int]]
     cache_requests: bool
     templated: bool
@@ -71,7 +71,7 @@ def running() -> Running | None:
         return None
     return Running(
         tasks=dict(evaluate["eval_tasks"]),
-        limited=evaluate["limit_arg"] is not None,
+        limit=evaluate["limit_arg"],
         samples=dict(evaluate["samples"] or {}),
         cache_requests=bool(evaluate["cache_requests"]),
         templated=bool(evaluate["apply_chat_template"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 2 it could not be done, with the reason on standard error.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _show_what_is_measured()
     try:
         import microscope_bench.lm_eval_plugin.backend  # noqa: F401  registers the model
         from microscope_bench.lm_eval_plugin.internals import cli_evaluate
@@ -42,6 +44,15 @@ def with_our_tasks(arguments: Sequence[str]) -> list[str]:
     given = any(argument.split("=")[0] == "--include_path" for argument in arguments)
     evaluates = "--tasks" in arguments or any(argument.startswith("--tasks=") for argument in arguments)
     return [*arguments, *(() if given or not evaluates else ("--include_path", str(builtin_task_dir())))]
+
+
+def _show_what_is_measured() -> None:
+    """Prints what this package logs, apart from lm-eval's own log."""
+    log = logging.getLogger("microscope_bench")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler(sys.stderr))
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 if __name__ == "__main__":

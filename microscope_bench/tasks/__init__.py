@@ -9,7 +9,7 @@ from microscope_bench.tasks.data_sets import DatasetIdentity
 from microscope_bench.tasks.loading import load_task, load_tasks
 from microscope_bench.tasks.settings import Seeds, TaskSettings
 from microscope_bench.tasks.task import Task
-from microscope_bench.tasks.task_files import TaskListing, builtin_task_dir, list_tasks
+from microscope_bench.tasks.task_files import TaskListing, builtin_task_dir, list_groups, list_tasks
 
 __all__ = [
     "DatasetIdentity",
@@ -18,6 +18,7 @@ __all__ = [
     "TaskListing",
     "TaskSettings",
     "builtin_task_dir",
+    "list_groups",
     "list_tasks",
     "load_task",
     "load_tasks",

@@ -109,6 +109,25 @@ def list_tasks(include_path: IncludePath = None, *, everything: bool = False) ->
     return listings
 
 
+def list_groups(include_path: IncludePath = None, *, everything: bool = False) -> list[TaskListing]:
+    """The groups and tags that can be named; each stands for several tasks.
+
+    Args:
+        include_path: directories with further task files.
+        everything: also lm-eval's own, some thousands.
+
+    Returns:
+        Groups, then tags, both sorted by name; what each is stands in place of a description.
+    """
+    from microscope_bench.tasks.lm_eval_layer import lm_eval_groups, lm_eval_tags
+
+    found = scan(include_path)
+    groups = {**(lm_eval_groups() if everything else {}), **found.groups}
+    tags = {**(lm_eval_tags() if everything else {}), **found.tags}
+    listed = [TaskListing(name, "group", groups[name]) for name in sorted(groups)]
+    return [*listed, *(TaskListing(name, f"tag of {len(tags[name])} tasks", Path()) for name in sorted(tags))]
+
+
 def scan(include_path: IncludePath = None) -> TaskFiles:
     """Every task, group and tag of ``include_path`` and of this package.
 

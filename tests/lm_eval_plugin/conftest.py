@@ -80,6 +80,7 @@ def task_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "doc_to_image: !function utils.sometimes\n" + LETTERS,
         ),
         ("text_words", "multiple_choice", ASK, "answer", CHOICES),
+        ("text_no_prompt", "multiple_choice", "''", "answer", CHOICES),
         ("text_said", "generate_until", ASK, "question", SAYS),
         ("text_rolling", "loglikelihood_rolling", "''", "question", "metric_list:\n  - metric: bits_per_byte\n"),
     ):

@@ -51,6 +51,8 @@ CASES = {
     "solved examples as turns": ("llava_next", "text_shots", True, 5, {"num_fewshot": 2}),
     "another draw": ("llama", "text_shots", False, 5, {"num_fewshot": 2, "seed": 7}),
     "chosen rows": ("llava_next", "letters", False, 5, {"samples": [9, 2, 3, 11, 4, 7]}),
+    "a share": ("llama", "text_words", False, 5, {"limit": 0.4}),
+    "more than there are": ("llama", "text_words", False, 5, {"limit": 50}),
     "an instruction": ("llava_next", "letters", True, 5, {"system_instruction": "Be brief."}),
 }
 
@@ -74,10 +76,12 @@ def test_geometry_is_that_of_evaluate(load, run_lm_eval, tiny, task_dir, tmp_pat
     adapter = load_model("hf", model_args, "cpu")
     adapter.model.double()
     seeds = None if seed is None else Seeds(fewshot=seed)
+    limit = asked.pop("limit", None)
     settings = TaskSettings(**asked, **({} if seeds is None else {"seeds": seeds}))
     reference = evaluate(
         adapter,
         load_task(task, include_path=task_dir, settings=settings),
+        limit=limit,
         metrics=METRICS,
         batch_size=8,
         progress=False,
@@ -123,6 +127,24 @@ def test_the_tasks_of_one_run_are_kept_apart_and_the_limit_is_a_deviation(load, 
         assert (result.identity.task.name, result.identity.task.version) == (task, "3")
         assert result.identity.n_examples == 6 and result.identity.protocol.limit == 6
         assert "limit=6" in result.signature
+
+
+def test_scores_are_split_by_what_lm_eval_found_right(load, run_lm_eval, tmp_path):
+    lm = load("llava_next", batch_size=8, metrics="anisotropy", split_by="correct")
+    found = run_lm_eval(lm, "letters", "said", output_path=tmp_path)
+    result = measured(found, "letters", tmp_path)
+    n_right = round(12 * found["results"]["letters"]["acc,none"])
+    halves = {s.tokens: s.n_examples for s in result.scores if s.modality == "text"}
+    assert 0 < n_right < 12 and halves["correct"] == halves["wrong"] == min(n_right, 12 - n_right)
+    said = [s for s in measured(found, "said", tmp_path).scores if s.tokens == "correct"]
+    assert said and all(s.value is None and "no answer was scored" in s.reason for s in said)
+
+
+def test_a_task_of_choices_alone_is_answered_and_its_geometry_fails(load, run_lm_eval, task_dir):
+    found = run_lm_eval(load("llama", batch_size=4, metrics="anisotropy"), "text_no_prompt")
+    assert 0 <= found["results"]["text_no_prompt"]["acc,none"] <= 1
+    summary = found["config"]["microscope"]["text_no_prompt"]
+    assert summary["status"] == "failed" and "its prompt is empty" in summary["error"]
 
 
 def test_without_an_output_path_there_is_a_summary_and_no_file(load, run_lm_eval):

@@ -41,7 +41,7 @@ def test_the_running_evaluation_can_be_known(run_lm_eval, tmp_path):
     found = run_lm_eval(lm, "letters", limit=3, output_path=tmp_path)
     now = lm.running
     assert list(now.tasks) == ["letters"] and now.tasks["letters"].config.task == "letters"
-    assert (now.limited, now.samples, now.cache_requests, now.templated) == (True, {}, False, False)
+    assert (now.limit, now.samples, now.cache_requests, now.templated) == (3, {}, False, False)
     assert (now.system_instruction, now.seeds) == (None, (0, 1234, 1234))
     assert lm.path_at_the_end == str(tmp_path)
     assert found["config"]["microscope"] == "told"  # asked after everything is answered, and into the results

@@ -76,6 +76,7 @@ def test_geometry_without_an_evaluation(load):
         ({"pretrained": "zoo-omnifusion"}, "no decoder of transformers"),
         ({"pretrained": "x", "protocol": "geometri/1"}, "geometry/1"),
         ({"pretrained": "x", "geometry": "perhaps"}, "not true or false"),
+        ({"pretrained": "x", "split_by": "corect"}, "correct"),
         ({"pretrained": "x", "tokens_per_example": "many"}, "not a whole number"),
     ],
 )
