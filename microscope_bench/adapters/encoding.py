@@ -175,6 +175,11 @@ class Encoder:
         """Whether the checkpoint has a chat template."""
         return chat_template(self.processor or self.tokenizer) is not None
 
+    @property
+    def prompt_end(self) -> str:
+        """What the processor puts behind each prompt on its own."""
+        return self._overrides.prompt_end
+
     def with_template(self, templated: bool) -> Encoder:
         """The same encoder with or without the chat template.
 

@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from microscope_bench.errors import AdapterError
 from microscope_bench.measure.correctness import check_split
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
 from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
 
 LM_EVAL_ARGUMENTS = ("batch_size", "max_batch_size", "add_bos_token", "prefix_token_id", "logits_cache")
+
+LM_EVAL_DEVICE = "cuda:0"
+"""What lm-eval's command line asks for where the user names no device."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     geometry = _boolean("geometry", rest.pop("geometry", True))
     protocol = named_protocol(str(rest.pop("protocol", DEFAULT_PROTOCOL))).with_changes(
         tokens_per_example=_whole("tokens_per_example", rest.pop("tokens_per_example", None)),
-        seed=_whole("geometry_seed", rest.pop("geometry_seed", None)),
+        max_skipped=_share("max_skipped", rest.pop("max_skipped", None)),
     )
     named = rest.pop("metrics", None)
     # lm-eval's command line splits model args at commas
@@ -77,7 +82,15 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     if not rest.get("pretrained"):
         raise AdapterError("microscope needs a model: --model_args pretrained=<hub id, directory or named model>")
     lm_eval = {key: rest.pop(key) for key in LM_EVAL_ARGUMENTS if key in rest}
+    for key in ("add_bos_token", "logits_cache"):
+        if key in lm_eval:
+            lm_eval[key] = _boolean(key, lm_eval[key])
+    lm_eval |= {key: _whole(key, lm_eval[key]) for key in ("prefix_token_id",) if key in lm_eval}
+    if "model_revision" in rest:  # lm-eval hands model args on to the tasks, where ``revision`` is that of the data
+        rest["revision"] = rest.pop("model_revision")
     device = rest.pop("device", None)
+    if device == LM_EVAL_DEVICE and not torch.cuda.is_available():
+        device = None
     adapter = {key: str(value) for key, value in rest.items()}
     model = "hf"
     if adapter["pretrained"] in named_models:
@@ -91,6 +104,13 @@ def _boolean(key: str, value: Any) -> bool:
     if str(value).lower() not in known:
         raise AdapterError(f"microscope: model arg {key}={value} is not true or false")
     return known[str(value).lower()]
+
+
+def _share(key: str, value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        raise AdapterError(f"microscope: model arg {key}={value} is not a number") from None
 
 
 def _whole(key: str, value: Any) -> int | None:

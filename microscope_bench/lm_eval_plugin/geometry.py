@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,17 @@ from microscope_bench.capture.states import BatchStates
 from microscope_bench.errors import CaptureError, ExampleError, MicroscopeError
 from microscope_bench.examples import Example
 from microscope_bench.lm_eval_plugin.arguments import Settings
-from microscope_bench.lm_eval_plugin.internals import Instance, Running, pictures_of, running
+from microscope_bench.lm_eval_plugin.documents import Document, Documents, document_of, task_settings
+from microscope_bench.lm_eval_plugin.internals import Instance, running
 from microscope_bench.lm_eval_plugin.recorder import TaskRecorder
-from microscope_bench.lm_eval_plugin.refusals import check_evaluation
+from microscope_bench.lm_eval_plugin.refusals import checked
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.resolve import resolve_limit
 from microscope_bench.results.files import result_path
 from microscope_bench.results.result import Result
 from microscope_bench.tasks.running import task_around
-from microscope_bench.tasks.settings import Seeds, TaskSettings
 
 LOG = logging.getLogger("microscope_bench")
-
-Document = tuple[str, int]
-"""Task name and lm-eval's number of the document."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,9 @@ class Geometry:
 
     def __init__(self, adapter: HFAdapter, settings: Settings) -> None:
         self.adapter, self.settings = adapter, settings
+        self._evaluated: list[Any] = []
         self._recorders: dict[str, TaskRecorder] = {}
-        self._examples: dict[Document, Example] = {}
-        self._left_out: set[Document] = set()
+        self._documents = Documents(adapter, {}, templated=False)
         self._logprobs: dict[str, dict[str, list[float]]] = {}
 
     def begin(self, requests: Sequence[Instance]) -> None:
@@ -76,40 +74,54 @@ class Geometry:
 
         Raises:
             CaptureError: the evaluation is one whose geometry would be wrong or could not be told apart.
+            TaskError: the data of one of the tasks cannot be identified.
         """
-        now = running()
-        if now is None:
-            raise CaptureError(
-                "microscope: geometry needs to know the task, and no evaluation of lm_eval.evaluator is running; call "
-                "lm_eval.simple_evaluate, or load the model with geometry=false"
-            )
-        check_evaluation(now)
+        now = checked(running())
+        tasks = list(now.tasks.values())
+        if len(tasks) != len(self._evaluated) or any(a is not b for a, b in zip(tasks, self._evaluated, strict=True)):
+            self._forget()  # what an interrupted evaluation left
+            self._evaluated = tasks
+        adapter = self.adapter = self.adapter.with_template(bool(now.templated))
         wanted: dict[str, set[int]] = {}
         for request in requests:
-            if request.task_name in self._recorders:
-                raise CaptureError(f"{request.task_name} was measured by this model object before; load another")
             wanted.setdefault(str(request.task_name), set()).add(int(request.doc_id))
-        for name, documents in wanted.items():
-            task = task_around(now.tasks[name], _settings(now))
-            protocol = self.settings.protocol.with_changes(limit=resolve_limit(now.limit, task))
-            adapter = self.adapter = self.adapter.with_template(now.templated)
-            self._recorders[name] = TaskRecorder(adapter, task, protocol, len(documents))
+        for name in wanted:
+            if name in self._recorders:
+                raise CaptureError(
+                    f"{name} asks for likelihoods and for answers too, so that each prompt would count twice; load the "
+                    f"model with geometry=false"
+                )
+        found = {name: task_around(now.tasks[name], task_settings(now)) for name in wanted}
+        for name, task in found.items():
+            changes = {"limit": resolve_limit(now.limit, task), "seed": now.seeds[0]}
+            protocol = self.settings.protocol.with_changes(**changes)
+            self._recorders[name] = TaskRecorder(adapter, task, protocol, len(wanted[name]))
+        self._documents = Documents(adapter, {**self._documents.tasks, **found}, templated=bool(now.templated))
         for request in requests:
-            document = document_of(request)
-            if document not in self._examples and document not in self._left_out:
-                try:
-                    self._examples[document] = self._example(request, now.templated)
-                except ExampleError as error:
-                    self._left_out.add(document)
-                    self._recorders[document[0]].skip(error.example_id, error.cause)
+            self._documents.add(request)
 
-    def measures(self, document: Document) -> bool:
-        """Whether the document's prompt is wanted; not where it could not be rendered as an example."""
-        return document in self._examples
+    def example(self, document: Document) -> Example | None:
+        """A document as an example; None, and noted, where it cannot be rendered."""
+        try:
+            return self._documents.example(document)
+        except ExampleError as error:
+            if self._documents.leave_out(document):
+                self._recorders[document[0]].skip(error.example_id, error.cause)
+            return None
+
+    def tokens(self, document: Document) -> np.ndarray | None:
+        """int64: what a run of our own would give the model of a document without pictures; None where it is left out.
+
+        Raises:
+            AdapterError: the model takes no such prompt.
+        """
+        example = self.example(document)
+        return None if example is None else np.asarray(self.adapter.encoder([example]).tokens[0])
 
     def skip(self, document: Document, cause: str) -> None:
-        """Notes a document whose prompt did not reach the model whole."""
-        self._recorders[document[0]].skip(self._examples[document].id, cause)
+        """Notes a document whose prompt did not reach the model as a run of our own would put it."""
+        if self._documents.leave_out(document):
+            self._recorders[document[0]].skip(self._documents.id_of(document), cause)
 
     @contextmanager
     def capturing(
@@ -122,17 +134,27 @@ class Geometry:
             rows: which documents stand where; none means that nothing is kept.
             first_pass_only: whether decode steps follow.
         """
-        if not rows:
-            yield
-            return
+        examples = {row.document: self.example(row.document) for row in rows}
         by_task: dict[str, list[Watched]] = {}
         for row in rows:
-            by_task.setdefault(row.document[0], []).append(row)
-        kept = {name: self._states(name, members, batch) for name, members in by_task.items()}
+            if examples[row.document] is not None:
+                by_task.setdefault(row.document[0], []).append(row)
+        if not by_task:
+            yield
+            return
+        kept = {
+            name: self._states(name, members, [e for row in members if (e := examples[row.document])], batch)
+            for name, members in by_task.items()
+        }
 
         def on_boundary(layer: int, hidden: Any) -> None:
-            for states in kept.values():
-                states.keep_boundary(layer, hidden)
+            for name, states in kept.items():
+                recorder = self._recorders[name]
+                try:
+                    if recorder.error is None:
+                        states.keep_boundary(layer, hidden)
+                except MicroscopeError as error:
+                    recorder.error = error  # the answers go on
 
         begin = time.perf_counter()
         with watched(self.adapter, on_boundary, first_pass_only=first_pass_only):
@@ -146,10 +168,11 @@ class Geometry:
     def scored(self, requests: Sequence[Instance], answers: Sequence[tuple[float, bool]]) -> None:
         """Notes the log-likelihood of each choice, for the accuracy."""
         for request, (logprob, _) in zip(requests, answers, strict=True):
-            example = self._examples.get(document_of(request))
-            if example is not None and example.choices is not None and request.idx < len(example.choices):
-                of_task = self._logprobs.setdefault(str(request.task_name), {})
-                of_task.setdefault(example.id, [float("-inf")] * len(example.choices))[request.idx] = logprob
+            document = document_of(request)
+            n_choices = self._documents.n_choices(document)
+            if request.idx < n_choices:
+                of_task = self._logprobs.setdefault(document[0], {})
+                of_task.setdefault(self._documents.id_of(document), [math.nan] * n_choices)[request.idx] = logprob
 
     def finish(self, output_path: str | None) -> dict[str, Any]:
         """Measures every task, writes the results, and says where they are.
@@ -170,34 +193,33 @@ class Geometry:
                     self.settings.split_by,
                 )
                 summary[name] = _summary(result, output_path)
-            except MicroscopeError as error:
-                # the accuracies of hours must not be lost to it; the summary holds no number
+            except Exception as error:
+                # the accuracies of hours must not be lost to it, memory that ran out included; there is no number then
                 LOG.error("%s: the geometry could not be measured: %s", name, error)
-                summary[name] = {"status": "failed", "error": str(error)}
-            finally:
-                recorder.close()
-        self._recorders, self._examples, self._left_out, self._logprobs = {}, {}, set(), {}
+                said = str(error) if isinstance(error, MicroscopeError) else f"{type(error).__name__}: {error}"
+                summary[name] = {"status": "failed", "error": said}
+        self._forget()
         return summary
 
-    def _example(self, request: Instance, templated: bool) -> Example:
-        """The document as `microscope-bench run` would ask it; where lm-eval asks otherwise, as it asks it."""
-        task, asked = self._recorders[str(request.task_name)].task, str(request.args[0])
-        example = task.render(int(request.doc_id), request.doc, pictures=pictures_of(request) or ())
-        ours = self.adapter.encoder.prompt(example) if templated else example.text
-        return example if ours == asked else replace(example, text=asked, turns=())
+    def _forget(self) -> None:
+        for recorder in self._recorders.values():
+            recorder.close()
+        self._evaluated, self._recorders, self._logprobs = [], {}, {}
+        self._documents = Documents(self.adapter, {}, templated=False)
 
-    def _states(self, name: str, rows: Sequence[Watched], batch: Batch | None) -> BatchStates:
+    def _states(
+        self, name: str, rows: Sequence[Watched], examples: Sequence[Example], batch: Batch | None
+    ) -> BatchStates:
         numbers = [row.row for row in rows]
         other = None if batch is None or batch.other is None else batch.other[numbers]
         part = Batch(
             inputs={},
             labels=np.stack([row.labels for row in rows]),
-            ids=tuple(self._examples[row.document].id for row in rows),
+            ids=tuple(example.id for example in examples),
             prompts=tuple(row.prompt for row in rows),
             tokens=tuple(row.tokens for row in rows),
             other=other,
         )
-        examples = [self._examples[row.document] for row in rows]
         return BatchStates(self.adapter, self._recorders[name].protocol, part, examples, rows=numbers)
 
 
@@ -211,20 +233,6 @@ def without_tail(labels: np.ndarray, n: int) -> np.ndarray:
     if n:
         labels[np.flatnonzero(labels != PADDING)[-n:]] = PADDING
     return labels
-
-
-def document_of(request: Instance) -> Document:
-    """Whose a request is."""
-    return str(request.task_name), int(request.doc_id)
-
-
-def _settings(now: Running) -> TaskSettings:
-    """What the evaluation asks of its tasks, as `microscope-bench run` would be asked it."""
-    own = Seeds()
-    python, numpy, fewshot = (
-        default if seed is None else seed for seed, default in zip(now.seeds, astuple(own), strict=True)
-    )
-    return TaskSettings(None, now.system_instruction, now.samples, Seeds(python, numpy, fewshot))
 
 
 def _summary(result: Result, output_path: str | None) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tqdm import tqdm
 
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.errors import AdapterError
 from microscope_bench.lm_eval_plugin import images
-from microscope_bench.lm_eval_plugin.geometry import Document, document_of
+from microscope_bench.lm_eval_plugin.documents import Document, document_of
 from microscope_bench.lm_eval_plugin.internals import (
     HFMultimodalLM,
     Instance,
     handle_stop_sequences,
     normalize_gen_kwargs,
+    pictures_of,
     postprocess_generated_text,
 )
 from microscope_bench.lm_eval_plugin.refusals import refuse_several_answers
@@ -36,16 +38,21 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
         self.processor, self.tokenizer = self.adapter.processor, self.adapter.tokenizer
 
     def _score_pictures(self, requests: list[Instance], disable_tqdm: bool) -> Any:
-        rows = images.plan_scoring(self._encoding, requests, templated=self.chat_applied)
-        images.check_causal(self._encoding, rows)
+        templated, measured = self.chat_applied, self.geometry is not None
+        rows = images.plan_scoring(self._encoding, requests, templated=templated, whole_prompts=measured)
+        images.check_causal(self._encoding, rows, templated=templated)
         found: dict[int, images.Answer] = {}
         seen: set[Document] = set()
         bar = tqdm(total=len(requests), desc="Scoring with pictures", disable=disable_tqdm)
-        for chunk in self._chunks(rows):
-            batch = self._encoding.encode([row.example for row in chunk])
-            images.check_encoded(self._encoding, batch, chunk, self.adapter.info.context_length)
+        for chunk in self._chunks(rows, [row.order[0] for row in rows]):
+            examples = [
+                images.example_of(row.request, templated=templated, continuation=row.continuation) for row in chunk
+            ]
+            batch = self._encoding.encode(examples)
+            images.check_encoded(self._encoding, batch, chunk, examples, self.adapter.info.context_length)
             positions = images.scored_positions(batch, chunk)
-            with self._capturing(batch, [(row.document, row.n_after) for row in chunk], seen):
+            prompts = [(n, row.document, row.n_after) for n, row in enumerate(chunk) if not row.n_melted]
+            with self._capturing(batch, prompts, seen):
                 logits = self._encoding.logits_at(batch, positions)
             found.update(images.answers(batch, chunk, positions, logits))
             bar.update(sum(len(row.asked) for row in chunk))
@@ -65,8 +72,9 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
         seen: set[Document] = set()
         bar = tqdm(total=len(requests), desc="Generating with pictures", disable=disable_tqdm)
         for members in by_options.values():
-            longest_first = sorted(members, key=lambda n: -len(requests[n].args[0]))
-            for chunk in self._chunks(longest_first):
+            shown = {number: bool(pictures_of(requests[number])) for number in members}
+            ordered = sorted(members, key=lambda n: (shown[n], -len(requests[n].args[0])))
+            for chunk in self._chunks(ordered, [shown[number] for number in ordered]):
                 asked = [requests[n] for n in chunk]
                 said.update(zip(chunk, self._generate_batch(asked, seen), strict=True))
                 bar.update(len(chunk))
@@ -86,11 +94,17 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
         batch = self._encoding.padded("left").encode(examples)
         new = int(options.pop("max_gen_toks"))
         limit = self.adapter.info.context_length
+        if limit is not None and limit <= new:
+            raise AdapterError(
+                f"{self.adapter.info.name}: {new} tokens of answer leave no room for a prompt in {limit}; give the "
+                f"task a smaller max_gen_toks (--gen_kwargs max_gen_toks=N) or, if the model takes more, "
+                f"--model_args max_length=N"
+            )
         for example, length in zip(examples, batch.lengths().tolist(), strict=True):
             images.check_length(example, length, None if limit is None else limit - new)
         prompt = batch.inputs["input_ids"]
-        documents = [(document_of(request), 0) for request in requests]
-        with self._capturing(batch, documents, seen, first_pass_only=True):
+        prompts = [(row, document_of(request), 0) for row, request in enumerate(requests)]
+        with self._capturing(batch, prompts, seen, first_pass_only=True):
             options["max_length"] = prompt.shape[1] + new
             output = self._model_multimodal_generate(batch.inputs, stop=until, **options)
         # some models return the prompt with the answer, some the answer alone
@@ -105,19 +119,24 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
             self.adapter = self.adapter.with_template(self.chat_applied)
         return self.adapter
 
-    def _chunks(self, members: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    def _chunks(self, members: Sequence[Any], kinds: Sequence[bool]) -> Iterator[Sequence[Any]]:
+        """Batches of members of one kind: some models compute otherwise beside a row that has pictures."""
         size = min(int(self.batch_size), self.adapter.max_batch or int(self.batch_size))
-        return (members[start : start + size] for start in range(0, len(members), size))
+        start = 0
+        while start < len(members):
+            same = next((n for n in range(start, len(members)) if kinds[n] != kinds[start]), len(members))
+            yield members[start : min(start + size, same)]
+            start = min(start + size, same)
 
     def _capturing(
-        self, batch: Any, prompts: Sequence[tuple[Document, int]], seen: set[Document], **options: bool
+        self, batch: Any, prompts: Sequence[tuple[int, Document, int]], seen: set[Document], **options: bool
     ) -> AbstractContextManager[None]:
-        """Watches the prompts of the documents not yet seen."""
+        """Watches the prompts of the documents not yet seen; each is (row, whose, tokens behind it)."""
         if self.geometry is None:
             return nullcontext()
         new = []
-        for row, (document, n_after) in enumerate(prompts):
-            if document not in seen and self.geometry.measures(document):
+        for row, document, n_after in prompts:
+            if document not in seen:
                 seen.add(document)
                 new.append((row, document, n_after))
         return self.geometry.capturing(batch, images.watched_rows(batch, new), **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from microscope_bench.adapters.base import Batch
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.errors import AdapterError
 from microscope_bench.examples import Example
-from microscope_bench.lm_eval_plugin.geometry import Document, Watched, document_of, without_tail
+from microscope_bench.hub import first_line
+from microscope_bench.lm_eval_plugin.documents import Document, document_of
+from microscope_bench.lm_eval_plugin.geometry import Watched, without_tail
 from microscope_bench.lm_eval_plugin.internals import Instance, pictures_of
+from microscope_bench.lm_eval_plugin.text import common
 
 CAUSAL_TOLERANCE = 0.1
 """Of the logits' spread: far above rounding in any precision, far below what an answer in sight does."""
@@ -27,19 +30,21 @@ class Row:
     """One sequence to run, and what is asked of it.
 
     Attributes:
+        request: one of those that it answers; its pictures are opened when the sequence is encoded.
         document: whose.
-        prompt: what was asked.
-        example: what is encoded: the prompt, or the prompt with a continuation of several tokens.
+        continuation: text behind the prompt; "" for the prompt alone.
         n_after: how many tokens at its end do not belong to the prompt.
+        n_melted: how many of the prompt's last tokens became others in front of the continuation.
         tail: token ids that the sequence must end with, to make sure that it was encoded as it was planned.
         asked: (number of the request, ids to score); the last id comes after the sequence where ``n_after`` is 0, and
             in place of its last token elsewhere.
     """
 
+    request: Instance
     document: Document
-    prompt: Example
-    example: Example
+    continuation: str
     n_after: int
+    n_melted: int
     tail: list[int]
     asked: list[tuple[int, list[int]]] = field(default_factory=list)
 
@@ -48,56 +53,96 @@ class Row:
         """How many tokens are scored at most."""
         return max((len(ids) for _, ids in self.asked), default=1)
 
-
-def example_of(request: Instance, *, templated: bool) -> Example:
-    """A request as the adapter encodes it; pictures become RGB."""
-    pictures = [picture.convert("RGB") for picture in pictures_of(request) or ()]
-    text = str(request.args[0])
-    return Example(
-        f"{request.task_name}, document {request.doc_id}", text, tuple(pictures), prompt=text if templated else None
-    )
+    @property
+    def order(self) -> tuple[bool, int]:
+        """Sequences with pictures apart from those without, the longest first."""
+        return bool(pictures_of(self.request)), -len(str(self.request.args[0])) - len(self.continuation)
 
 
-def plan_scoring(adapter: HFAdapter, requests: Sequence[Instance], *, templated: bool) -> list[Row]:
+def example_of(request: Instance, *, templated: bool, continuation: str = "", opened: bool = True) -> Example:
+    """A request as the adapter encodes it.
+
+    Args:
+        request: what lm-eval asks.
+        templated: whether its context went through the chat template.
+        continuation: text to add.
+        opened: whether the pictures are made RGB.
+
+    Raises:
+        AdapterError: a picture that does not open.
+    """
+    name, text = f"{request.task_name}, document {request.doc_id}", str(request.args[0]) + continuation
+    pictures = pictures_of(request) or ()
+    if opened:
+        try:
+            pictures = [picture if picture.mode == "RGB" else picture.convert("RGB") for picture in pictures]
+            for picture in pictures:
+                picture.load()
+        except Exception as error:  # of the picture library
+            raise AdapterError(
+                f"{name}: a picture does not open ({type(error).__name__}: {first_line(error)}); mend it, or leave the "
+                f"document out with --samples"
+            ) from error
+    return Example(name, text, tuple(pictures), prompt=text if templated else None)
+
+
+def plan_scoring(
+    adapter: HFAdapter, requests: Sequence[Instance], *, templated: bool, whole_prompts: bool
+) -> list[Row]:
     """The sequences to run, the longest first.
 
     Continuations of a prompt that differ in their last token alone share one, so that lettered choices need one forward
     pass. What counts as the continuation follows lm-eval: white space at the end of a context belongs to it.
 
+    Args:
+        adapter: the model.
+        requests: to be answered.
+        templated: whether contexts went through the chat template.
+        whole_prompts: whether each document's prompt must stand whole in one of the sequences, to be measured.
+
     Raises:
-        AdapterError: a continuation that adds no token.
+        AdapterError: a continuation that adds no token, or cannot follow what the processor ends prompts with.
     """
     shared: dict[tuple[Document, str, tuple[int, ...]], Row] = {}
-    examples: dict[tuple[Document, str], Example] = {}
+    prompts: dict[tuple[Document, str], tuple[str, list[int]]] = {}
+    tokenize, end = adapter.encoder.tokenize_plainly, adapter.encoder.prompt_end
     for number, request in enumerate(requests):
-        document = document_of(request)
-        context, continuation = str(request.args[0]), str(request.args[1])
-        key = (document, context)
-        if key not in examples:
-            examples[key] = example_of(request, templated=templated)
-        example = examples[key]
-        prompt = adapter.encoder.prompt(example)
-        before, after, stripped = map(
-            adapter.encoder.tokenize_plainly, (prompt, prompt + continuation, prompt.rstrip())
-        )
-        scored = after[len(stripped) :]
+        document, context, continuation = document_of(request), str(request.args[0]), str(request.args[1])
+        if (document, context) not in prompts:
+            prompt = adapter.encoder.prompt(example_of(request, templated=templated, opened=False)) + end
+            prompts[document, context] = prompt, tokenize(prompt)
+        prompt, before = prompts[document, context]
+        after = tokenize(prompt + continuation)
+        scored = after[len(before if end else tokenize(prompt.rstrip())) :]
         if not scored:
-            raise AdapterError(f"{example.id}: the continuation {continuation!r} adds no token to its prompt")
+            raise AdapterError(
+                f"{request.task_name}, document {request.doc_id}: the continuation {continuation!r} adds no token to "
+                f"its prompt"
+            )
         begins = (document, context, tuple(after[:-1]))
         if begins not in shared and after[:-1] == before:
-            shared[begins] = Row(document, example, example, 0, before[-1:])
+            shared[begins] = Row(request, document, "", 0, 0, before[-1:])
         elif begins not in shared:
-            longer = replace(
-                example,
-                text=example.text + continuation,
-                prompt=None if example.prompt is None else example.prompt + continuation,
-            )
-            shared[begins] = Row(document, example, longer, len(after) - _common(before, after), scored)
+            if end:
+                raise AdapterError(
+                    f"{adapter.info.name}: its processor ends each prompt with {end!r}, behind which "
+                    f"{continuation!r} is not one token, so it cannot be scored; use lettered choices or generate_until"
+                )
+            n = common(before, after)
+            shared[begins] = Row(request, document, continuation, len(after) - n, len(before) - n, scored)
         shared[begins].asked.append((number, scored))
-    return sorted(shared.values(), key=lambda row: -len(row.example.text))
+    rows = list(shared.values())
+    if whole_prompts:
+        whole = {row.document for row in rows if not row.n_melted}
+        melted = {row.document: row for row in rows if row.document not in whole}
+        rows += [
+            Row(row.request, document, "", 0, 0, prompts[document, str(row.request.args[0])][1][-1:])
+            for document, row in melted.items()
+        ]
+    return sorted(rows, key=lambda row: row.order)
 
 
-def check_causal(adapter: HFAdapter, rows: Sequence[Row]) -> None:
+def check_causal(adapter: HFAdapter, rows: Sequence[Row], *, templated: bool) -> None:
     """Raises where a continuation changes what the model computes of the prompt before it.
 
     Such a model (PaliGemma) takes all it is given for the prompt: it would see the answer that it is scored on.
@@ -105,6 +150,7 @@ def check_causal(adapter: HFAdapter, rows: Sequence[Row]) -> None:
     Args:
         adapter: the model; it runs twice, where a row holds a continuation at all.
         rows: from :func:`plan_scoring`.
+        templated: whether contexts went through the chat template.
 
     Raises:
         AdapterError: the model is not causal.
@@ -113,8 +159,8 @@ def check_causal(adapter: HFAdapter, rows: Sequence[Row]) -> None:
     if row is None:
         return
     after = []
-    for example, back in ((row.prompt, 0), (row.example, row.n_after)):
-        batch = adapter.encode([example])
+    for continuation, back in (("", row.n_melted), (row.continuation, row.n_after)):
+        batch = adapter.encode([example_of(row.request, templated=templated, continuation=continuation)])
         after.append(adapter.logits_at(batch, batch.last_positions() - back)[0, 0])
     if float((after[0] - after[1]).abs().max()) > CAUSAL_TOLERANCE * float(after[0].std()):
         raise AdapterError(
@@ -154,17 +200,19 @@ def answers(batch: Batch, rows: Sequence[Row], positions: np.ndarray, logits: Te
             yield request, (float(total), bool((logprobs.argmax(dim=-1) == targets).all()))
 
 
-def check_encoded(adapter: HFAdapter, batch: Batch, rows: Sequence[Row], max_length: int | None) -> None:
+def check_encoded(
+    adapter: HFAdapter, batch: Batch, rows: Sequence[Row], examples: Sequence[Example], max_length: int | None
+) -> None:
     """Raises unless every row was encoded as planned and fits.
 
     Raises:
         AdapterError: a prompt that is too long, or a tokenizer that ends each text with a mark.
     """
-    for row, tokens, length in zip(rows, batch.tokens, batch.lengths().tolist(), strict=True):
-        check_length(row.example, length, max_length)
+    for row, example, tokens, length in zip(rows, examples, batch.tokens, batch.lengths().tolist(), strict=True):
+        check_length(example, length, max_length)
         if tokens[-len(row.tail) :].tolist() != row.tail:
             raise AdapterError(
-                f"{adapter.info.name}: {row.example.id} was to end in tokens {row.tail} but ends in "
+                f"{adapter.info.name}: {example.id} was to end in tokens {row.tail} but ends in "
                 f"{tokens[-len(row.tail) :].tolist()}. Its tokenizer writes a mark after each text, or encodes a text "
                 f"otherwise beside a picture, so that continuations cannot be scored; use a generate_until task"
             )
@@ -201,8 +249,3 @@ def watched_rows(batch: Batch, rows: Sequence[tuple[int, Document, int]]) -> lis
         )
         for row, document, n_after in rows
     ]
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
-    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

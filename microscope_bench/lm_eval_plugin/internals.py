@@ -47,18 +47,20 @@ class Running:
         limit: how many documents of each task it was asked for, below 1 which share; None for all.
         samples: task name → documents it was asked for.
         cache_requests: whether prompts may come out of lm-eval's request cache.
-        templated: whether lm-eval puts prompts through the chat template.
+        templated: whether lm-eval puts prompts through the chat template; or the template's name.
         system_instruction: before every prompt, or None.
         seeds: of Python, of NumPy, of few-shot examples; None where none was set.
+        simple: whether it is one of ``simple_evaluate``, which asks the model for its results at the end.
     """
 
     tasks: Mapping[str, Any]
     limit: float | None
     samples: Mapping[str, Sequence[int]]
     cache_requests: bool
-    templated: bool
+    templated: bool | str
     system_instruction: str | None
     seeds: tuple[int | None, int | None, int | None]
+    simple: bool
 
 
 def running() -> Running | None:
@@ -66,17 +68,19 @@ def running() -> Running | None:
 
     A backend is handed requests, which name their task but do not hold it. lm-eval has no other way to tell it.
     """
-    evaluate, simple = _locals_of("evaluate"), _locals_of("simple_evaluate") or {}
+    evaluate, around = _locals_of("evaluate"), _locals_of("simple_evaluate")
     if evaluate is None:
         return None
+    simple = around or {}
     return Running(
         tasks=dict(evaluate["eval_tasks"]),
         limit=evaluate["limit_arg"],
         samples=dict(evaluate["samples"] or {}),
         cache_requests=bool(evaluate["cache_requests"]),
-        templated=bool(evaluate["apply_chat_template"]),
+        templated=evaluate["apply_chat_template"],
         system_instruction=evaluate["system_instruction"],
         seeds=(simple.get("random_seed"), simple.get("numpy_random_seed"), simple.get("fewshot_random_seed")),
+        simple=around is not None,
     )
 
 
@@ -88,7 +92,7 @@ def output_path() -> str | None:
 
 def pictures_of(request: Instance) -> list[Any] | None:
     """The pictures of a request, or None for one of a task without pictures."""
-    return list(request.args[2]["visual"]) if len(request.args) > 2 and "visual" in request.args[2] else None
+    return list(request.args[2]["visual"] or ()) if len(request.args) > 2 and "visual" in request.args[2] else None
 
 
 def _locals_of(function: str) -> Mapping[str, Any] | None:

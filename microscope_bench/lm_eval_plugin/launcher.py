@@ -41,9 +41,10 @@ def with_our_tasks(arguments: Sequence[str]) -> list[str]:
     >>> with_our_tasks(["ls", "--help"])
     ['ls', '--help']
     """
-    given = any(argument.split("=")[0] == "--include_path" for argument in arguments)
-    evaluates = "--tasks" in arguments or any(argument.startswith("--tasks=") for argument in arguments)
-    return [*arguments, *(() if given or not evaluates else ("--include_path", str(builtin_task_dir())))]
+    options = {argument.split("=")[0] for argument in arguments}
+    if not options & {"--tasks", "-t"} or options & {"--include_path", "--config", "-C"}:
+        return list(arguments)
+    return [*arguments, "--include_path", str(builtin_task_dir())]
 
 
 def _show_what_is_measured() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from microscope_bench.capture.space import check_space
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.devices import device_name
-from microscope_bench.errors import CaptureError
+from microscope_bench.errors import CaptureError, MicroscopeError
 from microscope_bench.measure import measure
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.provenance import environment
@@ -37,6 +38,9 @@ class TaskRecorder:
         task: the documents.
         protocol: decides how many tokens are kept.
         n_examples: how many documents will come.
+
+    Attributes:
+        error: why nothing more of this task can be taken; None while all is well.
     """
 
     def __init__(self, adapter: Adapter, task: Task, protocol: Protocol, n_examples: int) -> None:
@@ -53,6 +57,7 @@ class TaskRecorder:
                 part_examples=PART_EXAMPLES,
             )
             check_space(self._store.path, adapter, protocol, n_examples, mainflow=False)
+        self.error: MicroscopeError | None = None
         self._waiting: list[dict[str, Tensor]] = []
         self._records: list[ExampleRecord] = []
         self._parts = 0
@@ -60,6 +65,8 @@ class TaskRecorder:
 
     def take(self, states: BatchStates) -> None:
         """Stores the states of a few documents that have not come before."""
+        if self.error is not None:
+            return
         numbers = range(len(self._records), len(self._records) + len(states.records))
         self._waiting.append(join([states], [list(numbers)]))
         self._records += states.records
@@ -92,6 +99,8 @@ class TaskRecorder:
         Raises:
             CaptureError: too many documents were cut, or not all of them came.
         """
+        if self.error is not None:
+            raise self.error
         if self._taken != self._n_examples:
             raise CaptureError(
                 f"{self.task.name}: {self._taken} of {self._n_examples} documents went through the model where they "
@@ -104,11 +113,15 @@ class TaskRecorder:
         if len(skipped) > int(self.protocol.max_skipped * self._n_examples):
             raise CaptureError(
                 f"{self.task.name}: {len(skipped)} of {self._n_examples} documents could not be measured; first: "
-                f"{skipped[0].id}: {skipped[0].skipped}"
+                f"{skipped[0].id}: {skipped[0].skipped}. To measure the others: --model_args ...,max_skipped=SHARE"
             )
         for record in store.records:
             if record.skipped is None and record.id in choice_logprobs:
-                record.choice_logprobs, record.unscored = list(choice_logprobs[record.id]), None
+                logprobs = list(choice_logprobs[record.id])
+                if np.isfinite(logprobs).all():
+                    record.choice_logprobs, record.unscored = logprobs, None
+                else:
+                    record.unscored = "the logits hold NaN or infinity"
         where = environment(
             device=device_name(self.adapter.device),
             processor=self.adapter.info.processor,

@@ -7,16 +7,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from microscope_bench.adapters.base import Adapter
-from microscope_bench.errors import CaptureError
+from microscope_bench.errors import AdapterError, CaptureError
 from microscope_bench.lm_eval_plugin.internals import Instance, Running, pictures_of
 
 
-def check_evaluation(now: Running) -> None:
-    """Raises for an evaluation whose geometry would lie.
+def checked(now: Running | None) -> Running:
+    """The evaluation, unless its geometry would lie.
 
     Raises:
         CaptureError: with the reason and what to do.
     """
+    if now is None or not now.simple:
+        raise CaptureError(
+            "microscope: geometry needs to know the tasks and the seeds, and needs to be asked for its results, as "
+            "lm_eval.simple_evaluate does; call that, or load the model with geometry=false"
+        )
+    if now.seeds[2] is None and any(task.config.num_fewshot for task in now.tasks.values()):
+        raise CaptureError(
+            "few-shot examples that are drawn without a seed and geometry exclude each other: a result could not say "
+            "which they were. Leave the seed out for lm-eval's 1234, or give a number"
+        )
     if now.cache_requests:
         raise CaptureError(
             "--cache_requests and geometry exclude each other: the cache is not told by the task's version or data, so "
@@ -25,6 +35,20 @@ def check_evaluation(now: Running) -> None:
     for name, task in now.tasks.items():
         if task.config.doc_to_audio is not None:
             raise CaptureError(f"{name} lets sound be heard, which lm-eval's transformers models cannot be given")
+    return now
+
+
+def check_template(now: Running) -> None:
+    """Raises for a chat template that is asked for by name.
+
+    Raises:
+        AdapterError: only the default one is used.
+    """
+    if isinstance(now.templated, str):
+        raise AdapterError(
+            f"--apply_chat_template {now.templated}: templates cannot be chosen by name; give --apply_chat_template "
+            f"alone for the checkpoint's default one"
+        )
 
 
 def check_images(requests: Sequence[Instance], tasks: Any) -> None:

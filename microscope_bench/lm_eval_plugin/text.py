@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,23 +10,27 @@ from torch import Tensor
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.selection import splitmix64
-from microscope_bench.lm_eval_plugin.geometry import Document, Geometry, Watched
+from microscope_bench.lm_eval_plugin.documents import Document
+from microscope_bench.lm_eval_plugin.geometry import Geometry, Watched
 
+_OTHER_TOKENS = (
+    "lm-eval gives the model other tokens than microscope-bench run would: it decides otherwise on the mark at the "
+    "beginning (add_bos_token), or the answer melts with white space at the prompt's end"
+)
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 """What lm-eval makes of a request: its texts, the ids of the context, those of the continuation."""
 
 
 class Scoring:
-    """Finds each document's context once among the sequences that lm-eval scores.
+    """Finds each document's prompt once among the sequences that lm-eval scores.
 
     lm-eval batches, shortens and shares requests as it likes, padded on the right and without a mask. In a causal model
-    the states of a context are the same in every sequence that begins with it, so that the first one serves.
+    the states of a prompt are the same in every sequence that begins with it, so that the first one serves.
 
     Args:
         geometry: takes the states.
         documents: one for each request.
         encoded: the requests, as lm-eval encoded them.
-        encode: what encodes a text as lm-eval does.
         max_length: tokens that lm-eval gives the model at most; it cuts longer ones on the left.
     """
 
@@ -35,31 +39,33 @@ class Scoring:
         geometry: Geometry,
         documents: Sequence[Document],
         encoded: Sequence[Encoded],
-        encode: Callable[[str], list[int]],
         max_length: int,
     ) -> None:
         self._geometry = geometry
         self._wanted: dict[int, dict[int, list[Document]]] = {}
-        self._contexts: dict[Document, tuple[np.ndarray, str]] = {}
+        self._prompts: dict[Document, tuple[np.ndarray, str]] = {}
         for document, ((text, _), context, continuation) in zip(documents, encoded, strict=True):
-            if document in self._contexts or not geometry.measures(document):
+            if document in self._prompts or (tokens := geometry.tokens(document)) is None:
                 continue
-            tokens = np.asarray(_prompt(text, context, continuation, encode), dtype=np.int64)
-            self._contexts[document] = tokens, text
-            if (n := len(context) + len(continuation)) > max_length + 1:
-                geometry.skip(document, f"{n - 1} tokens exceed the {max_length} that lm-eval gives the model")
-                continue
-            of_length = self._wanted.setdefault(len(tokens), {})
-            of_length.setdefault(int(_prefix_keys(tokens)[-1]), []).append(document)
+            self._prompts[document] = tokens, text
+            sequence = [*context, *continuation]
+            if len(sequence) > max_length + 1:
+                cause = f"{len(sequence) - 1} tokens exceed the {max_length} that lm-eval gives the model"
+                geometry.skip(document, cause)
+            elif common(sequence, tokens.tolist()) < len(tokens):
+                geometry.skip(document, _OTHER_TOKENS)
+            else:
+                of_length = self._wanted.setdefault(len(tokens), {})
+                of_length.setdefault(int(_prefix_keys(tokens)[-1]), []).append(document)
 
     def rows(self, sequences: Tensor) -> list[Watched]:
-        """The documents not yet seen whose context begins one of the sequences (B, S)."""
+        """The documents not yet seen whose prompt begins one of the sequences (B, S)."""
         found = []
         for number, sequence in enumerate(sequences.cpu().numpy()):
             keys = _prefix_keys(sequence)
             for length in [n for n in self._wanted if n <= len(sequence)]:
                 for document in self._wanted[length].pop(int(keys[length - 1]), ()):
-                    tokens, text = self._contexts[document]
+                    tokens, text = self._prompts[document]
                     found.append(_watched(self._geometry.adapter, document, number, sequence, tokens, 0, text))
         return found
 
@@ -78,7 +84,7 @@ class Generation:
         self._wanted: dict[str, list[Document]] = {}
         for document, context in zip(documents, contexts, strict=True):
             members = self._wanted.setdefault(context, [])
-            if document not in members and geometry.measures(document):
+            if document not in members:
                 members.append(document)
         self._batch: tuple[list[str], list[int]] = [], []
 
@@ -92,22 +98,24 @@ class Generation:
         width = sequences.shape[1]
         for number, (context, n, sequence) in enumerate(zip(*self._batch, sequences.cpu().numpy(), strict=True)):
             for document in self._wanted.pop(context, ()):
+                tokens = self._geometry.tokens(document)
                 if n > width:
                     self._geometry.skip(document, f"{n} tokens exceed the {width} that lm-eval gives the model")
-                    continue
-                tokens = sequence[width - n :]
-                adapter = self._geometry.adapter
-                found.append(_watched(adapter, document, number, sequence, tokens, width - n, context))
+                elif tokens is not None and sequence[width - n :].tolist() != tokens.tolist():
+                    self._geometry.skip(document, _OTHER_TOKENS)
+                elif tokens is not None:
+                    adapter = self._geometry.adapter
+                    found.append(_watched(adapter, document, number, sequence, tokens, width - n, context))
         return found
 
 
-def _prompt(text: str, context: list[int], continuation: list[int], encode: Callable[[str], list[int]]) -> list[int]:
-    """The tokens of a prompt. White space at its end, as chat templates leave it, lm-eval takes for the answer's."""
-    if text == text.rstrip():
-        return context
-    whole, prompt = context + continuation, encode(text)
-    n = next((n for n, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), min(len(whole), len(prompt)))
-    return prompt[: max(n, len(context))] if prompt[: len(context)] == context else context
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their beginning.
+
+    >>> common([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _watched(

@@ -9,13 +9,14 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.errors import AdapterError, CaptureError
+from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError
 from microscope_bench.hub import first_line
 from microscope_bench.lm_eval_plugin.arguments import Settings
-from microscope_bench.lm_eval_plugin.geometry import Document, Geometry, document_of
+from microscope_bench.lm_eval_plugin.documents import Document, document_of
+from microscope_bench.lm_eval_plugin.geometry import Geometry
 from microscope_bench.lm_eval_plugin.images import Answer
 from microscope_bench.lm_eval_plugin.internals import HFLM, Instance, output_path, running
-from microscope_bench.lm_eval_plugin.refusals import check_images, check_text, refuse_several_answers
+from microscope_bench.lm_eval_plugin.refusals import check_images, check_template, check_text, refuse_several_answers
 from microscope_bench.lm_eval_plugin.text import Encoded, Generation, Scoring
 
 
@@ -113,12 +114,13 @@ class TextModel(HFLM):  # type: ignore[misc]
             halves[seen].append(number)
         now = running()
         if now is not None:
-            self.chat_applied = now.templated
+            check_template(now)
+            self.chat_applied = bool(now.templated)
         if halves[True]:
             check_images([requests[n] for n in halves[True]], None if now is None else now.tasks)
         if self.geometry is not None:
             if halves[False]:
-                check_text(self.adapter, requests)
+                check_text(self.adapter, [requests[n] for n in halves[False]])
             self.geometry.begin(requests)
             self.adapter = self.geometry.adapter
         found: dict[int, Any] = {}
@@ -152,10 +154,12 @@ class TextModel(HFLM):  # type: ignore[misc]
     def _failing_as_lm_eval(self, requests: list[Instance]) -> Iterator[None]:
         try:
             yield
+        except MicroscopeError:
+            raise
         except (TypeError, ValueError) as error:
             raise AdapterError(
-                f"{self.adapter.info.name}: lm-eval's own code for text cannot run it on {requests[0].task_name} "
-                f"({type(error).__name__}: {first_line(error)}); measure the geometry with: microscope-bench run"
+                f"{self.adapter.info.name}: lm-eval's own code for text fails on {requests[0].task_name} "
+                f"({type(error).__name__}: {first_line(error)}); the geometry alone comes from: microscope-bench run"
             ) from error
 
     def _score_pictures(self, requests: list[Instance], disable_tqdm: bool) -> NoReturn:
@@ -170,7 +174,7 @@ class TextModel(HFLM):  # type: ignore[misc]
 
     def _loglikelihood_tokens(self, requests: list[Encoded], disable_tqdm: bool = False, **options: Any) -> Any:
         if self.geometry is not None:
-            self._scoring = Scoring(self.geometry, self._documents, requests, self.tok_encode, self.max_length)
+            self._scoring = Scoring(self.geometry, self._documents, requests, self.max_length)
         return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, **options)
 
     def _model_call(self, inps: Tensor, **options: Any) -> Tensor:

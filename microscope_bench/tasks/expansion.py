@@ -47,8 +47,8 @@ class TaskNames:
     def expand(self, names: Sequence[str]) -> list[TaskSpec]:
         """The tasks behind names, paths of YAML files, groups, tags and patterns (``mmlu_*``), each once.
 
-        The order is that of the names; within a group that of its file, within a tag or pattern the alphabet's. What a
-        name was expanded to is logged.
+        The order is that of the names; within a group that of its file, within a tag or pattern the alphabet's. What
+        a name was expanded to is logged.
 
         Raises:
             UnknownNameError: a name that nothing has; the message holds the nearest ones.
@@ -76,8 +76,12 @@ class TaskNames:
             matching = sorted(known for known in self._all() if fnmatchcase(known, name))
             if not matching:
                 raise TaskError(f"no task, group or tag has a name like {name}; see: microscope-bench ls tasks --all")
+            tasks = {known for known in matching if self._is_task(known)}
             for known in matching:
-                yield from self._named(known, changes, (*within, name))
+                for spec in self._named(known, changes, (*within, name)):
+                    # what fits the pattern itself is not asked for a second time by a group that fits it too
+                    if known in tasks or spec.name not in tasks:
+                        yield spec
         elif name in self._known:
             listing = self._known[name]
             if listing.error:
@@ -103,6 +107,9 @@ class TaskNames:
     def _all(self) -> list[str]:
         ours = {**self._known, **self._files.groups, **self._files.tags}
         return sorted({*ours, *lm_eval_task_files(), *lm_eval_groups(), *lm_eval_tags()})
+
+    def _is_task(self, name: str) -> bool:
+        return name in self._known or name in lm_eval_task_files()
 
     def _knows(self, name: str) -> bool:
         ours = name in self._known or name in self._files.groups or name in self._files.tags

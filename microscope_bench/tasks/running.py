@@ -12,7 +12,7 @@ from typing import Any
 from microscope_bench.tasks.data_sets import DatasetIdentity, hash_rows, is_hub_repository
 from microscope_bench.tasks.fewshot import Draws
 from microscope_bench.tasks.loading import row_ids
-from microscope_bench.tasks.settings import TaskSettings, rows_to_measure, stated_version
+from microscope_bench.tasks.settings import TaskSettings, rows_to_measure, seeded, stated_version
 from microscope_bench.tasks.splits import function_arguments, generated_revision
 from microscope_bench.tasks.task import Task
 
@@ -33,7 +33,8 @@ def task_around(renderer: Any, settings: TaskSettings) -> Task:
     metadata = config.metadata if isinstance(config.metadata, Mapping) else {}
     name, shots = str(config.task), int(config.num_fewshot or 0)
     where = Path(name)
-    every_row = renderer.eval_docs
+    with seeded(settings.seeds):
+        every_row = renderer.eval_docs
     ids, rows, chosen = row_ids(every_row, metadata.get("id_column"), where), every_row, None
     if name in settings.samples:
         chosen = rows_to_measure(settings.samples[name], len(every_row), name)

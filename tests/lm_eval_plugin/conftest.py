@@ -35,6 +35,10 @@ def sometimes(doc):
     return pictures(doc) if doc["seed"] % 2 else []
 
 
+def none(doc):
+    return []
+
+
 def mark(doc):
     return ("<image>" if doc["seed"] % 2 else "") + doc["question"]
 """
@@ -80,6 +84,7 @@ def task_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "doc_to_image: !function utils.sometimes\n" + LETTERS,
         ),
         ("text_words", "multiple_choice", ASK, "answer", CHOICES),
+        ("no_pictures", "multiple_choice", ASK, "answer", "doc_to_image: !function utils.none\n" + LETTERS),
         ("text_no_prompt", "multiple_choice", "''", "answer", CHOICES),
         ("text_said", "generate_until", ASK, "question", SAYS),
         ("text_rolling", "loglikelihood_rolling", "''", "question", "metric_list:\n  - metric: bits_per_byte\n"),
@@ -92,6 +97,8 @@ def task_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "fewshot_config:\n  samples: []\n", ""
         )
     )
+    melting = TASK.format(name="melting", kind="multiple_choice", text=SHOW, target="answer", extra=SHOWS + CHOICES)
+    (root / "melting.yaml").write_text(melting.replace("Answer:", "Answer: ") + "target_delimiter: ''\n")
     solved = TASK.format(name="text_shots", kind="multiple_choice", text=ASK, target="answer", extra=CHOICES)
     (root / "text_shots.yaml").write_text(
         solved.replace("num_fewshot: 0\nfewshot_config:\n  samples: []\n", "fewshot_split: test\n")

@@ -8,6 +8,7 @@ import pytest
 
 from microscope_bench import evaluate, load_result
 from microscope_bench.adapters.presets import load_model
+from microscope_bench.errors import CaptureError
 from microscope_bench.lm_eval_plugin.backend import Microscope
 from microscope_bench.tasks import load_task
 from microscope_bench.tasks.settings import Seeds, TaskSettings
@@ -50,6 +51,8 @@ CASES = {
     "solved examples": ("llama", "text_shots", False, 5, {"num_fewshot": 2}),
     "solved examples as turns": ("llava_next", "text_shots", True, 5, {"num_fewshot": 2}),
     "another draw": ("llama", "text_shots", False, 5, {"num_fewshot": 2, "seed": 7}),
+    "a prompt whose end melts with the answers": ("llava_next", "melting", False, 5, {}),
+    "another seed": ("llama", "text_shots", False, 5, {"num_fewshot": 1, "seeds": 7}),
     "chosen rows": ("llava_next", "letters", False, 5, {"samples": [9, 2, 3, 11, 4, 7]}),
     "a share": ("llama", "text_words", False, 5, {"limit": 0.4}),
     "more than there are": ("llama", "text_words", False, 5, {"limit": 50}),
@@ -66,8 +69,10 @@ def test_geometry_is_that_of_evaluate(load, run_lm_eval, tiny, task_dir, tmp_pat
     lm = load(family, batch_size=batch_size, metrics="+".join(METRICS))
     # in double precision what is left is a difference of tokens or prompts, not of rounding
     lm.adapter.model.double()
-    seed = asked.pop("seed", None)
+    seed, seeds = asked.pop("seed", None), asked.pop("seeds", None)
     theirs = asked if seed is None else {**asked, "fewshot_random_seed": seed}
+    if seeds is not None:
+        theirs = {**asked, **dict.fromkeys(("random_seed", "numpy_random_seed", "fewshot_random_seed"), seeds)}
     found = run_lm_eval(lm, task, apply_chat_template=templated, output_path=tmp_path, **theirs)
     ours = measured(found, task, tmp_path)
     model_args = {"pretrained": str(tiny(family))}
@@ -75,13 +80,14 @@ def test_geometry_is_that_of_evaluate(load, run_lm_eval, tiny, task_dir, tmp_pat
         model_args["use_chat_template"] = "false"
     adapter = load_model("hf", model_args, "cpu")
     adapter.model.double()
-    seeds = None if seed is None else Seeds(fewshot=seed)
+    drawn = Seeds() if seed is None else Seeds(fewshot=seed)
     limit = asked.pop("limit", None)
-    settings = TaskSettings(**asked, **({} if seeds is None else {"seeds": seeds}))
+    settings = TaskSettings(**asked, seeds=drawn if seeds is None else Seeds(seeds, seeds, seeds))
     reference = evaluate(
         adapter,
         load_task(task, include_path=task_dir, settings=settings),
         limit=limit,
+        seed=seeds,
         metrics=METRICS,
         batch_size=8,
         progress=False,
@@ -93,7 +99,18 @@ def test_geometry_is_that_of_evaluate(load, run_lm_eval, tiny, task_dir, tmp_pat
         assert ours.accuracy.value == pytest.approx(found["results"][task]["acc,none"])
 
 
-FAMILIES = ("qwen2_vl", "idefics3", "gemma3", "internvl", "llava", "mllama", "chameleon", "voxtral", "gemma4")
+FAMILIES = (
+    "qwen2_vl",
+    "idefics3",
+    "gemma3",
+    "internvl",
+    "llava",
+    "mllama",
+    "chameleon",
+    "voxtral",
+    "gemma4",
+    "paligemma",
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -104,8 +121,8 @@ def test_families_that_pad_or_mark_prompts_in_their_own_ways(run_lm_eval, family
     lm.adapter.model.double()
     templated = lm.adapter.encoder.has_template
     tasks = ["text_words", "text_said"] if "image" not in lm.adapter.modalities else ["letters", "said", "text_words"]
-    if family == "chameleon":  # its tokenizer ends each text with a mark, and lm-eval does not take that off
-        tasks = ["said"]
+    if family in ("chameleon", "paligemma"):  # a mark at each text's end; a prompt that sees the answer
+        tasks = ["letters", "said"]
     found = run_lm_eval(lm, *tasks, apply_chat_template=templated, output_path=tmp_path, limit=7)
     adapter = load_model("hf", {"pretrained": model_args["pretrained"]}, "cpu")
     adapter.model.double()
@@ -127,6 +144,67 @@ def test_the_tasks_of_one_run_are_kept_apart_and_the_limit_is_a_deviation(load, 
         assert (result.identity.task.name, result.identity.task.version) == (task, "3")
         assert result.identity.n_examples == 6 and result.identity.protocol.limit == 6
         assert "limit=6" in result.signature
+
+
+def test_logits_that_are_no_numbers_give_no_accuracy(load, run_lm_eval, tmp_path):
+    lm = load("llama", batch_size=4, metrics="anisotropy")
+    lm.adapter.model.lm_head.weight.data *= float("nan")
+    result = measured(run_lm_eval(lm, "text_words", output_path=tmp_path), "text_words", tmp_path)
+    assert result.accuracy.value is None and "NaN" in result.accuracy.reason
+
+
+def test_what_fails_at_the_end_loses_no_answers(load, run_lm_eval, monkeypatch):
+    def full(*args, **options):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("microscope_bench.lm_eval_plugin.recorder.measure", full)
+    found = run_lm_eval(load("llama", metrics="anisotropy"), "text_words")
+    assert found["config"]["microscope"]["text_words"] == {"status": "failed", "error": "RuntimeError: out of memory"}
+    assert "acc,none" in found["results"]["text_words"]
+
+
+def test_a_task_whose_states_cannot_be_taken_loses_no_answers(load, run_lm_eval, monkeypatch):
+    def refuse(self, layer, hidden):
+        raise CaptureError("no position is labelled as one")
+
+    monkeypatch.setattr("microscope_bench.capture.states.BatchStates.keep_boundary", refuse)
+    found = run_lm_eval(load("llama", metrics="anisotropy"), "text_words")
+    summary = found["config"]["microscope"]["text_words"]
+    assert summary == {"status": "failed", "error": "no position is labelled as one"}
+    assert "acc,none" in found["results"]["text_words"]
+
+
+def test_after_an_interruption_the_same_model_measures_again(load, run_lm_eval, monkeypatch):
+    lm = load("llama", metrics="anisotropy")
+    call, n = lm.adapter.model.forward, 0
+
+    def interrupted(*args, **options):
+        nonlocal n
+        n += 1
+        if n == 3:
+            raise KeyboardInterrupt
+        return call(*args, **options)
+
+    monkeypatch.setattr(lm.adapter.model, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_lm_eval(lm, "text_words")
+    assert run_lm_eval(lm, "text_words")["config"]["microscope"]["text_words"]["status"] == "complete"
+
+
+def test_no_batch_holds_rows_with_and_without_pictures(load, run_lm_eval):
+    lm = load("llava_next", batch_size=8, geometry=False)
+    shown, encode = [], lm.adapter.encoder.__class__.__call__
+
+    def noting(self, examples):
+        shown.append({bool(example.images) for example in examples})
+        return encode(self, examples)
+
+    lm.adapter.encoder.__class__.__call__ = noting
+    try:
+        run_lm_eval(lm, "letters", "no_pictures")
+    finally:
+        lm.adapter.encoder.__class__.__call__ = encode
+    assert {True} in shown and {False} in shown and {True, False} not in shown
 
 
 def test_scores_are_split_by_what_lm_eval_found_right(load, run_lm_eval, tmp_path):

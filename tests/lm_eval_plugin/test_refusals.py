@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import torch
+from lm_eval.api.instance import Instance
 
 from microscope_bench.errors import AdapterError, CaptureError, ExampleError, MicroscopeError
 from microscope_bench.lm_eval_plugin.backend import Microscope
+from microscope_bench.lm_eval_plugin.images import Row, check_causal
 from microscope_bench.lm_eval_plugin.launcher import main, with_our_tasks
 
 
@@ -45,9 +51,89 @@ def test_a_prompt_that_would_be_cut_through_its_picture(load, run_lm_eval, task)
         run_lm_eval(load("llava_next", geometry=False, max_length=60), task)
 
 
-def test_choices_of_several_tokens_for_a_model_that_would_see_them(load, run_lm_eval):
-    with pytest.raises(AdapterError, match="its attention is not causal"):
+def test_choices_of_several_tokens_behind_what_a_processor_ends_prompts_with(load, run_lm_eval):
+    with pytest.raises(AdapterError, match=r"ends each prompt with '\\n', behind which ' red' is not one token"):
         run_lm_eval(load("paligemma", geometry=False), "words")
+
+
+@pytest.mark.parametrize("seen, refused", [(0.0, False), (1.0, True)])
+def test_choices_of_several_tokens_for_a_model_that_would_see_them(seen, refused):
+    """A stand-in whose logits hang on the length of all that it is given, or not."""
+
+    class Model:
+        info = SimpleNamespace(name="prefix model")
+
+        def encode(self, examples):
+            self.length = len(examples[0].text)
+            return SimpleNamespace(last_positions=lambda: np.array([self.length - 1]))
+
+        def logits_at(self, batch, positions):
+            values = torch.arange(8.0) + seen * self.length * torch.tensor([1.0, -1.0] * 4)
+            return (values + positions[0]).reshape(1, 1, 8)
+
+    request = Instance("loglikelihood", {}, ("What?", " a dog"), 0, ("words", 0, 1))
+    row = Row(request, ("words", 0), " a dog", n_after=6, n_melted=0, tail=[1])
+    if not refused:
+        return check_causal(Model(), [row], templated=False)
+    with pytest.raises(AdapterError, match="prefix model: a continuation changes what comes before it"):
+        check_causal(Model(), [row], templated=False)
+
+
+@pytest.mark.parametrize("task", ["text_words", "text_said"])
+def test_geometry_of_text_for_a_model_whose_prompt_sees_what_follows(load, run_lm_eval, task):
+    with pytest.raises(CaptureError, match=f"prompt and answer as one text. Measure {task} with: microscope-bench run"):
+        run_lm_eval(load("paligemma"), task)
+
+
+def test_a_prompt_that_lm_eval_gives_other_tokens_is_not_measured(load, run_lm_eval):
+    """Our own run lets the checkpoint decide on the mark at the beginning."""
+    summary = run_lm_eval(load("llama", add_bos_token=False), "text_words")["config"]["microscope"]["text_words"]
+    assert summary["status"] == "failed" and "lm-eval gives the model other tokens" in summary["error"]
+
+
+@pytest.mark.parametrize("task", ["text_words", "text_said"])
+def test_a_mark_that_lm_eval_adds_behind_a_template_without_one(load, run_lm_eval, task):
+    lm = load("llama")
+    template = lm.adapter.tokenizer.chat_template
+    assert "bos_token" in template
+    lm.adapter.tokenizer.chat_template = template.replace("{{ bos_token }}", "").replace("{{bos_token}}", "")
+    summary = run_lm_eval(lm, task, apply_chat_template=True)["config"]["microscope"][task]
+    assert summary["status"] == "failed" and "lm-eval gives the model other tokens" in summary["error"]
+
+
+def test_few_shot_examples_without_a_seed(load, run_lm_eval):
+    with pytest.raises(CaptureError, match="drawn without a seed"):
+        run_lm_eval(load("llama"), "text_shots", num_fewshot=2, fewshot_random_seed=None)
+
+
+def test_a_template_by_name(load, run_lm_eval):
+    with pytest.raises(AdapterError, match="--apply_chat_template tool_use: templates cannot be chosen by name"):
+        run_lm_eval(load("llava_next", geometry=False), "text_words", apply_chat_template="tool_use")
+
+
+def test_a_picture_that_does_not_open(load, run_lm_eval, monkeypatch):
+    def broken(self):
+        raise OSError("image file is truncated")
+
+    monkeypatch.setattr("PIL.Image.Image.load", broken)
+    with pytest.raises(
+        AdapterError, match=r"letters, document 0: a picture does not open \(OSError: image file is trunc"
+    ):
+        run_lm_eval(load("llava_next", geometry=False), "letters", limit=1)
+
+
+def test_an_answer_that_leaves_no_room_for_a_prompt(load, run_lm_eval):
+    with pytest.raises(AdapterError, match="4 tokens of answer leave no room for a prompt in 3"):
+        run_lm_eval(load("llava_next", geometry=False, max_length=3), "said", limit=1)
+
+
+def test_an_evaluation_that_will_not_ask_for_the_results(load, run_lm_eval, task_dir):
+    from lm_eval import evaluate
+    from lm_eval.tasks import TaskManager
+
+    tasks = TaskManager(include_path=str(task_dir), include_defaults=False).load(["text_words"])
+    with pytest.raises(CaptureError, match=r"as lm_eval\.simple_evaluate does"):
+        evaluate(load("llama"), tasks)
 
 
 def test_whole_texts(load, run_lm_eval):
@@ -61,10 +147,8 @@ def test_prompts_of_text_that_lm_eval_cuts_are_too_many_to_be_skipped(load, run_
 
 
 def test_geometry_without_an_evaluation(load):
-    from lm_eval.api.instance import Instance
-
     request = Instance("loglikelihood", {}, ("a", " b"), 0, ("text_words", 0, 1))
-    with pytest.raises(CaptureError, match=r"call lm_eval\.simple_evaluate"):
+    with pytest.raises(CaptureError, match=r"as lm_eval\.simple_evaluate does"):
         load("llama").loglikelihood([request])
 
 
@@ -95,6 +179,23 @@ def test_the_launcher_says_in_one_line_what_is_wrong(capsys, task_dir, monkeypat
 
 
 def test_the_launcher_knows_our_tasks_unless_others_are_named():
-    assert with_our_tasks(["run", "--tasks", "shapesqa"])[-2] == "--include_path"
-    for arguments in (["ls", "tasks"], ["run", "--tasks", "x", "--include_path", "here"], ["run", "--include_path=x"]):
-        assert with_our_tasks(arguments) == arguments
+    for named in (["--tasks", "shapesqa"], ["-t", "shapesqa"], ["--tasks=shapesqa"]):
+        assert with_our_tasks(["run", *named])[-2] == "--include_path"
+    tasks = ["run", "--tasks", "x"]
+    for more in (["--include_path", "here"], ["--include_path=x"], ["--config", "run.yaml"], ["-C", "run.yaml"]):
+        assert with_our_tasks([*tasks, *more]) == [*tasks, *more]
+    assert with_our_tasks(["ls", "tasks"]) == ["ls", "tasks"]
+
+
+def test_model_args_are_read_as_they_are_written(tiny):
+    given = f"pretrained={tiny('llama')},device=cpu,logits_cache=false,add_bos_token=False,prefix_token_id=0"
+    lm = Microscope.create_from_arg_string(given)
+    assert (lm.logits_cache, lm.add_bos_token, lm.prefix_token_id) == (False, False, 0)
+
+
+def test_lm_evals_default_device_is_none_of_the_users_asking(tiny):
+    from microscope_bench.lm_eval_plugin.arguments import sort_arguments
+
+    found = sort_arguments({"pretrained": "x", "device": "cuda:0", "model_revision": "abc"}, {})
+    assert found.device == ("cuda:0" if torch.cuda.is_available() else None)
+    assert found.adapter == {"pretrained": "x", "revision": "abc"}

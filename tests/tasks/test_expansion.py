@@ -98,7 +98,7 @@ def test_lm_evals_groups_tags_and_patterns():
     assert [spec.name for spec in everything.expand(["chartqa", "hellaswag"])] == ["chartqa", "hellaswag"]
     assert [spec.name for spec in everything.expand(["ai2_arc"])] == ["arc_challenge", "arc_easy"]
     assert [spec.name for spec in everything.expand(["mmmu_val_art*"])] == [
-        *["mmmu_val_art", "mmmu_val_art_theory", "mmmu_val_design", "mmmu_val_music"]
+        *["mmmu_val_art", "mmmu_val_design", "mmmu_val_music", "mmmu_val_art_theory"]
     ]
     shots = {spec.name: spec.changes.get("num_fewshot") for spec in everything.expand(["openllm"])}
     assert shots["arc_challenge"] == 25 and shots["mmlu_anatomy"] == 5 and shots["gsm8k"] == 5
