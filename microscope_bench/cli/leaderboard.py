@@ -1,4 +1,4 @@
-"""``microscope-bench leaderboard RESULTS_DIR``: the page of tables, made from result files."""
+"""``microscope-bench leaderboard RESULTS_DIR``: the page of tables, or tables for other programs, from result files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import shlex
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from microscope_bench.publish.formats import SUFFIXES
+
+if TYPE_CHECKING:
+    from microscope_bench.results.result import Result
 
 _DIFF_LINES = 20
 
@@ -17,13 +23,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the verb."""
     parser = subparsers.add_parser(
         "leaderboard",
-        help="make leaderboard.md from a directory of results",
-        description="Writes the tables of all results below a directory. With --check it writes nothing and says "
-        "whether the page is what the results make it (exit status 1 if not).",
+        help="make leaderboard.md, or .html, .tex, .csv, .json, from a directory of results",
+        description="Writes the tables of all results below a directory, every form from the same rows. With --check "
+        "it writes nothing and says whether the page is what the results make it (exit status 1 if not).",
     )
     parser.add_argument("results", metavar="RESULTS_DIR", help="directory of result files")
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="the page (default: leaderboard.md beside the results directory)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=list(SUFFIXES),
+        help="default: what the ending of --output says (.md .html .tex .csv .json), else markdown",
     )
     parser.add_argument("--check", action="store_true", help="only compare; exit status 1 if the page is stale")
     parser.set_defaults(func=run)
@@ -32,22 +43,41 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Writes the page, or compares it."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.leaderboard import render
+    from microscope_bench.publish.formats import render_as
+    from microscope_bench.publish.rows import board_of
     from microscope_bench.results.document import write_atomically
-    from microscope_bench.results.files import load_results
+    from microscope_bench.results.files import each_result
 
-    page = Path(args.output) if args.output else Path(args.results).resolve().parent / "leaderboard.md"
+    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
+    name = args.format or by_suffix.get(Path(args.output or "").suffix.lower(), "markdown")
+    default = Path(args.results).resolve().parent / f"leaderboard{SUFFIXES[name]}"
+    page = Path(args.output) if args.output else default
     if page.is_dir():
-        raise ResultError(f"{page} is a directory; name a file: -o {shlex.quote(str(page / 'leaderboard.md'))}")
-    entries = [
-        (Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in load_results(args.results)
-    ]
-    text = render(entries)
+        raise ResultError(f"{page} is a directory; name a file: -o {shlex.quote(str(page / default.name))}")
+    board = board_of(
+        (Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in each_result(args.results)
+    )
+    text = render_as(name, board, _fusion_of)
     if args.check:
         return _check(page, text, args)
     write_atomically(page, text)
-    print(f"wrote {page}: {len(entries)} result{'' if len(entries) == 1 else 's'}")
+    n = len(board.hidden) + sum(len(table.rows) for table in board.tables)
+    print(f"wrote {page}: {n} result{'' if n == 1 else 's'}")
     return 0
+
+
+def _fusion_of(result: Result) -> str:
+    """The fusion class of a model that this package has by name and that comes from where its preset says; else ""."""
+    from microscope_bench.adapters.presets import MODELS
+
+    preset = MODELS.get(result.identity.model.name)
+    if preset is None:
+        return ""
+    return preset.fusion if result.identity.model.repo == preset.args.get("pretrained", preset.name) else ""
+
+
+def _format_again(args: argparse.Namespace) -> list[str]:
+    return ["--format", args.format] if args.format else []
 
 
 def _check(page: Path, text: str, args: argparse.Namespace) -> int:
@@ -55,7 +85,15 @@ def _check(page: Path, text: str, args: argparse.Namespace) -> int:
     if there == text:
         print(f"{page} is up to date")
         return 0
-    again = shlex.join(["microscope-bench", "leaderboard", args.results, *(["-o", args.output] if args.output else [])])
+    again = shlex.join(
+        [
+            "microscope-bench",
+            "leaderboard",
+            args.results,
+            *(["-o", args.output] if args.output else []),
+            *_format_again(args),
+        ]
+    )
     what = "is stale" if there else "is missing"
     print(f"{page} {what}; make it again: {again}", file=sys.stderr)
     if there:

@@ -157,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
             split_by=args.split_by,
             control=args.control,
             mainflow=args.mainflow,
+            tap=args.tap,
             batch_size=args.batch_size,
             device=args.device,
             tokens_per_example=args.tokens_per_example,

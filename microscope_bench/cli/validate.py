@@ -1,18 +1,21 @@
-"""``microscope-bench validate FILE...``: whether result files are whole, valid and unedited."""
+"""``microscope-bench validate FILE...``: whether result files are whole, valid, unedited and plausible."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+_SHOWN = 10
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = subparsers.add_parser(
         "validate",
-        help="check result files against the schema and their checksum",
+        help="check result files against the schema, their checksum, and what a run can write",
         description="Checks each file against the JSON Schema, the rules between fields, its signature and its "
-        "checksum. Prints one line a file. Exit status 1 if one is not valid.",
+        "checksum, and its numbers against what a run can write: ranges, counts, layers. Prints one line a file, and "
+        "one for each rule that is broken. Exit status 1 if one is not valid.",
     )
     parser.add_argument("files", metavar="FILE", nargs="+", help="result files, or directories of them")
     parser.set_defaults(func=run)
@@ -22,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints one line per file."""
     from microscope_bench.errors import ResultError
     from microscope_bench.results.files import find_results
+    from microscope_bench.results.plausibility import implausible
     from microscope_bench.results.result import COMPLETE, load_result
 
     bad = 0
@@ -36,6 +40,14 @@ def run(args: argparse.Namespace) -> int:
             except ResultError as error:
                 bad += 1
                 print(f"BAD  {error}")
+                continue
+            problems = implausible(result)
+            if problems:
+                bad += 1
+                print(f"BAD  {path}: no run of this package writes this; repeat the run, or report a wrong rule")
+                print("\n".join(f"     {problem}" for problem in problems[:_SHOWN]))
+                if len(problems) > _SHOWN:
+                    print(f"     and {len(problems) - _SHOWN} more")
             else:
                 note = "" if result.status == COMPLETE else " (of a failed run)"
                 print(f"ok   {path}: {result.short_id}{note}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from microscope_bench.publish.markdown import code, escape
 from microscope_bench.publish.summary import HEADLINES
@@ -14,32 +15,66 @@ Entry = tuple[str, Result]
 """A result and the path of its file, relative to the page."""
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a table's results were all measured on; plain text, not to be trusted.
+
+    Attributes:
+        title: task, version, and the tap where it is not the language model.
+        source: repository or generator of the data, and the configuration.
+        revision: of the data, short.
+        split: of the data.
+        rule: by which tokens were selected.
+        metrics: version of each metric that tables show.
+    """
+
+    title: str
+    source: str
+    revision: str
+    split: str
+    rule: str
+    metrics: str
+
+
+def protocol_title(result: Result) -> str:
+    """The protocol and what was changed about it; plain text."""
+    protocol = result.identity.protocol.as_dict()
+    changes = protocol_deviations(protocol)
+    listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
+    return f"Protocol {protocol['name']}{f' with {listed}' if listed else ''}"
+
+
+def data_of(result: Result) -> Data:
+    """What a result was measured on."""
+    identity = result.identity
+    data, task, tap = identity.dataset, identity.task, identity.model.options.get("tap")
+    shown = sorted({headline.metric for headline in HEADLINES} & identity.metrics.keys())
+    return Data(
+        title=f"{task.name}, version {task.version}{f', tap {tap}' if tap else ''}",
+        source=f"{data.path}, {data.name}" if data.name else data.path,
+        revision=short_revision(data.revision),
+        split=data.split,
+        rule=identity.selection.rule,
+        metrics=", ".join(f"{metric} {identity.metrics[metric]}" for metric in shown),
+    )
+
+
 def protocol_key(result: Result) -> tuple[str, ...]:
     """Equal for results under one protocol with the same changes: (sort keys ..., title as markdown)."""
     protocol = result.identity.protocol.as_dict()
     changes = protocol_deviations(protocol)
-    title = f"Protocol {escape(protocol['name'])}"
-    if changes:
-        listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
-        title += f" with {escape(listed)}"
     # the protocol as it is named comes before its deviations
-    return protocol["name"], "" if not changes else protocol_label(protocol), title
+    return protocol["name"], "" if not changes else protocol_label(protocol), escape(protocol_title(result))
 
 
 def comparable_key(result: Result) -> tuple[str, ...]:
     """Equal for results that one table may hold: (task and tap, description of the data as markdown, revision)."""
-    identity = result.identity
-    data, task = identity.dataset, identity.task
-    name = f", {escape(data.name)}" if data.name else ""
-    tap = identity.model.options.get("tap")
-    where = f", tap {escape(tap)}" if tap else ""
-    shown = sorted({headline.metric for headline in HEADLINES} & identity.metrics.keys())
-    metrics = ", ".join(f"{metric} {identity.metrics[metric]}" for metric in shown)
+    data = data_of(result)
     return (
-        f"{escape(task.name)}, version {escape(task.version)}{where}",
-        f"Data: {escape(data.path)}{name} at {code(short_revision(data.revision))}, split {escape(data.split)}. "
-        f"Token selection: {escape(identity.selection.rule)}. Metric versions: {escape(metrics)}.",
-        data.revision,
+        escape(data.title),
+        f"Data: {escape(data.source)} at {code(data.revision)}, split {escape(data.split)}. "
+        f"Token selection: {escape(data.rule)}. Metric versions: {escape(data.metrics)}.",
+        result.identity.dataset.revision,
     )
 
 

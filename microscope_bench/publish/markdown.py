@@ -13,10 +13,14 @@ _MARKUP = re.compile(r"[\\`*\[\]|~$#!{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINK = re.compile(r"(?<=:)/(?=/)|(?<=www)\.|@", re.IGNORECASE)
 
 
+def one_line(text: object) -> str:
+    """Text on one line: runs of blanks, control characters and marks that turn the direction of writing are a space."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+", " ", str(text)).strip()
+
+
 def escape(text: object) -> str:
     """Text as text: no markup, no HTML, no link, no mention, no line break, wherever in a page or a table it stands."""
-    one_line = re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+", " ", str(text)).strip()
-    marked = _MARKUP.sub(lambda match: f"&#{ord(match.group())};", html.escape(one_line, quote=False))
+    marked = _MARKUP.sub(lambda match: f"&#{ord(match.group())};", html.escape(one_line(text), quote=False))
     # html.escape made entities of its own: their "#" never occurs, as it writes names (&lt;) only
     return _LINK.sub(lambda match: f"&#{ord(match.group())};", marked)
 
@@ -29,8 +33,12 @@ def code(text: object) -> str:
 
 def link(text: str, path: str) -> str:
     """A link to a file, relative to the page; ``text`` is markdown already."""
-    # the leading ./ keeps a path such as "javascript:x" a path
-    return f"[{text}](./{quote(path, safe='/~.-_+=')})"
+    return f"[{text}]({relative_url(path)})"
+
+
+def relative_url(path: str) -> str:
+    """The URL of a file, relative to the page; the leading ./ keeps a path such as ``javascript:x`` a path."""
+    return f"./{quote(path, safe='/~.-_+=')}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "right") -> str:

@@ -114,7 +114,7 @@ def _finite(text: str) -> float:
 
 
 def _integer(text: str) -> int:
-    if len(text.lstrip("-")) > _LONGEST_INTEGER:
+    if len(text) > _LONGEST_INTEGER and len(text.lstrip("-")) > _LONGEST_INTEGER:
         raise ValueError(f"the integer {text[:40]} is too large")
     return int(text)
 

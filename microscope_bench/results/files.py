@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from microscope_bench.errors import ResultError
@@ -70,21 +71,31 @@ def find_results(root: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(top).as_posix())
 
 
+def each_result(root: str | Path) -> Iterator[tuple[Path, Result]]:
+    """Every result below a directory with its path, in the order of :func:`find_results`, read when it is asked for.
+
+    Raises:
+        ResultError: after the last one, if one file or more is not a valid result; the message names each.
+    """
+    broken = []
+    for path in find_results(root):
+        try:
+            result = load_result(path)
+        except ResultError as error:
+            broken.append(str(error))
+        else:
+            yield path, result
+    if broken:
+        raise ResultError("\n".join([f"{len(broken)} broken file(s) among the results:", *broken]))
+
+
 def load_results(root: str | Path) -> list[tuple[Path, Result]]:
-    """Every result below a directory with its path, in the order of :func:`find_results`.
+    """:func:`each_result`, all at once.
 
     Raises:
         ResultError: one file or more is not a valid result; the message names each.
     """
-    loaded, broken = [], []
-    for path in find_results(root):
-        try:
-            loaded.append((path, load_result(path)))
-        except ResultError as error:
-            broken.append(str(error))
-    if broken:
-        raise ResultError("\n".join([f"{len(broken)} broken file(s) among the results:", *broken]))
-    return loaded
+    return list(each_result(root))
 
 
 def check_writable(root: str | Path) -> None:

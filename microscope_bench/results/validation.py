@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
+from operator import itemgetter
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from microscope_bench.errors import ResultError
 from microscope_bench.results.document import checksum
+from microscope_bench.results.quick_check import Check, is_integer, is_number, is_string, quick_check
 from microscope_bench.results.signature import short_id
 
 NEWEST = 3
 """The newest version of the result format."""
 
 _SHOWN = 5
+_series_and_layer = itemgetter("metric", "estimator", "stream", "modality", "tokens", "layer")
 _LONGEST_MESSAGE = 160
 
 
@@ -35,9 +37,12 @@ def check_document(document: Mapping[str, Any]) -> None:
     Raises:
         ResultError: with the place and the rule of the first few violations, or saying that the file was edited.
     """
-    found = sorted(_validator(document["schema_version"]).iter_errors(document), key=lambda error: list(error.path)[:1])
-    if found:
-        _refuse("does not follow the result schema", (_describe(error) for error in found), len(found))
+    version = document["schema_version"]
+    if not _quick_check(version)(document):
+        errors = _validator(version).iter_errors(document)
+        found = sorted(errors, key=lambda error: list(error.path)[:1])
+        if found:
+            _refuse("does not follow the result schema", (_describe(error) for error in found), len(found))
     broken = list(_broken_rules(document))
     if broken:
         _refuse("contradicts itself", broken, len(broken))
@@ -85,18 +90,17 @@ def _broken_rules(document: Mapping[str, Any]) -> Iterator[str]:
 
     n_layers = identity["model"]["n_layers"]
     yield from _broken_sinks(document.get("sinks") or (), n_layers)
-    seen: dict[tuple[object, ...], int] = {}
+    metrics, seen = identity["metrics"], dict[tuple[object, ...], int]()
     for index, row in enumerate(scores):
-        where = f"scores[{index}]"
-        yield from _broken_value(where, row)
+        yield from _broken_value("scores", row, index)
         if row["layer"] > n_layers:
-            yield f"{where}.layer: {row['layer']} lies outside 0..{n_layers}"
-        if row["metric"] not in identity["metrics"]:
-            yield f"{where}.metric: {row['metric']!r} has no version in identity.metrics"
-        key = tuple(row[name] for name in ("metric", "estimator", "stream", "modality", "tokens", "layer"))
-        if key in seen:
-            yield f"{where}: the same metric, estimator, stream, modality, tokens and layer as scores[{seen[key]}]"
-        seen.setdefault(key, index)
+            yield f"scores[{index}].layer: {row['layer']} lies outside 0..{n_layers}"
+        if row["metric"] not in metrics:
+            yield f"scores[{index}].metric: {row['metric']!r} has no version in identity.metrics"
+        key = _series_and_layer(row)
+        first = seen.setdefault(key, index)
+        if first != index:
+            yield f"scores[{index}]: the same metric, estimator, stream, modality, tokens and layer as scores[{first}]"
 
 
 def _broken_sinks(sinks: Iterable[Mapping[str, Any]], n_layers: int) -> Iterator[str]:
@@ -112,7 +116,8 @@ def _broken_sinks(sinks: Iterable[Mapping[str, Any]], n_layers: int) -> Iterator
             yield f"{where}.layers: one entry per boundary 0..{n_layers} in order, or none"
 
 
-def _broken_value(where: str, row: Mapping[str, Any]) -> Iterator[str]:
+def _broken_value(section: str, row: Mapping[str, Any], index: int | None = None) -> Iterator[str]:
+    where = section if index is None else f"{section}[{index}]"
     if (row["value"] is None) == (row["reason"] is None):
         yield f"{where}: either a value or a reason, {'both' if row['reason'] is not None else 'neither'} is there"
     elif row["value"] is None and row["stderr"] is not None:
@@ -138,26 +143,24 @@ def _describe(error: ValidationError) -> str:
     return f"{place.removeprefix('.') or 'the document'}: {message} ({error.validator})"
 
 
-def _is_integer(_checker: Any, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(_checker: Any, value: object) -> bool:
-    return (isinstance(value, int | float) and not isinstance(value, bool)) and math.isfinite(value)
-
-
-def _is_string(_checker: Any, value: object) -> bool:
-    """Text that can be written as UTF-8: no half of a surrogate pair."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
 @cache
 def _validator(version: int) -> Draft202012Validator:
     # stricter than the standard's types where those would let through what no file of ours holds: 3.0 as an integer,
     # NaN and infinity (which Python's floats have) as numbers
     types = Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {"integer": _is_integer, "number": _is_number, "string": _is_string}
+        {
+            "integer": lambda _, value: is_integer(value),
+            "number": lambda _, value: is_number(value),
+            "string": lambda _, value: is_string(value),
+        }
     )
     strict = validators.extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]
     validator: Draft202012Validator = strict(schema(version))
     return validator
+
+
+@cache
+def _quick_check(version: int) -> Check:
+    """Whether a document follows the schema for certain; :func:`_validator` says what is wrong with another."""
+    document = schema(version)
+    return quick_check(document, document["$defs"])

@@ -28,12 +28,14 @@ class TaskListing:
         description: the file's ``metadata.description``; of a broken file, what is wrong with it.
         path: the file.
         error: what is wrong with the file, or None.
+        citation: whom to cite for the data (``metadata.citation``), or "".
     """
 
     name: str
     description: str
     path: Path
     error: str | None = None
+    citation: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,11 @@ def _scan_into(found: TaskFiles, root: Path) -> None:
         if "group" in config or is_part:
             continue
         metadata = config.get("metadata")
-        description = str(metadata.get("description", "")) if isinstance(metadata, dict) else ""
-        found.tasks.append(TaskListing(config["task"], " ".join(description.split()), path))
+        description, citation = (
+            " ".join(str(metadata.get(field, "")).split()) if isinstance(metadata, dict) else ""
+            for field in ("description", "citation")
+        )
+        found.tasks.append(TaskListing(config["task"], description, path, citation=citation))
         tagged = config.get("tag") or []
         for tag in tagged if isinstance(tagged, list) else [tagged]:
             found.tags.setdefault(str(tag), []).append(config["task"])

@@ -1,0 +1,222 @@
+"""How results are cited: the signature, a sentence for a methods section, BibTeX, a model card's block."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import yaml
+
+from microscope_bench.publish.grouping import Entry, data_of, protocol_title
+from microscope_bench.publish.latex import breakable, latex, latex_tables
+from microscope_bench.publish.markdown import one_line
+from microscope_bench.publish.rows import row_of, tables_of
+from microscope_bench.publish.summary import (
+    HEADLINES,
+    Withheld,
+    measured_modalities,
+    shown_name,
+    summarise,
+    token_sets,
+)
+from microscope_bench.results.files import safe_name
+from microscope_bench.results.result import Result
+from microscope_bench.results.signature import short_revision
+
+CitationOf = Callable[[Result], str]
+"""Whom to cite for the data of a result's task, as ``Name et al., Title, Venue Year``; "" where it is not known."""
+
+FORMATS = ("text", "bibtex", "latex", "json", "model-card")
+
+SOFTWARE = {
+    "title": "microscope_bench: the geometry inside multimodal LLMs, measured per layer and per modality",
+    "author": "The microscope_bench authors",
+}
+PAPER = {
+    "title": "MLLM-Microscope: Unlocking Hidden Structure Within Multimodal Large Language Models",
+    "author": "Mussabayev, Ravil and Mussabayev, Rustam",
+    "year": "2026",
+    "eprint": "2606.00909",
+    "archiveprefix": "arXiv",
+}
+"""Both as in CITATION.cff; a test holds them together."""
+
+METRICS = {
+    "linearity": "linearity (held-out R² of one linear map from a layer to the next, streams hidden and update",
+    "intrinsic_dimension": "intrinsic dimension (TwoNN, estimator twonn_discard10",
+    "anisotropy": "anisotropy (share of the variance along the first principal axis",
+}
+"""Metric → what a methods section calls its headline estimator; the version and ``)`` follow."""
+
+_CITATION = re.compile(r"(?P<who>[^,]+) et al\., (?P<title>.+), (?P<venue>[^,]*?) ?(?P<year>(?:19|20)\d\d)")
+
+
+def sentence(result: Result) -> str:
+    """What a methods section says of one result; plain text."""
+    identity = result.identity
+    model, data, protocol = identity.model, data_of(result), identity.protocol
+    how = [f"revision {short_revision(model.revision)}", model.dtype]
+    how += [f"quantisation {model.quantization}"] if model.quantization else []
+    how += [f"attention {model.attention}"] if model.attention else []
+    how += [f"control {model.control}"] if model.control else []
+    where = f"at every boundary of {model.options['tap']}" if "tap" in model.options else "at every decoder layer"
+    known = [f"{text}, version {identity.metrics[name]})" for name, text in METRICS.items() if name in identity.metrics]
+    other = sorted(identity.metrics.keys() - METRICS.keys())
+    known += [f"{name} (version {identity.metrics[name]})" for name in other]
+    title = protocol_title(result)
+    return one_line(
+        f"We measured the residual stream of {shown_name(result)} ({', '.join(how)}) {where} on {data.title} "
+        f"({identity.n_examples:,} examples of {data.source} at {data.revision}, split {data.split}; at most "
+        f"{protocol.tokens_per_example} tokens of each modality per example; seed {protocol.seed}) with "
+        f"microscope_bench {result.environment.package_version}, {title[0].lower()}{title[1:]}: {_listed(known)}. "
+        f"Standard errors are from a delete-a-group jackknife over at most {protocol.folds} groups of whole examples; "
+        f"that of a mean over layers is given by its upper bound. Signature: {result.signature}"
+    )
+
+
+def bibtex(results: Sequence[Result], citation_of: CitationOf = lambda _: "") -> str:
+    """BibTeX: the software in each version used, the paper, the data of each task where known, and each result."""
+    entries: dict[str, dict[str, str]] = {}
+    for version in sorted({result.environment.package_version for result in results}):
+        entries[f"microscope_bench-{_key(version)}"] = {
+            "title": latex(SOFTWARE["title"]),
+            "author": f"{{{latex(SOFTWARE['author'])}}}",
+            "note": latex(f"Version {version}"),
+        }
+    entries["mllm-microscope"] = PAPER
+    for result in results:
+        task, text = result.identity.task.name, citation_of(result)
+        if text:
+            entries[f"data-{_key(task)}"] = _data(text)
+    for result in results:
+        names = (_key(result.identity.model.name), _key(result.identity.task.name), result.short_id)
+        entries["-".join(names)] = {
+            "title": latex(f"{shown_name(result)} on {data_of(result).title}: a result of microscope_bench"),
+            "key": latex("microscope_bench"),
+            "note": rf"Signature: \texttt{{{breakable(result.signature)}}}",
+        }
+    return "\n".join(_entry(key, fields) for key, fields in entries.items())
+
+
+def model_card(results: Iterable[Result]) -> str:
+    """The ``model-index`` block of a Hugging Face model card, one entry per model: YAML to stand between its ``---``.
+
+    Holds the means over the layers with their standard errors, all tokens and without sinks.
+    """
+    models: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        models.setdefault(one_line(shown_name(result)), []).append(_card_result(result))
+    document = {"model-index": [{"name": name, "results": found} for name, found in models.items()]}
+    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
+
+
+def render_citation(form: str, entries: Sequence[Entry], citation_of: CitationOf = lambda _: "") -> str:
+    """Results in one of :data:`FORMATS`.
+
+    Args:
+        form: its name.
+        entries: (path, complete result).
+        citation_of: whom to cite for the data.
+
+    Returns:
+        The same text for the same results in the same order.
+    """
+    results = list({result.signature: result for _, result in entries}.values())
+    if form == "bibtex":
+        return bibtex(results, citation_of)
+    if form == "latex":
+        return latex_tables(tables_of([row_of(path, result) for path, result in entries]))
+    if form == "model-card":
+        return model_card(results)
+    if form == "json":
+        document = {
+            "results": [_record(result, citation_of) for result in results],
+            "bibtex": bibtex(results, citation_of),
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    said = "\n\n".join(sentence(result) for result in results)
+    return f"{said}\n\n{bibtex(results, citation_of)}"
+
+
+def _record(result: Result, citation_of: CitationOf) -> dict[str, str]:
+    return {
+        "signature": result.signature,
+        "id": result.short_id,
+        "sentence": sentence(result),
+        "data": citation_of(result),
+    }
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
+
+
+def _data(text: str) -> dict[str, str]:
+    """A task file's citation as BibTeX fields; one in other words becomes a note, whole."""
+    found = _CITATION.fullmatch(one_line(text))
+    if found is None:
+        return {"title": latex(text)}
+    venue = {"howpublished": latex(found["venue"])} if found["venue"] else {}
+    return {
+        "title": f"{{{latex(found['title'])}}}",
+        "author": f"{latex(found['who'])} and others",
+        **venue,
+        "year": found["year"],
+    }
+
+
+def _entry(key: str, fields: dict[str, str]) -> str:
+    lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
+    return "\n".join([f"@misc{{{key},", *lines, "}", ""])
+
+
+def _key(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "_", safe_name(text))
+
+
+_TASK_TYPES = {"image": "image-text-to-text", "video": "video-text-to-text", "audio": "audio-text-to-text"}
+
+
+def _card_result(result: Result) -> dict[str, Any]:
+    identity = result.identity
+    modalities = measured_modalities(result)
+    task_type = next((_TASK_TYPES[name] for name in modalities if name in _TASK_TYPES), "text-generation")
+    dataset = {
+        "name": identity.task.name,
+        "type": identity.dataset.path,
+        **({"config": identity.dataset.name} if identity.dataset.name else {}),
+        "split": identity.dataset.split,
+        "revision": identity.dataset.revision,
+        "args": {
+            "task_version": identity.task.version,
+            "n_examples": identity.n_examples,
+            "signature": result.signature,
+        },
+    }
+    metrics = []
+    for modality in modalities:
+        for tokens in token_sets(result, modality):
+            for headline in HEADLINES:
+                summary = summarise(result, headline, modality, tokens)
+                if isinstance(summary, Withheld):
+                    continue  # a model card has no place for a reason; the result has
+                shown = modality if tokens == "all" else f"{modality} without sinks"
+                metrics.append(
+                    {
+                        "type": headline.metric,
+                        "name": f"{headline.title}, {shown}, mean over layers",
+                        "value": summary.mean,
+                        "args": {
+                            "estimator": headline.estimator,
+                            **({"stream": headline.stream} if headline.stream else {}),
+                            "modality": modality,
+                            "tokens": tokens,
+                            "stderr": summary.mean_stderr,
+                            "n_tokens": list(summary.n_tokens),
+                            "version": identity.metrics[headline.metric],
+                        },
+                    }
+                )
+    return {"task": {"type": task_type}, "dataset": dataset, "metrics": metrics}

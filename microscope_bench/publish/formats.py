@@ -1,0 +1,36 @@
+"""The forms a leaderboard can be written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from microscope_bench.publish.rows import Board
+from microscope_bench.results.result import Result
+
+SUFFIXES = {"markdown": ".md", "html": ".html", "latex": ".tex", "csv": ".csv", "json": ".json"}
+"""Format → ending of its files."""
+
+FusionOf = Callable[[Result], str]
+
+
+def render_as(name: str, board: Board, fusion_of: FusionOf = lambda _: "") -> str:
+    """A leaderboard as text.
+
+    Args:
+        name: one of :data:`SUFFIXES`.
+        board: the rows.
+        fusion_of: the fusion class of a result's model, "" where it is not known; for the forms that show it.
+
+    Returns:
+        The same text for the same rows.
+    """
+    from microscope_bench.publish import exports, html_page, latex, leaderboard
+
+    writers: dict[str, Callable[[], str]] = {
+        "markdown": lambda: leaderboard.render_board(board),
+        "html": lambda: html_page.render_html(board, fusion_of),
+        "latex": lambda: latex.latex_tables(board.tables),
+        "csv": lambda: exports.to_csv(board, fusion_of),
+        "json": lambda: exports.to_json(board, fusion_of),
+    }
+    return writers[name]()
