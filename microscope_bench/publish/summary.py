@@ -111,7 +111,7 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
         layer=extreme.layer,
         n_tokens=_range(row.n_tokens for row in rows),
         n_examples=_range(row.n_examples for row in rows),
-        cautions=_cautions(rows, headline.metric, result.identity.model.dtype),
+        cautions=cautions_of(rows, headline.metric, result.identity.model.dtype),
     )
 
 
@@ -232,7 +232,8 @@ def _without_stderr(rows: Sequence[Score]) -> str | None:
     return f"no standard error at layers {show_layers(layers)}" if layers else None
 
 
-def _cautions(rows: Sequence[Score], metric: str, dtype: str) -> tuple[str, ...]:
+def cautions_of(rows: Sequence[Score], metric: str, dtype: str) -> tuple[str, ...]:
+    """What a reader should know of some of a series' values, from their flags and the type of the states."""
     found = {flag.partition("=")[0] for row in rows for flag in row.flags}
     if metric == "intrinsic_dimension" and dtype in ("float16", "bfloat16"):
         found.add("half_precision")

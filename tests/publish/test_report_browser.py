@@ -1,0 +1,183 @@
+"""The report in a real browser: Chromium without a window, at the width of a desk and of a phone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microscope_bench.publish.report import render
+from microscope_bench.results.result import Result, load_result
+from tests.publish.test_report import big, named
+from tests.results.sample import with_scores
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+# opens every table, moves the focus like a key would, and writes down what it finds
+PROBE = """
+window.addEventListener("load", () => {
+  const timing = performance.getEntriesByType("navigation")[0];
+  const overlaps = [], clipped = [];
+  const across = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+  for (const svg of document.querySelectorAll("svg.panel")) {
+    const frame = svg.getBoundingClientRect();
+    // the boxes of letters are a little higher than the letters, and the lines of labels are set tightly
+    const boxes = [...svg.querySelectorAll("text")].map((text) => {
+      const box = text.getBoundingClientRect(), trim = box.height * 0.15;
+      return {text: text.textContent, left: box.left, right: box.right, top: box.top + trim, bottom: box.bottom - trim};
+    });
+    boxes.forEach((box, k) => {
+      if (box.left < frame.left - 1 || box.right > frame.right + 1) clipped.push(box.text);
+      for (const other of boxes.slice(k + 1)) if (across(box, other)) overlaps.push([box.text, other.text]);
+    });
+  }
+  document.querySelectorAll("details").forEach((details) => { details.open = true; });
+  const panel = document.querySelector("svg.panel");
+  const mark = panel.querySelector("use[tabindex='0']");
+  const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+  const said = () => panel.parentNode.querySelector(".readout").textContent;
+  mark.focus(); const first = said();
+  press("ArrowRight"); const second = said();
+  press("ArrowDown"); const third = said();
+  const style = getComputedStyle(panel.querySelector(".line"));
+  const root = document.documentElement;
+  root.dataset.probe = JSON.stringify({
+    inner: innerWidth, page: root.scrollWidth, panels: document.querySelectorAll("svg.panel").length,
+    overlaps, clipped, first, second, third, ready: timing.domContentLoadedEventEnd,
+    stops: panel.querySelectorAll("use[tabindex='0']").length, stroke: style.stroke,
+    smallest: Math.min(...[...document.querySelectorAll("svg.panel")].map((svg) => svg.getBoundingClientRect().width)),
+  });
+  parent.postMessage(root.dataset.probe, "*");
+});
+"""
+
+# a window is at least 500 wide, so a phone's width is that of a frame; one start of the browser does for both widths
+WIDTHS = (1280, 390)
+FRAMES = """<!DOCTYPE html><html><body><script>
+const found = [];
+addEventListener("message", (event) => {
+  found.push(JSON.parse(event.data));
+  document.documentElement.dataset.probe = JSON.stringify(found);
+});
+</script>"""
+FRAMES += "".join(
+    f'<iframe src="page.html" width="{width}" height="900" style="border: 0"></iframe>' for width in WIDTHS
+)
+
+
+def digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def open_page(page: str, folder: Path, probe: str = PROBE, frames: bool = False) -> tuple[Any, list[str]]:
+    """(what the probe found, in frames a list of that; messages of the console) of a page.
+
+    The probe is allowed by its hash, in the copy that is opened; the policy is otherwise the page's own.
+    """
+    probed = page.replace("script-src ", f"script-src {html.escape(digest(probe))} ", 1)
+    file = folder / "page.html"
+    file.write_text(probed.replace("</body>", f"<script>{probe}</script></body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    if frames:
+        file = folder / "frames.html"
+        file.write_text(FRAMES, encoding="utf-8")
+        options.append("--virtual-time-budget=3000")
+    command = [str(CHROMIUM), *options, f"--user-data-dir={folder / 'profile'}", "--window-size=1700,1000"]
+    done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r'data-probe="([^"]*)"', done.stdout)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return json.loads(html.unescape(found[1])) if found else None, console
+
+
+@cache
+def result_of(name: str) -> Result:
+    return load_result(next((RESULTS / name).glob("*/scienceqa_img.json")))
+
+
+def committed(*names: str) -> str:
+    return render([result_of(name) for name in names])
+
+
+def hostile() -> str:
+    long = "<b>a very long & strange name " * 8
+
+    def hurt(score):
+        return replace(score, value=None, stderr=None, reason=long) if score.layer == 2 else score
+
+    others = [named(f"模型模型模型模型模型模型{k}") for k in range(13)]
+    return render([with_scores(named(long), hurt), *others])
+
+
+PAGES = {
+    "one": lambda: committed("zoo-llava"),
+    "two": lambda: committed("zoo-llava", "zoo-qformer"),
+    "six": lambda: committed(
+        "zoo-fuyu", "zoo-llava", "zoo-llava-next", "zoo-omnifusion", "zoo-qformer", "zoo-llava-untrained"
+    ),
+    "hostile": hostile,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_overlaps_and_nothing_runs_over_the_edge(name, tmp_path):
+    page = PAGES[name]()
+    both, console = open_page(page, tmp_path, frames=True)
+    assert not console
+    assert sorted(found["inner"] for found in both) == sorted(WIDTHS)
+    for found in both:
+        assert found["page"] <= found["inner"], "nothing to scroll sideways, with every table open"
+        assert found["panels"] >= 12 and found["smallest"] >= 300
+        assert not found["overlaps"] and not found["clipped"]
+        assert found["stroke"] not in ("", "none"), "our style was let through"
+        assert found["stops"] == 1, "one stop of the tab key a panel"
+        assert ", layer 0: " in found["first"] and ", layer 1: " in found["second"]
+        assert " ± " in found["first"] and "n = " in found["first"] and "examples" in found["first"]
+        if name == "two":
+            assert found["first"].startswith("zoo-llava: 1,") and found["third"].startswith("zoo-qformer: 2, layer 1")
+
+
+def test_the_page_of_ten_models_is_there_in_a_second(tmp_path):
+    found, console = open_page(render([big(f"org/model-{k}-7b-hf") for k in range(10)]), tmp_path)
+    assert not console and found["panels"] > 20
+    assert found["ready"] < 1000, "milliseconds until it was read and its script had run"
+
+
+def test_a_script_that_is_not_ours_does_not_run(tmp_path):
+    """What would happen if escaping failed: the policy stops it, and the console says so (the check above can fail)."""
+    intruder = "<script>document.documentElement.dataset.owned = 1</script><img src=x onerror=alert(1)>"
+    page = committed("zoo-llava").replace("<main", f"{intruder}<main", 1)
+    probe = 'addEventListener("load", () => { const root = document.documentElement; ' \
+        'root.dataset.probe = JSON.stringify({owned: root.dataset.owned ?? "no"}); });'  # fmt: skip
+    found, console = open_page(page, tmp_path, probe)
+    assert found == {"owned": "no"}
+    assert any("Content Security Policy" in line for line in console)
+
+
+def test_without_a_script_the_page_is_whole(tmp_path):
+    page = tmp_path / "page.html"
+    whole = committed("zoo-llava")
+    page.write_text(re.sub(r"<script>.*</script>", "", whole, flags=re.DOTALL), encoding="utf-8")
+    options = ("--headless", "--no-sandbox", "--disable-gpu")
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        [str(CHROMIUM), *options, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}",
+         "--window-size=800,1200", page.as_uri()],
+        capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    from PIL import Image
+
+    pixels = Image.open(picture).convert("RGB")
+    counted = {colour: n for n, colour in pixels.getcolors(1 << 24) or []}
+    assert counted.get((0x4D, 0x7F, 0xC4), 0) > 200, "curves are drawn in the first colour"
