@@ -46,6 +46,7 @@ ARROWS = {
     "capture": {"adapters"},
     "measure": {"capture", "metrics", "adapters", "results"},
     "publish": {"results"},
+    "pytest_plugin": {"publish", "results", "runner"},
     "adapters": set(),
     "zoo": {"adapters", "tasks"},
     "lm_eval_plugin": {"adapters", "capture", "measure", "assemble", "metrics", "results", "tasks", "publish"}
@@ -118,6 +119,8 @@ def test_only_tasks_and_one_file_of_the_plugin_know_lm_eval(file):
         ("import microscope_bench.cli.main", {"torch", "transformers", "lm_eval", "datasets"}),
         ("import microscope_bench.adapters.presets", {"torch", "transformers", "lm_eval", "datasets"}),
         ("import microscope_bench.publish.leaderboard", {"torch", "transformers", "lm_eval", "datasets"}),
+        ("import microscope_bench.publish.compare.forms", HEAVY),
+        ("import microscope_bench.pytest_plugin", HEAVY | {"jsonschema", "tabulate"}),
         ("import microscope_bench.metrics", {"transformers", "lm_eval", "datasets"}),
         ("import microscope_bench.capture.loop, microscope_bench.measure", {"lm_eval", "datasets"}),
     ],

@@ -1,0 +1,111 @@
+"""``microscope-bench compare BASELINE NEW``: whether a model's inside is still what it was."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from microscope_bench.cli.options import names
+
+EPILOG = """\
+exit status: 0 within tolerance; 1 drift; 2 not comparable, invalid or missing
+
+examples:
+  microscope-bench compare baseline.json new.json
+  microscope-bench compare baselines/ results/ --format junit -o geometry.xml
+  microscope-bench compare base.json int8.json --allow model.quantization,model.n_parameters --tolerance linearity=0.05
+  microscope-bench compare --spread first.json second.json third.json -o tolerances.txt
+  microscope-bench compare baseline.json new.json --tolerances tolerances.txt"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the verb."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="hold results against baselines: drift in either direction",
+        description="Holds a result file against a baseline, or a directory against a directory (files of the same "
+        "relative path, or in the directory of another revision of the same model). A value that moved beyond its "
+        "tolerance in either direction, one that is missing, new, or null in one of them alone: all are drift. Only "
+        "results of one identity are compared; which weights were measured may differ, and what --allow names. "
+        "References to the hub or to git are not supported yet: name local files.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", metavar="BASELINE NEW", nargs="+", help="two result files, or two directories of them")
+    parser.add_argument(
+        "--tolerance",
+        metavar="METRIC=HOW_FAR",
+        action="append",
+        default=[],
+        help="0.002 (absolute), 3%% (of the baseline's value) or 0.002+3%%, for a metric, metric.estimator, accuracy, "
+        "skipped or sinks; may be given again (defaults by dtype: docs/ci.md)",
+    )
+    parser.add_argument(
+        "--tolerances", metavar="FILE", help="a file of such lines; --tolerance goes before what it says"
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="FIELD,...",
+        type=names,
+        action="extend",
+        default=[],
+        help="fields of identity that may differ, such as model.dtype (docs/result_format.md lists them)",
+    )
+    parser.add_argument("--format", choices=("text", "markdown", "json", "junit"), default="text", help="default: text")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
+    parser.add_argument(
+        "--spread",
+        action="store_true",
+        help="the paths are repeats of one run, two or more: print the tolerances that they suggest",
+    )
+    parser.set_defaults(func=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compares, or learns tolerances; every error that a user can act on gives 2."""
+    if args.spread:
+        if args.tolerance or args.tolerances or args.format != "text":
+            args.parser.error("--spread makes tolerances; it goes with --allow and -o only")
+        return _spread(args)
+    if len(args.paths) != 2:
+        args.parser.error(f"compare takes a baseline and a new result, not {len(args.paths)} paths")
+
+    from microscope_bench.publish.compare.forms import FORMS
+    from microscope_bench.publish.compare.report import compare_paths
+    from microscope_bench.publish.compare.spread import read_tolerances
+    from microscope_bench.publish.compare.table import plain
+    from microscope_bench.publish.compare.tolerances import Tolerances, parse_tolerances
+
+    chosen = read_tolerances(args.tolerances) if args.tolerances else {}
+    tolerances = Tolerances({**chosen, **parse_tolerances(args.tolerance)})
+    baseline, new = args.paths
+    report = compare_paths(baseline, new, tolerances, args.allow)
+    _give(FORMS[args.format](report), args.output)
+    if args.output:
+        _say(plain(report.verdict) + "\n")
+    return report.status
+
+
+def _spread(args: argparse.Namespace) -> int:
+    from microscope_bench.publish.compare.spread import learn_tolerances, to_lines
+    from microscope_bench.results.result import load_result
+
+    repeats = [(path, load_result(path)) for path in args.paths]
+    _give(to_lines(learn_tolerances(repeats, args.allow), len(repeats)), args.output)
+    return 0
+
+
+def _give(text: str, output: str | None) -> None:
+    from microscope_bench.results.document import write_atomically
+
+    if output:
+        write_atomically(Path(output), text)
+    else:
+        _say(text)
+
+
+def _say(text: str) -> None:
+    # a terminal whose encoding lacks an arrow gets a question mark, not a traceback
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))

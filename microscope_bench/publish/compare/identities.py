@@ -1,0 +1,108 @@
+"""What may differ between two results that are compared, and what else differs: inputs, environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from microscope_bench.protocol import Protocol
+from microscope_bench.registry import unknown_name
+from microscope_bench.results.records import DatasetRecord, Identity, ModelRecord, Selection, TaskRecord
+from microscope_bench.results.result import Result
+
+MAY_DIFFER = ("model.name", "model.repo", "model.revision")
+"""Fields of ``identity`` that say which weights were measured: what a comparison is usually about."""
+
+_ABSENT = "absent"
+_SECTIONS: dict[str, Any] = {
+    "protocol": Protocol,
+    "model": ModelRecord,
+    "task": TaskRecord,
+    "dataset": DatasetRecord,
+    "selection": Selection,
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field with two values, as text; "absent" where one side has no such field."""
+
+    field: str
+    baseline: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.baseline} → {self.new}"
+
+
+def check_allowed(allow: Iterable[str]) -> tuple[str, ...]:
+    """The fields of ``identity`` a user allows to differ, checked.
+
+    Args:
+        allow: ``model.dtype``; a whole section, ``model``; one metric's version, ``metrics.linearity``; one option,
+            ``model.options.tap``.
+
+    Raises:
+        UnknownNameError: no such field; a mistyped one would otherwise allow nothing without a word.
+    """
+    known = _known_fields()
+    for name in allow:
+        if name not in known and not name.startswith(("metrics.", "model.options.")):
+            raise unknown_name("field of identity", name, sorted(known))
+    return tuple(dict.fromkeys(allow))
+
+
+def identity_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
+    """Every field in which the identities differ, in the order of the file."""
+    return _differences(asdict(baseline.identity), asdict(new.identity))
+
+
+def is_allowed(field: str, allow: Iterable[str]) -> bool:
+    """Whether a field, or the section it stands in, is among those that may differ."""
+    return any(field == name or field.startswith(f"{name}.") for name in (*MAY_DIFFER, *allow))
+
+
+def input_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
+    """What the processor or the tokenizer hands to the model differently; skipped examples are counted elsewhere.
+
+    Pictures are handed over in the model's own dtype, so their hash says nothing where that differs.
+    """
+    left_out: dict[str, None] = {"skipped": None}
+    if baseline.identity.model.dtype != new.identity.model.dtype:
+        left_out["media_sha256"] = None
+    return _differences({**asdict(baseline.inputs), **left_out}, {**asdict(new.inputs), **left_out})
+
+
+def environment_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
+    """Versions, device and processor classes that differ; not the command, which is words."""
+    ours, theirs = (
+        {**asdict(result.environment), "command": None, "captured_with": None} for result in (baseline, new)
+    )
+    return _differences(ours, theirs)
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[Difference, ...]:
+    flat_ours, flat_theirs = _flat(ours), _flat(theirs)
+    fields = list(dict.fromkeys([*flat_ours, *flat_theirs]))
+    pairs = ((field, flat_ours.get(field, _ABSENT), flat_theirs.get(field, _ABSENT)) for field in fields)
+    return tuple(Difference(field, a, b) for field, a, b in pairs if a != b)
+
+
+def _flat(node: Mapping[str, Any], at: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in node.items():
+        place = f"{at}{key}"
+        if isinstance(value, Mapping):
+            found.update(_flat(value, f"{place}."))
+        else:
+            # as JSON: the text "1" is not the number 1, and no character of it can disturb a terminal
+            found[place] = json.dumps(value)
+    return found
+
+
+def _known_fields() -> set[str]:
+    top = {field.name for field in fields(Identity)}
+    below = {f"{section}.{entry.name}" for section, record in _SECTIONS.items() for entry in fields(record)}
+    return top | below

@@ -1,0 +1,140 @@
+"""The words and rows that every form of a comparison is made of."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from microscope_bench.publish.compare.comparison import (
+    DRIFT,
+    EXTRA,
+    FILLED,
+    MISSING,
+    MOVED,
+    NOT_COMPARABLE,
+    NULL,
+    WITHIN,
+    Comparison,
+    Drift,
+    Series,
+)
+from microscope_bench.publish.compare.report import Pair
+from microscope_bench.publish.summary import accuracy_text, show_layers
+
+SHOWN = 20
+"""Series in a table for people; the counts below it are of all, and so is the JSON."""
+
+STATUS = {WITHIN: "within tolerance", DRIFT: "drift", NOT_COMPARABLE: "not comparable"}
+HEADERS = ("what", "layers", "worst at", "baseline", "new", "move", "tolerance", "times the tolerance")
+_KINDS = {
+    MOVED: "moved",
+    MISSING: "missing",
+    EXTRA: "without a baseline",
+    NULL: "became null",
+    FILLED: "null in the baseline",
+}
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]+"
+)
+
+
+def plain(text: object) -> str:
+    """One line without control characters, whatever file the text comes from: it may go to a terminal."""
+    return _CONTROL.sub(" ", str(text)).strip()
+
+
+@dataclass(frozen=True)
+class SeriesDrift:
+    """The drifts of one series, worst first; there is at least one."""
+
+    series: Series
+    drifts: tuple[Drift, ...]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """A row under :data:`HEADERS`, not escaped."""
+        worst = self.drifts[0]
+        layers = show_layers(drift.layer for drift in self.drifts if drift.layer is not None)
+        move = f"{worst.new - worst.baseline:+.3g}" if worst.new is not None and worst.baseline is not None else ""
+        times = f"{worst.excess:.3g}" if math.isfinite(worst.excess) else "∞" if worst.kind == MOVED else ""
+        there = {"baseline": worst.kind != EXTRA, "new": worst.kind != MISSING}
+        return (
+            plain(self.series),
+            layers,
+            "" if worst.layer is None else str(worst.layer),
+            _number(worst.baseline) if there["baseline"] else "none",
+            _number(worst.new) if there["new"] else "none",
+            move if worst.kind == MOVED else _KINDS[worst.kind],
+            str(worst.tolerance),
+            times,
+        )
+
+
+def by_series(drifts: Iterable[Drift]) -> list[SeriesDrift]:
+    """Drifts by what they are of, in the order of each one's worst."""
+    groups: dict[Series, list[Drift]] = {}
+    for drift in drifts:
+        groups.setdefault(drift.series, []).append(drift)
+    return [SeriesDrift(series, tuple(group)) for series, group in groups.items()]
+
+
+def about_lines(comparison: Comparison) -> list[str]:
+    """What was compared and what else differs, one line each, not escaped."""
+    lines = []
+    if comparison.baseline and comparison.new:
+        lines += [f"baseline: {comparison.baseline.signature}", f"new: {comparison.new.signature}"]
+    for row in comparison.refused:
+        lines.append(f"must agree, {row}")
+    for row in comparison.identity:
+        if row not in comparison.refused:
+            lines.append(f"may differ, {row}")
+    lines += [f"inputs differ, {row}" for row in comparison.inputs]
+    lines += [f"environment differs, {row}" for row in comparison.environment]
+    return [plain(line) for line in lines]
+
+
+def count_lines(comparison: Comparison) -> list[str]:
+    """How many values, and the accuracy of both; not escaped. Empty where nothing was compared."""
+    if comparison.status == NOT_COMPARABLE or comparison.baseline is None or comparison.new is None:
+        return []
+    found = {text: comparison.count(kind) for kind, text in _KINDS.items()}
+    parts = [f"{count:,} {text}" for text, count in found.items() if count]
+    if comparison.n_null:
+        parts.append(f"{comparison.n_null:,} null in both")
+    within = comparison.n_compared - comparison.count(MOVED)
+    lines = [f"{comparison.n_values:,} values: {', '.join([f'{within:,} within tolerance', *parts])}"]
+    if comparison.n_other_tokens:
+        lines.append(f"{comparison.n_other_tokens:,} values are of another number of tokens than in the baseline")
+    old, new = (accuracy_text(result) for result in (comparison.baseline, comparison.new))
+    if old or new:
+        lines.append(f"accuracy: {old or 'not measured'} → {new or 'not measured'}")
+    return [plain(line) for line in lines]
+
+
+def advice(pair: Pair, comparison: Comparison) -> tuple[str, tuple[str, ...]]:
+    """How to go on: a sentence, and the commands it speaks of; both empty where all is well."""
+    if comparison.status == WITHIN:
+        return "", ()
+    if comparison.refused:
+        fields = ",".join(row.field for row in comparison.refused)
+        either = (
+            f"Compare them all the same with --allow {fields}"
+            if all(row.field.replace(".", "").replace("_", "").isalnum() for row in comparison.refused)
+            else "These fields cannot be allowed one by one"
+        )
+        sentence = f"{either}, or measure both alike. If the new one is meant, make it the baseline:"
+    elif comparison.status == DRIFT:
+        sentence = "If the change is meant, accept it: make the new result the baseline:"
+    elif pair.new is None:
+        sentence = "Measure it again, or remove its baseline if it is to go:"
+    elif pair.accept:
+        sentence = "If the new result is right, make it the baseline:"
+    else:
+        sentence = "Repeat the run, or take the original file"
+    return (plain(sentence) if pair.accept else plain(sentence).rstrip(":")), pair.accept
+
+
+def _number(value: float | None) -> str:
+    return "null" if value is None else f"{value:.6g}"
