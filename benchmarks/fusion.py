@@ -50,7 +50,7 @@ def draw_curves(results: Path, directory: Path) -> None:
     shown = [experiment.under(fusion, condition) for fusion in FUSIONS for condition in ("trained", "untrained")]
     for headline in HEADLINES:
         stream = f".{headline.stream}" if headline.stream else ""
-        draw(shown, headline, directory / f"{headline.metric}{stream}.svg")
+        draw(shown, (headline,), directory / f"{headline.metric}{stream}.svg")
 
 
 def main() -> int:

@@ -45,15 +45,11 @@ def measure_store(
     Raises:
         StoreError: the store is incomplete or damaged.
     """
-    token_store = TokenStore(Path(store))
-    if not token_store.manifest.get("about"):
-        token_store.check_complete()
-        raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
+    token_store, settings = open_finished(store)
     if output_path is not None:
         check_writable(Path(output_path))
     metrics = metric_names(metrics)
     check_split(split_by)
-    token_store.check_complete()
     about = token_store.manifest["about"]
     captured = Environment(**about["environment"])
     where = environment(
@@ -65,11 +61,23 @@ def measure_store(
     )
     timing = Timing()
     timing.seconds["capture"] = about["capture_seconds"]
+    return measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
+
+
+def open_finished(store: str | Path) -> tuple[TokenStore, Protocol]:
+    """A kept token store that is whole, and the protocol it was captured under.
+
+    Raises:
+        StoreError: there is none, it is incomplete or damaged, or of another version.
+    """
+    token_store = TokenStore(Path(store))
+    token_store.check_complete()
+    if not token_store.manifest.get("about"):
+        raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
     try:
-        settings = Protocol(**about["protocol"])
+        return token_store, Protocol(**token_store.manifest["about"]["protocol"])
     except TypeError as error:
         raise StoreError(f"{store}: its protocol has fields that this version does not know ({error})") from error
-    return measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
 
 
 def measured(

@@ -25,6 +25,7 @@ ARROWS = {
         "results",
         "measure",
         "controls",
+        "figures",
     },
     "runner": {
         "resolve",
@@ -38,6 +39,7 @@ ARROWS = {
         "assemble",
         "controls",
     },
+    "figures": {"remeasure", "capture", "measure", "metrics", "adapters", "controls", "publish", "results"},
     "remeasure": {"capture", "measure", "assemble", "metrics", "results"},
     "resolve": {"tasks", "adapters"},
     "assemble": {"capture", "measure", "results", "metrics"},

@@ -10,10 +10,23 @@ import traceback
 from collections.abc import Sequence
 
 from microscope_bench import __version__
-from microscope_bench.cli import check, cite, compare, leaderboard, ls, measure, plot, report, run, validate
+from microscope_bench.cli import (
+    check,
+    cite,
+    compare,
+    leaderboard,
+    ls,
+    measure,
+    plot,
+    plot_example,
+    plot_tokens,
+    report,
+    run,
+    validate,
+)
 from microscope_bench.errors import MicroscopeError
 
-VERBS = (run, measure, ls, check, validate, leaderboard, compare, report, plot, cite)
+VERBS = (run, measure, ls, check, validate, leaderboard, compare, report, plot, plot_tokens, plot_example, cite)
 
 EXIT_STATUS = """\
 exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a leaderboard is stale, a result drifted);

@@ -113,3 +113,21 @@ def add_split_option(parser: argparse.ArgumentParser) -> None:
         choices=("correct",),
         help="also score the examples answered rightly and those answered wrongly apart, as many of each",
     )
+
+
+def layers(text: str) -> list[int]:
+    """``"0,3,6"`` as layer numbers, as an argparse type."""
+    return [at_least(0)(piece) for piece in names(text)]
+
+
+def picture(text: str) -> Path:
+    """The name of one picture, as an argparse type."""
+    from microscope_bench.errors import ResultError
+    from microscope_bench.publish.canvas import FORMATS, picture_format
+
+    try:
+        if picture_format(Path(text)) is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is no picture's name: it ends in {', '.join(FORMATS)}")
+    except ResultError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)

@@ -1,25 +1,45 @@
-"""``microscope-bench plot RESULTS_DIR``: a picture per headline metric."""
+"""``microscope-bench plot RESULTS``: pictures of results, a directory of them or the one that is asked for."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from microscope_bench.publish.plots import FORMATS
+from microscope_bench.cli.options import names
+from microscope_bench.publish.canvas import FORMATS
 from microscope_bench.results.records import TOKEN_SETS
+
+if TYPE_CHECKING:
+    from microscope_bench.results.result import Result
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = subparsers.add_parser(
         "plot",
-        help="draw the headline metrics over depth",
-        description="Draws linearity, intrinsic dimension and anisotropy of all results below a directory: one picture "
-        "per task and metric, one line per model over relative depth, one panel per modality.",
+        help="draw metrics over depth, for a look or for a paper",
+        description="Draws results over relative depth, one line per model. Into a directory: one picture per task and "
+        "headline metric, one panel per modality. Into a file (-o fig.pdf): one picture of what is chosen.",
     )
-    parser.add_argument("results", metavar="RESULTS_DIR", help="directory of result files")
-    parser.add_argument("-o", "--output", metavar="DIR", default="plots", help="where to (default: plots)")
-    parser.add_argument("--format", choices=FORMATS, default="svg", help="default: svg")
+    parser.add_argument("results", metavar="RESULTS", nargs="+", help="directories of result files, or result files")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        default="plots",
+        help=f"a directory (default: plots), or one picture: a name that ends in {', '.join(FORMATS)}",
+    )
+    parser.add_argument("--metric", metavar="NAME", help="default: linearity, intrinsic_dimension and anisotropy")
+    parser.add_argument("--estimator", metavar="NAME", help="default: the one that leaderboards show")
+    parser.add_argument(
+        "--stream", metavar="NAME", help="of linearity: hidden, update, mainflow (default: the first two)"
+    )
+    parser.add_argument(
+        "--modality", type=names, default=[], metavar="NAME,...", help="default: all that were measured"
+    )
+    parser.add_argument("--task", metavar="NAME", help="leaves out the results of other tasks")
+    parser.add_argument("--format", choices=FORMATS, help="of the pictures in a directory (default: svg)")
     parser.add_argument("--tokens", choices=TOKEN_SETS, default="all", help="token set (default: all)")
     parser.set_defaults(func=run)
 
@@ -27,16 +47,60 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Draws and says what was drawn."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.plots import draw_all
-    from microscope_bench.results.files import load_results
+    from microscope_bench.publish.canvas import picture_format
+    from microscope_bench.publish.chosen import of_task
 
-    results = [result for _, result in load_results(args.results)]
-    if not results:
-        raise ResultError(f"{args.results} holds no result files")
+    path = Path(args.output)
+    file_format = picture_format(path)
+    if file_format is not None and args.format not in (None, file_format):
+        raise ResultError(f"--format {args.format} contradicts -o {path}; leave one of them out")
+    results = of_task(_loaded(args.results), args.task)
     try:
-        written = draw_all(results, Path(args.output), file_format=args.format, tokens=args.tokens)
+        written = [_draw_one(results, path, args)] if file_format else _draw_all(results, path, args)
     except OSError as error:
-        raise ResultError(f"{args.output} cannot be written ({error.strerror or error})") from error
+        raise ResultError(f"{path} cannot be written ({error.strerror or error})") from error
     for path in written:
         print(f"wrote {path}")
     return 0
+
+
+def _loaded(places: list[str]) -> list[Result]:
+    """The results of files and directories, each once."""
+    from microscope_bench.errors import ResultError
+    from microscope_bench.results.files import load_results
+    from microscope_bench.results.result import load_result
+
+    loaded: dict[Path, Result] = {}
+    for place in places:
+        found = [(Path(place), load_result(place))] if Path(place).is_file() else load_results(place)
+        if not found:
+            raise ResultError(f"{place} holds no result files")
+        loaded |= {path.resolve(): result for path, result in found}
+    return list(loaded.values())
+
+
+def _draw_one(results: list[Result], path: Path, args: argparse.Namespace) -> Path:
+    from microscope_bench.errors import ResultError
+    from microscope_bench.publish.chosen import chosen_headlines, chosen_modalities, one_comparison
+    from microscope_bench.publish.plots import NOTHING, draw
+
+    together = one_comparison(results)
+    headlines = chosen_headlines(together, args.metric, args.estimator, args.stream)
+    modalities = chosen_modalities(together, args.modality)
+    if not draw(together, headlines, path, modalities=modalities, tokens=args.tokens):
+        raise ResultError(NOTHING)
+    return path
+
+
+def _draw_all(results: list[Result], path: Path, args: argparse.Namespace) -> list[Path]:
+    from microscope_bench.publish.chosen import chosen_headlines, chosen_modalities
+    from microscope_bench.publish.plots import draw_all
+
+    return draw_all(
+        results,
+        path,
+        headlines=chosen_headlines(results, args.metric, args.estimator, args.stream),
+        modalities=chosen_modalities(results, args.modality),
+        file_format=args.format or "svg",
+        tokens=args.tokens,
+    )

@@ -1,8 +1,9 @@
-"""A picture per headline metric: one line per model over relative depth, one panel per modality."""
+"""Pictures of results: one line per model over relative depth, one panel per metric and modality."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
+from microscope_bench.publish.canvas import COLOURS, drawing, save, shown
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
 from microscope_bench.publish.summary import HEADLINES, MODALITIES, UNTRAINED, Headline, shown_name, watched_name
 from microscope_bench.results.files import safe_name
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-FORMATS = ("svg", "png")
-COLOURS = ("#0b5fa5", "#d95f02", "#1b7837", "#762a83", "#b2182b", "#4aa3df", "#a6761d", "#636363")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 FILLS = ("full", "none", "left", "right", "top", "bottom")
 STYLES: dict[str, Any] = {
@@ -33,6 +33,7 @@ STYLES: dict[str, Any] = {
     "permuted_tokens": (0, (8, 2)),
 }
 """Control → how its line is drawn; an untrained model is drawn like the control of that name."""
+NOTHING = "there is nothing to draw: no complete result has a value of what was asked for"
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,15 @@ def _of_another_n(row: Score) -> bool:
 
 
 def draw_all(
-    results: Iterable[Result], directory: Path, *, file_format: str = "svg", tokens: str = "all"
+    results: Iterable[Result],
+    directory: Path,
+    *,
+    headlines: Sequence[Headline] = HEADLINES,
+    modalities: Sequence[str] = MODALITIES,
+    file_format: str = "svg",
+    tokens: str = "all",
 ) -> list[Path]:
-    """Draws every headline metric of every task that the results have.
+    """Draws a picture per metric and task that the results have.
 
     Results that the leaderboard keeps in tables apart (another protocol, other data) get pictures apart.
 
@@ -93,7 +100,9 @@ def draw_all(
         results: complete results, controls among them; failed ones are left out.
         directory: gets ``<task>.<metric>[.<stream>][.<token set>].<format>``, with ``~2`` and so on behind the task
             where its results do not all compare; files of that name are replaced.
-        file_format: a member of :data:`FORMATS`.
+        headlines: the metrics.
+        modalities: a panel for each that has values.
+        file_format: a member of :data:`~microscope_bench.publish.canvas.FORMATS`.
         tokens: a member of :data:`~microscope_bench.results.records.TOKEN_SETS`.
 
     Returns:
@@ -102,104 +111,119 @@ def draw_all(
     Raises:
         ResultError: matplotlib is not installed, or there is nothing to draw.
     """
-    complete = [(result.signature, result) for result in results if result.status != FAILED]
     written, seen = [], Counter[str]()
-    for _, in_protocol in grouped(sorted(complete, key=lambda entry: entry[0]), protocol_key):
-        for _, comparable in grouped(in_protocol, comparable_key):
-            together = [result for _, result in comparable]
-            task = safe_name(together[0].identity.task.name)
-            seen[task] += 1
-            name = task if seen[task] == 1 else f"{task}~{seen[task]}"
-            for headline in HEADLINES:
-                parts = (name, headline.metric, headline.stream, None if tokens == "all" else tokens, file_format)
-                path = directory / ".".join(part for part in parts if part)
-                if draw(together, headline, path, tokens=tokens):
-                    written.append(path)
+    for together in comparable(results):
+        task = safe_name(together[0].identity.task.name)
+        seen[task] += 1
+        name = task if seen[task] == 1 else f"{task}~{seen[task]}"
+        for headline in headlines:
+            parts = (name, headline.metric, headline.stream, None if tokens == "all" else tokens, file_format)
+            path = directory / ".".join(part for part in parts if part)
+            if draw(together, (headline,), path, modalities=modalities, tokens=tokens):
+                written.append(path)
     if not written:
-        raise ResultError("there is nothing to draw: no complete result has a value of a headline metric")
+        raise ResultError(NOTHING)
     return written
 
 
-def draw(results: Sequence[Result], headline: Headline, path: Path, *, tokens: str = "all") -> bool:
-    """Draws one metric; the same results give the same file. Returns False, without a file, where no value exists.
+def comparable(results: Iterable[Result]) -> list[list[Result]]:
+    """The complete results, those that compare together, in an order that does not depend on the given one."""
+    complete = [(result.signature, result) for result in results if result.status != FAILED]
+    return [
+        [result for _, result in together]
+        for _, in_protocol in grouped(sorted(complete, key=lambda entry: entry[0]), protocol_key)
+        for _, together in grouped(in_protocol, comparable_key)
+    ]
+
+
+def draw(
+    results: Sequence[Result],
+    headlines: Sequence[Headline],
+    path: Path,
+    *,
+    modalities: Sequence[str] = MODALITIES,
+    tokens: str = "all",
+) -> bool:
+    """Draws one picture: a row per metric, a column per modality, a line per result.
+
+    The same results give the same file. Returns False, without a file, where no value exists.
 
     Args:
         results: comparable ones, one or more.
-        headline: the metric.
+        headlines: the metrics; one without values gets no row.
         path: of the picture; its suffix says the format.
+        modalities: those to show; one without values gets no column.
         tokens: token set.
 
     Raises:
         ResultError: matplotlib is not installed.
     """
-    named = _named(results)
-    panels: dict[str, list[Line]] = {}
-    for modality in MODALITIES:
-        for label, result in named:
-            if line := line_of(result, label, headline, modality, tokens):
-                panels.setdefault(modality, []).append(line)
-    if not panels:
+    entries = named(results)
+    lines = {
+        (headline, modality): [
+            line for label, result in entries if (line := line_of(result, label, headline, modality, tokens))
+        ]
+        for headline in headlines
+        for modality in modalities
+    }
+    rows = [headline for headline in headlines if any(lines[headline, modality] for modality in modalities)]
+    columns = [modality for modality in modalities if any(lines[headline, modality] for headline in headlines)]
+    if not rows:
         return False
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure  # not pyplot: a caller's own figures and backend stay as they are
-    except ImportError as error:
-        raise ResultError("pictures need matplotlib: pip install 'microscope-bench[plots]'") from error
-    settings: dict[Any, Any] = {"svg.hashsalt": "microscope_bench", "text.parse_math": False, "font.size": 9}
-    settings |= {"axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(settings):
-        figure = Figure(figsize=(4.2 * max(2, len(panels)), 3.8), layout="constrained")
-        styles, handles = _styles(named), dict[str, "Artist"]()
-        for axes, (modality, lines) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-        ):
-            for line in lines:
-                handles[line.label] = _plot(axes, line, styles[line.label])
-            left_out = any(line.left_out for line in lines)
-            axes.set_title(f"{modality} (layers of fewer tokens are not drawn)" if left_out else modality)
+    drawn = {line.label for panel in lines.values() for line in panel}
+    texts = {label: f"{label}{_counted(result, rows)}" for label, result in entries if label in drawn}
+    width = 3.6 * max(len(columns), 1.25)
+    in_a_row = max(1, min(5, int(width * 15 / (max(map(len, texts.values())) + 9))))
+    height = 2.5 * len(rows) + 0.7 + 0.19 * -(-len(texts) // in_a_row)
+    with drawing() as Figure:
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True)
+        styles, handles = styles_of(entries), dict[str, "Artist"]()
+        for headline, axes_of_row in zip(rows, grid, strict=True):
+            for modality, axes in zip(columns, axes_of_row, strict=True):
+                for line in lines[headline, modality]:
+                    handles[line.label] = _plot(axes, line, styles[line.label])
+                left_out = any(line.left_out for line in lines[headline, modality])
+                axes.set_title(f"{modality}\n(layers of fewer tokens are not drawn)" if left_out else modality)
+                axes.set_xlim(-0.02, 1.02)
+                axes.grid(linewidth=0.3)
+                if not lines[headline, modality]:
+                    axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color="#636363")
+            axes_of_row[0].set_ylabel(headline.title)
+        for axes in grid[-1]:
             axes.set_xlabel("depth (0: into block 1, 1: out of the last)")
-            axes.set_xlim(-0.02, 1.02)
-            axes.grid(linewidth=0.3)
-        figure.axes[0].set_ylabel(headline.title)
-        figure.suptitle(_title(results[0], headline, tokens))
-        shown = [label for label, _ in named if label in handles]
-        texts = [f"{label}{_counted(result, headline)}" for label, result in named if label in handles]
+        figure.suptitle(textwrap.fill(_title(results[0], rows, tokens), int(width * 13)), fontsize="medium")
         figure.legend(
-            [handles[label] for label in shown],
-            texts,
+            [handles[label] for label in texts],
+            list(texts.values()),
             loc="outside lower center",
-            ncols=5 if max(map(len, texts)) <= 26 else 4,
+            ncols=in_a_row,
             handlelength=3.5,
+            fontsize="small",
             frameon=False,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        signatures = "\n".join(result.signature for _, result in named)
-        metadata = {"Date": None, "Description": signatures} if path.suffix == ".svg" else {"Description": signatures}
-        temporary = path.with_name(f".{path.name}{path.suffix}")
-        figure.savefig(temporary, metadata=metadata, dpi=150)
-        temporary.replace(path)
+        save(figure, path, "\n".join(result.signature for _, result in entries))
     return True
 
 
-def _title(result: Result, headline: Headline, tokens: str) -> str:
+def _title(result: Result, headlines: Sequence[Headline], tokens: str) -> str:
     identity = result.identity
-    what = f"{headline.title}{'' if tokens == 'all' else f', {tokens}'} ± one standard error"
-    data = f"{identity.task.name} at {short_revision(identity.dataset.revision)}"
-    return f"{what}: {data}, {protocol_label(identity.protocol.as_dict())}"
+    what = f"{headlines[0].title if len(headlines) == 1 else 'value'}{'' if tokens == 'all' else f', {tokens}'}"
+    data = f"{shown(identity.task.name)} at {shown(short_revision(identity.dataset.revision))}"
+    return f"{what} ± one standard error: {data}, {shown(protocol_label(identity.protocol.as_dict()), 200)}"
 
 
-def _counted(result: Result, headline: Headline) -> str:
+def _counted(result: Result, headlines: Sequence[Headline]) -> str:
     """The number of tokens behind a label where the metric depends on it."""
-    if headline.metric != "intrinsic_dimension":
-        return ""
-    rows = [row for row in result.scores if (row.metric, row.estimator) == (headline.metric, headline.estimator)]
+    estimators = {(h.metric, h.estimator) for h in headlines if h.metric == "intrinsic_dimension"}
+    rows = [row for row in result.scores if (row.metric, row.estimator) in estimators]
     counts = sorted({row.n_tokens for row in rows if row.value is not None and not _of_another_n(row)})
     return f", n = {' / '.join(f'{count:,}' for count in counts[-2:])}" if counts else ""
 
 
-def _named(results: Sequence[Result]) -> list[tuple[str, Result]]:
+def named(results: Sequence[Result]) -> list[tuple[str, Result]]:
     """The results with a label of its own each: a model, its untrained twin and its controls one after the other."""
-    plain = [_name(result) for result in results]
+    plain = [shown(_name(result)) for result in results]
     unique = [
         name if Counter(plain)[name] == 1 else f"{name} {result.short_id[:8]}"
         for name, result in zip(plain, results, strict=True)
@@ -228,7 +252,7 @@ def _kind(result: Result) -> str:
     return kind if kind in STYLES else "untrained"
 
 
-def _styles(named: Sequence[tuple[str, Result]]) -> dict[str, dict[str, Any]]:
+def styles_of(named: Sequence[tuple[str, Result]]) -> dict[str, dict[str, Any]]:
     """Label → how it is drawn: colour and marker by model, line by control, filling where both are the same."""
     families = list(dict.fromkeys(_family(result) for _, result in named))
     alike, styles = Counter[tuple[str, str]](), {}

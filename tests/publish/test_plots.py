@@ -12,6 +12,8 @@ from microscope_bench.controls import CONTROLS
 from microscope_bench.errors import ResultError
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish import plots
+from microscope_bench.publish.canvas import shown
+from microscope_bench.publish.chosen import chosen_headlines
 from microscope_bench.publish.plots import draw_all, line_of
 from microscope_bench.publish.summary import HEADLINES
 from tests.results.sample import failed, sample, with_scores
@@ -84,10 +86,10 @@ def test_every_line_can_be_told_from_every_other():
     families = [named(f"m{i}") for i in range(9)]
     controls = [named("m0", control=control) for control in CONTROLS]
     twins = [named("m0-untrained", trained=False), named("m0", revision="b" * 40)]
-    entries = plots._named([*families, *controls, *twins])
+    entries = plots.named([*families, *controls, *twins])
     labels = [label for label, _ in entries]
     assert len(set(labels)) == len(labels) == 9 + 5 + 2
-    styles = {label: tuple(map(str, style.values())) for label, style in plots._styles(entries).items()}
+    styles = {label: tuple(map(str, style.values())) for label, style in plots.styles_of(entries).items()}
     assert len(set(styles.values())) == len(labels)
     assert len({style[0] for label, style in styles.items() if label.startswith("m0")}) == 1, "one model, one colour"
     assert [label for label in labels if label.startswith("m0")] == labels[:8], "and side by side"
@@ -144,6 +146,94 @@ def test_the_verb(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["plot", str(tmp_path / "results"), "-o", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
-    for given, message in (("nowhere", "is not a directory"), ("file", "is a file"), ("out", "holds no result files")):
+    for given, message in (
+        ("nowhere", "is not a directory"),
+        ("file", "not complete JSON"),
+        ("out", "holds no result files"),
+    ):
         assert main(["plot", str(tmp_path / given)]) == 2
         assert message in capsys.readouterr().err
+
+
+def saved(directory, *results):
+    directory.mkdir()
+    for k, result in enumerate(results):
+        result.save(directory / f"{k}.json")
+    return str(directory)
+
+
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "png"])
+def test_one_picture_of_what_is_asked_for_is_the_same_bytes_every_time(tmp_path, suffix):
+    results = saved(tmp_path / "r", named("a"), named("b"))
+    for name in ("1", "2"):
+        out = str(tmp_path / f"{name}.{suffix}")
+        assert main(["plot", results, "--metric", "linearity", "--modality", "text", "-o", out]) == 0
+    assert (tmp_path / f"1.{suffix}").read_bytes() == (tmp_path / f"2.{suffix}").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"r", f"1.{suffix}", f"2.{suffix}"}
+
+
+def test_a_pdf_holds_no_time_and_whole_fonts(tmp_path):
+    assert main(["plot", saved(tmp_path / "r", sample()), "-o", str(tmp_path / "f.pdf")]) == 0
+    written = (tmp_path / "f.pdf").read_bytes()
+    assert b"CreationDate" not in written and b"/Type3" not in written and b"/FontFile2" in written
+
+
+def test_a_users_own_settings_of_matplotlib_change_no_byte(tmp_path):
+    draw = plots.draw
+    draw([sample()], HEADLINES, tmp_path / "1.svg")
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.hashsalt": None}):
+        draw([sample()], HEADLINES, tmp_path / "2.svg")
+        assert matplotlib.rcParams["font.size"] == 20
+    assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
+
+
+def test_what_does_not_compare_is_refused_in_one_picture(tmp_path, capsys):
+    other = sample(protocol=replace(named_protocol("geometry/1"), limit=7))
+    results = saved(tmp_path / "r", sample(), other)
+    assert main(["plot", results, "-o", str(tmp_path / "f.pdf")]) == 2
+    assert "2 kinds that do not compare" in capsys.readouterr().err
+    assert main(["plot", f"{results}/0.json", f"{results}/0.json", "-o", str(tmp_path / "f.pdf")]) == 0
+
+
+def test_what_is_not_there_is_named_with_what_is(tmp_path, capsys):
+    results = saved(tmp_path / "r", sample())
+    out = ["-o", str(tmp_path / "f.pdf")]
+    for options, message in (
+        (["--metric", "linearty"], "Did you mean linearity"),
+        (["--modality", "imag"], "unknown modality 'imag'"),
+        (["--task", "nothing"], "unknown task 'nothing'"),
+        (["--metric", "linearity", "--stream", "updat"], "Did you mean update"),
+        (["--metric", "anisotropy", "--estimator", "nothing"], "unknown estimator 'nothing'"),
+        (["--estimator", "held_out"], "belongs to a metric"),
+        (["--format", "svg"], "contradicts"),
+        (["-o", str(tmp_path / "f.jpeg")], "drawn as svg, png, pdf"),
+    ):
+        assert main(["plot", results, *out, *options]) == 2, options
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("f.*"))
+
+
+def test_any_estimator_can_be_drawn(tmp_path):
+    results = [sample()]
+    (hidden, update) = chosen_headlines(results, "linearity", "in_sample")
+    assert hidden.between and (hidden.stream, update.stream) == ("hidden", "update")
+    (only,) = chosen_headlines(results, "linearity", "in_sample", "update")
+    assert only == update
+    assert chosen_headlines(results, None, stream="update") == [UPDATE]
+    assert not chosen_headlines(results, "intrinsic_dimension", "twonn_mle")[0].between
+    line = line_of(sample(), "m", update, "text")
+    assert line.values == [r.value for r in sample().series("linearity", "in_sample", "update", "text")]
+
+
+def test_a_strangers_name_is_one_line_of_characters():
+    assert shown("a\nb\u202e\x00c\ud800") == "a b c"
+    assert shown("_hidden") == " _hidden", "a legend would leave it out"
+    assert len(shown("x" * 500)) <= 60 and "…" in shown("x" * 500)
+
+
+def test_a_stream_without_a_headline_is_drawn_in_the_headline_estimator():
+    def change(score):
+        return replace(score, stream="mainflow") if score.stream == "update" else score
+
+    (only,) = chosen_headlines([with_scores(sample(), change)], "linearity", stream="mainflow")
+    assert (only.estimator, only.stream) == ("held_out", "mainflow")

@@ -1,0 +1,79 @@
+"""A kept token store, opened to draw from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from microscope_bench.capture.store import TokenStore
+from microscope_bench.errors import StoreError
+from microscope_bench.measure.survey import survey
+from microscope_bench.measure.tokens import StoredTokens
+from microscope_bench.protocol import Protocol
+from microscope_bench.remeasure import open_finished
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """A finished store with its index.
+
+    Attributes:
+        store: on disk.
+        protocol: under which it was captured.
+        tokens: where each kept token lies.
+    """
+
+    store: TokenStore
+    protocol: Protocol
+    tokens: StoredTokens
+
+    @classmethod
+    def at(cls, path: str | Path) -> OpenStore:
+        """Opens a store on the CPU.
+
+        Raises:
+            StoreError: there is none, it is incomplete or damaged, or holds no token.
+        """
+        store, protocol = open_finished(path)
+        tokens = StoredTokens(store, protocol, torch.device("cpu"))
+        if not len(tokens.example):
+            raise StoreError(f"{path} holds no tokens")
+        return cls(store, protocol, tokens)
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What was run: model, task, data set, capture; see :func:`~...capture.fingerprints.run_identity`."""
+        found: dict[str, Any] = self.store.manifest["run"]
+        return found
+
+    @property
+    def model(self) -> str:
+        """The model's name, with its tap and its control."""
+        model = self.run["model"]
+        tap = f" [{model['options']['tap']}]" if "tap" in model["options"] else ""
+        return f"{model['name']}{tap}{', ' + model['control'] if model['control'] else ''}"
+
+    @property
+    def n_layers(self) -> int:
+        """L."""
+        return int(self.run["model"]["n_layers"])
+
+    @cached_property
+    def is_sink(self) -> np.ndarray:
+        """Whether each token, bool (N,), is a sink at any boundary, by the protocol's rule."""
+        return survey(self.tokens, self.n_layers).is_sink
+
+    def check_layers(self, layers: list[int], last: int) -> None:
+        """Raises for a layer outside 0..last.
+
+        Raises:
+            StoreError: with those that there are.
+        """
+        for layer in layers:
+            if not 0 <= layer <= last:
+                raise StoreError(f"{self.model} has layers 0 to {last} to draw here, not {layer}")

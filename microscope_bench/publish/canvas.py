@@ -1,0 +1,95 @@
+"""How a picture becomes a file: the same content gives the same bytes, in print as on a screen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microscope_bench.errors import ResultError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("svg", "png", "pdf")
+REFUSED = (".jpg", ".jpeg", ".eps", ".ps", ".tif", ".tiff", ".gif", ".webp", ".bmp")
+"""Suffixes of pictures that are not drawn; they are no names of directories either."""
+
+COLOURS = ("#0b5fa5", "#d95f02", "#1b7837", "#762a83", "#b2182b", "#4aa3df", "#a6761d", "#636363")
+"""Told apart with any colour vision; beyond eight, markers tell."""
+
+SETTINGS: dict[Any, Any] = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "pdf.fonttype": 42,  # whole fonts, which publishers ask for; not outlines that no reader can search
+    "svg.hashsalt": "microscope_bench",
+    "text.parse_math": False,  # a name with dollars is a name
+}
+
+LONGEST = 60
+"""Characters of a name that are shown; what is longer is cut in the middle."""
+
+_UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufffe\uffff]+")
+
+
+def picture_format(path: Path) -> str | None:
+    """The format that a file name asks for by its suffix; None for the name of a directory.
+
+    Raises:
+        ResultError: a kind of picture that is not drawn.
+    """
+    suffix = path.suffix.lower()
+    if suffix in REFUSED:
+        raise ResultError(f"{path}: pictures are drawn as {', '.join(FORMATS)}; name it {path.stem}.pdf, for instance")
+    return suffix[1:] if suffix[1:] in FORMATS else None
+
+
+def shown(text: object, longest: int = LONGEST) -> str:
+    """Text from a file as one line of a picture: nothing that breaks a line, turns its direction or is no character."""
+    line = _UNPRINTABLE.sub(" ", str(text)).strip()
+    if len(line) > longest:
+        line = f"{line[: longest // 2]}…{line[len(line) - longest // 2 + 1 :]}"
+    return f" {line}" if line.startswith("_") else line  # a legend leaves out what begins with an underscore
+
+
+@contextmanager
+def drawing() -> Iterator[type[Figure]]:
+    """Gives the class of figures, under settings that no configuration file and no caller of matplotlib changes.
+
+    It is not pyplot's: a caller's own figures and backend stay as they are.
+
+    Raises:
+        ResultError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ResultError("pictures need matplotlib: pip install 'microscope-bench[plots]'") from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield Figure
+
+
+def save(figure: Figure, path: Path, description: str) -> None:
+    """Writes a figure; no half of a file is ever left, and no time of writing is in it.
+
+    Args:
+        figure: drawn inside :func:`drawing`, and written there too.
+        path: its suffix is a member of :data:`FORMATS`; the directory is made.
+        description: what the picture shows, put into the file's own metadata.
+    """
+    lines = "\n".join(shown(line, 10_000) for line in description.splitlines())
+    metadata: dict[str, str | None] = {"Description": lines}
+    if path.suffix == ".svg":
+        metadata |= {"Date": None}
+    elif path.suffix == ".pdf":
+        metadata = {"Subject": lines, "CreationDate": None, "ModDate": None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{path.suffix}")
+    figure.savefig(temporary, metadata=metadata, dpi=200)
+    temporary.replace(path)
