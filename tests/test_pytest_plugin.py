@@ -58,7 +58,7 @@ def test_update_writes_says_so_and_then_it_passes(project: pytest.Pytester) -> N
     before = baseline(project).read_bytes()
     result = run(project)
     result.assert_outcomes(passed=1)
-    assert "written" not in result.stdout.str()
+    assert "baseline written" not in result.stdout.str()
     assert baseline(project).read_bytes() == before
 
 
