@@ -80,6 +80,10 @@ class GeometryRegression:
         from microscope_bench.results.result import Result
 
         __tracebackhide__ = True
+        if not isinstance(result, Result):
+            raise TypeError(
+                f"geometry_regression takes a Result (of evaluate or load_result), not {type(result).__name__}"
+            )
         path = self._path(name)
         try:
             # as if it had been written and read: what no result file may hold (NaN, a row twice) is refused

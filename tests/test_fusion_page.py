@@ -60,7 +60,7 @@ def test_a_table_shows_the_scores_of_the_files(experiment):
 
 
 def test_mean_and_change_of_a_curve():
-    shown = Curve(np.array([1.0, 2.0, 6.0]), np.array([0.3, 0.6, 0.4]))
+    shown = Curve(np.array([1.0, 2.0, 6.0]), np.array([0.3, 0.6, 0.4]), np.zeros(3, dtype=bool))
     assert shown.mean == pytest.approx((3.0, 1.3 / 3))
     assert shown.change == pytest.approx((5.0, 0.5))
 

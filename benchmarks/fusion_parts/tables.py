@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from microscope_bench.publish.markdown import table
-from microscope_bench.publish.summary import HEADLINES, Headline, plus_minus
+from microscope_bench.publish.summary import HEADLINES, Headline, of_one_n, plus_minus
 from microscope_bench.results.files import load_results
 from microscope_bench.results.result import COMPLETE, Result
 from microscope_bench.zoo import FUSIONS
@@ -24,15 +24,20 @@ CONDITIONS = ("trained", "pictures shuffled", "untrained")
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over the layers with their standard errors: float64 arrays."""
+    """Values over the layers with their standard errors: float64 arrays.
+
+    Attributes:
+        alone: bool, layers that stand for themselves: of less than half as many tokens as the others.
+    """
 
     values: np.ndarray
     stderrs: np.ndarray
+    alone: np.ndarray
 
     @property
     def mean(self) -> tuple[float, float]:
-        """Over the layers; its error is the mean of the layers' errors, an upper bound: they share their tokens."""
-        return float(self.values.mean()), float(self.stderrs.mean())
+        """Over the layers that compare; its error is the mean of theirs, an upper bound: they share their tokens."""
+        return float(self.values[~self.alone].mean()), float(self.stderrs[~self.alone].mean())
 
     @property
     def change(self) -> tuple[float, float]:
@@ -102,7 +107,9 @@ def curve(result: Result, headline: Headline, modality: str, estimator: str | No
     values, stderrs = [row.value for row in rows], [row.stderr for row in rows]
     if not rows or None in values or None in stderrs:
         raise ValueError(f"{result.identity.model.name}: {headline.title} of {modality} is not complete")
-    return Curve(np.array(values, dtype=np.float64), np.array(stderrs, dtype=np.float64))
+    compared = of_one_n(rows)
+    alone = np.array([row not in compared for row in rows])
+    return Curve(np.array(values, dtype=np.float64), np.array(stderrs, dtype=np.float64), alone)
 
 
 def accuracy(experiment: Experiment) -> str:

@@ -207,6 +207,8 @@ class Encoder:
         Raises:
             AdapterError: the chat template fails, or leaves a turn out.
         """
+        if not self.has_template:
+            raise AdapterError(f"{self.name} has no chat template; leave --apply_chat_template out")
         with self._template_errors("a conversation"):
             return chat(self.processor or self.tokenizer, turns, ("image",), in_parts=self.processor is not None)
 

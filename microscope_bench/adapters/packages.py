@@ -6,7 +6,6 @@ import re
 
 _WITH_EXTRA = {
     "torchvision": "'microscope-bench[torchvision]'",
-    "accelerate": "'microscope-bench[accelerate]'",
 }
 """Package → what to ask pip for, where an extra of this package holds it."""
 

@@ -61,7 +61,7 @@ def run_again(
 
     Args:
         opened: the store.
-        adapter: the model of the store, loaded; its tap and its control are set here.
+        adapter: the model of the store, loaded; its control is set here.
         source: the task of the store.
         example_id: which.
         boundaries: whose states are wanted.
@@ -71,8 +71,10 @@ def run_again(
         StoreError: model, task, example or states are not those of the store; the message says what differs.
     """
     model = opened.run["model"]
-    if "tap" in model["options"]:
-        adapter = adapter.tapped(model["options"]["tap"])
+    if tap := model["options"].get("tap"):
+        raise StoreError(
+            f"the store holds states of tap {tap}; one example is drawn from a store of the language model alone"
+        )
     _check_identity("task", opened.run["task"], {"name": source.name, "version": source.version})
     _check_identity("data set", opened.run["dataset"], asdict(source.dataset))
     n_examples = int(opened.store.manifest["n_examples"])

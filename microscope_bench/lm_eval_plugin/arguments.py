@@ -77,6 +77,10 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     metrics = metric_names(DEFAULT_METRICS if named is None else str(named).replace("+", ","))
     split_by = rest.pop("split_by", None)
     check_split(split_by)
+    if "seed" in rest:
+        raise AdapterError(
+            "microscope: model args have no seed; give lm-eval's --seed, which decides on the selection too"
+        )
     if "use_chat_template" in rest:
         raise AdapterError("microscope: lm-eval decides on the chat template; use --apply_chat_template")
     if not rest.get("pretrained"):

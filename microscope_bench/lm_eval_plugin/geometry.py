@@ -19,7 +19,7 @@ from microscope_bench.adapters.base import PADDING, Batch
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.hooks import watched
 from microscope_bench.capture.states import BatchStates
-from microscope_bench.errors import CaptureError, ExampleError, MicroscopeError
+from microscope_bench.errors import AdapterError, CaptureError, ExampleError, MicroscopeError
 from microscope_bench.examples import Example
 from microscope_bench.lm_eval_plugin.arguments import Settings
 from microscope_bench.lm_eval_plugin.documents import Document, Documents, document_of, task_settings
@@ -68,6 +68,7 @@ class Geometry:
         self._recorders: dict[str, TaskRecorder] = {}
         self._documents = Documents(adapter, {}, templated=False)
         self._logprobs: dict[str, dict[str, list[float]]] = {}
+        self._same_delimiter: dict[str, bool] = {}
 
     def begin(self, requests: Sequence[Instance]) -> None:
         """Gets ready for all requests of one kind.
@@ -170,9 +171,31 @@ class Geometry:
         for request, (logprob, _) in zip(requests, answers, strict=True):
             document = document_of(request)
             n_choices = self._documents.n_choices(document)
-            if request.idx < n_choices:
+            if request.idx < n_choices and self._scores_as_a_run_would(request):
                 of_task = self._logprobs.setdefault(document[0], {})
                 of_task.setdefault(self._documents.id_of(document), [math.nan] * n_choices)[request.idx] = logprob
+
+    def _scores_as_a_run_would(self, request: Instance) -> bool:
+        """Whether lettered choices have the delimiter of a run of our own; it is the same for all of a task."""
+        name, document = str(request.task_name), document_of(request)
+        if name not in self._same_delimiter:
+            example = self.example(document)
+            self._same_delimiter[name] = True
+            if example is not None and example.has_short_choices and example.choices is not None:
+                encoder = self.adapter.encoder
+                prompt = encoder.prompt(example) + encoder.prompt_end
+                try:
+                    ours = self.adapter.choice_token_ids(prompt, example.choices)[request.idx]
+                except AdapterError:
+                    return True  # a run of our own could not score them at all
+                theirs = encoder.tokenize_plainly(prompt + str(request.args[1]))
+                self._same_delimiter[name] = theirs[len(encoder.tokenize_plainly(prompt)) :] == [ours]
+            if not self._same_delimiter[name]:
+                self._recorders[name].unscored = (
+                    f"lm-eval scores {str(request.args[1])!r}, a run of our own with the other delimiter; its file has "
+                    f"the accuracy"
+                )
+        return self._same_delimiter[name]
 
     def finish(self, output_path: str | None) -> dict[str, Any]:
         """Measures every task, writes the results, and says where they are.
@@ -204,7 +227,7 @@ class Geometry:
     def _forget(self) -> None:
         for recorder in self._recorders.values():
             recorder.close()
-        self._evaluated, self._recorders, self._logprobs = [], {}, {}
+        self._evaluated, self._recorders, self._logprobs, self._same_delimiter = [], {}, {}, {}
         self._documents = Documents(self.adapter, {}, templated=False)
 
     def _states(

@@ -41,6 +41,7 @@ class TaskRecorder:
 
     Attributes:
         error: why nothing more of this task can be taken; None while all is well.
+        unscored: why what lm-eval scored is no accuracy of ours, or None.
     """
 
     def __init__(self, adapter: Adapter, task: Task, protocol: Protocol, n_examples: int) -> None:
@@ -58,6 +59,7 @@ class TaskRecorder:
             )
             check_space(self._store.path, adapter, protocol, n_examples, mainflow=False)
         self.error: MicroscopeError | None = None
+        self.unscored: str | None = None
         self._waiting: list[dict[str, Tensor]] = []
         self._records: list[ExampleRecord] = []
         self._parts = 0
@@ -116,6 +118,8 @@ class TaskRecorder:
                 f"{skipped[0].id}: {skipped[0].skipped}. To measure the others: --model_args ...,max_skipped=SHARE"
             )
         for record in store.records:
+            if record.skipped is None and record.answer is not None and self.unscored is not None:
+                record.unscored = self.unscored
             if record.skipped is None and record.id in choice_logprobs:
                 logprobs = list(choice_logprobs[record.id])
                 if np.isfinite(logprobs).all():

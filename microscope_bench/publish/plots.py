@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 from microscope_bench.errors import ResultError
 from microscope_bench.publish.canvas import COLOURS, drawing, save, shown
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
-from microscope_bench.publish.summary import HEADLINES, MODALITIES, UNTRAINED, Headline, shown_name, watched_name
+from microscope_bench.publish.summary import (
+    HEADLINES,
+    MODALITIES,
+    UNTRAINED,
+    Headline,
+    of_one_n,
+    shown_name,
+    watched_name,
+)
 from microscope_bench.results.files import safe_name
-from microscope_bench.results.result import FAILED, Result, Score
+from microscope_bench.results.result import FAILED, Result
 from microscope_bench.results.signature import protocol_label, short_revision
 
 if TYPE_CHECKING:
@@ -59,11 +67,11 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
     """The values of one result that a panel shows; None where there is none.
 
     A linearity lies between two boundaries and is drawn half way. A layer without a value interrupts the line, a value
-    without a standard error the band. A value on another number of tokens than the other layers' is left out.
+    without a standard error the band. A value on less than half as many tokens as the others is left out.
     """
     n_layers = result.identity.model.n_layers
     series = result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
-    rows = {row.layer: row for row in series if not _of_another_n(row)}
+    rows = {row.layer: row for row in of_one_n(series)}
     if all(row.value is None for row in rows.values()):
         return None
     layers = range(n_layers + (0 if headline.between else 1))
@@ -77,10 +85,6 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
         [math.nan if stderr is None else stderr for stderr in stderrs],
         left_out=len(series) - len(rows),
     )
-
-
-def _of_another_n(row: Score) -> bool:
-    return any(flag.partition("=")[0] == "unmatched_n" for flag in row.flags)
 
 
 def draw_all(
@@ -217,7 +221,7 @@ def _counted(result: Result, headlines: Sequence[Headline]) -> str:
     """The number of tokens behind a label where the metric depends on it."""
     estimators = {(h.metric, h.estimator) for h in headlines if h.metric == "intrinsic_dimension"}
     rows = [row for row in result.scores if (row.metric, row.estimator) in estimators]
-    counts = sorted({row.n_tokens for row in rows if row.value is not None and not _of_another_n(row)})
+    counts = sorted({row.n_tokens for row in of_one_n(rows) if row.value is not None})
     return f", n = {' / '.join(f'{count:,}' for count in counts[-2:])}" if counts else ""
 
 

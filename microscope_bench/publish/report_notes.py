@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from microscope_bench.publish.report_series import Series, of_another_n
+from microscope_bench.publish.report_series import Series
 from microscope_bench.publish.summary import CAUTIONS, cautions_of, show_layers, show_range, sinks_of
 from microscope_bench.results.result import Score
 
@@ -29,8 +29,10 @@ def _of_one(series: Series) -> list[str]:
     cautions = cautions_of(rows, series.headline.metric, result.identity.model.dtype)
     # which layers are of fewer tokens is said below
     found = [half + caution for caution in cautions if caution != CAUTIONS["unmatched_n"]]
-    if apart := [row.layer for row in rows if of_another_n(row) and row.value is not None]:
-        found.append(f"{half}{_layers(apart)} of another number of tokens: in the table, not in the curve")
+    if apart := [row.layer for row in rows if row.value is not None and row not in series.drawn]:
+        found.append(
+            f"{half}{_layers(apart)} of less than half as many tokens as the others: in the table, not in the curve"
+        )
     by_reason: dict[str, list[int]] = {}
     for row in rows:
         if row.value is None:

@@ -18,7 +18,7 @@ from microscope_bench.publish.report_scale import (
     shorten,
     spread,
 )
-from microscope_bench.publish.report_series import TOKEN_SET_TITLES, Series, of_another_n
+from microscope_bench.publish.report_series import TOKEN_SET_TITLES, Series
 from microscope_bench.publish.summary import Headline, plus_minus
 from microscope_bench.results.result import Score
 
@@ -101,18 +101,13 @@ class Panel:
     rows: tuple[tuple[int, list[Cell]], ...]
 
 
-def drawn(series: Series) -> list[Score]:
-    """The scores that a curve connects: those with a value, of one number of tokens."""
-    return [row for row in series.rows if row.value is not None and not of_another_n(row)]
-
-
 def scales(panels: Sequence[tuple[str, list[Series]]]) -> dict[str, Scale]:
     """Modality → the axis that its panels share, whatever their token set; without those that have no value at all."""
     values: dict[str, list[tuple[float, float]]] = {}
     floor = None
     for one in (one for _, series in panels for one in series):
         floor = FLOORS.get(one.headline.metric)
-        pairs = [(row.value, row.stderr or 0.0) for row in drawn(one) if row.value is not None]
+        pairs = [(row.value, row.stderr or 0.0) for row in one.drawn if row.value is not None]
         values.setdefault(one.modality, []).extend(pairs)
     return {modality: scale_of(pairs, floor) for modality, pairs in values.items() if pairs}
 
@@ -123,12 +118,12 @@ def panel_of(title: str, series: Sequence[Series], headline: Headline, scale: Sc
     differ: set[int] = set()
     if compared and incomparable(*series) is None:
         differ = set(differing_layers(*series)[0])
-    with_values = [one for one in series if drawn(one)] if scale else []
+    with_values = [one for one in series if one.drawn] if scale else []
     height = max(PLOT_HEIGHT, LABEL_GAP * len(with_values))
     notes = notes_of(series)
     curves = []
     if scale:
-        ends = [TOP + max(0.0, min(height, scale.place(_value(drawn(one)[-1]), height))) for one in with_values]
+        ends = [TOP + max(0.0, min(height, scale.place(_value(one.drawn[-1]), height))) for one in with_values]
         places = spread(ends, TOP + 3.0, TOP + height - 3.0, LABEL_GAP)
         curves = [
             _curve(one, scale, height, end, place, differ if compared and one is series[1] else set())
@@ -150,7 +145,11 @@ def panel_of(title: str, series: Sequence[Series], headline: Headline, scale: Sc
         notes=tuple((text, _whose(keys, series)) for text, keys in notes),
         columns=tuple(columns),
         rows=tuple(
-            (layer, [_cell(rows.get(layer)) for rows in by_layer] + _verdict(compared, layer in differ))
+            (
+                layer,
+                [_cell(one, by.get(layer)) for one, by in zip(series, by_layer, strict=True)]
+                + _verdict(compared, layer in differ),
+            )
             for layer in layers
         ),
     )
@@ -166,7 +165,7 @@ def _verdict(compared: bool, differs: bool) -> list[Cell]:
 
 
 def _curve(series: Series, scale: Scale, height: int, end: float, label_y: float, differ: set[int]) -> Curve:
-    rows = drawn(series)
+    rows = series.drawn
     wrong = series.tokens.startswith("wrong")
     runs: list[list[Score]] = []
     for row in rows:
@@ -233,16 +232,16 @@ def value_text(row: Score) -> str:
     return f"{row.value:.4g} (no standard error)" if row.stderr is None else plus_minus(row.value, row.stderr)
 
 
-def _cell(row: Score | None) -> Cell:
+def _cell(series: Series, row: Score | None) -> Cell:
     if row is None or row.value is None:
         return Cell("—")
-    return Cell(value_text(row) + (" *" if of_another_n(row) else ""))
+    return Cell(value_text(row) + ("" if row in series.drawn else " *"))
 
 
 def _off_axis(series: Sequence[Series], scale: Scale) -> list[tuple[str, list[int]]]:
     notes = []
     for one in series:
-        off = [row for row in drawn(one) if not scale.holds(_value(row))]
+        off = [row for row in one.drawn if not scale.holds(_value(row))]
         if off:
             listed = ", ".join(f"{_value(row):.4g} at layer {row.layer}" for row in off[:4])
             more = f" and {len(off) - 4} more" if len(off) > 4 else ""
@@ -253,7 +252,7 @@ def _off_axis(series: Sequence[Series], scale: Scale) -> list[tuple[str, list[in
 def _in_words(title: str, series: Sequence[Series], headline: Headline) -> str:
     words = []
     for one in series:
-        rows = drawn(one)
+        rows = one.drawn
         if not rows:
             words.append(f"{one.title} has no value")
             continue

@@ -13,6 +13,7 @@ from microscope_bench.publish.summary import (
     UNTRAINED,
     Headline,
     measured_modalities,
+    of_one_n,
     shown_name,
     token_sets,
     watched_name,
@@ -82,6 +83,11 @@ class Series:
         return self.rows[0].modality
 
     @property
+    def drawn(self) -> list[Score]:
+        """The rows that a curve connects: those with a value, on about one number of tokens."""
+        return of_one_n([row for row in self.rows if row.value is not None])
+
+    @property
     def layers(self) -> range:
         """The layers that it should have."""
         return range(self.shown.result.identity.model.n_layers + (0 if self.headline.between else 1))
@@ -89,11 +95,6 @@ class Series:
     def depth(self, layer: int) -> float:
         """Where a layer's value lies, 0 (into block 1) to 1 (out of the last); between two boundaries, half way."""
         return (layer + (0.5 if self.headline.between else 0.0)) / max(self.shown.result.identity.model.n_layers, 1)
-
-
-def of_another_n(row: Score) -> bool:
-    """Whether a value is of another number of tokens than its neighbours, so that no line may connect them."""
-    return any(flag.partition("=")[0] == "unmatched_n" for flag in row.flags)
 
 
 def shown_results(results: Sequence[Result], first: int) -> list[Shown]:

@@ -50,7 +50,8 @@ CAUTIONS = {
     "few_tokens": "fewer than 16 tokens per dimension: held-out linearity is a lower bound",
     "few_examples": "fewer than 4 examples per dimension: held-out linearity is a lower bound",
     "half_precision": "rounding of a half type raises intrinsic dimension at the scale of the nearest neighbours",
-    "unmatched_n": "intrinsic dimension of some layers is of fewer distinct tokens than of the others",
+    "unmatched_n": "intrinsic dimension of some layers is of fewer distinct tokens than elsewhere in the run; those of "
+    "less than half as many as the others are left out of mean and extreme",
 }
 """Flag, or what is known otherwise → what it means for a reader of a table."""
 
@@ -98,6 +99,8 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
     for problem in (_missing(rows, expected), _null(rows), _without_stderr(rows)):
         if problem:
             return Withheld(f"{headline.title}: {problem}")
+    cautions = cautions_of(rows, headline.metric, result.identity.model.dtype)
+    rows = of_one_n(rows)
     pick = min if headline.extreme == "min" else max
     extreme = pick(rows, key=_value)
     mean, stderr = _mean([_value(row) for row in rows]), _mean([row.stderr or 0.0 for row in rows])
@@ -111,8 +114,20 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
         layer=extreme.layer,
         n_tokens=_range(row.n_tokens for row in rows),
         n_examples=_range(row.n_examples for row in rows),
-        cautions=cautions_of(rows, headline.metric, result.identity.model.dtype),
+        cautions=cautions,
     )
+
+
+def of_one_n(rows: Sequence[Score]) -> list[Score]:
+    """The rows that stand beside each other: without those of less than half as many tokens as the largest.
+
+    That is so where the value hangs on the number of tokens, which flag ``unmatched_n`` tells: a vocabulary at boundary
+    0 has a few dozen distinct vectors, and the intrinsic dimension of those is another thing.
+    """
+    if not any(flag.partition("=")[0] == "unmatched_n" for row in rows for flag in row.flags):
+        return list(rows)
+    most = max(row.n_tokens for row in rows)
+    return [row for row in rows if 2 * row.n_tokens >= most]
 
 
 def watched_name(result: Result) -> str:

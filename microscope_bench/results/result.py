@@ -184,6 +184,8 @@ def load_result(path: str | Path) -> Result:
             names the file, the place in it, and what to do.
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ResultError(f"cannot read the result file {path}: it is no regular file")
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -203,6 +205,8 @@ def migrate(document: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ResultError: foreign, newer than this version of the package knows, or invalid.
     """
+    if isinstance(document, Mapping) and "lm_eval_version" in document:
+        raise ResultError("a result file of lm-eval, not of microscope_bench; those lie below microscope/ beside it")
     if not isinstance(document, Mapping) or not {"schema_version", "signature"} <= document.keys():
         raise ResultError("not a microscope_bench result: it has no schema_version and signature")
     version = document["schema_version"]

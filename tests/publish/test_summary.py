@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from microscope_bench.publish.summary import layers_to_mir, plus_minus, show_layers
+from microscope_bench.publish.summary import HEADLINES, Summary, layers_to_mir, plus_minus, show_layers, summarise
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Score
 from tests.results.sample import failed, sample, with_scores
@@ -79,3 +79,26 @@ def test_half_types_and_metrics_without_a_column_are_spoken_of() -> None:
     assert "in the result file too: cka, mir" in summary_table(more)
     only = summary_table(replace(sample(), identity=replace(sample().identity, metrics={"cka": 1})))
     assert "linearity" not in only and "not summarised" not in only
+
+
+def test_a_layer_of_far_fewer_tokens_is_in_neither_mean_nor_extreme() -> None:
+    headline = next(h for h in HEADLINES if h.metric == "intrinsic_dimension")
+
+    def change(score: Score) -> Score:
+        if (score.metric, score.layer) != ("intrinsic_dimension", 0):
+            return score
+        return replace(score, value=40.0, stderr=0.0, n_tokens=60, flags=("unmatched_n=60/2048",))
+
+    result = with_scores(sample(), change)
+    rows = result.series("intrinsic_dimension", headline.estimator, None, "text")
+    summary = summarise(result, headline, "text")
+    assert isinstance(summary, Summary)
+    assert summary.mean == pytest.approx(sum(row.value or 0 for row in rows[1:]) / len(rows[1:]))
+    assert summary.extreme < 40 and summary.layer > 0 and summary.n_tokens[0] > 60
+    assert any("left out of mean and extreme" in caution for caution in summary.cautions)
+    # where all have few tokens, they stand beside each other
+    alike = with_scores(sample(), lambda s: replace(s, flags=("unmatched_n=1879/2048",)))
+    whole = summarise(alike, headline, "text")
+    assert isinstance(whole, Summary) and whole.mean == pytest.approx(
+        sum(row.value or 0 for row in alike.series("intrinsic_dimension", headline.estimator, None, "text")) / len(rows)
+    )
