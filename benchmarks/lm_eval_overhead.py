@@ -4,8 +4,8 @@
     python benchmarks/lm_eval_overhead.py --model zoo-llava-next --limit 200  # 1.6 million
 
 The time is that of ``simple_evaluate`` on a loaded model: building requests, forward passes, lm-eval's metrics, and
-with geometry the capture and the measuring of the states. Nearly all of what geometry adds is measuring: it goes by the
-boundaries, the width and the kept tokens (at most 8,192 in the search for neighbours), not by what a forward pass costs.
+with geometry the capture and the measuring of the states. Nearly all of what geometry adds is measuring: it goes by
+the boundaries, the width and the kept tokens (at most 8,192 in the search for neighbours), not by what a pass costs.
 """
 
 from __future__ import annotations
