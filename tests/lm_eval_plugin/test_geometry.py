@@ -149,6 +149,19 @@ def test_the_tasks_of_one_run_are_kept_apart_and_the_limit_is_a_deviation(load, 
         assert "limit=6" in result.signature
 
 
+def test_a_prompt_whose_last_token_melts_with_the_answers_is_measured_whole(run_lm_eval, task_dir, tmp_path):
+    """The zoo's tokenizer has words of several letters; those of the tiny checkpoints are bytes, which never melt."""
+    given = {"pretrained": "zoo-llava-next", "device": "cpu", "batch_size": 4, "metrics": "anisotropy"}
+    found = run_lm_eval(Microscope.create_from_arg_obj(given), "melting", limit=8, output_path=tmp_path)
+    ours = measured(found, "melting", tmp_path)
+    task = load_task("melting", include_path=task_dir)
+    options = {"metrics": "anisotropy", "limit": 8, "apply_chat_template": False, "device": "cpu", "progress": False}
+    reference = evaluate("zoo-llava-next", task, **options)
+    assert ours.identity == reference.identity and ours.inputs == reference.inputs
+    for a, b in zip(ours.scores, reference.scores, strict=True):
+        assert a.n_tokens == b.n_tokens and a.value == pytest.approx(b.value, rel=1e-4)
+
+
 def test_logits_that_are_no_numbers_give_no_accuracy(load, run_lm_eval, tmp_path):
     lm = load("llama", batch_size=4, metrics="anisotropy")
     lm.adapter.model.lm_head.weight.data *= float("nan")
