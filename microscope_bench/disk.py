@@ -13,6 +13,9 @@ from pathlib import Path
 LOCK = ".microscope-bench.lock"
 """Name of a lock file; nobody else's file is called so, since it is deleted when the lock is given back."""
 
+_ATTEMPTS = 1000
+"""How often a lock is tried whose file keeps being deleted under it; there are places where none can be made at all."""
+
 _HELD = (errno.EAGAIN, errno.EACCES)  # some network file systems say the second
 
 
@@ -75,9 +78,10 @@ def locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
         OSError: no lock can be had there; its ``strerror`` says why.
     """
     path = directory / LOCK
-    descriptor = None
+    descriptor, attempts = None, _ATTEMPTS
     while descriptor is None:
-        descriptor = _try_to_lock(path, wait)
+        attempts -= 1
+        descriptor = _try_to_lock(path, wait, last=not attempts)
     try:
         yield
     finally:
@@ -100,12 +104,14 @@ def is_locked(directory: Path) -> bool:
     return False
 
 
-def _try_to_lock(path: Path, wait: bool) -> int | None:
+def _try_to_lock(path: Path, wait: bool, *, last: bool) -> int | None:
     """The descriptor of the locked file; None where the file, or its directory, was deleted meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):  # pathlib's, where a directory goes while it looks whether it is one
+        if last or path.parent.is_file():
+            raise
         return None
     kept = False
     try:

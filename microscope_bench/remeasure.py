@@ -21,8 +21,8 @@ from microscope_bench.results.result import Environment, Result
 
 LOG = logging.getLogger("microscope_bench")
 _TOO_LARGE = (
-    "Measure where there is more memory, or with --device cpu: what was captured into --store or --output_path is still "
-    "there, and the same command goes on with it"
+    "Measure where there is more memory, or with --device cpu: what was captured into --store or --output_path is "
+    "still there, and the same command goes on with it"
 )
 
 

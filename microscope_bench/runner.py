@@ -176,6 +176,8 @@ def evaluate(
             token_store.finish(about)
             result = measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
         except Exception as error:
+            if store is not None or output_path is not None:
+                LOG.info("what was captured stays in %s", directory)
             if output_path is not None:
                 _leave_error(
                     Path(output_path), assemble_failure(run, settings, metrics, where, timing, error, split_by)

@@ -39,11 +39,12 @@ def handled() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _State.asked = None
     before = {number: signal.signal(number, _handle) for number in SIGNALS}
     try:
         yield
     finally:
-        _State.asked, _State.deferring = None, False
+        _State.asked = None
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,12 +43,15 @@ class StoreListing:
 def list_stores(results: str | Path) -> list[StoreListing]:
     """The stores in a results directory, the oldest first."""
     folder = Path(results) / STORES
-    found = [_listing(path) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError, NotADirectoryError):  # of a run that ends meanwhile; no store
+            found.append(_listing(path))
     return sorted(found, key=lambda listing: listing.written)
 
 
 def _listing(path: Path) -> StoreListing:
-    stats = [file.stat() for file in (path, *path.rglob("*"))]
+    stats = [file.stat() for file in (path, *path.iterdir(), *(path / "parts").iterdir())]
     manifest = _json(path / "manifest.json")
     run = manifest.get("run", {})
     return StoreListing(

@@ -50,13 +50,13 @@ def writing(path: Path) -> Iterator[None]:
         StoreError: another run is writing there, or no store can be there.
     """
     with ExitStack() as held:
+        held.callback(_remove_if_empty, path)  # after the lock, whose file lies in it
         try:
             held.enter_context(locked(path))
         except BlockingIOError:
             raise StoreError(f"another run is writing to {path}; wait for it, or name another --store") from None
         except OSError as error:
             raise StoreError(f"no token store can be made at {path}: {error.strerror}; name another --store") from error
-        held.push(lambda *_: _remove_if_empty(path))
         yield
 
 

@@ -77,14 +77,14 @@ def test_order_of_examples_changes_nothing(tmp_path):
     assert all(torch.equal(states, shuffled[key]) for key, states in reference.items())
 
 
-@pytest.mark.parametrize("break_at", [1, 3, 5])
+@pytest.mark.parametrize("break_at", [1, 2, 4, 5])
 def test_an_interrupted_capture_resumes_where_it_stopped(tmp_path, break_at):
     reference = by_token(captured(tmp_path / "a"))
     with pytest.raises(KeyboardInterrupt):
         captured(tmp_path / "b", ToyAdapter(break_at=break_at))
     adapter = ToyAdapter()
     resumed = by_token(captured(tmp_path / "b", adapter))
-    assert adapter.passes == 5 - (break_at - 1) // 2 * 2, "whole parts of two batches are not captured again"
+    assert adapter.passes == 6 - break_at, "no batch is captured again, though a part is two of them"
     assert reference.keys() == resumed.keys()
     assert all(torch.equal(states, resumed[key]) for key, states in reference.items())
 
