@@ -86,7 +86,8 @@ def write_atomically(path: Path, text: str) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ResultError(
-            f"cannot write {path}: {reason}. Choose a directory with space that you may write to (--output_path)"
+            f"cannot write {path}: {reason}. Free some space, or choose a directory that you may write to "
+            f"(--output_path)"
         ) from error
 
 

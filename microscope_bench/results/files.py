@@ -136,8 +136,8 @@ def _writing(root: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise ResultError(
-            f"cannot write below {root}: {error.strerror or error}. Choose a directory with space that you may write "
-            f"to (--output_path)"
+            f"cannot write below {root}: {error.strerror or error}. Free some space, or choose a directory that you "
+            f"may write to (--output_path)"
         ) from error
 
 
