@@ -128,12 +128,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All trials."""
     rng = random.Random(options.seed)
     command = ["run", "--model", "zoo-llava-untrained", "--tasks", "shapesqa", "--batch_size", "4", "--quiet"]
-    command += ["--limit", "32", "--metrics", "anisotropy"] if options.quick else ["--limit", "96"]
+    command += ["--limit", "16", "--metrics", "anisotropy"] if options.quick else ["--limit", "64"]
     with tempfile.TemporaryDirectory(prefix="microscope-bench-kills-") as name:
         directory = Path(name)
         root = directory / "outputs"
         root.mkdir()
-        run([*command, "--output_path", str(directory / "warm")])
+        if not options.quick:  # its moments are drawn from this one's time line
+            run([*command, "--output_path", str(directory / "warm")])
         undisturbed = run([*command, "--output_path", str(directory / "undisturbed")])
         reference = result_of(directory / "undisturbed")
         if undisturbed.status or reference is None:

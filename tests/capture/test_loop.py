@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,30 @@ def test_the_probe_depends_on_the_inputs_alone(tmp_path):
     other = probe_inputs(ToyAdapter(), ToyTask(order=range(1, 13)), 8)
     assert other.media_sha256 != probe.media_sha256
     assert other.inputs_sha256 != probe.inputs_sha256
+
+
+@pytest.mark.parametrize("skipped", [range(0, 4), range(4, 8)], ids=["before", "after"])
+def test_a_part_is_put_together_of_pieces_of_which_one_has_nothing_measured(tmp_path, skipped):
+    task = ToyTask(20, broken=dict.fromkeys(skipped, "picture"))
+    lenient = Protocol(name="geometry/1", tokens_per_example=4, max_skipped=0.5)
+    reference = by_token(captured(tmp_path / "a", task=task, protocol=lenient))
+    stop_at = {0: 1, 4: 2}[skipped.start]  # the pass after the first batch, or after the first that is measured
+    with pytest.raises(KeyboardInterrupt):
+        captured(tmp_path / "b", ToyAdapter(break_at=stop_at), task, protocol=lenient)
+    resumed = by_token(captured(tmp_path / "b", ToyAdapter(), task, protocol=lenient))
+    assert reference.keys() == resumed.keys()
+    assert all(torch.equal(states, resumed[key]) for key, states in reference.items())
+
+
+def test_a_begun_part_whose_task_was_edited_is_captured_anew(tmp_path):
+    class Edited(ToyTask):
+        def example(self, index):
+            example = super().example(index)
+            return replace(example, answer=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        captured(tmp_path / "s", ToyAdapter(break_at=2))
+    store = TokenStore(tmp_path / "s")
+    capture = Capture(ToyAdapter(), Edited(20), FEW, 4)
+    assert capture.outdated_parts(store, range(store.n_parts)) == [0]
+    assert Capture(ToyAdapter(), ToyTask(20), FEW, 4).outdated_parts(store, range(store.n_parts)) == []
