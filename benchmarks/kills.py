@@ -30,13 +30,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import microscope_bench.adapters.hf
-import microscope_bench.runner
-import microscope_bench.tasks  # noqa: F401  (before the fork)
 from benchmarks.kills_parts.victim import Kill, Life, run
 from benchmarks.kills_parts.watcher import watching
 from benchmarks.timing import write_json
-from microscope_bench import load_result
+from microscope_bench import evaluate, load_result
 from microscope_bench.results.files import find_results
 from microscope_bench.results.result import Result
 
@@ -61,7 +58,7 @@ AT_THE_END = [
     "before delete of manifest",
     "before delete of lock",
 ]
-TRIALS, CAPTURES, MEASURES = 10, 18, 15
+TRIALS, CAPTURES, MEASURES = 5, 18, 15
 """Trials, and kills at random moments; with one at each step above they are 50."""
 
 
@@ -133,8 +130,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         directory = Path(name)
         root = directory / "outputs"
         root.mkdir()
-        if not options.quick:  # its moments are drawn from this one's time line
-            run([*command, "--output_path", str(directory / "warm")])
+        evaluate("zoo-llava-untrained", "shapesqa", limit=8, batch_size=4, progress=False)  # all imports
         undisturbed = run([*command, "--output_path", str(directory / "undisturbed")])
         reference = result_of(directory / "undisturbed")
         if undisturbed.status or reference is None:
