@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +17,19 @@ from tqdm import tqdm
 from microscope_bench.arguments import key_values
 from microscope_bench.assemble import Timing, assemble_failure
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
+from microscope_bench.capture.listing import STORES
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.space import check_space
-from microscope_bench.capture.store import TokenStore
+from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.controls import Run, named_control, with_control
 from microscope_bench.devices import device_name
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.measure.correctness import check_split
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
 from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
-from microscope_bench.remeasure import measured, save_result
+from microscope_bench.remeasure import measured
 from microscope_bench.resolve import Seed, protocol_seed, resolve_limit, resolve_model, resolve_task, task_settings
-from microscope_bench.results.files import check_writable
+from microscope_bench.results.files import check_writable, save_result
 from microscope_bench.results.provenance import environment
 from microscope_bench.results.result import Result
 
@@ -149,7 +150,7 @@ def evaluate(
     if isinstance(chain, str):
         LOG.warning("stream mainflow is left out: %s", chain)
     run = run_identity(adapter, source, settings, probe, chain)
-    with _store_directory(store, output_path, run) as directory:
+    with _store_directory(store, output_path, run) as directory, writing(directory):
         token_store = TokenStore.open_or_create(
             directory,
             run,
@@ -163,30 +164,27 @@ def evaluate(
             image_processor=adapter.info.image_processor,
             command=list(command) or ["evaluate"],
         )
-        with token_store.writing():
-            try:
-                with timing.stage("capture"):
-                    _fill(token_store, capture, progress)
-                about = {
-                    "protocol": settings.as_dict(),
-                    "media_sha256": probe.media_sha256,
-                    "environment": asdict(where),
-                    "capture_seconds": timing.seconds["capture"],
-                }
-                token_store.finish(about)
-                result = measured(
-                    token_store, settings, metrics, split_by, where, timing, device, output_path, progress
+        try:
+            with timing.stage("capture"):
+                _fill(token_store, capture, progress)
+            about = {
+                "protocol": settings.as_dict(),
+                "media_sha256": probe.media_sha256,
+                "environment": asdict(where),
+                "capture_seconds": timing.seconds["capture"],
+            }
+            token_store.finish(about)
+            result = measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
+        except Exception as error:
+            if output_path is not None:
+                _leave_error(
+                    Path(output_path), assemble_failure(run, settings, metrics, where, timing, error, split_by)
                 )
-            except Exception as error:
-                if output_path is not None:
-                    _leave_error(
-                        Path(output_path), assemble_failure(run, settings, metrics, where, timing, error, split_by)
-                    )
-                raise
-            if keep_store:
-                LOG.info("kept the token store %s", directory)
-            else:
-                token_store.delete()  # while the lock is held: a run that waits for it must not find half of it
+            raise
+        if keep_store:
+            LOG.info("kept the token store %s", directory)
+        else:
+            token_store.delete()  # while the lock is held: a run that waits for it must not find half of it
     return result
 
 
@@ -198,7 +196,9 @@ def _store_directory(
         yield Path(store)
     elif output_path is not None:
         key = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
-        yield Path(output_path) / ".stores" / key
+        yield Path(output_path) / STORES / key
+        with suppress(OSError):
+            (Path(output_path) / STORES).rmdir()  # where this was the last one
     else:
         with tempfile.TemporaryDirectory(prefix="microscope-bench-") as temporary:
             yield Path(temporary) / "store"
@@ -207,14 +207,14 @@ def _store_directory(
 def _fill(store: TokenStore, capture: Capture, progress: bool) -> None:
     """Captures what is missing."""
     missing = store.missing_parts(progress)
-    outdated = capture.outdated_parts(store, [part for part in range(store.n_parts) if part not in set(missing)])
+    outdated = capture.outdated_parts(store, range(store.n_parts))
     for part in outdated:
         store.drop_part(part)
     if outdated:
         LOG.info("the task was edited since: %d of %d parts are captured again", len(outdated), store.n_parts)
-        missing = sorted([*missing, *outdated])
+        missing = sorted({*missing, *outdated})
     n_examples = int(store.manifest["n_examples"])
-    to_do = sum(len(store.part_range(part)) for part in missing)
+    to_do = sum(len(store.part_range(part)) - len(store.begun_records(part)) for part in missing)
     if to_do:
         check_space(store.path, capture.adapter, capture.protocol, to_do, mainflow=store.mainflow is True)
     if to_do < n_examples:
@@ -226,6 +226,6 @@ def _fill(store: TokenStore, capture: Capture, progress: bool) -> None:
 
 def _leave_error(output_path: Path, failure: Result) -> None:
     try:
-        save_result(failure, output_path)
+        LOG.info("the error is noted in %s", save_result(output_path, failure))
     except MicroscopeError as error:  # must not hide the error that it is about
         LOG.warning("the error could not be noted in a result file: %s", error)

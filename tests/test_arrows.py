@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices"}
+FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices", "disk", "memory", "signals"}
 ARROWS = {
     "cli": {
         "runner",
@@ -26,6 +26,7 @@ ARROWS = {
         "measure",
         "controls",
         "figures",
+        "capture",
     },
     "runner": {
         "resolve",

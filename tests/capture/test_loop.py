@@ -7,7 +7,7 @@ import torch
 from microscope_bench.adapters.base import IMAGE, TEXT
 from microscope_bench.capture.fingerprints import probe_inputs
 from microscope_bench.capture.loop import Capture
-from microscope_bench.capture.store import TokenStore
+from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import CaptureError
 from microscope_bench.protocol import Protocol
 from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask
@@ -19,7 +19,7 @@ def captured(path, adapter=None, task=None, batch_size=4, protocol=FEW, part_exa
     adapter, task = adapter or ToyAdapter(), task or ToyTask(20)
     store = TokenStore.open_or_create(path, {}, n_examples=len(task), part_examples=part_examples)
     seen = []
-    with store.writing():
+    with writing(store.path):
         Capture(adapter, task, protocol, batch_size).fill(store, store.missing_parts(), seen.append)
     assert sum(seen) >= 0
     return store

@@ -5,7 +5,7 @@ import torch
 
 from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.space import store_bytes
-from microscope_bench.capture.store import TokenStore
+from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
 
 RUN = {"model": {"repo": "a"}, "seed": 0}
@@ -77,12 +77,12 @@ def test_a_store_of_another_run_is_refused_and_the_difference_named(tmp_path):
 def test_two_writers_are_refused(tmp_path):
     store = new_store(tmp_path / "s")
     with (
-        store.writing(),
+        writing(store.path),
         pytest.raises(StoreError, match="another run is writing"),
-        TokenStore(tmp_path / "s").writing(),
+        writing(tmp_path / "s"),
     ):
         pass
-    with store.writing():
+    with writing(store.path):
         pass
 
 
