@@ -127,7 +127,9 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=16)
     parser.add_argument("--picture", type=int, default=336, help="side in pixels, of patches of 14")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--choices", action="store_true", help="score letters too: bare and capture go on to the logits")
+    parser.add_argument(
+        "--choices", action="store_true", help="score letters too: bare and capture go on to the logits"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.quick:
