@@ -1,6 +1,6 @@
 """What the capture adds to a forward pass, against the pass alone and against ``output_hidden_states=True``.
 
-    python benchmarks/capture.py                  # d = 512, 12 blocks, batches of 8, 576 tokens a picture
+    python benchmarks/capture.py                  # d = 512, 12 blocks, batches of 8, 256 tokens a picture
     python benchmarks/capture.py --quick          # the same at a tenth of the size, in seconds
     python benchmarks/capture.py --json FILE
 
@@ -22,7 +22,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.speed_parts.given import Encoded, Rendered
 from benchmarks.speed_parts.passes import all_states_to_host, bare_pass
 from benchmarks.speed_parts.questions import Questions
 from benchmarks.speed_parts.random_llava import text_shape, tower_shape, write_checkpoint
@@ -40,37 +41,10 @@ from microscope_bench.adapters.base import Batch
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.examples import Example
 from microscope_bench.protocol import named_protocol
 from microscope_bench.runner import PART_EXAMPLES
 
 TARGET = 1.05
-
-
-class Encoded:
-    """An adapter whose batches have been encoded before; everything else is the adapter's."""
-
-    def __init__(self, adapter: Any, batches: Sequence[Batch]) -> None:
-        self._adapter, self._batches = adapter, {batch.ids: batch for batch in batches}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._adapter, name)
-
-    def encode(self, examples: Sequence[Example]) -> Batch:
-        """The batch of these examples."""
-        return self._batches[tuple(example.id for example in examples)]
-
-
-class Rendered:
-    """A task whose examples have been rendered before."""
-
-    def __init__(self, task: Questions) -> None:
-        self.name, self.version, self.dataset, self.ids = task.name, task.version, task.dataset, task.ids
-        self._examples = [task.example(index) for index in range(len(task))]
-
-    def example(self, index: int) -> Example:
-        """One of them."""
-        return self._examples[index]
 
 
 def measured(adapter: Any, task: Any, batch_size: int, rounds: int, directory: Path) -> dict[str, list[float]]:
@@ -85,10 +59,8 @@ def measured(adapter: Any, task: Any, batch_size: int, rounds: int, directory: P
         def run() -> None:
             path = directory / "store"
             store = TokenStore.open_or_create(path, {}, n_examples=len(indices), part_examples=PART_EXAMPLES)
-            with store.writing():
-                Capture(adapter, task, named_protocol("geometry/1"), batch_size).fill(
-                    store, list(range(store.n_parts)), lambda done: None
-                )
+            capture = Capture(adapter, task, named_protocol("geometry/1"), batch_size)
+            capture.fill(store, range(store.n_parts), lambda done: None)
             shutil.rmtree(path)
 
         return run
@@ -125,8 +97,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--examples", type=int, default=16)
-    parser.add_argument("--picture", type=int, default=336, help="side in pixels, of patches of 14")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--picture", type=int, default=224, help="side in pixels, of patches of 14")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--choices", action="store_true", help="score letters too: bare and capture go on to the logits"
     )

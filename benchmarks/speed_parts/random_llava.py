@@ -1,4 +1,4 @@
-"""A LLaVA of any size with random weights: its checkpoint, beside the tokenizer and the picture settings of the zoo's."""
+"""A LLaVA of any size with random weights: a checkpoint with the tokenizer and the picture settings of the zoo's."""
 
 from __future__ import annotations
 
