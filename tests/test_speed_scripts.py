@@ -80,6 +80,18 @@ def test_the_capture_script(tmp_path):
     assert "target 1.05 of bare" in said
 
 
+def test_the_end_to_end_script(tmp_path):
+    script = str(ROOT / "benchmarks" / "end_to_end.py")
+    found, said = run(tmp_path, script, "--quick", "--limit", "16")
+    (row,) = found["runs"]
+    assert row["model"] == "zoo-llava" and row["examples"] == 16
+    stages = row["stage_seconds"]
+    assert stages.keys() == {"capture", "measure", "rest"} and stages["capture"] > 0 and stages["measure"] > 0
+    assert sum(stages.values()) == pytest.approx(row["seconds"]["run"][0])
+    assert row["ratio"] > 1, "a run is more than its forward passes"
+    assert "run / bare" in said
+
+
 @pytest.mark.parametrize("shape, parameters, positions", [("FULL", 7.06e9, 2928), ("TINY", None, 80 + 8)])
 def test_the_shape_is_that_of_llava_next_7b(shape, parameters, positions):
     import torch

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-7B in its full shape with seeded random weights, fed with tensors: no checkpoint, no processor, no file."""
+"""LLaVA-NeXT-7B in its full shape with seeded random weights, fed with tensors: neither checkpoint nor processor."""
 
 from __future__ import annotations
 
