@@ -126,7 +126,10 @@ def test_only_tasks_and_one_file_of_the_plugin_know_lm_eval(file):
         ("import microscope_bench.pytest_plugin", HEAVY | {"jsonschema", "tabulate"}),
         ("import microscope_bench.capture.listing", HEAVY),
         ("import microscope_bench.metrics", {"transformers", "lm_eval", "datasets"}),
-        ("import microscope_bench.capture.loop, microscope_bench.measure", {"lm_eval", "datasets"}),
+        (
+            "import microscope_bench.capture.loop, microscope_bench.adapters.base, microscope_bench.measure",
+            {"lm_eval", "datasets", "jsonschema", "tabulate", "accelerate", "jinja2", "matplotlib", "pandas"},
+        ),
     ],
 )
 def test_importing_stays_light(statement, forbidden):

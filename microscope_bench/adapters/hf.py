@@ -193,8 +193,10 @@ class HFAdapter(Adapter):
         if self._overrides.answers_apart:
             last = np.full_like(last, len(start_tokens(self.model)) - 1)
         kept, which = np.unique(last, return_inverse=True)
+        # made before the pass: a copy to a GPU waits for what runs there
+        rows, places = torch.arange(len(which), device=self.device), torch.from_numpy(which).to(self.device)
         found = self.logits_at(batch, kept)
-        return found[np.arange(len(which)), which] if logits else None
+        return found[rows.to(found.device), places.to(found.device)] if logits else None
 
     def logits_at(self, batch: Batch, positions: np.ndarray) -> Tensor:
         """One pass without gradient and cache, and the logits after some of its positions.
@@ -207,12 +209,12 @@ class HFAdapter(Adapter):
             float32 (B, k, vocabulary).
         """
         arguments = dict(batch.inputs)
+        wanted: Tensor | slice = torch.from_numpy(positions).to(self.device)
         if self._overrides.answers_apart:
             start = start_tokens(self.model)
             arguments["decoder_input_ids"] = torch.tensor([start] * len(batch.ids), device=self.device)
         elif "logits_to_keep" in self._forward_arguments:
-            arguments["logits_to_keep"] = torch.from_numpy(positions).to(self.device)
-            positions = np.arange(len(positions))
+            arguments["logits_to_keep"], wanted = wanted, slice(None)
         with torch.inference_mode():
             try:
                 output = self.model(**arguments, use_cache=False)
@@ -222,7 +224,9 @@ class HFAdapter(Adapter):
                 raise
             except (NotImplementedError, RuntimeError) as error:
                 raise offloading_fails(self.info.name, self.model, error) or error from error
-            return torch.as_tensor(output.logits[:, positions].float())
+            if isinstance(wanted, Tensor):
+                wanted = wanted.to(output.logits.device)
+            return torch.as_tensor(output.logits[:, wanted].float())
 
     def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
         """Media positions that hold a learned constant (``image_newline``) and no content become structure."""

@@ -118,9 +118,14 @@ def run_identity(
     return identity
 
 
-def example_sha256(example: Example) -> str:
-    """Of an example as the task renders it: text, choices, answer, media, and turns where there are several."""
-    asked: tuple[object, ...] = (example.text, example.choices, example.answer, media_sha256(example))
+def example_sha256(example: Example, media: str | None = None) -> str:
+    """Of an example as the task renders it: text, choices, answer, media, and turns where there are several.
+
+    Args:
+        example: the example.
+        media: its :func:`media_sha256`, where that is known already.
+    """
+    asked: tuple[object, ...] = (example.text, example.choices, example.answer, media or media_sha256(example))
     asked += (example.turns,) if example.turns else ()
     return hashlib.sha256(repr(asked).encode()).hexdigest()
 

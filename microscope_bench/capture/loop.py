@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
 from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
+from microscope_bench.capture.writer import PartWriter
 from microscope_bench.errors import CaptureError, ExampleError, StoreError
 from microscope_bench.examples import Example
 from microscope_bench.memory import free_memory, memory_enough, out_of_memory
@@ -89,16 +91,18 @@ class Capture:
         allowed = int(self.protocol.max_skipped * n_examples)
         done = [part for part in range(store.n_parts) if part not in set(parts)]
         skipped = [record for part in done for record in store.part_records(part) if record.skipped]
-        for part in parts:
-            tensors, records = self._capture_part(store, part, on_examples)
-            skipped += [record for record in records if record.skipped]
-            if len(skipped) > allowed:
-                first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
-                raise CaptureError(
-                    f"{len(skipped)} of {n_examples} examples could not be measured, {allowed} may be "
-                    f"(max_skipped={self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
-                )
-            store.write_part(part, tensors, records)
+        with PartWriter(store) as writer:
+            for part in parts:
+                before, captured = self._capture_part(store, part, on_examples)
+                records = [*before, *(record for piece in captured for record in piece.records)]
+                skipped += [record for record in records if record.skipped]
+                if len(skipped) > allowed:
+                    first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
+                    raise CaptureError(
+                        f"{len(skipped)} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
+                        f"{self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
+                    )
+                writer.write(part, partial(_joined, store, part, before, captured))
 
     def mainflow_or_reason(self) -> Literal[True] | str:
         """Whether the model has a main flow: True, or why not.
@@ -133,7 +137,8 @@ class Capture:
 
     def _capture_part(
         self, store: TokenStore, part: int, on_examples: Callable[[int], object]
-    ) -> tuple[dict[str, Tensor], list[ExampleRecord]]:
+    ) -> tuple[list[ExampleRecord], list[_Captured]]:
+        """What was there of a part before, and what is now captured."""
         indices = store.part_range(part)
         before = store.begun_records(part)
         done: list[_Captured] = []
@@ -154,7 +159,7 @@ class Capture:
                 except StoreError as error:  # must not hide what ended the run
                     LOG.warning("%s", error)
             raise
-        return _joined(store, part, before, done)
+        return before, done
 
     def _capture_chunk(self, chunk: Sequence[int], first: int, mainflow: bool) -> _Captured | None:
         """One batch; None where it does not fit into memory and there is less to try.
@@ -229,6 +234,7 @@ class Capture:
         logits = run_pass(self.adapter, batch, states.keep_boundary, logits=scorable, beside=chain)
         if logits is not None:
             states.score_choices(logits, batch.prompts)
+        states.finish()
         return states
 
 

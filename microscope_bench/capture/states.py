@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS, MODALITIES, PADDING, Adapter, Batch
+from microscope_bench.capture.copies import HostCopies
 from microscope_bench.capture.fingerprints import example_sha256, media_sha256
 from microscope_bench.capture.origins import token_origins
 from microscope_bench.capture.records import ExampleRecord
@@ -22,19 +23,20 @@ from microscope_bench.protocol import Protocol
 
 @dataclass(frozen=True)
 class _Selected:
-    """The kept tokens of one batch: (row, column) into (B, S), what they are, and where they come from."""
+    """The kept tokens of one batch: (row, column) into (B, S), and what they are."""
 
     row: np.ndarray
     column: np.ndarray
     modality: np.ndarray
     position: np.ndarray
     number: np.ndarray
-    origin: np.ndarray
-    prefix: np.ndarray
 
 
 class BatchStates:
     """Takes the boundaries of one forward pass, keeps the selected tokens of each.
+
+    During the pass no more is done than the pass needs: tokens are selected at boundary 0 and copied at each. What
+    else is known of the examples is worked out by :meth:`finish`, which a GPU does not wait for: it still runs.
 
     Args:
         adapter: whose model runs.
@@ -43,9 +45,6 @@ class BatchStates:
         examples: one for each row of the batch.
         rows: for each example its row in the hidden states, where these hold others too; None means all in order.
 
-    Attributes:
-        tensors: "boundary.<l>" and the like → (n, d), the kept states.
-        records: one for each example; complete once the first boundary has come.
     """
 
     def __init__(
@@ -56,12 +55,15 @@ class BatchStates:
         examples: Sequence[Example],
         rows: Sequence[int] | None = None,
     ) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        self.records: list[ExampleRecord] = []
         self._adapter, self._protocol, self._examples, self._rows = adapter, protocol, examples, rows
+        self._tokens = batch.tokens
         self._batch: Batch | None = batch
+        self._labels: np.ndarray | None = None
         self._selected: _Selected | None = None
-        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._copies: HostCopies | None = None
+        self._tensors: dict[str, Tensor] = {}
+        self._origins: tuple[np.ndarray, np.ndarray] | None = None
+        self._records: list[ExampleRecord] = []
 
     def keep_boundary(self, layer: int, hidden: Tensor) -> None:
         """Keeps the selected tokens of boundary ``layer``; an ``on_boundary`` of :mod:`capture.hooks`.
@@ -78,18 +80,45 @@ class BatchStates:
 
     def keep(self, name: str, hidden: Tensor) -> None:
         """Keeps the selected tokens of a tensor (B, S, d) under a name; see :meth:`keep_boundary`."""
-        if self._rows is not None:
-            hidden = hidden[torch.as_tensor(self._rows, device=hidden.device)]
         if self._batch is not None:  # boundary 0 comes before everything else
             self._begin(self._batch, hidden)
             self._batch = None  # its pixels need not wait for the rest of the part
-        chosen = self.selected
-        if hidden.device not in self._on_device:
-            self._on_device[hidden.device] = (
-                torch.from_numpy(chosen.row).to(hidden.device),
-                torch.from_numpy(chosen.column).to(hidden.device),
-            )
-        self.tensors[name] = hidden[self._on_device[hidden.device]].cpu()
+        assert self._copies is not None  # made with the selection
+        self._tensors[name] = self._copies.take(hidden)
+
+    def finish(self) -> None:
+        """Works out the records and where the tokens come from, then waits for the copies. Again, it does nothing.
+
+        Raises:
+            CaptureError: no boundary was handed over.
+        """
+        if self._origins is None:
+            chosen = self.selected
+            assert self._labels is not None and self._copies is not None  # set where the tokens are selected
+            media = [media_sha256(example) for example in self._examples]
+            self._records = list(self._describe(self._labels, media))
+            origins = self._find_origins(self._labels, chosen, media)
+            self._copies.wait()
+            self._origins = origins  # last: an interrupt before it leaves the rest to be done again
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Name, such as "boundary.3", → (n, d), the kept states, on the host; to be read after the pass."""
+        self.finish()
+        return self._tensors
+
+    @property
+    def records(self) -> list[ExampleRecord]:
+        """One for each example."""
+        self.finish()
+        return self._records
+
+    @property
+    def origins(self) -> tuple[np.ndarray, np.ndarray]:
+        """uint64 (n,) twice: of each kept token the keys of :func:`~microscope_bench.capture.origins.token_origins`."""
+        self.finish()
+        assert self._origins is not None
+        return self._origins
 
     @property
     def selected(self) -> _Selected:
@@ -105,41 +134,46 @@ class BatchStates:
             logits: float32 (B, vocabulary), those after each example's last token.
             prompts: the batch's.
         """
-        for row, (example, record) in enumerate(zip(self._examples, self.records, strict=True)):
-            if not example.has_short_choices or example.choices is None:
-                continue
-            try:
-                ids = self._adapter.choice_token_ids(prompts[row], example.choices)
-                if len(set(ids)) < len(ids):  # such as the unknown token for each
-                    raise AdapterError(f"two of the choices {', '.join(example.choices)} are the same token")
-                logprobs = torch.log_softmax(logits[row].double(), dim=-1)[ids].tolist()
+        ids = [self._choice_ids(example, prompt) for example, prompt in zip(self._examples, prompts, strict=True)]
+        for row, (found, record) in enumerate(zip(ids, self.records, strict=True)):  # a GPU is waited for here
+            if isinstance(found, str):
+                record.unscored = found
+            elif found is not None:
+                logprobs = torch.log_softmax(logits[row].double(), dim=-1)[found].tolist()
                 if np.isfinite(logprobs).all():
                     record.choice_logprobs = logprobs
                 else:
                     record.unscored = "the logits hold NaN or infinity"
-            except AdapterError as error:
-                record.unscored = str(error)
+
+    def _choice_ids(self, example: Example, prompt: str) -> list[int] | str | None:
+        """One token for each choice; why there is not; or None where one pass is not asked to score them."""
+        if not example.has_short_choices or example.choices is None:
+            return None
+        try:
+            ids = self._adapter.choice_token_ids(prompt, example.choices)
+        except AdapterError as error:
+            return str(error)
+        if len(set(ids)) < len(ids):  # such as the unknown token for each
+            return f"two of the choices {', '.join(example.choices)} are the same token"
+        return ids
 
     def _begin(self, batch: Batch, hidden: Tensor) -> None:
+        if self._rows is not None:
+            hidden = hidden[torch.as_tensor(self._rows, device=hidden.device)]
         self._adapter.check_labels(batch, hidden)
         labels = self._adapter.refine_labels(batch, hidden)
         self._check_media_found(labels)
-        pieces = list(self._select(labels, batch))
-        self._selected = _Selected(
-            *(np.concatenate([p[k] for p in pieces]) if pieces else np.empty(0, dtype=np.int64) for k in range(7))
+        pieces = list(self._select(labels))
+        chosen = _Selected(
+            *(np.concatenate([p[k] for p in pieces]) if pieces else np.empty(0, dtype=np.int64) for k in range(5))
         )
-        self.records = list(self._records(labels, batch))
+        self._labels, self._selected = labels, chosen
+        row = chosen.row if self._rows is None else np.asarray(self._rows, dtype=np.int64)[chosen.row]
+        self._copies = HostCopies(row, chosen.column)
 
-    def _select(self, labels: np.ndarray, batch: Batch) -> Iterator[tuple[np.ndarray, ...]]:
+    def _select(self, labels: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
         for row, example in enumerate(self._examples):
             real = np.flatnonzero(labels[row] != PADDING)
-            origin, prefix = token_origins(
-                labels[row][real],
-                batch.tokens[row],
-                media=media_sha256(example),
-                example_id=example.id,
-                sees=self._adapter.sees,
-            )
             for modality in MODALITIES:
                 code = LABELS.index(modality)
                 # positions count real tokens only, so that padding on either side cannot change the choice
@@ -153,8 +187,23 @@ class BatchStates:
                 )
                 n = len(positions)
                 number = number_from_last(positions, of_modality)
-                chosen = (real[positions], np.full(n, code), positions, number, origin[positions], prefix[positions])
-                yield (np.full(n, row), *chosen)
+                yield np.full(n, row), real[positions], np.full(n, code), positions, number
+
+    def _find_origins(
+        self, labels: np.ndarray, chosen: _Selected, media: Sequence[str | None]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        origin, prefix = (np.empty(len(chosen.row), dtype=np.uint64) for _ in range(2))
+        for row, example in enumerate(self._examples):
+            keys = token_origins(
+                labels[row][labels[row] != PADDING],
+                self._tokens[row],
+                media=media[row],
+                example_id=example.id,
+                sees=self._adapter.sees,
+            )
+            of_row = chosen.row == row
+            origin[of_row], prefix[of_row] = (key[chosen.position[of_row]] for key in keys)
+        return origin, prefix
 
     def _check_media_found(self, labels: np.ndarray) -> None:
         for row, example in enumerate(self._examples):
@@ -165,17 +214,17 @@ class BatchStates:
                         f"no position of its sequence is labelled as one. Run: microscope-bench check, which says why"
                     )
 
-    def _records(self, labels: np.ndarray, batch: Batch) -> Iterator[ExampleRecord]:
+    def _describe(self, labels: np.ndarray, media: Sequence[str | None]) -> Iterator[ExampleRecord]:
         for row, example in enumerate(self._examples):
             counts = np.bincount(labels[row], minlength=len(LABELS))
             yield ExampleRecord(
                 id=example.id,
                 tokens_seen={LABELS[code]: int(n) for code, n in enumerate(counts) if n and code != PADDING},
-                example_sha256=example_sha256(example),
+                example_sha256=example_sha256(example, media[row]),
                 tokens_sha256=hashlib.sha256(
-                    np.ascontiguousarray(batch.tokens[row]).astype("<i8").tobytes()
+                    np.ascontiguousarray(self._tokens[row]).astype("<i8").tobytes()
                 ).hexdigest(),
-                media_sha256=media_sha256(example),
+                media_sha256=media[row],
                 converted_from=list(example.converted_from),
                 answer=example.answer,
                 unscored=example.unscored,
@@ -205,7 +254,8 @@ def join(collected: Sequence[BatchStates], numbers: Sequence[Sequence[int]]) -> 
     tensors["modality"] = torch.from_numpy(modality[order].astype(np.int8))
     tensors["example"] = torch.from_numpy(example[order].astype(np.int64))
     tensors["position"] = torch.from_numpy(position[order].astype(np.int64))
-    for name in ("number", "origin", "prefix"):  # 64 bits are 64 bits, signed or not
-        column = np.concatenate([getattr(s, name) for s in chosen])[order]
-        tensors[name] = torch.from_numpy(column.view(np.int64))
+    tensors["number"] = torch.from_numpy(np.concatenate([s.number for s in chosen])[order].astype(np.int64))
+    for k, name in enumerate(("origin", "prefix")):
+        column = np.concatenate([states.origins[k] for states in collected])[order]
+        tensors[name] = torch.from_numpy(column.view(np.int64))  # 64 bits are 64 bits, signed or not
     return tensors

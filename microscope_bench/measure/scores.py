@@ -18,7 +18,7 @@ from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.metrics.registry import METRICS, Metric
 from microscope_bench.metrics.sinks import notable_dimensions, top_variance_share
 from microscope_bench.protocol import Protocol
-from microscope_bench.results.result import Score, SinkLayer, Sinks
+from microscope_bench.results.records import Score, SinkLayer, Sinks
 
 
 @dataclass(frozen=True)

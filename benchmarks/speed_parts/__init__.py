@@ -1,0 +1,1 @@
+"""What the speed scripts run: models with random weights, and questions to ask them."""
