@@ -13,6 +13,7 @@ from microscope_bench.errors import StoreError
 from microscope_bench.measure import measure
 from microscope_bench.measure.correctness import check_split
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
+from microscope_bench.processes import ALONE, Processes
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.files import check_writable, result_path
 from microscope_bench.results.provenance import environment
@@ -90,8 +91,12 @@ def measured(
     device: str | None,
     output_path: str | Path | None,
     progress: bool,
+    processes: Processes = ALONE,
 ) -> Result:
-    """The result of a store, written where there is an ``output_path``; see :func:`measure_store`."""
+    """The result of a store, written where there is an ``output_path``; see :func:`measure_store`.
+
+    The processes share the boundaries; the first puts the result together, and all of them return it.
+    """
     with timing.stage("measure"):
         measurement = measure(
             store,
@@ -101,11 +106,16 @@ def measured(
             split_by=split_by,
             device=pick_device(device),
             progress=progress,
+            processes=processes,
         )
-    result = assemble(store, protocol, metrics, measurement, where, timing, split_by)
-    if output_path is not None:
-        save_result(result, Path(output_path))
-    return result
+
+    def assembled() -> Result:
+        result = assemble(store, protocol, metrics, measurement, where, timing, split_by)
+        if output_path is not None:
+            save_result(result, Path(output_path))
+        return result
+
+    return processes.from_first(assembled)
 
 
 def save_result(result: Result, output_path: Path) -> None:

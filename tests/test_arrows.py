@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices"}
+FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices", "processes"}
 ARROWS = {
     "cli": {
         "runner",

@@ -17,6 +17,7 @@ from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import CaptureError, ExampleError
 from microscope_bench.examples import Example
+from microscope_bench.processes import ALONE, Processes
 from microscope_bench.protocol import Protocol
 
 MAINFLOW_EXAMPLES = 16
@@ -39,13 +40,20 @@ class Capture:
         self.protocol = protocol
         self.batch_size = min(batch_size, adapter.max_batch or batch_size)
 
-    def fill(self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object]) -> None:
+    def fill(
+        self,
+        store: TokenStore,
+        parts: Sequence[int],
+        on_examples: Callable[[int], object],
+        processes: Processes = ALONE,
+    ) -> None:
         """Captures the given parts.
 
         Args:
             store: opened for this run, its lock held.
             parts: the parts to capture.
             on_examples: called with the number of examples just finished.
+            processes: those that share the parts; skipped examples are counted over all of them.
 
         Raises:
             CaptureError: more examples had to be skipped than the protocol allows, or the model broke the contract.
@@ -54,13 +62,16 @@ class Capture:
         allowed = int(self.protocol.max_skipped * n_examples)
         done = [part for part in range(store.n_parts) if part not in set(parts)]
         skipped = [record for part in done for record in store.part_records(part) if record.skipped]
-        for part in parts:
+        n_before, count = len(skipped), processes.counter()
+        for part in processes.take(parts):
             records, tensors = self._capture_part(store.part_range(part), on_examples, store.mainflow is True)
-            skipped += [record for record in records if record.skipped]
-            if len(skipped) > allowed:
+            just_skipped = [record for record in records if record.skipped]
+            skipped += just_skipped
+            n_skipped = n_before + count(len(just_skipped))
+            if n_skipped > allowed:
                 first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
                 raise CaptureError(
-                    f"{len(skipped)} of {n_examples} examples could not be measured, {allowed} may be "
+                    f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be "
                     f"(max_skipped={self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
                 )
             store.write_part(part, tensors, records)

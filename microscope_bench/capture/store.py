@@ -86,7 +86,7 @@ class TokenStore:
         """
         if (path / "manifest.json").exists():
             store = cls(path)
-            differing = sorted(_differences(store.manifest["run"], json.loads(json.dumps(run))))
+            differing = sorted(differences(store.manifest["run"], json.loads(json.dumps(run))))
             if differing:
                 raise StoreError(
                     f"{path} holds the states of another run (different: {', '.join(differing[:6])}). "
@@ -152,7 +152,7 @@ class TokenStore:
 
     def drop_part(self, part: int) -> None:
         """Deletes a part, so that it is captured again."""
-        self._record_file(part).unlink(missing_ok=True)
+        self.record_file(part).unlink(missing_ok=True)
         self._tensor_file(part).unlink(missing_ok=True)
 
     def check_complete(self) -> None:
@@ -182,7 +182,7 @@ class TokenStore:
             digest = _sha256(temporary)
             temporary.replace(target)
             record = {"sha256": digest, "examples": [asdict(r) for r in records]}
-            _write_atomically(self._record_file(part), json.dumps(record, allow_nan=False).encode())
+            _write_atomically(self.record_file(part), json.dumps(record, allow_nan=False).encode())
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise StoreError(
@@ -223,7 +223,7 @@ class TokenStore:
             )
 
     def _read_record(self, part: int) -> dict[str, Any]:
-        file = self._record_file(part)
+        file = self.record_file(part)
         try:
             record = json.loads(file.read_text())
             if not isinstance(record["sha256"], str) or len(record["examples"]) != len(self.part_range(part)):
@@ -239,7 +239,8 @@ class TokenStore:
     def _tensor_file(self, part: int) -> Path:
         return self.path / "parts" / f"{part:05d}.safetensors"
 
-    def _record_file(self, part: int) -> Path:
+    def record_file(self, part: int) -> Path:
+        """The file that makes a part count."""
         return self.path / "parts" / f"{part:05d}.json"
 
 
@@ -267,9 +268,10 @@ def _write_atomically(target: Path, content: bytes) -> None:
     temporary.replace(target)
 
 
-def _differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
+def differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
+    """Dotted names of the fields in which two JSON values differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in {*a, *b}:
-            yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else str(key))
+            yield from differences(a.get(key), b.get(key), f"{at}.{key}" if at else str(key))
     elif a != b:
         yield at

@@ -25,6 +25,7 @@ from microscope_bench.cli import (
     validate,
 )
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.processes import launched
 
 VERBS = (run, measure, ls, check, validate, leaderboard, compare, report, plot, plot_tokens, plot_example, cite)
 
@@ -58,7 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     args.command = ["microscope-bench", *(sys.argv[1:] if argv is None else argv)]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("microscope_bench").setLevel(logging.INFO)
+    try:
+        processes = launched()
+    except MicroscopeError as error:
+        print(f"microscope-bench: {error}", file=sys.stderr)
+        return 2
+    # of several processes that do the same, one tells what they do; each tells what goes wrong
+    logging.getLogger("microscope_bench").setLevel(logging.INFO if processes.is_first else logging.ERROR)
+    name = f"microscope-bench{processes.label}"
     try:
         status = int(args.func(args))
         sys.stdout.flush()  # here, where a reader that has gone away is expected
@@ -66,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MicroscopeError as error:
         if args.debug:
             raise
-        print(f"microscope-bench: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # the reader of our output (head, less) has gone; there is nobody left to tell
@@ -75,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         # a defect, of ours or of a user's adapter or task: the place matters more than manners, and the status is not 1
         traceback.print_exc()
-        print("microscope-bench: unexpected error; what was captured is kept", file=sys.stderr)
+        print(f"{name}: unexpected error; what was captured is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nmicroscope-bench: interrupted; what was captured is kept, the same command resumes", file=sys.stderr)
+        print(f"\n{name}: interrupted; what was captured is kept, the same command resumes", file=sys.stderr)
         return 130
 
 

@@ -20,6 +20,7 @@ from microscope_bench.cli.options import (
     yes_or_no,
 )
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.processes import launched
 from microscope_bench.protocol import DEFAULT_PROTOCOL
 
 
@@ -139,7 +140,8 @@ def run(args: argparse.Namespace) -> int:
     metrics = metric_names(DEFAULT_METRICS if args.metrics is None else args.metrics)
     if args.control is not None:
         named_control(args.control)
-    if args.quiet:
+    speaks = launched().is_first
+    if args.quiet or not speaks:
         silence_loading_bars()
     begin = time.perf_counter()
     loaded = load_tasks(tasks, include_path=args.include_path, task_args=task_args, settings=settings)
@@ -170,6 +172,7 @@ def run(args: argparse.Namespace) -> int:
             command=args.command,
             load_seconds=load_seconds,
         )
-        print(summary_table(result))
-        print(timing_line(result))
+        if speaks:
+            print(summary_table(result))
+            print(timing_line(result))
     return 0
