@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,12 @@ PATIENCE = timedelta(days=1)
 """How long a process waits for the others: loading a model and capturing take as long as they take. One that has ended
 is noticed at once, by its closed connection."""
 
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables by which a launcher says who is who, and where the first one is."""
+
+LOST = "the other processes of this run cannot be reached"
+"""How the message begins that is nobody's own fault: another process has ended first."""
+
 _counters = count()
 
 
@@ -34,7 +41,7 @@ class ProcessesError(MicroscopeError):
 class Processes:
     """The processes of one run, as one of them sees them.
 
-    Every method but :attr:`label` is called by all of them, in the same order.
+    :meth:`gather` and what follows it is called by all of them, in the same order.
 
     Attributes:
         rank: which one this is, 0 .. size − 1; 0 is the one that speaks and writes the result.
@@ -61,6 +68,17 @@ class Processes:
         ' (process 1 of 0..3)'
         """
         return "" if self.size == 1 else f" (process {self.rank} of 0..{self.size - 1})"
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """The command line by which these processes are started again, whatever started them.
+
+        >>> Processes().command(["run"]), Processes(0, 8, 0, 4).command(["run"])[:3]
+        (['microscope-bench', 'run'], ['torchrun', '--nnodes=2', '--nproc_per_node=4'])
+        """
+        if self.size == 1:
+            return ["microscope-bench", *arguments]
+        nodes = [f"--nnodes={self.size // self.local_size}"] if self.size > self.local_size else []
+        return ["torchrun", *nodes, f"--nproc_per_node={self.local_size}", "-m", "microscope_bench", *arguments]
 
     def gather(self, value: T) -> list[T]:
         """The value of every process, by rank, to every process.
@@ -183,7 +201,8 @@ def _connected(processes: Processes) -> _Connection:
 
 def _lost(error: Exception) -> ProcessesError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = re.sub(r"^\[[^]]*\] *", "", first)  # a place in the source of gloo
     return ProcessesError(
-        f"the other processes of this run cannot be reached ({first}). The one that ended first says why; what was "
+        f"{LOST} ({first}). The one that ended first says why; what was "
         f"captured is kept, and the same command with any number of processes resumes"
     )

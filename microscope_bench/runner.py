@@ -133,6 +133,8 @@ def evaluate(
 
     processes = launched()
     progress = progress and processes.is_first
+    if processes.size > 1:
+        LOG.info("%d processes share this run", processes.size)
     timing = Timing()
     timing.seconds["load"] = load_seconds
     with timing.stage("load"):

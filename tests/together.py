@@ -6,13 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
-from typing import Any
 
-from microscope_bench import Result, evaluate, load_result
-
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+from microscope_bench.processes import VARIABLES
 
 
 def free_port() -> int:
