@@ -111,6 +111,8 @@ def read_entries(
     parser = _Parser(add_help=False, allow_abbrev=False)
     add_options(parser)
     defaults = vars(parser.parse_args([]))
+    unset = argparse.Namespace(**dict.fromkeys(defaults, argparse.SUPPRESS))
+    overridden = {key for key, value in vars(parser.parse_args(arguments, unset)).items() if value != argparse.SUPPRESS}
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -124,7 +126,7 @@ def read_entries(
         if not isinstance(own, dict):
             raise MicroscopeError(f"{where} is {own!r}, not a mapping from options of `run` to their values")
         _known(where, own, {*defaults, PROCESSES})
-        merged = {**content, **own}
+        merged = {key: value for key, value in {**content, **own}.items() if key not in overridden}
         processes = merged.pop(PROCESSES, 1)
         if not isinstance(processes, int) or isinstance(processes, bool) or processes < 1:
             raise MicroscopeError(f"{where}: {PROCESSES} must be a whole number of at least 1, not {processes!r}")
