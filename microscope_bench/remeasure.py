@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from microscope_bench.assemble import Timing, assemble
+from microscope_bench.capture.sharing import check_same_run
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.devices import pick_device
 from microscope_bench.errors import StoreError
 from microscope_bench.measure import measure
 from microscope_bench.measure.correctness import check_split
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
-from microscope_bench.processes import ALONE, Processes
+from microscope_bench.processes import ALONE, Processes, launched
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.files import check_writable, result_path
 from microscope_bench.results.provenance import environment
@@ -46,11 +47,13 @@ def measure_store(
     Raises:
         StoreError: the store is incomplete or damaged.
     """
+    processes = launched()
     token_store, settings = open_finished(store)
-    if output_path is not None:
-        check_writable(Path(output_path))
     metrics = metric_names(metrics)
     check_split(split_by)
+    if output_path is not None and processes.is_first:
+        check_writable(Path(output_path))
+    check_same_run(processes, {"run": token_store.manifest["run"], "metrics": metrics, "split_by": split_by})
     about = token_store.manifest["about"]
     captured = Environment(**about["environment"])
     where = environment(
@@ -62,7 +65,18 @@ def measure_store(
     )
     timing = Timing()
     timing.seconds["capture"] = about["capture_seconds"]
-    return measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
+    return measured(
+        token_store,
+        settings,
+        metrics,
+        split_by,
+        where,
+        timing,
+        device,
+        output_path,
+        progress and processes.is_first,
+        processes,
+    )
 
 
 def open_finished(store: str | Path) -> tuple[TokenStore, Protocol]:

@@ -128,10 +128,9 @@ def evaluate(
         named_control(control)
     if batch_size < 1:
         raise MicroscopeError(f"batch_size must be at least 1, not {batch_size}")
-    if output_path is not None:
-        check_writable(Path(output_path))
-
     processes = launched()
+    if output_path is not None and processes.is_first:
+        check_writable(Path(output_path))
     progress = progress and processes.is_first
     if processes.size > 1:
         LOG.info("%d processes share this run", processes.size)

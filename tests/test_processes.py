@@ -203,6 +203,19 @@ def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch, 
     assert devices._default() == device
 
 
+@pytest.mark.heavy
+def test_a_kept_store_is_measured_by_two_processes(alone, tmp_path):
+    assert run(2, tmp_path, "options['keep_store'] = True\n")[0][0] == 0
+    (store,) = (tmp_path / ".stores").iterdir()
+    again = (
+        "from microscope_bench.remeasure import measure_store\n"
+        f"measure_store({str(store)!r}, metrics=metrics, split_by='correct', output_path=sys.argv[1], progress=False)"
+    )
+    found = run(2, tmp_path / "again", code=again)
+    assert [status for status, *_ in found] == [0, 0], found
+    assert_same(result_in(tmp_path / "again"), alone)
+
+
 COMMAND = ["run", "--model", "zoo-llava-next", "--tasks", "shapesqa", "--limit", "40", "--batch_size", "4", "--quiet"]
 
 
