@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from microscope_bench.assemble import Timing, assemble
+from microscope_bench.capture.sharing import check_same_run
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.devices import pick_device
 from microscope_bench.errors import StoreError
@@ -14,6 +15,7 @@ from microscope_bench.measure import measure
 from microscope_bench.measure.correctness import check_split
 from microscope_bench.memory import memory_enough
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
+from microscope_bench.processes import ALONE, Processes, launched
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.files import check_writable, save_result
 from microscope_bench.results.provenance import environment
@@ -50,11 +52,13 @@ def measure_store(
     Raises:
         StoreError: the store is incomplete or damaged.
     """
+    processes = launched()
     token_store, settings = open_finished(store)
-    if output_path is not None:
-        check_writable(Path(output_path))
     metrics = metric_names(metrics)
     check_split(split_by)
+    if output_path is not None and processes.is_first:
+        check_writable(Path(output_path))
+    check_same_run(processes, {"run": token_store.manifest["run"], "metrics": metrics, "split_by": split_by})
     about = token_store.manifest["about"]
     captured = Environment(**about["environment"])
     where = environment(
@@ -66,7 +70,18 @@ def measure_store(
     )
     timing = Timing()
     timing.seconds["capture"] = about["capture_seconds"]
-    return measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
+    return measured(
+        token_store,
+        settings,
+        metrics,
+        split_by,
+        where,
+        timing,
+        device,
+        output_path,
+        progress and processes.is_first,
+        processes,
+    )
 
 
 def open_finished(store: str | Path) -> tuple[TokenStore, Protocol]:
@@ -95,8 +110,12 @@ def measured(
     device: str | None,
     output_path: str | Path | None,
     progress: bool,
+    processes: Processes = ALONE,
 ) -> Result:
-    """The result of a store, written where there is an ``output_path``; see :func:`measure_store`."""
+    """The result of a store, written where there is an ``output_path``; see :func:`measure_store`.
+
+    The processes share the boundaries; the first puts the result together, and all of them return it.
+    """
     with timing.stage("measure"), memory_enough(_TOO_LARGE):
         measurement = measure(
             store,
@@ -106,8 +125,13 @@ def measured(
             split_by=split_by,
             device=pick_device(device),
             progress=progress,
+            processes=processes,
         )
-    result = assemble(store, protocol, metrics, measurement, where, timing, split_by)
-    if output_path is not None:
-        LOG.info("wrote %s", save_result(output_path, result))
-    return result
+
+    def assembled() -> Result:
+        result = assemble(store, protocol, metrics, measurement, where, timing, split_by)
+        if output_path is not None:
+            LOG.info("wrote %s", save_result(output_path, result))
+        return result
+
+    return processes.from_first(assembled)

@@ -19,13 +19,15 @@ from microscope_bench.assemble import Timing, assemble_failure
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
 from microscope_bench.capture.listing import STORES
 from microscope_bench.capture.loop import Capture
+from microscope_bench.capture.sharing import await_parts, check_same_run, shared_store
 from microscope_bench.capture.space import check_space
-from microscope_bench.capture.store import TokenStore, writing
+from microscope_bench.capture.store import TokenStore
 from microscope_bench.controls import Run, named_control, with_control
 from microscope_bench.devices import device_name
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.measure.correctness import check_split
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
+from microscope_bench.processes import Processes, ProcessesError, launched
 from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
 from microscope_bench.remeasure import measured
 from microscope_bench.resolve import Seed, protocol_seed, resolve_limit, resolve_model, resolve_task, task_settings
@@ -77,6 +79,8 @@ def evaluate(
     """Measures one model on one task.
 
     An interrupted call resumes when it is made again with the same arguments and the same ``output_path`` or ``store``.
+    Called by several processes (``torchrun``, ``accelerate launch``) with the same arguments it is one run, which they
+    share: the first writes the result, and all of them return it.
 
     Args:
         model: a name (``microscope-bench ls models``), ``path/to/file.py:name``, or a loaded adapter.
@@ -125,9 +129,12 @@ def evaluate(
         named_control(control)
     if batch_size < 1:
         raise MicroscopeError(f"batch_size must be at least 1, not {batch_size}")
-    if output_path is not None:
+    processes = launched()
+    if output_path is not None and processes.is_first:
         check_writable(Path(output_path))
-
+    progress = progress and processes.is_first
+    if processes.size > 1:
+        LOG.info("%d processes share this run", processes.size)
     timing = Timing()
     timing.seconds["load"] = load_seconds
     with timing.stage("load"):
@@ -150,13 +157,17 @@ def evaluate(
     if isinstance(chain, str):
         LOG.warning("stream mainflow is left out: %s", chain)
     run = run_identity(adapter, source, settings, probe, chain)
-    with _store_directory(store, output_path, run) as directory, writing(directory):
-        token_store = TokenStore.open_or_create(
+    check_same_run(processes, {"run": run, "protocol": settings.as_dict(), "metrics": metrics, "split_by": split_by})
+    with (
+        _store_directory(store, output_path, run, processes) as directory,
+        shared_store(
+            processes,
             directory,
             run,
             n_examples=n_examples,
             part_examples=-(-max(PART_EXAMPLES, batch_size) // batch_size) * batch_size,
-        )
+        ) as token_store,
+    ):
         # not before: directories are told by their last part, and only one that exists is known for a directory
         where = environment(
             device=device_name(adapter.device),
@@ -166,33 +177,36 @@ def evaluate(
         )
         try:
             with timing.stage("capture"):
-                _fill(token_store, capture, progress)
+                _fill(token_store, capture, progress, processes)
             about = {
                 "protocol": settings.as_dict(),
                 "media_sha256": probe.media_sha256,
                 "environment": asdict(where),
                 "capture_seconds": timing.seconds["capture"],
             }
-            token_store.finish(about)
-            result = measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
+            if processes.is_first:
+                token_store.finish(about)
+            result = measured(
+                token_store, settings, metrics, split_by, where, timing, device, output_path, progress, processes
+            )
         except Exception as error:
             if store is not None or output_path is not None:
                 LOG.info("what was captured stays in %s", directory)
-            if output_path is not None:
+            if output_path is not None and not isinstance(error, ProcessesError):
                 _leave_error(
                     Path(output_path), assemble_failure(run, settings, metrics, where, timing, error, split_by)
                 )
             raise
         if keep_store:
             LOG.info("kept the token store %s", directory)
-        else:
+        elif processes.is_first:
             token_store.delete()  # while the lock is held: a run that waits for it must not find half of it
     return result
 
 
 @contextmanager
 def _store_directory(
-    store: str | Path | None, output_path: str | Path | None, run: Mapping[str, Any]
+    store: str | Path | None, output_path: str | Path | None, run: Mapping[str, Any], processes: Processes
 ) -> Iterator[Path]:
     if store is not None:
         yield Path(store)
@@ -201,29 +215,41 @@ def _store_directory(
         yield Path(output_path) / STORES / key
         with suppress(OSError):
             (Path(output_path) / STORES).rmdir()  # where this was the last one
-    else:
+    elif processes.is_first:
         with tempfile.TemporaryDirectory(prefix="microscope-bench-") as temporary:
-            yield Path(temporary) / "store"
+            yield processes.from_first(lambda: Path(temporary) / "store")
+    else:
+        yield processes.from_first(Path)
 
 
-def _fill(store: TokenStore, capture: Capture, progress: bool) -> None:
+def _fill(store: TokenStore, capture: Capture, progress: bool, processes: Processes) -> None:
     """Captures what is missing."""
-    missing = store.missing_parts(progress)
-    outdated = capture.outdated_parts(store, range(store.n_parts))
-    for part in outdated:
-        store.drop_part(part)
+    missing = processes.from_first(lambda: store.missing_parts(progress))
+    mine = capture.outdated_parts(store, range(store.n_parts)[processes.rank :: processes.size])
+    outdated = [part for found in processes.gather(mine) for part in found]
     if outdated:
         LOG.info("the task was edited since: %d of %d parts are captured again", len(outdated), store.n_parts)
         missing = sorted({*missing, *outdated})
     n_examples = int(store.manifest["n_examples"])
-    to_do = sum(len(store.part_range(part)) - len(store.begun_records(part)) for part in missing)
-    if to_do:
-        check_space(store.path, capture.adapter, capture.protocol, to_do, mainflow=store.mainflow is True)
-    if to_do < n_examples:
-        LOG.info("resuming: %d of %d examples were captured before", n_examples - to_do, n_examples)
-    bar = tqdm(total=n_examples, initial=n_examples - to_do, desc="capture", unit="example", disable=not progress)
+
+    def to_do() -> int:
+        for part in outdated:
+            store.drop_part(part)
+        n = sum(len(store.part_range(part)) - len(store.begun_records(part)) for part in missing)
+        if n:
+            check_space(store.path, capture.adapter, capture.protocol, n, mainflow=store.mainflow is True)
+        return n
+
+    n_missing = processes.from_first(to_do)  # before anything is captured: a part just written must not be dropped
+    n_there = n_examples - n_missing
+    if n_there:
+        LOG.info("resuming: %d of %d examples were captured before", n_there, n_examples)
+    bar = tqdm(total=n_examples, initial=n_there, desc="capture", unit="example", disable=not progress)
+    count = processes.counter()
     with bar:
-        capture.fill(store, missing, bar.update)
+        capture.fill(store, missing, lambda n: bar.update(n_there + count(n) - bar.n), processes)
+        await_parts(processes, store)
+        bar.update(n_examples - bar.n)
 
 
 def _leave_error(output_path: Path, failure: Result) -> None:

@@ -11,7 +11,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices", "disk", "memory", "signals"}
+FOUNDATION = {
+    "errors",
+    "registry",
+    "examples",
+    "protocol",
+    "arguments",
+    "hub",
+    "devices",
+    "disk",
+    "memory",
+    "processes",
+    "signals",
+}
 ARROWS = {
     "cli": {
         "runner",

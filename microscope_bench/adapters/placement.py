@@ -13,6 +13,7 @@ from torch import Tensor
 
 from microscope_bench.errors import AdapterError
 from microscope_bench.hub import first_line
+from microscope_bench.processes import launched
 from microscope_bench.registry import unknown_name
 
 QUANTIZATIONS = {
@@ -21,6 +22,9 @@ QUANTIZATIONS = {
     "torchao-int8": "torchao, int8 weights",
 }
 """Value of model arg ``quantization`` → what it is."""
+
+SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Values of model arg ``device_map`` that use every GPU there is."""
 
 
 def quantization_config(name: str) -> Any:
@@ -80,12 +84,19 @@ def device_options(device_map: str | None, max_memory: str | None, offload_folde
         offload_folder: where weights go that fit nowhere else.
 
     Raises:
-        AdapterError: one of the latter two without the first, or a pair that is none.
+        AdapterError: one of the latter two without the first, a pair that is none, or several processes on this
+            machine that would each take all of its GPUs.
     """
     if device_map is None:
         if max_memory or offload_folder:
             raise AdapterError("max_memory and offload_folder say how to spread a model; they need device_map=auto")
         return {}
+    if device_map in SPREADING and (n := launched().local_size) > 1:
+        raise AdapterError(
+            f"device_map={device_map} spreads the model over all GPUs of the machine, and each of the {n} processes "
+            f"here would do so. Start one process on each machine, or leave device_map out: each process then has a "
+            f"GPU, and a model, of its own"
+        )
     options: dict[str, Any] = {"device_map": device_map}
     if max_memory is not None:
         pairs = [pair.partition(":") for pair in max_memory.split(";")]

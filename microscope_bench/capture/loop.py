@@ -24,6 +24,7 @@ from microscope_bench.capture.writer import PartWriter
 from microscope_bench.errors import CaptureError, ExampleError, StoreError
 from microscope_bench.examples import Example
 from microscope_bench.memory import free_memory, memory_enough, out_of_memory
+from microscope_bench.processes import ALONE, Processes
 from microscope_bench.protocol import Protocol
 
 LOG = logging.getLogger("microscope_bench")
@@ -68,7 +69,13 @@ class Capture:
         self.protocol = protocol
         self.batch_size = min(batch_size, adapter.max_batch or batch_size)
 
-    def fill(self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object]) -> None:
+    def fill(
+        self,
+        store: TokenStore,
+        parts: Sequence[int],
+        on_examples: Callable[[int], object],
+        processes: Processes = ALONE,
+    ) -> None:
         """Captures the given parts, or what is missing of them.
 
         Whatever ends it before its end, the examples captured so far are stored.
@@ -77,6 +84,7 @@ class Capture:
             store: opened for this run, its lock held.
             parts: the parts to capture.
             on_examples: called with the number of examples just finished.
+            processes: those that share the parts; skipped examples are counted over all of them.
 
         Raises:
             CaptureError: more examples had to be skipped than the protocol allows, or the model broke the contract.
@@ -84,22 +92,27 @@ class Capture:
             Stopped: a signal asked for the end, under handlers of :mod:`microscope_bench.signals`.
         """
         with signals.deferred():
-            self._fill(store, parts, on_examples)
+            self._fill(store, parts, on_examples, processes)
 
-    def _fill(self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object]) -> None:
+    def _fill(
+        self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object], processes: Processes
+    ) -> None:
         n_examples = int(store.manifest["n_examples"])
         allowed = int(self.protocol.max_skipped * n_examples)
         done = [part for part in range(store.n_parts) if part not in set(parts)]
         skipped = [record for part in done for record in store.part_records(part) if record.skipped]
+        n_before, count = len(skipped), processes.counter()
         with PartWriter(store) as writer:
-            for part in parts:
+            for part in processes.take(parts):
                 before, captured = self._capture_part(store, part, on_examples)
                 records = [*before, *(record for piece in captured for record in piece.records)]
-                skipped += [record for record in records if record.skipped]
-                if len(skipped) > allowed:
+                just_skipped = [record for record in records if record.skipped]
+                skipped += just_skipped
+                n_skipped = n_before + count(len(just_skipped))
+                if n_skipped > allowed:
                     first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
                     raise CaptureError(
-                        f"{len(skipped)} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
+                        f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
                         f"{self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
                     )
                 writer.write(part, partial(_joined, store, part, before, captured))

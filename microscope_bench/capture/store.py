@@ -176,7 +176,7 @@ class TokenStore:
 
     def drop_part(self, part: int) -> None:
         """Deletes a part, so that it is captured again."""
-        self._record_file(part).unlink(missing_ok=True)
+        self.record_file(part).unlink(missing_ok=True)
         self._tensor_file(part).unlink(missing_ok=True)
 
     def check_complete(self) -> None:
@@ -213,13 +213,13 @@ class TokenStore:
                 save_file(tensors, temporary)
                 digest = file_sha256(temporary)
             record = {"tensors_sha256": digest, "examples": [asdict(r) for r in records]}
-            write_whole(self._record_file(part), signed(record))
+            write_whole(self.record_file(part), signed(record))
         except (OSError, SafetensorError) as error:
             raise self._full(f"part {part}", error) from error
 
     def begun_records(self, part: int) -> list[ExampleRecord]:
         """What is there of a part: one for each of its first examples; none where it was not begun."""
-        return self.part_records(part) if self._record_file(part).exists() else []
+        return self.part_records(part) if self.record_file(part).exists() else []
 
     def begun_tensors(self, part: int) -> dict[str, Tensor]:
         """The tensors of a part of which something is there; call it after :meth:`missing_parts`, which checks them."""
@@ -272,7 +272,7 @@ class TokenStore:
         return len(record["examples"])
 
     def _read_record(self, part: int) -> dict[str, Any]:
-        file = self._record_file(part)
+        file = self.record_file(part)
         try:
             record = json.loads(file.read_text())
             if record["sha256"] != own_sha256(record):
@@ -296,7 +296,8 @@ class TokenStore:
     def _tensor_file(self, part: int) -> Path:
         return self.path / "parts" / f"{part:05d}.safetensors"
 
-    def _record_file(self, part: int) -> Path:
+    def record_file(self, part: int) -> Path:
+        """The file that makes a part count."""
         return self.path / "parts" / f"{part:05d}.json"
 
 

@@ -26,13 +26,14 @@ from microscope_bench.cli import (
     validate,
 )
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.processes import launched
 
 VERBS = (run, measure, ls, check, validate, leaderboard, compare, report, plot, plot_tokens, plot_example, cite)
 
 EXIT_STATUS = """\
 exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a leaderboard is stale, a result drifted);
-2 it could not be done (wrong arguments, bad input, no space); 130 interrupted (SIGINT), 143 terminated (SIGTERM): what
-was captured is kept, give the command again to resume"""
+2 it could not be done (wrong arguments, bad input, no space; of a sweep: a run failed, and the others are done);
+130 interrupted (SIGINT), 143 terminated (SIGTERM): what was captured is kept, give the command again to resume"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,9 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 the answer is no; 2 it could not be done; 130 or 143: a signal ended it, 128 + its number.
     """
     args = build_parser().parse_args(argv)
-    args.command = ["microscope-bench", *(sys.argv[1:] if argv is None else argv)]
+    args.arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("microscope_bench").setLevel(logging.INFO)
+    try:
+        processes = launched()
+    except MicroscopeError as error:
+        print(f"microscope-bench: {error}", file=sys.stderr)
+        return 2
+    args.command = processes.command(args.arguments)
+    # of several processes that do the same, one tells what they do; each tells what goes wrong
+    logging.getLogger("microscope_bench").setLevel(logging.INFO if processes.is_first else logging.ERROR)
+    name = f"microscope-bench{processes.label}"
     try:
         with signals.handled():
             status = int(args.func(args))
@@ -69,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MicroscopeError as error:
         if args.debug:
             raise
-        print("microscope-bench:", error, *getattr(error, "__notes__", ()), file=sys.stderr)
+        print(f"{name}:", error, *getattr(error, "__notes__", ()), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # the reader of our output (head, less) has gone; there is nobody left to tell
@@ -78,14 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         # a defect, of ours or of a user's adapter or task: the place matters more than manners, and the status is not 1
         traceback.print_exc()
-        print("microscope-bench: unexpected error; what was captured is kept", file=sys.stderr)
+        print(f"{name}: unexpected error; what was captured is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
         how = "terminated" if number == signal.SIGTERM else "interrupted"
         print(
-            f"\nmicroscope-bench: {how}; what was captured is kept, the same command resumes (to give it up: "
-            f"microscope-bench ls stores)",
+            f"\n{name}: {how}; what was captured is kept, the same command resumes (to give it up: microscope-bench ls "
+            f"stores)",
             file=sys.stderr,
         )
         return 128 + number

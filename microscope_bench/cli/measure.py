@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from microscope_bench.cli.options import METRICS_HELP, add_split_option
+from microscope_bench.processes import launched
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
         command=args.command,
     )
-    print(summary_table(result))
-    print(timing_line(result))
+    if launched().is_first:
+        print(summary_table(result))
+        print(timing_line(result))
     return 0

@@ -120,6 +120,11 @@ def layers(text: str) -> list[int]:
     return [at_least(0)(piece) for piece in names(text)]
 
 
+def numbers(text: str) -> list[int]:
+    """``"1,4"`` as numbers from 1, as an argparse type."""
+    return [at_least(1)(piece) for piece in names(text)]
+
+
 def picture(text: str) -> Path:
     """The name of one picture, as an argparse type."""
     from microscope_bench.errors import ResultError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +15,14 @@ from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure.clouds import ALL, NO_SINKS, Boundary, StoreCloud, boundaries
 from microscope_bench.measure.correctness import HALVES, halves, token_set_of
 from microscope_bench.measure.survey import Survey, survey
-from microscope_bench.measure.tokens import StoredTokens
+from microscope_bench.measure.tokens import JOINT, StoredTokens
 from microscope_bench.metrics.registry import METRICS, Metric
 from microscope_bench.metrics.sinks import notable_dimensions, top_variance_share
+from microscope_bench.processes import ALONE, Processes
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Score, SinkLayer, Sinks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def measure(
     split_by: str | None = None,
     device: torch.device | None = None,
     progress: bool = True,
+    processes: Processes = ALONE,
 ) -> Measurement:
     """Measures a store: every metric at every boundary, for each modality and all of them together, with and without
     sinks.
@@ -55,6 +60,7 @@ def measure(
         split_by: "correct" measures the examples answered rightly and those answered wrongly apart, too.
         device: where the arithmetic runs; None means a GPU where there is one.
         progress: whether to show progress bars on standard error.
+        processes: those that share the boundaries; each of them gets the whole measurement.
 
     Raises:
         StoreError: the store is incomplete, or holds no tokens.
@@ -65,19 +71,54 @@ def measure(
     if not tokens.modalities:
         first = store.records[0]
         raise StoreError(f"no example could be measured. First: {first.id}: {first.skipped or 'it has no tokens'}")
-    found = survey(tokens, n_layers, progress=progress)
+    own = own_boundaries(n_layers, processes)
+    found = survey(tokens, n_layers, own, processes, progress=progress)
+    _match([found], chosen, own, processes)
     sinks: dict[str, list[SinkLayer]] = {}
     scores: list[Score] = []
-    for layer, clouds in _each_boundary(found, chosen, "measure" if progress else None):
+    for layer, clouds in _each_boundary(found, chosen, own, "measure" if progress else None):
         for modality, rows in _sink_layers(clouds, found, layer):
             sinks.setdefault(modality, []).append(rows)
         scores.extend(_boundary_scores(clouds, chosen))
+    scores = _all(scores, processes)
+    sinks = {modality: _all(sinks.get(modality, []), processes) for modality in [*tokens.modalities, JOINT]}
     if split_by is not None:
-        scores += list(_split_scores(found, chosen, scores, progress))
+        scores += list(_split_scores(found, chosen, scores, own, processes, progress))
     return Measurement(tuple(scores), tuple(_sinks(tokens, found, sinks)))
 
 
-def _split_scores(found: Survey, metrics: Sequence[Metric], whole: Sequence[Score], progress: bool) -> Iterator[Score]:
+def own_boundaries(n_layers: int, processes: Processes) -> range:
+    """The boundaries that this process measures: a run of neighbours, which have moments in common.
+
+    The last boundary has no next one, and little to measure: it goes to whoever has the last of the others.
+
+    >>> [list(own_boundaries(3, Processes(rank, 2))) for rank in (0, 1)]
+    [[0, 1], [2, 3]]
+    """
+    start, stop = (-(-n_layers * rank // processes.size) for rank in (processes.rank, processes.rank + 1))
+    return range(start, stop + (processes.rank == processes.size - 1))
+
+
+def _all(own: list[T], processes: Processes) -> list[T]:
+    """What every process has, in the order of their boundaries."""
+    return [one for part in processes.gather(own) for one in part]
+
+
+def _match(surveys: Sequence[Survey], metrics: Sequence[Metric], own: range, processes: Processes) -> None:
+    """Lets several processes share the search for the number of tokens on which all clouds are measured."""
+    if processes.size > 1 and any(metric.neighbours for metric in metrics):
+        for part in surveys:
+            part.share_distinct(own, processes)
+
+
+def _split_scores(
+    found: Survey,
+    metrics: Sequence[Metric],
+    whole: Sequence[Score],
+    own: range,
+    processes: Processes,
+    progress: bool,
+) -> Iterator[Score]:
     """The scores of the two halves; where there are none, a row without a value for each of the whole's."""
     parts = halves(found.tokens.records, found.tokens.protocol.seed)
     if isinstance(parts, str):
@@ -88,15 +129,19 @@ def _split_scores(found: Survey, metrics: Sequence[Metric], whole: Sequence[Scor
     surveys = {name: found.of_examples(kept) for name, kept in parts.items()}
     for part in surveys.values():
         part.beside = tuple(other for other in surveys.values() if other is not part)
+    _match(list(surveys.values()), metrics, own, processes)
     for name, part in surveys.items():
-        for _, clouds in _each_boundary(part, metrics, name if progress else None):
-            for score in _boundary_scores(clouds, metrics):
-                yield replace(score, tokens=token_set_of(name, score.tokens))
+        each = _each_boundary(part, metrics, own, name if progress else None)
+        scores = [score for _, clouds in each for score in _boundary_scores(clouds, metrics)]
+        yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in _all(scores, processes))
 
 
-def _each_boundary(found: Survey, metrics: Sequence[Metric], shown: str | None) -> Iterator[tuple[int, Boundary]]:
+def _each_boundary(
+    found: Survey, metrics: Sequence[Metric], own: range, shown: str | None
+) -> Iterator[tuple[int, Boundary]]:
     waiting = boundaries(found.tokens, found, found.n_layers, max(metric.neighbours for metric in metrics))
-    for layer in tqdm(range(found.n_layers + 1), desc=shown, unit="boundary", disable=shown is None):
+    waiting = waiting[own.start : own.stop]
+    for layer in tqdm(own, desc=shown, unit="boundary", disable=shown is None):
         yield layer, waiting.pop(0)  # so that what it has computed goes when it is done
 
 

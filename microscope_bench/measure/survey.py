@@ -17,6 +17,7 @@ from tqdm import tqdm
 from microscope_bench.measure.tokens import JOINT, StoredTokens
 from microscope_bench.metrics.copies import first_of_copies
 from microscope_bench.metrics.sinks import long_rows, massive_rows
+from microscope_bench.processes import ALONE, Processes
 
 ROWS_PER_CHUNK = 8192
 LEAST_MATCHED = 512
@@ -48,6 +49,7 @@ class Survey:
         self.massive: dict[int, np.ndarray] = {}
         self.beside: tuple[Survey, ...] = ()
         self._copies: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._distinct: dict[tuple[str, int], int] = {}
 
     @cached_property
     def matched_n(self) -> int:
@@ -61,19 +63,34 @@ class Survey:
         The protocol's number, halved until every cloud from boundary 1 on has as many distinct tokens. Boundary 0 does
         not count: there text is a vocabulary, of a few dozen distinct vectors whatever the model.
         """
-        tokens = self.tokens
-        modalities = [*tokens.modalities, JOINT] if len(tokens.modalities) > 1 else tokens.modalities
-        enough = []
-        for modality in modalities:
-            for layer in range(1, self.n_layers + 1):
-                _, first = self.copies(modality, layer, without_sinks=True)
-                distinct = n_distinct(first)
-                if distinct >= LEAST_MATCHED:
-                    enough.append(distinct)
-        matched, fewest = tokens.protocol.id_tokens, min(enough, default=LEAST_MATCHED)
+        each = [self._distinct_at(at) for at in self._clouds(range(1, self.n_layers + 1))]
+        enough = [distinct for distinct in each if distinct >= LEAST_MATCHED]
+        matched, fewest = self.tokens.protocol.id_tokens, min(enough, default=LEAST_MATCHED)
         while matched > fewest and matched // 2 >= LEAST_MATCHED:
             matched //= 2
         return matched
+
+    def share_distinct(self, own: range, processes: Processes) -> None:
+        """Counts what :attr:`own_matched_n` asks for, each process at its own boundaries.
+
+        Args:
+            own: the boundaries of this process.
+            processes: all of them call this.
+        """
+        counted = {at: self._distinct_at(at) for at in self._clouds(range(max(own.start, 1), own.stop))}
+        for others in processes.gather(counted):
+            self._distinct.update(others)
+
+    def _clouds(self, layers: range) -> list[tuple[str, int]]:
+        modalities = self.tokens.modalities
+        return [
+            (name, layer) for name in ([*modalities, JOINT] if len(modalities) > 1 else modalities) for layer in layers
+        ]
+
+    def _distinct_at(self, at: tuple[str, int]) -> int:
+        if at not in self._distinct:
+            self._distinct[at] = n_distinct(self.copies(*at, without_sinks=True)[1])
+        return self._distinct[at]
 
     def of_examples(self, kept: np.ndarray) -> Survey:
         """What was found, of the tokens of some examples only: what is a sink among all tokens stays one.
@@ -136,22 +153,36 @@ def n_distinct(first: np.ndarray | Tensor) -> int:
     return len(np.unique(np.asarray(first)))
 
 
-def survey(tokens: StoredTokens, n_layers: int, *, progress: bool = False) -> Survey:
+def survey(
+    tokens: StoredTokens,
+    n_layers: int,
+    own: range | None = None,
+    processes: Processes = ALONE,
+    *,
+    progress: bool = False,
+) -> Survey:
     """Finds the sinks at every boundary; copies are looked for when they are first asked for.
 
     Args:
         tokens: the store's index.
         n_layers: L.
+        own: the boundaries that this process looks at; None means all of them.
+        processes: those that look at the others.
         progress: whether to show a progress bar on standard error.
     """
     found = Survey(tokens, n_layers)
-    for layer in tqdm(range(n_layers + 1), desc="survey", unit="boundary", disable=not progress):
-        _find_sinks(found, layer)
+    layers = range(n_layers + 1) if own is None else own
+    bar = tqdm(layers, desc="survey", unit="boundary", disable=not progress)
+    massive = {layer: _massive(tokens, layer) for layer in bar}
+    for others in processes.gather(massive):
+        found.massive.update(others)
+    for rows in found.massive.values():
+        found.is_sink[rows] = True
     return found
 
 
-def _find_sinks(found: Survey, layer: int) -> None:
-    tokens = found.tokens
+def _massive(tokens: StoredTokens, layer: int) -> np.ndarray:
+    """int64: indices of the tokens that are sinks at a boundary."""
     n = len(tokens.modality)
     sink = np.zeros(n, dtype=bool)
     norms = torch.empty(n, dtype=torch.float64)
@@ -163,5 +194,4 @@ def _find_sinks(found: Survey, layer: int) -> None:
     for modality in tokens.modalities:
         index = tokens.of(modality)
         sink[index] |= long_rows(norms[torch.from_numpy(index)]).numpy()
-    found.massive[layer] = np.flatnonzero(sink)
-    found.is_sink |= sink
+    return np.flatnonzero(sink)

@@ -1,0 +1,208 @@
+"""The processes that share one run: which of them this is, and how they tell each other what they have found.
+
+``torchrun`` and ``accelerate launch`` start one command several times and say in environment variables who is who. A
+process that nobody launched this way is alone: then nothing here waits for anybody, or imports torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from itertools import count
+from typing import Any, TypeVar
+
+from microscope_bench.errors import MicroscopeError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others: loading a model and capturing take as long as they take. One that has ended
+is noticed at once, by its closed connection."""
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables by which a launcher says who is who, and where the first one is."""
+
+LOST = "the other processes of this run cannot be reached"
+"""How the message begins that is nobody's own fault: another process has ended first."""
+
+_counters = count()
+
+
+class ProcessesError(MicroscopeError):
+    """The processes of a run cannot work together, or one of them has ended; that one says why."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one run, as one of them sees them.
+
+    :meth:`gather` and what follows it is called by all of them, in the same order.
+
+    Attributes:
+        rank: which one this is, 0 .. size − 1; 0 is the one that speaks and writes the result.
+        size: how many there are.
+        local_rank: which one this is of those on its machine.
+        local_size: how many there are on its machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that speaks and writes the result."""
+        return self.rank == 0
+
+    @property
+    def label(self) -> str:
+        """Who is speaking, for messages: empty where there is one process only.
+
+        >>> Processes(rank=1, size=4).label
+        ' (process 1 of 0..3)'
+        """
+        return "" if self.size == 1 else f" (process {self.rank} of 0..{self.size - 1})"
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """The command line by which these processes are started again, whatever started them.
+
+        >>> Processes().command(["run"]), Processes(0, 8, 0, 4).command(["run"])[:3]
+        (['microscope-bench', 'run'], ['torchrun', '--nnodes=2', '--nproc_per_node=4'])
+        """
+        if self.size == 1:
+            return ["microscope-bench", *arguments]
+        nodes = [f"--nnodes={self.size // self.local_size}"] if self.size > self.local_size else []
+        return ["torchrun", *nodes, f"--nproc_per_node={self.local_size}", "-m", "microscope_bench", *arguments]
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every process, by rank, to every process.
+
+        Raises:
+            ProcessesError: another process has ended.
+        """
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.size
+        try:
+            # pickled, between processes of one run and user
+            dist.all_gather_object(found, value, group=_connected(self).group)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise _lost(error) from error
+        return found
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns in the first process, to every process."""
+        return self.gather(make() if self.is_first else None)[0]  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Returns once every process has come here."""
+        self.gather(None)
+
+    def counter(self) -> Callable[[int], int]:
+        """A number common to all processes, 0 at first: adds to it, and returns what it is then."""
+        name = f"counter-{next(_counters)}"
+        if self.size == 1:
+            total = 0
+
+            def add_here(n: int) -> int:
+                nonlocal total
+                total += n
+                return total
+
+            return add_here
+        store = _connected(self).store
+
+        def add(n: int) -> int:
+            try:
+                return int(store.add(name, n))
+            except RuntimeError as error:
+                raise _lost(error) from error
+
+        return add
+
+    def take(self, items: Sequence[T]) -> Iterator[T]:
+        """Hands each item to one process: the next one to whichever asks first, so that none waits for a slower one."""
+        asked = self.counter()
+        while (number := asked(1) - 1) < len(items):
+            yield items[number]
+
+
+ALONE = Processes()
+"""One process."""
+
+
+def launched() -> Processes:
+    """The processes that ``torchrun`` or ``accelerate launch`` started, or :data:`ALONE`.
+
+    Raises:
+        ProcessesError: the environment variables contradict each other.
+    """
+    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    given = {name: os.environ.get(name) for name in names}
+    if given["RANK"] is None or given["WORLD_SIZE"] in (None, "1"):
+        return ALONE
+    # a launcher that says nothing of machines has one process on each, as far as we know
+    texts = {name: value if value is not None else str(names[name]) for name, value in given.items()}
+    try:
+        rank, size, local_rank, local_size = (int(text) for text in texts.values())
+    except ValueError:
+        rank = size = local_rank = local_size = -1
+    if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
+        said = ", ".join(f"{name}={value}" for name, value in texts.items())
+        raise ProcessesError(f"the environment does not say which process this is: {said}. Start it with torchrun")
+    return Processes(rank, size, local_rank, local_size)
+
+
+@dataclass(frozen=True)
+class _Connection:
+    group: Any
+    store: Any
+
+
+@cache
+def _connected(processes: Processes) -> _Connection:
+    """The connection to the others, made when it is first needed."""
+    import torch.distributed as dist
+
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ProcessesError(
+            f"RANK and WORLD_SIZE say that there are {processes.size} processes, but {' and '.join(missing)} are not "
+            f"set: start them with torchrun or accelerate launch, or unset RANK and WORLD_SIZE to run this one alone"
+        )
+    try:
+        if dist.is_initialized():  # a program that calls evaluate() may have a group of its own, of another kind
+            group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        else:
+            dist.init_process_group("gloo", timeout=PATIENCE)
+            group = None
+            atexit.register(dist.destroy_process_group)
+        host = os.environ["MASTER_ADDR"]
+        tcp_store: Any = dist.TCPStore  # type: ignore[attr-defined]  # documented, but not among its typed names
+        ports: list[Any] = [None] * processes.size
+        if processes.is_first:
+            store = tcp_store(host, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+            dist.all_gather_object(ports, store.port, group=group)
+        else:
+            dist.all_gather_object(ports, None, group=group)
+            store = tcp_store(host, ports[0], is_master=False, wait_for_workers=False, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise _lost(error) from error
+    return _Connection(group, store)
+
+
+def _lost(error: Exception) -> ProcessesError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = re.sub(r"^\[[^]]*\] *", "", first)  # a place in the source of gloo
+    return ProcessesError(
+        f"{LOST} ({first}). The one that ended first says why; what was "
+        f"captured is kept, and the same command with any number of processes resumes"
+    )

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microscope_bench import load_result
+from microscope_bench.adapters.placement import device_options
+from microscope_bench.errors import AdapterError
+from microscope_bench.measure.scores import own_boundaries
+from microscope_bench.processes import ALONE, VARIABLES, Processes, ProcessesError, launched
+from tests.together import environments, outcomes, start
+
+RUN = """
+import sys, logging
+from microscope_bench import evaluate, errors
+from tests.toy import ToyAdapter, ToyTask
+logging.basicConfig(level=logging.INFO)
+broken = {7: "picture"}
+metrics = ("linearity", "intrinsic_dimension", "anisotropy", "cka")
+options = {"metrics": metrics, "split_by": "correct", "max_skipped": 0.02}
+"""
+EVALUATE = """
+result = evaluate(ToyAdapter(), ToyTask(64, broken=broken), output_path=sys.argv[1], batch_size=4, progress=False,
+                  **options)
+print(len(result.scores))
+"""
+
+
+def result_in(path):
+    (file,) = (file for file in Path(path).rglob("*.json") if ".stores" not in file.parts)
+    return load_result(file)
+
+
+def run(n, path, before="", code=EVALUATE):
+    return outcomes(start(n, RUN + before + code, str(path)))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    path = tmp_path_factory.mktemp("alone")
+    assert [status for status, *_ in run(1, path)] == [0]
+    return result_in(path)
+
+
+def assert_same(result, reference):
+    assert result.scores == reference.scores
+    assert result.sinks == reference.sinks
+    assert result.identity == reference.identity
+    assert result.inputs == reference.inputs
+    assert result.accuracy == reference.accuracy
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.heavy), pytest.param(5, marks=pytest.mark.heavy)])
+def test_several_processes_give_the_result_of_one(n, alone, tmp_path):
+    found = run(n, tmp_path)
+    assert [status for status, *_ in found] == [0] * n, found
+    assert {out for _, out, _ in found} == {f"{len(alone.scores)}\n"}, "each returns the whole result"
+    assert_same(result_in(tmp_path), alone)
+    assert len(alone.inputs.skipped) == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+STOP = """
+class Stops(ToyTask):
+    def example(self, index):
+        if index == {index} and sys._getframe(1).f_code.co_name == "_encode":
+            raise {error}
+        return super().example(index)
+ToyTask = Stops
+"""
+
+
+def test_a_process_that_fails_ends_the_others_and_another_number_of_them_resumes(alone, tmp_path):
+    begin = time.monotonic()
+    found = run(2, tmp_path, STOP.format(index=50, error="errors.CaptureError('no such layer')"))
+    assert time.monotonic() - begin < 60
+    assert all(status != 0 for status, *_ in found)
+    complaints = [err.strip().splitlines()[-1] for *_, err in found]
+    assert sum("no such layer" in complaint for complaint in complaints) == 1
+    assert sum("the other processes of this run cannot be reached (Connection" in c for c in complaints) == 1
+    failed = result_in(tmp_path)
+    assert failed.status == "failed" and "no such layer" in failed.error.message
+    (out,) = run(1, tmp_path)
+    assert out[0] == 0 and "resuming" in out[2]
+    assert_same(result_in(tmp_path), alone)
+
+
+@pytest.mark.heavy
+def test_too_many_skipped_examples_are_counted_over_all_processes(tmp_path):
+    # one of 64 may be skipped; the two bad ones lie in the first and in the last part
+    found = run(2, tmp_path, "broken = {0: 'picture', 63: 'picture'}\n")
+    assert all(status != 0 for status, *_ in found)
+    assert any("2 of 64 examples could not be measured, 1 may be" in err for *_, err in found)
+
+
+def test_processes_that_would_measure_different_things_are_refused(tmp_path):
+    found = run(2, tmp_path, "import os\noptions['seed'] = int(os.environ['RANK'])\n")
+    assert all("process 1 is not measuring what process 0 is (different: " in err for *_, err in found)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.heavy
+def test_a_store_that_not_all_processes_see_is_refused(tmp_path):
+    before = (
+        "import os\nfrom microscope_bench.capture import sharing\nsharing.PATIENCE_SECONDS = 0.5\n"
+        "sys.argv[1] += '/' + os.environ['RANK']\n"
+    )
+    found = run(2, tmp_path, before)
+    assert any("all processes need one directory on a file system that they share" in err for *_, err in found)
+    assert all(status != 0 for status, *_ in found)
+
+
+def test_each_item_is_taken_once_and_values_come_from_the_first():
+    code = (
+        "from microscope_bench.processes import launched\np = launched()\n"
+        "print(*p.take(range(20)), *[x for part in p.gather(list(p.take('abc'))) for x in part], sep=',')\n"
+        "assert p.from_first(lambda: p.rank) == 0 and p.gather(p.rank) == [0, 1, 2]\n"
+        "add = p.counter(); add(2); p.wait(); assert add(0) == 6\n"
+    )
+    found = outcomes(start(3, code))
+    assert [status for status, *_ in found] == [0, 0, 0], found
+    taken = [item for _, out, _ in found for item in out.strip().split(",") if item.isdecimal()]
+    assert sorted(map(int, taken)) == list(range(20))
+    assert all(sorted(x for x in out.strip().split(",") if x.isalpha()) == ["a", "b", "c"] for _, out, _ in found)
+
+
+def test_one_process_waits_for_nobody():
+    assert ALONE.gather(3) == [3] and ALONE.from_first(lambda: 4) == 4 and list(ALONE.take("ab")) == ["a", "b"]
+    add = ALONE.counter()
+    assert (add(2), add(3)) == (2, 5)
+    code = "import sys, microscope_bench.processes as p; p.launched().wait(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environments(1)[0])
+
+
+@given(st.integers(0, 100), st.integers(1, 40))
+def test_every_boundary_has_one_process_and_neighbours_stay_together(n_layers, n):
+    own = [own_boundaries(n_layers, Processes(rank, n)) for rank in range(n)]
+    assert [layer for one in own for layer in one] == list(range(n_layers + 1))
+    heavy = [len(set(one) - {n_layers}) for one in own]  # the last boundary has no next
+    assert max(heavy) - min(heavy) <= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ALONE),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, ALONE),
+        ({"WORLD_SIZE": "8"}, ALONE),
+        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}, Processes(5, 8, 1, 4)),
+        ({"RANK": "5", "WORLD_SIZE": "8"}, Processes(5, 8, 0, 1)),
+    ],
+)
+def test_the_launchers_variables(monkeypatch, given, expected):
+    set_variables(monkeypatch, given)
+    assert launched() == expected
+
+
+def set_variables(monkeypatch, given):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("given", [{"RANK": "8", "WORLD_SIZE": "8"}, {"RANK": "a", "WORLD_SIZE": "8"}])
+def test_variables_that_make_no_sense_are_refused(monkeypatch, given):
+    set_variables(monkeypatch, given)
+    with pytest.raises(ProcessesError, match=f"RANK={given['RANK']}, WORLD_SIZE=8"):
+        launched()
+
+
+def test_without_an_address_there_is_a_way_out(monkeypatch):
+    set_variables(monkeypatch, {"RANK": "0", "WORLD_SIZE": "2"})
+    with pytest.raises(ProcessesError, match=r"MASTER_ADDR and MASTER_PORT are not set.*unset RANK and WORLD_SIZE"):
+        launched().wait()
+
+
+def test_a_model_is_not_spread_over_all_gpus_by_each_process(monkeypatch):
+    set_variables(monkeypatch, {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    with pytest.raises(AdapterError, match="each of the 2 processes"):
+        device_options("auto", None, None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert device_options("auto", None, None) == {"device_map": "auto"}
+
+
+@pytest.mark.parametrize(("n_gpus", "local_rank", "device"), [(4, 2, "cuda:2"), (1, 2, "cuda"), (2, 3, "cuda:1")])
+def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch, n_gpus, local_rank, device):
+    import torch
+
+    from microscope_bench import devices
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    set_variables(monkeypatch, {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": "4"})
+    assert devices._default() == device
+
+
+@pytest.mark.heavy
+def test_a_kept_store_is_measured_by_two_processes(alone, tmp_path):
+    assert run(2, tmp_path, "options['keep_store'] = True\n")[0][0] == 0
+    (store,) = (tmp_path / ".stores").iterdir()
+    again = (
+        "from microscope_bench.remeasure import measure_store\n"
+        f"measure_store({str(store)!r}, metrics=metrics, split_by='correct', output_path=sys.argv[1], progress=False)"
+    )
+    found = run(2, tmp_path / "again", code=again)
+    assert [status for status, *_ in found] == [0, 0], found
+    assert_same(result_in(tmp_path / "again"), alone)
+
+
+COMMAND = ["run", "--model", "zoo-llava-next", "--tasks", "shapesqa", "--limit", "40", "--batch_size", "4", "--quiet"]
+
+
+def torchrun(n, path, *options):
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}"] if n > 1 else []
+    command = [sys.executable, *launcher, "-m", "microscope_bench", *COMMAND, "--output_path", str(path), *options]
+    return subprocess.Popen(
+        command, env=environments(1)[0], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+    )
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "options",
+    [("--split_by", "correct"), ("--mainflow",), ("--control", "shuffled-images"), ("--metrics", "all")],
+    ids=lambda options: options[0],
+)
+def test_torchrun_gives_the_result_of_one_process(options, tmp_path):
+    for n in (1, 2, 4):
+        process = torchrun(n, tmp_path / str(n), *options)
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err
+        assert out.count("geometry/1|") == 1, "one process speaks"
+        assert_same(result_in(tmp_path / str(n)), result_in(tmp_path / "1"))
+    assert f"torchrun --nproc_per_node={n} -m microscope_bench run" in result_in(tmp_path / "4").environment.command
+
+
+@pytest.mark.heavy
+def test_a_run_killed_under_four_processes_resumes_under_two_and_one(tmp_path):
+    assert torchrun(1, tmp_path / "whole").wait(400) == 0
+    for n, wanted_parts in ((4, 1), (2, 2)):
+        process = torchrun(n, tmp_path / "killed")
+        while len(list((tmp_path / "killed").rglob("parts/*.json"))) < wanted_parts and process.poll() is None:
+            time.sleep(0.005)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=100)
+        assert process.returncode != 0
+    assert torchrun(1, tmp_path / "killed").wait(400) == 0
+    assert_same(result_in(tmp_path / "killed"), result_in(tmp_path / "whole"))
