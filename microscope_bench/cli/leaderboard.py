@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.publish.formats import SUFFIXES
+from microscope_bench.publish.names import SUFFIXES
 
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result
