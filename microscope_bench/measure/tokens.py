@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -204,12 +205,12 @@ class StoredTokens:
         part = self._part_of_example[self.example[tokens]]
         return self._stored.read(name, part, self.row[tokens]).to(self.device)
 
-    @property
+    @cached_property
     def dim(self) -> int:
         """Width d of the states."""
         return self._states[1][0]
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """Of the states as they are kept."""
         return self._states[0]
