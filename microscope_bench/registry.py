@@ -8,10 +8,12 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from microscope_bench.errors import MicroscopeError, UnknownNameError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -56,6 +58,8 @@ class Registry(Generic[T]):
     def _plugins(self) -> dict[str, EntryPoint]:
         if self.group is None:
             return {}
+        from importlib.metadata import entry_points  # slow to import, and the built-in names do without it
+
         return {point.name: point for point in entry_points(group=self.group)}
 
     def names(self) -> list[str]:

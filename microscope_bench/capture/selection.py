@@ -52,9 +52,13 @@ def number_from_last(positions: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 def token_hashes(positions: np.ndarray, key: str) -> np.ndarray:
     """uint64 (n,): a hash of each position under a key; the same on every machine and in every version of numpy."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     with np.errstate(over="ignore"):
-        return splitmix64(positions.astype(np.uint64) + np.uint64(int.from_bytes(digest, "little")))
+        return splitmix64(positions.astype(np.uint64) + key_hash(key))
+
+
+def key_hash(key: str) -> np.uint64:
+    """What a key adds to the positions under it before they are hashed; see :func:`token_hashes`."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"))
 
 
 def splitmix64(state: np.ndarray) -> np.ndarray:

@@ -238,6 +238,10 @@ class TokenStore:
         """
         return [ExampleRecord(**fields) for fields in self._read_record(part)["examples"]]
 
+    def tensor_file(self, part: int) -> Path:
+        """Where the tensors of a part lie."""
+        return self._tensor_file(part)
+
     def open_part(self, part: int) -> Any:
         """An open safetensors file; its tensors are mapped into memory and read from disk as they are touched."""
         try:

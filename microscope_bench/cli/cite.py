@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.publish.cite import FORMATS
+from microscope_bench.publish.names import CITATIONS
 
 if TYPE_CHECKING:
     from microscope_bench.publish.cite import CitationOf
@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "model-card: the model-index block of a Hugging Face model card.",
     )
     parser.add_argument("results", metavar="RESULT", nargs="+", help="result files, or directories of them")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    parser.add_argument("--format", choices=CITATIONS, default="text", help="default: text")
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs, for whom to cite")
     parser.set_defaults(func=run)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from tabulate import tabulate
-
 from microscope_bench.errors import MicroscopeError
 
 
@@ -26,6 +24,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints the list."""
     if args.fusion is not None and args.what != "models":
         raise MicroscopeError(f"--fusion chooses among models; `ls {args.what}` has none")
+    from tabulate import tabulate
+
     rows, headers = LISTS[args.what](args)
     print(tabulate(rows, headers=headers, tablefmt="simple"))
     if args.what == "stores" and rows:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from microscope_bench.cli.options import names
 from microscope_bench.publish.canvas import FORMATS
-from microscope_bench.results.records import TOKEN_SETS
+from microscope_bench.publish.names import TOKEN_SETS
 
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result

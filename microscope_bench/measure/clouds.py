@@ -76,7 +76,7 @@ class StoreCloud(Cloud):
         if distinct and self.stream == BOUNDARY:
             rows, first = self.survey.copies(self.members.modality, self.layer, self.members.token_set == NO_SINKS)
         else:
-            rows, first = self.tokens.in_random_order(self.members.index)[:most], None
+            rows, first = self.tokens.in_random_order(self.members.index, most), None
         x = self.tokens.states(self.layer, rows, self.stream)
         sample = sample_of(x, self.tokens.folds(rows), self.tokens.examples(rows), first, self.n_folds)
         return sample.first(most)

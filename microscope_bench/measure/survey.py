@@ -129,8 +129,8 @@ class Survey:
 
         Sinks do not count among them, so that both token sets have enough.
         """
-        order = self.tokens.in_random_order(self.tokens.of(modality))
         wanted = self.tokens.protocol.id_tokens
+        order = self.tokens.sample(modality, MOST_POOL * wanted)
         most = int(POOL * wanted)
         while True:
             pool = order[:most]

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from copy import copy
-from functools import cached_property, lru_cache
-from itertools import pairwise
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS, MODALITIES
-from microscope_bench.capture.selection import token_hashes
+from microscope_bench.capture.rows import StoredRows
+from microscope_bench.capture.selection import key_hash, splitmix64
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.metrics.resampling import assign_folds
 from microscope_bench.protocol import Protocol
 
-OPEN_FILES = 16
 JOINT = "joint"
 BOUNDARY = "boundary"
+TOKENS_PER_BLOCK = 1 << 16
+"""Tokens whose hashes are held at once."""
 
 
 class StoredTokens:
@@ -29,41 +30,64 @@ class StoredTokens:
     Tokens are ordered by example id, then modality, then position, so that sums over them come out the same to the
     last bit whatever the order of examples was.
 
+    Of a token 13 bytes are held; what is the same for all of an example is kept once, and what only a sample of the
+    tokens is asked for stays in the store.
+
     Args:
-        store: a complete store.
+        store: a complete store, of fewer than 2³¹ tokens.
         protocol: gives the number of folds, the size of the sample and the seed.
         device: where the arithmetic runs.
 
     Attributes:
         records: of the examples that were measured; ``example`` counts them.
+        example: int32 (N,), whose token each is.
+        modality: int8 (N,), a place in ``LABELS``.
+        row: int32 (N,), within the part.
     """
 
     def __init__(self, store: TokenStore, protocol: Protocol, device: torch.device) -> None:
         self.store, self.protocol, self.device = store, protocol, device
-        self.open_part = lru_cache(maxsize=OPEN_FILES)(store.open_part)
+        self.open_part = store.open_part
+        self._stored = StoredRows(store)
         records = store.records
-        measured = [record for record in records if record.skipped is None]
-        self.records = sorted(measured, key=lambda record: (len(record.id), record.id))
-        names = [record.id for record in self.records]
-        rank = {name: k for k, name in enumerate(names)}
-        rank_of_index = np.array([rank.get(record.id, -1) for record in records], dtype=np.int64)
-        columns: dict[str, list[np.ndarray]] = {"part": [], "row": [], "example": []}
-        kept_as = ("modality", "position", "number", "origin", "prefix")
-        for part in range(store.n_parts):
-            file = self.open_part(part)
-            example = file.get_tensor("example").numpy()
-            columns["part"].append(np.full(len(example), part))
-            columns["row"].append(np.arange(len(example)))
-            columns["example"].append(rank_of_index[store.part_range(part).start + example])
-            for name in kept_as:
-                columns.setdefault(name, []).append(file.get_tensor(name).numpy())
-        joined = {name: np.concatenate(pieces) for name, pieces in columns.items()}
-        order = np.lexsort((joined["position"], joined["modality"], joined["example"]))
-        self.part, self.row = joined["part"][order], joined["row"][order]
-        self.example, self.modality = joined["example"][order], joined["modality"][order]
-        self.origin, self.prefix = joined["origin"][order], joined["prefix"][order]
-        self.sampling_hash = self._sampling_hashes(names, joined["number"][order])
-        self._fold(np.ones(len(names), dtype=bool))
+        measured = [(record, index) for index, record in enumerate(records) if record.skipped is None]
+        measured.sort(key=lambda pair: (len(pair[0].id), pair[0].id))
+        self.records = [record for record, _ in measured]
+        indices = np.array([index for _, index in measured], dtype=np.int64)
+        rank_of_index = np.full(len(records), -1)
+        rank_of_index[indices] = np.arange(len(indices))
+        self._part_of_example = (indices // len(store.part_range(0))).astype(np.int32)
+        self._order_tokens(rank_of_index)
+        self._keys = self._sampling_keys()
+        self._samples: dict[tuple[str, int], np.ndarray] = {}
+        self._fold(np.ones(len(self.records), dtype=bool))
+
+    def _order_tokens(self, rank_of_index: np.ndarray) -> None:
+        """Fills the columns, each part's tokens at once at the places of their examples.
+
+        Args:
+            rank_of_index: for each example of the run its place among those that were measured, or −1.
+        """
+        counts = np.zeros(len(self.records), dtype=np.int64)
+        for _, example in self._examples_of_parts(rank_of_index):
+            counts += np.bincount(example, minlength=len(counts))
+        n, first = int(counts.sum()), np.cumsum(counts) - counts
+        self.row, self.example = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)
+        self.modality, self._number = np.empty(n, dtype=np.int8), np.empty(n, dtype=np.int32)
+        for part, example in self._examples_of_parts(rank_of_index):
+            modality, position = (self._stored.column(name, part) for name in ("modality", "position"))
+            order = np.lexsort((position, modality, example))
+            example = example[order]
+            # the k-th token of an example stands k places behind its first
+            place = first[example] + np.arange(len(order)) - np.searchsorted(example, example)
+            self.row[place], self.example[place] = order, example
+            self.modality[place] = modality[order]
+            self._number[place] = self._stored.column("number", part)[order]
+
+    def _examples_of_parts(self, rank_of_index: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Each part that has tokens, and the place of each token's example among those that were measured."""
+        for part in np.flatnonzero(self._stored.n_tokens).tolist():
+            yield part, rank_of_index[self.store.part_range(part).start + self._stored.column("example", part)]
 
     def of_examples(self, kept: np.ndarray) -> StoredTokens:
         """The tokens of some examples only, in folds of their own.
@@ -73,8 +97,9 @@ class StoredTokens:
         """
         part = copy(self)
         of_kept = kept[self.example]
-        for name in ("part", "row", "example", "modality", "origin", "prefix", "sampling_hash"):
+        for name in ("row", "example", "modality", "_number"):
             setattr(part, name, getattr(self, name)[of_kept])
+        part._samples = {}
         part._fold(kept)
         return part
 
@@ -86,24 +111,32 @@ class StoredTokens:
         groups = [record.media_sha256 or record.id for record in self.records]
         n_groups = len({group for group, keep in zip(groups, kept, strict=True) if keep})
         self.n_folds = min(self.protocol.folds, n_groups) if n_groups > 1 else 1
-        fold = np.full(len(groups), -1)
-        fold[kept] = assign_folds([groups[k] for k in np.flatnonzero(kept)], self.n_folds, self.protocol.seed)
-        self.fold = fold[self.example]
+        self._fold_of_example = np.full(len(groups), -1)
+        chosen = [groups[k] for k in np.flatnonzero(kept)]
+        self._fold_of_example[kept] = assign_folds(chosen, self.n_folds, self.protocol.seed)
 
-    def _sampling_hashes(self, names: Sequence[str], numbers: np.ndarray) -> np.ndarray:
-        """One hash per token, by which a sample is drawn: a token's rank does not depend on which others there are.
+    def _sampling_keys(self) -> np.ndarray:
+        """uint64 (examples, labels): what goes into the hash of each token, by which a sample is drawn.
 
-        It is another hash than the one the token was selected by: those are small by selection, and the smaller the
-        more tokens an example has.
+        A token's rank does not depend on which others there are. It is another hash than the one the token was selected
+        by: those are small by selection, and the smaller the more tokens an example has.
         """
-        hashes = np.empty(len(numbers), dtype=np.uint64)
-        first_of_group = np.flatnonzero(
-            (np.diff(self.example, prepend=-1) != 0) | (np.diff(self.modality, prepend=0) != 0)
-        )
-        for start, end in pairwise([*first_of_group, len(numbers)]):
-            key = f"sample\0{self.protocol.seed}\0{names[self.example[start]]}\0{LABELS[self.modality[start]]}"
-            hashes[start:end] = token_hashes(numbers[start:end], key)
-        return hashes
+        present = [LABELS.index(name) for name in self.modalities]
+        keys = np.zeros((len(self.records), len(LABELS)), dtype=np.uint64)
+        for rank, record in enumerate(self.records):
+            for code in present:
+                keys[rank, code] = key_hash(f"sample\0{self.protocol.seed}\0{record.id}\0{LABELS[code]}")
+        return keys
+
+    @property
+    def part(self) -> np.ndarray:
+        """int32 (N,): the part that holds each token."""
+        return self._part_of_example[self.example]
+
+    @property
+    def fold(self) -> np.ndarray:
+        """int64 (N,): the fold of each token."""
+        return self._fold_of_example[self.example]
 
     @property
     def modalities(self) -> list[str]:
@@ -111,30 +144,51 @@ class StoredTokens:
         return [name for name in MODALITIES if (self.modality == LABELS.index(name)).any()]
 
     def of(self, modality: str) -> np.ndarray:
-        """int64: indices of one modality's tokens, or of all tokens for ``joint``."""
+        """int32: indices of one modality's tokens, or of all tokens for ``joint``, ascending."""
         if modality == JOINT:
-            return np.arange(len(self.modality))
-        return np.flatnonzero(self.modality == LABELS.index(modality))
+            return np.arange(len(self.modality), dtype=np.int32)
+        return np.flatnonzero(self.modality == LABELS.index(modality)).astype(np.int32)
 
     def n_examples(self, tokens: np.ndarray) -> int:
         """How many distinct examples some tokens belong to."""
-        return len(np.unique(self.example[tokens]))
+        return int(np.count_nonzero(np.bincount(self.example[tokens], minlength=1)))
 
-    def in_random_order(self, tokens: np.ndarray) -> np.ndarray:
-        """The same tokens by ascending hash: the first n are a sample of n, the same at every boundary."""
-        return tokens[np.argsort(self.sampling_hash[tokens], kind="stable")]
+    def in_random_order(self, tokens: np.ndarray, most: int | None = None) -> np.ndarray:
+        """The same tokens by ascending hash: the first n are a sample of n, the same at every boundary.
+
+        Args:
+            tokens: indices.
+            most: return the first of that order only, which takes no more memory however many tokens there are.
+        """
+        kept, hashes = tokens[:0], np.empty(0, dtype=np.uint64)
+        for start in range(0, len(tokens), TOKENS_PER_BLOCK):
+            block = tokens[start : start + TOKENS_PER_BLOCK]
+            keys = self._keys[self.example[block], self.modality[block]]
+            with np.errstate(over="ignore"):
+                of_block = splitmix64(self._number[block].astype(np.uint64) + keys)
+            kept, hashes = np.concatenate([kept, block]), np.concatenate([hashes, of_block])
+            if most is not None:
+                order = np.argsort(hashes, kind="stable")[:most]
+                kept, hashes = kept[order], hashes[order]
+        return kept if most is not None else kept[np.argsort(hashes, kind="stable")]
+
+    def sample(self, modality: str, most: int) -> np.ndarray:
+        """The first ``most`` of a modality's tokens in random order, or all where there are fewer; found out once."""
+        if (modality, most) not in self._samples:
+            self._samples[modality, most] = self.in_random_order(self.of(modality), most)
+        return self._samples[modality, most]
 
     def folds(self, tokens: np.ndarray) -> Tensor:
         """int64 (len(tokens),): the fold of each token, on the device."""
-        return torch.from_numpy(self.fold[tokens]).to(self.device)
+        return torch.from_numpy(self._fold_of_example[self.example[tokens]]).to(self.device)
 
     def examples(self, tokens: np.ndarray) -> Tensor:
         """int64 (len(tokens),): the index of each token's example, on the device."""
-        return torch.from_numpy(self.example[tokens]).to(self.device)
+        return torch.from_numpy(self.example[tokens].astype(np.int64)).to(self.device)
 
     def keys(self, layer: int, tokens: np.ndarray) -> Tensor:
         """int64 (len(tokens),): equal for tokens that are one token at boundary ``layer``, computed twice."""
-        return torch.from_numpy((self.origin if layer == 0 else self.prefix)[tokens]).to(self.device)
+        return self._read("origin" if layer == 0 else "prefix", tokens)
 
     def states(self, layer: int, tokens: np.ndarray, stream: str = BOUNDARY) -> Tensor:
         """(len(tokens), d): some tokens at boundary ``layer``, in the model's dtype, on the device.
@@ -144,28 +198,25 @@ class StoredTokens:
             tokens: indices.
             stream: the tensors read: ``boundary``, or ``mainflow`` for the skip-free chain.
         """
-        parts = self.part[tokens]
-        out = torch.empty(len(tokens), self.dim, dtype=self.dtype)
-        for part in np.unique(parts):
-            where = np.flatnonzero(parts == part)
-            name = BOUNDARY if layer == 0 else stream  # the chain begins with boundary 0
-            stored = self.open_part(int(part)).get_tensor(f"{name}.{layer}")
-            out[torch.from_numpy(where)] = stored[torch.from_numpy(self.row[tokens[where]])]
-        return out.to(self.device)
+        name = BOUNDARY if layer == 0 else stream  # the chain begins with boundary 0
+        return self._read(f"{name}.{layer}", tokens)
+
+    def _read(self, name: str, tokens: np.ndarray) -> Tensor:
+        part = self._part_of_example[self.example[tokens]]
+        return self._stored.read(name, part, self.row[tokens]).to(self.device)
 
     @cached_property
     def dim(self) -> int:
         """Width d of the states."""
-        return self._first_states.shape[1]
+        return self._states[1][0]
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """Of the states as they are kept."""
-        return self._first_states.dtype
+        return self._states[0]
 
-    @cached_property
-    def _first_states(self) -> Tensor:
-        if not len(self.part):
+    @property
+    def _states(self) -> tuple[torch.dtype, tuple[int, ...]]:
+        if not len(self.row):
             raise StoreError("the store holds no tokens")
-        states: Tensor = self.open_part(int(self.part[0])).get_tensor(f"{BOUNDARY}.0")
-        return states[:1]
+        return self._stored.kind(f"{BOUNDARY}.0")

@@ -28,8 +28,6 @@ from microscope_bench.results.signature import short_revision
 CitationOf = Callable[[Result], str]
 """Whom to cite for the data of a result's task, as ``Name et al., Title, Venue Year``; "" where it is not known."""
 
-FORMATS = ("text", "bibtex", "latex", "json", "model-card")
-
 SOFTWARE = {
     "title": "microscope_bench: the geometry inside multimodal LLMs, measured per layer and per modality",
     "author": "The microscope_bench authors",
@@ -113,7 +111,7 @@ def model_card(results: Iterable[Result]) -> str:
 
 
 def render_citation(form: str, entries: Sequence[Entry], citation_of: CitationOf = lambda _: "") -> str:
-    """Results in one of :data:`FORMATS`.
+    """Results in one of :data:`~microscope_bench.publish.names.CITATIONS`.
 
     Args:
         form: its name.

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from microscope_bench.publish.rows import Board
 from microscope_bench.results.result import Result
 
-SUFFIXES = {"markdown": ".md", "html": ".html", "latex": ".tex", "csv": ".csv", "json": ".json"}
-"""Format → ending of its files."""
-
 FusionOf = Callable[[Result], str]
 
 
@@ -17,7 +14,7 @@ def render_as(name: str, board: Board, fusion_of: FusionOf = lambda _: "") -> st
     """A leaderboard as text.
 
     Args:
-        name: one of :data:`SUFFIXES`.
+        name: one of :data:`~microscope_bench.publish.names.SUFFIXES`.
         board: the rows.
         fusion_of: the fusion class of a result's model, "" where it is not known; for the forms that show it.
 

@@ -107,7 +107,7 @@ def draw_all(
         headlines: the metrics.
         modalities: a panel for each that has values.
         file_format: a member of :data:`~microscope_bench.publish.canvas.FORMATS`.
-        tokens: a member of :data:`~microscope_bench.results.records.TOKEN_SETS`.
+        tokens: a member of :data:`~microscope_bench.publish.names.TOKEN_SETS`.
 
     Returns:
         The files, in order.

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from microscope_bench.protocol import Protocol
 
-TOKEN_SETS = ("all", "no_sinks", "correct", "correct_no_sinks", "wrong", "wrong_no_sinks")
-
 
 @dataclass(frozen=True)
 class Score:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,9 +127,16 @@ class Result:
         self, metric: str, estimator: str, stream: str | None, modality: str, tokens: str = "all"
     ) -> list[Score]:
         """The scores of one metric over the layers, in the order of the layers; empty where there are none."""
-        wanted = (metric, estimator, stream, modality, tokens)
-        rows = [s for s in self.scores if (s.metric, s.estimator, s.stream, s.modality, s.tokens) == wanted]
-        return sorted(rows, key=lambda score: score.layer)
+        return list(self._by_series.get((metric, estimator, stream, modality, tokens), ()))
+
+    @cached_property
+    def _by_series(self) -> dict[tuple[str, str, str | None, str, str], list[Score]]:
+        """The scores of each series in the order of the layers: a table asks for dozens of them."""
+        found: dict[tuple[str, str, str | None, str, str], list[Score]] = {}
+        for score in sorted(self.scores, key=attrgetter("layer")):
+            key = (score.metric, score.estimator, score.stream, score.modality, score.tokens)
+            found.setdefault(key, []).append(score)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The document as JSON types, in the order of the file, checksum included."""

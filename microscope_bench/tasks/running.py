@@ -11,6 +11,7 @@ from typing import Any
 
 from microscope_bench.tasks.data_sets import DatasetIdentity, hash_rows, is_hub_repository
 from microscope_bench.tasks.fewshot import Draws
+from microscope_bench.tasks.lm_eval_layer import keep_compiled_templates
 from microscope_bench.tasks.loading import row_ids
 from microscope_bench.tasks.settings import TaskSettings, rows_to_measure, seeded, stated_version
 from microscope_bench.tasks.splits import function_arguments, generated_revision
@@ -29,6 +30,7 @@ def task_around(renderer: Any, settings: TaskSettings) -> Task:
     Raises:
         TaskError: its ids are not unique, or its data set cannot be identified.
     """
+    keep_compiled_templates()
     config = renderer.config
     metadata = config.metadata if isinstance(config.metadata, Mapping) else {}
     name, shots = str(config.task), int(config.num_fewshot or 0)

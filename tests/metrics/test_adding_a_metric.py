@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from microscope_bench import registry
 from microscope_bench.metrics import METRICS
 from microscope_bench.metrics.cloud import ArrayCloud
 from tests.metrics.oracles import gaussian
@@ -32,7 +31,7 @@ def metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     name, value = re.findall(r'^(norm_spread) = "(.*)"$', PAGE, flags=re.MULTILINE)[0]
     group = re.findall(r'entry-points."(.*)"\]', PAGE)[0]
     points = {group: [EntryPoint(name, value, group)]}
-    monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.get(group, []))
     monkeypatch.setattr(METRICS, "_objects", {})
     return METRICS.get(name)
 

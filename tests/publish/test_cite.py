@@ -11,7 +11,8 @@ import yaml
 
 import microscope_bench
 from microscope_bench.cli.main import main
-from microscope_bench.publish.cite import FORMATS, PAPER, SOFTWARE, bibtex, model_card, render_citation, sentence
+from microscope_bench.publish.cite import PAPER, SOFTWARE, bibtex, model_card, render_citation, sentence
+from microscope_bench.publish.names import CITATIONS
 from microscope_bench.publish.summary import plus_minus
 from microscope_bench.tasks import list_tasks
 from tests.publish.test_injection import HOSTILE, everywhere
@@ -151,7 +152,7 @@ def test_the_latex_table_has_the_numbers_with_their_errors() -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", CITATIONS)
 def test_hostile_names_are_text_in_every_form(form: str, text: str) -> None:
     shown = render_citation(form, [("a.json", everywhere(text))], lambda _: text)
     if form == "bibtex":
@@ -164,7 +165,7 @@ def test_hostile_names_are_text_in_every_form(form: str, text: str) -> None:
         parse_bibtex(shown[shown.index("@misc") :] if "@misc{" in shown else "")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", CITATIONS)
 def test_the_verb(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cite", str(SAMPLE_FILE), "--format", form]) == 0
     first = capsys.readouterr().out

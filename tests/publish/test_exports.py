@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from microscope_bench.cli.leaderboard import _fusion_of
 from microscope_bench.cli.main import main
 from microscope_bench.publish.exports import records, to_csv, to_json
-from microscope_bench.publish.formats import SUFFIXES, render_as
+from microscope_bench.publish.formats import render_as
 from microscope_bench.publish.latex import latex, latex_tables
+from microscope_bench.publish.names import SUFFIXES
 from microscope_bench.publish.rows import board_of
 from microscope_bench.results.files import result_path
 from tests.publish.test_injection import HOSTILE, entries

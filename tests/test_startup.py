@@ -1,0 +1,48 @@
+"""How soon the command line answers, and what it may import before it does."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+ONLY_THE_STANDARD_LIBRARY = """\
+import sys
+from microscope_bench.cli.main import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+loaded = {name.split(".")[0] for name in sys.modules}
+ours = {"microscope_bench", "__main__"}
+print(sorted(name for name in loaded - sys.stdlib_module_names - ours - before), file=sys.stderr)
+"""
+SLOW = "importlib.metadata", "email.message", "unittest", "asyncio", "multiprocessing"
+
+
+def test_help_imports_the_standard_library_alone_and_little_of_that() -> None:
+    # what the environment's own .pth files load at every start of Python is not ours
+    code = "import sys; before = {name.split('.')[0] for name in sys.modules}\n" + ONLY_THE_STANDARD_LIBRARY
+    code += f"print([name for name in {SLOW} if name in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: microscope-bench" in done.stdout
+    assert done.stderr.splitlines() == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(
+    "arguments, seconds", [(["--help"], 0.3), (["ls", "tasks"], 1.0), (["ls", "models"], 1.0), (["ls", "metrics"], 1.0)]
+)
+def test_the_command_line_answers_soon(arguments: list[str], seconds: float) -> None:
+    """In processor time, the least of five: what else the machine does makes it longer, nothing makes it shorter."""
+    taken = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "microscope_bench.cli.main", *arguments]
+        subprocess.run(command, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if taken[-1] <= seconds:
+            return
+    raise AssertionError(f"{' '.join(arguments)} takes {min(taken):.2f} s of processor time")
