@@ -81,8 +81,9 @@ class Whitening:
         """W c, float64 (r or d, e); in a full-rank Cholesky factor the rows of constant columns are 0."""
         if self._eigen is not None:
             return self._eigen.T @ c
-        out: Tensor = torch.linalg.solve_triangular(self._factor, self._scale * c, upper=False)
-        return out
+        # from the right, since a transposed row-major matrix is what LAPACK takes without a copy
+        out: Tensor = torch.linalg.solve_triangular(self._factor.mT, (self._scale * c).mT, upper=True, left=False)
+        return out.mT
 
     def apply_transposed(self, w: Tensor) -> Tensor:
         """Wᵀ w, float64 (d, e)."""
