@@ -123,7 +123,7 @@ class Products:
 def single_precision(device: torch.device) -> bool:
     """Whether float32 products are worth while and as exact as float32 is.
 
-    They are not on a GPU whose float64 is as fast, nor where somebody has allowed them to be computed in a shorter type.
+    They are not on a GPU, whose float64 is as fast, nor where somebody has allowed a shorter type for them.
     """
     return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
 

@@ -32,9 +32,9 @@ def test_one_fold_gives_the_values_without_errors() -> None:
 
 
 def test_what_is_missing_is_said() -> None:
-    with pytest.raises(MetricError, match="linearity .* needs y"):
+    with pytest.raises(MetricError, match=r"linearity .* needs y"):
         metrics.estimates(X)
-    with pytest.raises(MetricError, match="mir .* text"):
+    with pytest.raises(MetricError, match=r"mir .* text"):
         metrics.estimates(X, Y, "mir")
     with pytest.raises(UnknownNameError):
         metrics.estimates(X, Y, "linearty")
