@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from microscope_bench.metrics.functions import pareto_distance as pareto_distance
     from microscope_bench.metrics.registry import METRICS as METRICS
     from microscope_bench.metrics.registry import Metric as Metric
+    from microscope_bench.metrics.several import estimates as estimates
 
 _PUBLIC = {
     "linearity": "functions",
@@ -46,6 +47,7 @@ _PUBLIC = {
     "subspace_overlap": "cross_modal_functions",
     "mir": "cross_modal_functions",
     "modality_integration_rate": "cross_modal_functions",
+    "estimates": "several",
     "Estimate": "estimate",
     "Metric": "registry",
     "METRICS": "registry",

@@ -104,9 +104,14 @@ def example_ids(groups: Groups) -> NDArray[Any]:
 
 
 def cloud_of(
-    x: Tensor, y: Tensor | None, groups: Groups | None, deduplicate: bool = True, text: Cloud | None = None
+    x: Tensor,
+    y: Tensor | None,
+    groups: Groups | None,
+    deduplicate: bool = True,
+    text: Cloud | None = None,
+    n_folds: int = N_FOLDS,
 ) -> ArrayCloud:
-    """The cloud of some arrays, in 10 folds of whole groups.
+    """The cloud of some arrays, in folds of whole groups.
 
     Args:
         x: (N, d), from :func:`matrix`.
@@ -114,16 +119,19 @@ def cloud_of(
         groups: (N,) the example each row belongs to; None: each row is its own.
         deduplicate: whether copies are dropped where a metric wants distinct rows.
         text: the cloud it is held against, or None.
+        n_folds: at most so many.
 
     Raises:
-        ValueError: groups of another length, or that name no examples.
+        ValueError: groups of another length, or that name no examples; or ``n_folds`` below 1.
     """
     n = x.shape[0]
+    if whole("n_folds", n_folds) < 1:
+        raise ValueError(f"n_folds must be at least 1, not {n_folds}")
     ids = np.arange(n) if groups is None else example_ids(groups)
     if ids.shape != (n,):
         raise ValueError(f"groups must give one example id per token, shape ({n},), got shape {ids.shape}")
     distinct, example = np.unique(ids, return_inverse=True)
-    n_folds = min(N_FOLDS, len(distinct)) if len(distinct) > 1 else 1
+    n_folds = min(n_folds, len(distinct)) if len(distinct) > 1 else 1
     fold = assign_folds(distinct.tolist(), n_folds, SEED)[example] if n else np.empty(0, dtype=np.int64)
     return ArrayCloud(
         x,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import combinations
 
 from microscope_bench.metrics.cloud import Cloud
 from microscope_bench.metrics.estimate import Estimate
 from microscope_bench.metrics.jackknife import Outcome, attempted, jackknifed, non_finite
-from microscope_bench.metrics.linear_solve import PERMUTED, LinearFit, is_constant
+from microscope_bench.metrics.linear_solve import PERMUTED, LinearFit, Spread
 from microscope_bench.metrics.moments import Moments
+from microscope_bench.metrics.rank import numerical_rank
 from microscope_bench.metrics.registry import EstimatorScore
 
 STREAMS = ("hidden", "update")
@@ -42,8 +42,8 @@ class FitSummary:
     Attributes:
         n: rows.
         rank: numerical rank of X.
-        rss: residual sum of squares, the same for both streams.
-        tss: stream → total sum of squares; 0.0 where the target is constant up to rounding.
+        rss: residual sum of squares, the same for both streams; 0.0 where the fit is saturated.
+        tss: stream → total sum of squares.
         held_out: stream, or :data:`PERMUTED` → (RSS, TSS) on the fold that was left out; empty for the fit on all rows.
     """
 
@@ -55,9 +55,13 @@ class FitSummary:
 
     @classmethod
     def of(cls, moments: Moments, left_out: Moments | None = None) -> FitSummary:
-        """Fits the rows of ``moments`` and evaluates the map on ``left_out``."""
+        """Fits the rows of ``moments`` and evaluates the map on ``left_out``, unless it has no more rows than columns:
+        such a map is mostly saturated, says nothing about other rows, and what is asked of it is its rank.
+        """
+        tss = {"hidden": float(moments.yy), "update": float(moments.rr)}
+        if moments.n <= moments.dim and moments.n - 1 <= (rank := numerical_rank(moments)):
+            return cls(moments.n, rank, 0.0, tss, {})
         fit = LinearFit(moments)
-        tss = total_squares(moments)
         return cls(moments.n, fit.rank, fit.residual, tss, {} if left_out is None else fit.on(left_out))
 
     @property
@@ -66,14 +70,14 @@ class FitSummary:
         return self.n - 1 <= self.rank
 
     def outcome(self, estimator: str, stream: str) -> Outcome:
-        """``in_sample``, ``in_sample_permuted``, ``adjusted`` or ``identity`` of these rows.
+        """``in_sample``, ``in_sample_permuted`` or ``adjusted`` of these rows.
 
-        All but the last need fewer free directions than rows: a saturated fit meets any target.
+        They need fewer free directions than rows: a saturated fit meets any target.
+
+        Args:
+            estimator: one of the three.
+            stream: one whose target is not constant.
         """
-        if self.tss[stream] == 0.0:
-            return constant_target(stream)
-        if estimator == "identity":
-            return 1.0 - self.tss["update"] / self.tss["hidden"]
         if self.saturated:
             return f"{self.n} tokens leave no degree of freedom beside a map of rank {self.rank}"
         if estimator == "in_sample_permuted":
@@ -84,10 +88,13 @@ class FitSummary:
         return 1.0 - unexplained * (self.n - 1) / (self.n - self.rank - 1)
 
 
-def total_squares(moments: Moments) -> dict[str, float]:
-    """Stream → total sum of squares, 0.0 where it is nothing but rounding."""
-    of = {"hidden": moments.yy, "update": moments.rr}
-    return {stream: 0.0 if is_constant(of[stream], moments) else float(of[stream]) for stream in STREAMS}
+def total_squares(parts: Sequence[Moments]) -> dict[str, float]:
+    """Stream → total sum of squares of the rows of all parts together, 0.0 where it is nothing but rounding."""
+    if not any(part.n for part in parts):
+        return dict.fromkeys(STREAMS, 0.0)
+    spread = Spread.of(parts)
+    of = {"hidden": spread.yy, "update": spread.rr}
+    return {stream: 0.0 if of[stream] <= spread.rounding else of[stream] for stream in STREAMS}
 
 
 def explained(errors: Iterable[tuple[float, float]]) -> float | None:
@@ -127,9 +134,17 @@ class Linearity:
         return FitSummary.of(self.folds.total())
 
     @cached_property
-    def replicates(self) -> list[FitSummary]:
-        """The fit without each fold in turn, evaluated on that fold; needs two folds."""
-        return [FitSummary.of(self.folds.without(k), self.folds.folds[k]) for k in self.folds.occupied]
+    def replicates(self) -> dict[int, FitSummary]:
+        """Fold → the fit without it, evaluated on it; needs two folds that hold rows."""
+        fits = {k: FitSummary.of(rest, self.folds.folds[k]) for k, rest in self.folds.without_each()}
+        return {k: fits[k] for k in self.folds.occupied}
+
+    @cached_property
+    def tss(self) -> dict[int | None, dict[str, float]]:
+        """Total sums of squares of each stream, of all rows under None and without each fold under its number."""
+        folds = self.folds.folds
+        left_out: list[int | None] = [None, *self.folds.occupied]
+        return {k: total_squares([fold for j, fold in enumerate(folds) if j != k]) for k in left_out}
 
     @cached_property
     def held_out_replicates(self) -> dict[int, dict[str, float | None]]:
@@ -142,13 +157,12 @@ class Linearity:
         occupied, folds = self.folds.occupied, self.folds.folds
         errors: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
         scored = (*STREAMS, PERMUTED)
-        for j, k in combinations(occupied, 2):
-            rest = [folds[i] for i in occupied if i not in (j, k)]
-            if sum(fold.n for fold in rest) <= self.cloud.dim:
-                continue
-            fit = LinearFit(Moments.merged(rest))
-            errors[j, k], errors[k, j] = fit.on(folds[k]), fit.on(folds[j])
-        if len(errors) < len(occupied) * (len(occupied) - 1) or len(occupied) < 3:
+        sizes = sorted(folds[k].n for k in occupied)
+        if len(occupied) > 2 and sum(sizes[:-2]) > self.cloud.dim:
+            for (j, k), rest in self.folds.without_pairs():
+                fit = LinearFit(rest)
+                errors[j, k], errors[k, j] = fit.on(folds[k]), fit.on(folds[j])
+        if not errors:
             return {j: dict.fromkeys(scored) for j in occupied}
         return {
             j: {name: explained(errors[j, k][name] for k in occupied if k != j) for name in scored} for j in occupied
@@ -167,13 +181,17 @@ class Linearity:
 
     def _of_all_rows(self, estimator: str, stream: str) -> Estimate:
         flags = () if estimator == "identity" else self._fit_flags()
-        if estimator in ("in_sample", "in_sample_permuted") and self.fit.saturated and self.fit.tss[stream]:
+        if estimator in ("in_sample", "in_sample_permuted") and self.fit.saturated and self.tss[None][stream]:
             # 1 by construction, as it would be without any fold: a spread of 0 would say nothing about the states.
             return jackknifed(lambda _: 1.0, (), self.cloud.n_tokens, self.cloud.n_examples, flags)
 
         def outcome(left_out: int | None) -> Outcome:
-            fit = self.fit if left_out is None else self.replicates[self.folds.occupied.index(left_out)]
-            return fit.outcome(estimator, stream)
+            tss = self.tss[left_out]
+            if tss[stream] == 0.0:
+                return constant_target(stream)
+            if estimator == "identity":
+                return 1.0 - tss["update"] / tss["hidden"]
+            return (self.fit if left_out is None else self.replicates[left_out]).outcome(estimator, stream)
 
         return self._jackknifed(outcome, flags)
 
@@ -187,10 +205,10 @@ class Linearity:
             return self._null(f"a fold leaves {n - max(fold_sizes)} tokens to fit on; a map needs more than d = {dim}")
 
         def outcome(left_out: int | None) -> Outcome:
-            if self.fit.tss[stream] == 0.0:
+            if self.tss[None][stream] == 0.0:
                 return constant_target(stream)
             if left_out is None:
-                value = explained(replicate.held_out[scored] for replicate in self.replicates)
+                value = explained(replicate.held_out[scored] for replicate in self.replicates.values())
             else:
                 value = self.held_out_replicates[left_out][scored]
             return constant_target(stream) if value is None else value

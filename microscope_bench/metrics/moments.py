@@ -8,7 +8,7 @@ LeVeque 1983), so that neither a large mean nor a massive activation costs digit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,11 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from microscope_bench.metrics.cloud import Chunk
+
+LEAST_BLOCK, MOST_BLOCKS = 256, 8
+"""Of the columns that :func:`add_gram` multiplies at once: narrower ones, or more of them, are no faster."""
+
+NOTHING = torch.empty(0)
 
 SMALLEST, LARGEST = 1e-60, 1e60
 """Bounds of a row's largest magnitude: products of four such numbers, summed over a cloud, are exact in float64."""
@@ -103,7 +108,7 @@ class Moments:
         weight = math.sqrt(self.n * m / total)
         x = torch.cat([x - (self.mean_x + shift_x), weight * shift_x[None]])
         r = torch.cat([r - (self.mean_r + shift_r), weight * shift_r[None]])
-        self.c_xx.addmm_(x.T, x)
+        add_gram(self.c_xx, x)
         self.c_xr.addmm_(x.T, r)
         self.rr += r.square().sum()
         if self.has_next:
@@ -121,33 +126,108 @@ class Moments:
         """
         if not parts or len({(p.dim, p.has_next) for p in parts}) != 1:
             raise ValueError(f"moments of one width are needed, got {[(p.dim, p.has_next) for p in parts]}")
-        first = parts[0]
-        out = Moments.zeros(first.dim, first.has_next, first.mean_x.device)
-        parts = [p for p in parts if p.n]
-        out.n = sum(p.n for p in parts)
+        first, parts = parts[0], [p for p in parts if p.n]
         if not parts:
-            return out
-        n = torch.tensor([p.n for p in parts], dtype=torch.float64, device=out.mean_x.device)[:, None]
-        x, r = torch.stack([p.mean_x for p in parts]), torch.stack([p.mean_r for p in parts])
-        out.mean_x = x[0] + (n * (x - x[0])).sum(0) / out.n
-        out.mean_r = r[0] + (n * (r - r[0])).sum(0) / out.n
-        # Between the parts: the spread of their means, each counted n times.
-        x, r = n.sqrt() * (x - out.mean_x), n.sqrt() * (r - out.mean_r)
-        out.c_xx.addmm_(x.T, x)
-        out.c_xr.addmm_(x.T, r)
-        out.rr += r.square().sum()
-        if out.has_next:
-            out.yy += (x + r).square().sum()
-        for part in parts:
-            out.c_xx += part.c_xx
-            out.c_xr += part.c_xr
-            out.rr += part.rr
-            out.yy += part.yy
-        return out
+            return Moments.zeros(first.dim, first.has_next, first.mean_x.device)
+        return Within().plus(parts).about_common_mean()
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """``c_xx`` and ``c_xr`` where the means are, brought there if they are parked elsewhere."""
+        return self.c_xx.to(self.mean_x.device), self.c_xr.to(self.mean_x.device)
 
     def x_only(self) -> Moments:
         """The same without r; shares memory."""
         return Moments(self.n, self.mean_x, self.mean_r[:0], self.c_xx, self.c_xr[:, :0], self.rr, self.yy)
+
+
+def add_gram(c: Tensor, x: Tensor) -> None:
+    """Adds xᵀx to a symmetric matrix in place, at little more than half the multiplications: block row by block row.
+
+    Args:
+        c: float64 (d, d).
+        x: float64 (m, d).
+    """
+    d = len(c)
+    width = max(LEAST_BLOCK, -(-d // MOST_BLOCKS))
+    for start in range(0, d, width):
+        end = min(start + width, d)
+        c[start:end, start:].addmm_(x[:, start:end].T, x[:, start:])
+        c[end:, start:end] = c[start:end, end:].T
+
+
+@dataclass(frozen=True)
+class Within:
+    """The parts of a union and the sums of their matrices, to which nothing is added yet for where their means lie."""
+
+    parts: tuple[Moments, ...] = ()
+    c_xx: Tensor = NOTHING
+    c_xr: Tensor = NOTHING
+
+    def plus(self, parts: Sequence[Moments]) -> Within:
+        """With more parts, as new matrices."""
+        if not parts:
+            return self
+        sums = [self.c_xx.clone(), self.c_xr.clone()] if self.parts else None
+        for part in parts:
+            matrices = part.matrices()
+            if sums is None:
+                # of a matrix that was parked this is a second copy for a moment; of one that was not, the first
+                sums = [matrix.clone() for matrix in matrices]
+            else:
+                for total, matrix in zip(sums, matrices, strict=True):
+                    total += matrix
+        assert sums is not None
+        return Within((*self.parts, *parts), *sums)
+
+    def about_common_mean(self) -> Moments:
+        """The moments of the union, as new matrices; at least one part."""
+        parts, device = self.parts, self.parts[0].mean_x.device
+        total = sum(p.n for p in parts)
+        n = torch.tensor([p.n for p in parts], dtype=torch.float64, device=device)[:, None]
+        x, r = torch.stack([p.mean_x for p in parts]), torch.stack([p.mean_r for p in parts])
+        mean_x = x[0] + (n * (x - x[0])).sum(0) / total
+        mean_r = r[0] + (n * (r - r[0])).sum(0) / total
+        # Between the parts: the spread of their means, each counted n times.
+        x, r = n.sqrt() * (x - mean_x), n.sqrt() * (r - mean_r)
+        rr = r.square().sum() + torch.stack([p.rr for p in parts]).sum()
+        yy = torch.stack([p.yy for p in parts]).sum()
+        if parts[0].has_next:
+            yy += (x + r).square().sum()
+        c_xx, c_xr = torch.addmm(self.c_xx, x.T, x), torch.addmm(self.c_xr, x.T, r)
+        return Moments(total, mean_x, mean_r, c_xx, c_xr, rr, yy)
+
+
+def leaving_out(within: Within, folds: Mapping[int, Moments], out: int) -> Iterator[tuple[tuple[int, ...], Within]]:
+    """Every way to leave ``out`` of some folds out, and the sums of the others.
+
+    Nothing is subtracted from a total, which would cancel where a fold holds the massive activations. What many ways
+    have in common is summed once: the folds are halved again and again, and a half that stays whole is added before the
+    ways of the other half part. For 10 folds that is 34 sums instead of 90 to leave out one, 130 instead of 360 to
+    leave out two, and no more than a handful of them are held at once.
+
+    Args:
+        within: parts that stay whatever is left out.
+        folds: number → moments.
+        out: how many are left out.
+
+    Yields:
+        The numbers left out, ascending, and the sums of the rest; in no particular order.
+    """
+    if out == 0:
+        yield (), within.plus(list(folds.values()))
+    elif out == len(folds):
+        yield tuple(folds), within
+    else:
+        numbers = list(folds)
+        middle = len(numbers) // 2
+        halves = [{k: folds[k] for k in some} for some in (numbers[:middle], numbers[middle:])]
+        for of_first in range(max(0, out - len(halves[1])), min(out, len(halves[0])) + 1):
+            tasks = list(zip(halves, (of_first, out - of_first), strict=True))
+            if of_first:  # the half of which fewer ways part comes first
+                tasks.reverse()
+            for one, sums in leaving_out(within, *tasks[0]):
+                for other, rest in leaving_out(sums, *tasks[1]):
+                    yield tuple(sorted((*one, *other))), rest
 
 
 @dataclass
@@ -179,6 +259,22 @@ class FoldMoments:
         They are summed anew: subtracting fold k from the total would cancel where k holds the massive activations.
         """
         return Moments.merged([fold for j, fold in enumerate(self.folds) if j != k])
+
+    def without_each(self) -> Iterator[tuple[int, Moments]]:
+        """k, :meth:`without` (k) for each fold that holds rows; one at a time, in no particular order."""
+        for (k,), rest in self._leaving_out(1):
+            yield k, rest
+
+    def without_pairs(self) -> Iterator[tuple[tuple[int, int], Moments]]:
+        """(j, k), moments of all rows but those of folds j and k, for each pair of three or more that hold rows."""
+        for pair, rest in self._leaving_out(2):
+            yield (pair[0], pair[1]), rest
+
+    def _leaving_out(self, out: int) -> Iterator[tuple[tuple[int, ...], Moments]]:
+        folds = {k: self.folds[k] for k in self.occupied}
+        for left_out, rest in leaving_out(Within(), folds, out):
+            empty = Moments.zeros(self.folds[0].dim, self.folds[0].has_next, self.folds[0].mean_x.device)
+            yield left_out, rest.about_common_mean() if rest.parts else empty
 
     def x_only(self) -> FoldMoments:
         """The same without r; shares memory."""

@@ -2,10 +2,13 @@
 
 Distances by a matrix product cancel for close pairs, and close pairs are what intrinsic dimension lives on. So the
 product only proposes candidates; the distance of a candidate is computed from differences unless the product is known
-to be good enough; and a row whose candidates are not provably the nearest is searched again without the product.
+to be good enough; and a row whose candidates are not provably the nearest is searched again: those of a product in
+float32 by one in float64, and what is not certain then without a product.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +22,9 @@ EXACT_CANDIDATES = 16
 PRODUCT_TOLERANCE = 1e-9
 """Relative rounding error up to which a squared distance may come from the product, beyond those candidates."""
 
+MOST_UNSURE = 0.3
+"""Share of a block's rows that may stay uncertain after the float32 product before the other blocks do without it."""
+
 BLOCK_ELEMENTS = 2**24
 """Bound on the size of every temporary matrix: 128 MiB of float64."""
 
@@ -27,7 +33,11 @@ CACHED_ELEMENTS = 2**17
 
 
 def nearest_neighbours(
-    x: Tensor, k: int = 2, queries: Tensor | None = None, exclude: Tensor | None = None
+    x: Tensor,
+    k: int = 2,
+    queries: Tensor | None = None,
+    exclude: Tensor | None = None,
+    block_elements: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k nearest other rows of some rows.
 
@@ -41,6 +51,7 @@ def nearest_neighbours(
         queries: int64 (q,), the rows to search for; None is all n of them.
         exclude: int64 (n,), a group of each row: rows of one group are not neighbours of each other. A row of group −1
             may be anybody's. None excludes nobody.
+        block_elements: bound on the size of a temporary matrix; None means :data:`BLOCK_ELEMENTS`.
 
     Returns:
         float64 (q, k), Euclidean distances in ascending order, 0 for an exact copy; and int64 (q, k), the rows that
@@ -52,37 +63,96 @@ def nearest_neighbours(
     n, d = x.shape
     if not 1 <= k < n:
         raise ValueError(f"{k} neighbours need at least {k + 1} rows, got {n}")
+    block_elements = block_elements or BLOCK_ELEMENTS
     queries = torch.arange(n, device=x.device) if queries is None else queries
-    centred = x - x.mean(0)
-    squares = centred.square().sum(1)
     m = min(k + SPARE_CANDIDATES, n - 1)
-    # |a|² + |b|² − 2ab is off by less than rounding · (|a|² + |b|²).
-    rounding = 2 * (d + 4) * torch.finfo(torch.float64).eps
+    centred = x - x.mean(0)
+    products = [Products.of(centred, torch.float64)]
+    if m <= EXACT_CANDIDATES and single_precision(x.device):
+        products.insert(0, Products.of(centred, torch.float32))
     squared, index = [], []
-    for rows in torch.split(queries, max(1, BLOCK_ELEMENTS // max(n, d))):
-        approximate = torch.addmm(squares, centred[rows], centred.T, alpha=-2)
-        approximate.scatter_(1, rows[:, None], torch.inf)
-        if exclude is not None:
-            approximate.masked_fill_(same_group(exclude[rows, None], exclude), torch.inf)
-        approximate, candidates = approximate.topk(m, largest=False)
-        approximate += squares[rows, None]
-        by_product = rounding * (squares[rows, None] + squares[candidates]) < PRODUCT_TOLERANCE * approximate
-        by_product[:, :EXACT_CANDIDATES] = False
-        found = approximate.clone()
-        i, j = torch.nonzero(~by_product & approximate.isfinite(), as_tuple=True)
-        found[i, j] = _squared_distances(x, rows[i], candidates[i, j])
-        found, order = found.sort(1)
-        nearest, which = found[:, :k].clone(), candidates.gather(1, order[:, :k])
-        # No row b that was not proposed is nearer than this: |b|² ≤ 2|a|² + 2r² bounds the rounding of its r².
-        proven = (1 - 2 * rounding) * approximate[:, -1] - 3 * rounding * squares[rows]
-        if m < n - 1:
-            for q in torch.nonzero(nearest[:, -1] > proven).flatten().tolist():
-                nearest[q], which[q] = _search_directly(x, int(rows[q]), k, exclude)
+    for rows in torch.split(queries, max(1, block_elements // max(n, d))):
+        nearest, which = x.new_empty(len(rows), k), rows.new_empty(len(rows), k)
+        unsure = torch.arange(len(rows), device=x.device)
+        for product in tuple(products):
+            nearest[unsure], which[unsure], proven = _search_by_product(x, product, rows[unsure], k, m, exclude)
+            unsure = unsure[~proven]
+            if product is not products[-1] and len(unsure) > MOST_UNSURE * len(rows):
+                del products[0]  # the other blocks do without it
+            if not len(unsure):
+                break
+        for q in unsure.tolist():
+            nearest[q], which[q] = _search_directly(x, int(rows[q]), k, exclude, block_elements)
         squared.append(nearest)
         index.append(which)
     if not squared:
         return x.new_empty(0, k), queries.new_empty(0, k)
     return torch.cat(squared).sqrt(), torch.cat(index)
+
+
+@dataclass(frozen=True)
+class Products:
+    """Rows ready to be multiplied with each other in one precision.
+
+    Attributes:
+        rows: (n, d), centred; in float32 scaled to a longest row of length 1.
+        squares: float64 (n,), squared lengths of these rows.
+        unit: squared length, in units of the states, that 1 stands for.
+        rounding: |a|² + |b|² − 2ab is off by less than this share of |a|² + |b|² ...
+        underflow: ... and this.
+    """
+
+    rows: Tensor
+    squares: Tensor
+    unit: float
+    rounding: float
+    underflow: float
+
+    @classmethod
+    def of(cls, centred: Tensor, dtype: torch.dtype) -> Products:
+        """Of float64 (n, d) rows."""
+        squares = centred.square().sum(1)
+        info, d = torch.finfo(dtype), centred.shape[1]
+        rounding = 2 * (d + 4) * info.eps
+        if dtype == torch.float64:
+            return cls(centred, squares, 1.0, rounding, 0.0)
+        unit = float(squares.max()) or 1.0
+        return cls((centred / unit**0.5).to(dtype), squares / unit, unit, rounding, 8 * (d + 4) * info.tiny)
+
+
+def single_precision(device: torch.device) -> bool:
+    """Whether float32 products are worth while and as exact as float32 is.
+
+    They are not on a GPU, whose float64 is as fast, nor where somebody has allowed a shorter type for them.
+    """
+    return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+
+
+def _search_by_product(
+    x: Tensor, product: Products, rows: Tensor, k: int, m: int, exclude: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances of some rows to the k nearest of m proposed rows, which they are, and whether it is proven."""
+    rounding, dtype = product.rounding, product.rows.dtype
+    found = torch.addmm(product.squares.to(dtype), product.rows[rows], product.rows.T, alpha=-2)
+    found.scatter_(1, rows[:, None], torch.inf)
+    if exclude is not None:
+        found.masked_fill_(same_group(exclude[rows, None], exclude), torch.inf)
+    found, candidates = found.topk(m, largest=False)
+    approximate = (found.double() + product.squares[rows, None]) * product.unit
+    sizes = product.unit * (product.squares[rows, None] + product.squares[candidates])
+    by_product = rounding * sizes + product.unit * product.underflow < PRODUCT_TOLERANCE * approximate
+    by_product[:, :EXACT_CANDIDATES] = False
+    exact = approximate.clone()
+    i, j = torch.nonzero(~by_product & approximate.isfinite(), as_tuple=True)
+    exact[i, j] = _squared_distances(x, rows[i], candidates[i, j])
+    exact, order = exact.sort(1)
+    nearest, which = exact[:, :k], candidates.gather(1, order[:, :k])
+    if m == len(x) - 1:
+        return nearest, which, torch.ones_like(rows, dtype=torch.bool)
+    # No row b that was not proposed is nearer than this: |b|² ≤ 2|a|² + 2r² bounds the rounding of its r².
+    slack = 3 * rounding * product.squares[rows] + product.underflow
+    proven = (1 - 2 * rounding) * approximate[:, -1] - product.unit * slack
+    return nearest, which, nearest[:, -1] <= proven
 
 
 def same_group(a: Tensor, b: Tensor) -> Tensor:
@@ -97,9 +167,9 @@ def _squared_distances(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.cat(squared) if squared else x.new_empty(0)
 
 
-def _search_directly(x: Tensor, row: int, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+def _search_directly(x: Tensor, row: int, k: int, exclude: Tensor | None, block_elements: int) -> tuple[Tensor, Tensor]:
     """Squared distances from one row to its k nearest, from differences alone, and which rows they are."""
-    rows_at_once = max(1, BLOCK_ELEMENTS // x.shape[1])
+    rows_at_once = max(1, block_elements // x.shape[1])
     squared = torch.cat([(part - x[row]).square().sum(1) for part in torch.split(x, rows_at_once)])
     squared[row] = torch.inf
     if exclude is not None:
