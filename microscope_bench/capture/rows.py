@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from typing import Any
 
 import numpy as np
@@ -114,36 +115,32 @@ class StoredRows:
             with self._opened(of_part) as file:
                 runs = (column[group].tolist() for column in (firsts, begins * size, ends * size))
                 for first, begin, end in zip(*runs, strict=True):
-                    if os.preadv(file, [target[begin:end]], start + first) != end - begin:
+                    file.seek(start + first)
+                    if file.readinto(target[begin:end]) != end - begin:
                         raise self._unreadable(of_part, f"it ends within {name}")
         return out
 
     def _header(self, part: int) -> tuple[dict[str, Any], int]:
         """Name → what the file says of that tensor, and the place of the byte that offsets are counted from."""
         with self._opened(part) as file:
-            n_bytes = int.from_bytes(os.pread(file, _LENGTH_BYTES, 0), "little")
-            size = os.fstat(file).st_size
+            n_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            size = os.fstat(file.fileno()).st_size
             if not 0 < n_bytes <= size - _LENGTH_BYTES:
                 raise self._unreadable(part, f"its header has {n_bytes} bytes, the file {size}")
             try:
-                header = dict(json.loads(os.pread(file, n_bytes, _LENGTH_BYTES)))
+                header = dict(json.loads(file.read(n_bytes)))
             except ValueError as error:
                 raise self._unreadable(part, str(error)) from error
         header.pop("__metadata__", None)
         return header, _LENGTH_BYTES + n_bytes
 
     @contextmanager
-    def _opened(self, part: int) -> Iterator[int]:
+    def _opened(self, part: int) -> Iterator[FileIO]:
         try:
-            file = os.open(self.store.tensor_file(part), os.O_RDONLY)
+            with self.store.tensor_file(part).open("rb", buffering=0) as file:
+                yield file
         except OSError as error:
             raise self._unreadable(part, str(error.strerror)) from error
-        try:
-            yield file
-        except OSError as error:
-            raise self._unreadable(part, str(error.strerror)) from error
-        finally:
-            os.close(file)
 
     def _unreadable(self, part: int, why: str) -> StoreError:
         return StoreError(
