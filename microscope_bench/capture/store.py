@@ -112,6 +112,7 @@ class TokenStore:
                     f"{path} holds the states of another run (different: {', '.join(differing[:6])}). "
                     f"Name another directory with --store, or delete this one"
                 )
+            (path / "parts").mkdir(exist_ok=True)
             return store
         parts = path / "parts"
         if parts.is_dir() and any(parts.iterdir()):
@@ -160,8 +161,7 @@ class TokenStore:
 
         Reads every byte of the store once.
         """
-        remove_leftovers(self.path, re.escape("manifest.json"))
-        remove_leftovers(self.path / "parts", _PART_FILES)
+        self._remove_leftovers()
         missing = []
         # the bar shows only where there is much to read
         for part in tqdm(range(self.n_parts), desc="check store", unit="part", delay=2, disable=not progress):
@@ -257,9 +257,16 @@ class TokenStore:
         for file in list((self.path / "parts").iterdir()):
             if re.fullmatch(_PART_FILES, file.name):
                 file.unlink()
-        remove_leftovers(self.path / "parts", _PART_FILES)
-        _remove_if_empty(self.path / "parts")
+        self._remove_leftovers()
         (self.path / "manifest.json").unlink()
+        _remove_if_empty(self.path / "parts")
+
+    def _remove_leftovers(self) -> None:
+        """Deletes what a killed run was writing."""
+        remove_leftovers(self.path, re.escape("manifest.json"))
+        remove_leftovers(self.path / "parts", _PART_FILES)
+        for file in (self.path / "parts").glob(".tmp??????"):  # safetensors writes to such a file, and renames it
+            file.unlink()
 
     def _check_part(self, part: int) -> int:
         """How many examples of a part are there, if what is there is whole."""

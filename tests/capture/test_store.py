@@ -244,8 +244,18 @@ def test_a_directory_with_parts_of_somebody_else_is_refused_and_left_alone(tmp_p
 
 def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
     store = new_store(tmp_path / "s")
-    left = [tmp_path / "s" / name for name in (".manifest.json.9.tmp", "parts/.00000.safetensors.9.tmp")]
+    left = [
+        tmp_path / "s" / name for name in (".manifest.json.9.tmp", "parts/.00000.safetensors.9.tmp", "parts/.tmpIl6YjN")
+    ]
     for file in left:
         file.write_text("half")
     assert store.missing_parts() == [0, 1, 2]
     assert not any(file.exists() for file in left)
+
+
+def test_a_store_whose_deletion_was_killed_before_its_manifest_went_is_filled_again(tmp_path):
+    store = new_store(tmp_path / "s")
+    (tmp_path / "s/parts").rmdir()
+    store = new_store(tmp_path / "s")
+    assert store.missing_parts() == [0, 1, 2]
+    write(store, 0)
