@@ -13,14 +13,19 @@ from microscope_bench.devices import pick_device
 from microscope_bench.errors import StoreError
 from microscope_bench.measure import measure
 from microscope_bench.measure.correctness import check_split
+from microscope_bench.memory import memory_enough
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
 from microscope_bench.processes import ALONE, Processes, launched
 from microscope_bench.protocol import Protocol
-from microscope_bench.results.files import check_writable, result_path
+from microscope_bench.results.files import check_writable, save_result
 from microscope_bench.results.provenance import environment
 from microscope_bench.results.result import Environment, Result
 
 LOG = logging.getLogger("microscope_bench")
+_TOO_LARGE = (
+    "Measure where there is more memory, or with --device cpu: what was captured into --store or --output_path is "
+    "still there, and the same command goes on with it"
+)
 
 
 def measure_store(
@@ -111,7 +116,7 @@ def measured(
 
     The processes share the boundaries; the first puts the result together, and all of them return it.
     """
-    with timing.stage("measure"):
+    with timing.stage("measure"), memory_enough(_TOO_LARGE):
         measurement = measure(
             store,
             protocol,
@@ -126,14 +131,7 @@ def measured(
     def assembled() -> Result:
         result = assemble(store, protocol, metrics, measurement, where, timing, split_by)
         if output_path is not None:
-            save_result(result, Path(output_path))
+            LOG.info("wrote %s", save_result(output_path, result))
         return result
 
     return processes.from_first(assembled)
-
-
-def save_result(result: Result, output_path: Path) -> None:
-    """Writes a result to its place in a results directory."""
-    path = result_path(output_path, result)
-    result.save(path)
-    LOG.info("wrote %s", path)

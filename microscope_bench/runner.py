@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from microscope_bench.arguments import key_values
 from microscope_bench.assemble import Timing, assemble_failure
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
+from microscope_bench.capture.listing import STORES
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.sharing import await_parts, check_same_run, shared_store
 from microscope_bench.capture.space import check_space
@@ -28,9 +29,9 @@ from microscope_bench.measure.correctness import check_split
 from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
 from microscope_bench.processes import Processes, ProcessesError, launched
 from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
-from microscope_bench.remeasure import measured, save_result
+from microscope_bench.remeasure import measured
 from microscope_bench.resolve import Seed, protocol_seed, resolve_limit, resolve_model, resolve_task, task_settings
-from microscope_bench.results.files import check_writable
+from microscope_bench.results.files import check_writable, save_result
 from microscope_bench.results.provenance import environment
 from microscope_bench.results.result import Result
 
@@ -189,6 +190,8 @@ def evaluate(
                 token_store, settings, metrics, split_by, where, timing, device, output_path, progress, processes
             )
         except Exception as error:
+            if (store is not None or output_path is not None) and processes.is_first:
+                LOG.info("what was captured stays in %s", directory)
             if output_path is not None and not isinstance(error, ProcessesError):
                 _leave_error(
                     Path(output_path), assemble_failure(run, settings, metrics, where, timing, error, split_by)
@@ -209,7 +212,10 @@ def _store_directory(
         yield Path(store)
     elif output_path is not None:
         key = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
-        yield Path(output_path) / ".stores" / key
+        yield Path(output_path) / STORES / key
+        if processes.is_first:
+            with suppress(OSError):
+                (Path(output_path) / STORES).rmdir()  # where this was the last one
     elif processes.is_first:
         with tempfile.TemporaryDirectory(prefix="microscope-bench-") as temporary:
             yield processes.from_first(lambda: Path(temporary) / "store")
@@ -219,21 +225,24 @@ def _store_directory(
 
 def _fill(store: TokenStore, capture: Capture, progress: bool, processes: Processes) -> None:
     """Captures what is missing."""
-    missing = processes.from_first(lambda: store.missing_parts(progress))
-    there = [part for part in range(store.n_parts) if part not in set(missing)]
-    mine = capture.outdated_parts(store, there[processes.rank :: processes.size])
-    outdated = [part for found in processes.gather(mine) for part in found]
-    if outdated:
-        LOG.info("the task was edited since: %d of %d parts are captured again", len(outdated), store.n_parts)
-        missing = sorted([*missing, *outdated])
     n_examples = int(store.manifest["n_examples"])
-    to_do = sum(len(store.part_range(part)) for part in missing)
-    if processes.is_first:
+    begun = processes.from_first(lambda: store.missing_parts(progress))
+    mine = capture.outdated_parts(store, range(store.n_parts)[processes.rank :: processes.size])
+    outdated = [part for found in processes.gather(mine) for part in found]
+
+    def prepared() -> tuple[list[int], int]:
         for part in outdated:
             store.drop_part(part)
+        if outdated:
+            LOG.info("the task was edited since: %d of %d parts are captured again", len(outdated), store.n_parts)
+        missing = sorted({*begun, *outdated})
+        to_do = sum(len(store.part_range(part)) - len(store.begun_records(part)) for part in missing)
         if to_do:
             check_space(store.path, capture.adapter, capture.protocol, to_do, mainflow=store.mainflow is True)
-    processes.wait()  # a part must not be dropped that another process has just written
+        return missing, to_do
+
+    # by one for all: a part must not be dropped that another process has just written
+    missing, to_do = processes.from_first(prepared)
     if to_do < n_examples:
         LOG.info("resuming: %d of %d examples were captured before", n_examples - to_do, n_examples)
     bar = tqdm(total=n_examples, initial=n_examples - to_do, desc="capture", unit="example", disable=not progress)
@@ -246,6 +255,6 @@ def _fill(store: TokenStore, capture: Capture, progress: bool, processes: Proces
 
 def _leave_error(output_path: Path, failure: Result) -> None:
     try:
-        save_result(failure, output_path)
+        LOG.info("the error is noted in %s", save_result(output_path, failure))
     except MicroscopeError as error:  # must not hide the error that it is about
         LOG.warning("the error could not be noted in a result file: %s", error)

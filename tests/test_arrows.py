@@ -11,7 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices", "processes"}
+FOUNDATION = {"errors", "registry", "examples", "protocol", "arguments", "hub", "devices", "disk", "memory", "signals"}
+FOUNDATION |= {"processes"}
 ARROWS = {
     "cli": {
         "runner",
@@ -26,6 +27,7 @@ ARROWS = {
         "measure",
         "controls",
         "figures",
+        "capture",
     },
     "runner": {
         "resolve",
@@ -123,6 +125,7 @@ def test_only_tasks_and_one_file_of_the_plugin_know_lm_eval(file):
         ("import microscope_bench.publish.leaderboard", {"torch", "transformers", "lm_eval", "datasets"}),
         ("import microscope_bench.publish.compare.forms", HEAVY),
         ("import microscope_bench.pytest_plugin", HEAVY | {"jsonschema", "tabulate"}),
+        ("import microscope_bench.capture.listing", HEAVY),
         ("import microscope_bench.metrics", {"transformers", "lm_eval", "datasets"}),
         ("import microscope_bench.capture.loop, microscope_bench.measure", {"lm_eval", "datasets"}),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -27,6 +28,38 @@ COMMAND = [
 def start(output_path):
     options = ["--limit", "160", "--batch_size", "4", "--quiet", "--output_path", str(output_path)]
     return subprocess.Popen([*COMMAND, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_run_killed_in_capture_and_in_writing_gives_the_scores_of_one_that_was_not(tmp_path):
+    """Three kills; benchmarks/kills.py without --quick has fifty."""
+    script = Path(__file__).parent.parent / "benchmarks/kills.py"
+    figures = tmp_path / "kills.json"
+    done = subprocess.run([sys.executable, script, "--quick", "--json", figures], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = json.loads(figures.read_text())
+    assert measured["kills"] == 3 and measured["good"]
+    (trial,) = measured["trials"]
+    assert (
+        trial["equal"]
+        and trial["left_over"] == []
+        and trial["killed"][1:]
+        == [
+            "capture: before rename of record",
+            "write: before rename of result",
+        ]
+    )
+    assert measured["watched"]["results"] > 0 and measured["watched"]["broken"] == []
+
+
+def test_the_watcher_tells_of_a_file_that_is_not_whole(tmp_path):
+    from benchmarks.kills_parts.watcher import watching
+
+    root = tmp_path / "outputs"
+    (root / "0").mkdir(parents=True)
+    with watching(root, tmp_path / "report.json") as found:
+        (root / "0/half.json").write_text('{"status": ')
+        time.sleep(0.2)
+    assert found["broken"]
 
 
 def result_of(output_path):

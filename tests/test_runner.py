@@ -90,7 +90,7 @@ def test_a_kept_store_can_be_measured_again_without_the_model(tmp_path):
 def test_an_unfinished_store_is_not_measured(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "r", ToyAdapter(break_at=4), store=tmp_path / "s")
-    with pytest.raises(StoreError, match="part 1 of 3 is missing"):
+    with pytest.raises(StoreError, match="of part 1 of 3, 8 of 16 examples are there"):
         measure_store(tmp_path / "s", progress=False)
 
 

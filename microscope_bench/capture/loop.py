@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from microscope_bench import signals
 from microscope_bench.adapters.base import Adapter, Batch
 from microscope_bench.capture.fingerprints import ExampleSource, example_sha256
 from microscope_bench.capture.hooks import run_pass
@@ -15,13 +19,36 @@ from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
 from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.errors import CaptureError, ExampleError
+from microscope_bench.errors import CaptureError, ExampleError, StoreError
 from microscope_bench.examples import Example
+from microscope_bench.memory import free_memory, memory_enough, out_of_memory
 from microscope_bench.processes import ALONE, Processes
 from microscope_bench.protocol import Protocol
 
+LOG = logging.getLogger("microscope_bench")
 MAINFLOW_EXAMPLES = 16
 """Examples among which one with a medium and one without are looked for, to see whether the model has a main flow."""
+
+
+_TOO_LARGE = (
+    "Not even example {} alone fits: load the model smaller (--model_args dtype=bfloat16, or quantization=...), spread "
+    "it (device_map=auto), give it smaller pictures, or take a device with more memory"
+)
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """Some consecutive examples of a part.
+
+    Attributes:
+        records: one for each.
+        states: of those that were measured; None where there is none.
+        measured: which these are: their numbers within the part.
+    """
+
+    records: list[ExampleRecord]
+    states: BatchStates | None
+    measured: list[int]
 
 
 class Capture:
@@ -31,7 +58,7 @@ class Capture:
         adapter: the loaded model.
         source: the examples.
         protocol: decides how many tokens are kept, and of how many examples.
-        batch_size: examples per forward pass.
+        batch_size: examples per forward pass; halved, for the rest of the run, when memory runs out.
     """
 
     def __init__(self, adapter: Adapter, source: ExampleSource, protocol: Protocol, batch_size: int) -> None:
@@ -47,7 +74,9 @@ class Capture:
         on_examples: Callable[[int], object],
         processes: Processes = ALONE,
     ) -> None:
-        """Captures the given parts.
+        """Captures the given parts, or what is missing of them.
+
+        Whatever ends it before its end, the examples captured so far are stored.
 
         Args:
             store: opened for this run, its lock held.
@@ -57,14 +86,22 @@ class Capture:
 
         Raises:
             CaptureError: more examples had to be skipped than the protocol allows, or the model broke the contract.
+            MicroscopeError: memory ran out with a single example.
+            Stopped: a signal asked for the end, under handlers of :mod:`microscope_bench.signals`.
         """
+        with signals.deferred():
+            self._fill(store, parts, on_examples, processes)
+
+    def _fill(
+        self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object], processes: Processes
+    ) -> None:
         n_examples = int(store.manifest["n_examples"])
         allowed = int(self.protocol.max_skipped * n_examples)
         done = [part for part in range(store.n_parts) if part not in set(parts)]
         skipped = [record for part in done for record in store.part_records(part) if record.skipped]
         n_before, count = len(skipped), processes.counter()
         for part in processes.take(parts):
-            records, tensors = self._capture_part(store.part_range(part), on_examples, store.mainflow is True)
+            tensors, records = self._capture_part(store, part, on_examples)
             just_skipped = [record for record in records if record.skipped]
             skipped += just_skipped
             n_skipped = n_before + count(len(just_skipped))
@@ -88,7 +125,8 @@ class Capture:
                 break
             batch, *_ = self._encode([index])
             if batch is not None and bool(batch.media) not in found:
-                found[bool(batch.media)] = mainflow_or_reason(self.adapter, batch)
+                with memory_enough(_TOO_LARGE.format(self.source.ids[index])):
+                    found[bool(batch.media)] = mainflow_or_reason(self.adapter, batch)
         reasons = [outcome for outcome in found.values() if outcome is not True]
         if reasons or not found:
             return reasons[0] if reasons else "no example could be measured"
@@ -97,7 +135,7 @@ class Capture:
     def outdated_parts(self, store: TokenStore, parts: Sequence[int]) -> list[int]:
         """Those of the parts that hold an example the task now renders otherwise: its wording or data was edited."""
         return [
-            part for part in parts if not all(map(self._is_current, store.part_range(part), store.part_records(part)))
+            part for part in parts if not all(map(self._is_current, store.part_range(part), store.begun_records(part)))
         ]
 
     def _is_current(self, index: int, record: ExampleRecord) -> bool:
@@ -107,22 +145,53 @@ class Capture:
             return record.example_sha256 == ""
 
     def _capture_part(
-        self, indices: Sequence[int], on_examples: Callable[[int], object], mainflow: bool
-    ) -> tuple[list[ExampleRecord], dict[str, Tensor]]:
-        records: dict[int, ExampleRecord] = {}
-        collected: list[BatchStates] = []
-        numbers: list[list[int]] = []
-        for start in range(0, len(indices), self.batch_size):
-            chunk = indices[start : start + self.batch_size]
-            batch, examples, of_row, skipped = self._encode(chunk)
-            records.update(skipped)
-            if batch is not None:
-                states = self._capture_batch(batch, examples, mainflow)
-                records.update(zip(of_row, states.records, strict=True))
-                collected.append(states)
-                numbers.append([indices.index(i) for i in of_row])
-            on_examples(len(chunk))
-        return [records[index] for index in indices], join(collected, numbers)
+        self, store: TokenStore, part: int, on_examples: Callable[[int], object]
+    ) -> tuple[dict[str, Tensor], list[ExampleRecord]]:
+        indices = store.part_range(part)
+        before = store.begun_records(part)
+        done: list[_Captured] = []
+        try:
+            while (n := len(before) + sum(len(piece.records) for piece in done)) < len(indices):
+                signals.check()
+                chunk = indices[n : n + self.batch_size]
+                captured = self._capture_chunk(chunk, indices.start, store.mainflow is True)
+                if captured is None:
+                    self._halve(len(chunk))
+                    continue
+                done.append(captured)  # in one step, so that what is done is whole wherever an interrupt falls
+                on_examples(len(chunk))
+        except BaseException:
+            if done:
+                try:
+                    store.write_part(part, *_joined(store, part, before, done))
+                except StoreError as error:  # must not hide what ended the run
+                    LOG.warning("%s", error)
+            raise
+        return _joined(store, part, before, done)
+
+    def _capture_chunk(self, chunk: Sequence[int], first: int, mainflow: bool) -> _Captured | None:
+        """One batch; None where it does not fit into memory and there is less to try.
+
+        Raises:
+            MicroscopeError: not even one example fits.
+        """
+        ids = ", ".join(self.source.ids[index] for index in chunk)
+        with memory_enough(_TOO_LARGE.format(ids)) if len(chunk) == 1 else nullcontext():
+            try:
+                batch, examples, of_row, skipped = self._encode(chunk)
+                states = None if batch is None else self._capture_batch(batch, examples, mainflow)
+            except Exception as error:
+                if len(chunk) > 1 and out_of_memory(error):
+                    return None
+                error.add_note(f"at {'example' if len(chunk) == 1 else 'one of the examples'} {ids}")
+                raise
+        records = skipped | dict(zip(of_row, states.records if states else (), strict=True))
+        return _Captured([records[index] for index in chunk], states, [index - first for index in of_row])
+
+    def _halve(self, n: int) -> None:
+        free_memory()
+        self.batch_size = n // 2
+        LOG.warning("out of memory with %d examples in a batch; going on with %d", n, self.batch_size)
 
     def _encode(
         self, indices: Sequence[int]
@@ -134,6 +203,8 @@ class Capture:
             try:
                 examples[index] = self.source.example(index)
             except ExampleError as error:
+                if out_of_memory(error):
+                    raise
                 skipped[index] = ExampleRecord(id=self.source.ids[index], skipped=error.cause)
         longest = self.adapter.info.context_length
         while examples:
@@ -142,7 +213,7 @@ class Capture:
                 batch = self.adapter.encode(list(examples.values()))
             except ExampleError as error:
                 refused = [index for index, example in examples.items() if example.id == error.example_id]
-                if not refused:
+                if not refused or out_of_memory(error):
                     raise
                 for index in refused:
                     skipped[index] = _skipped(examples.pop(index), error.cause)
@@ -176,3 +247,18 @@ class Capture:
 
 def _skipped(example: Example, cause: str) -> ExampleRecord:
     return ExampleRecord(id=example.id, example_sha256=example_sha256(example), skipped=cause)
+
+
+def _joined(
+    store: TokenStore, part: int, before: Sequence[ExampleRecord], done: Sequence[_Captured]
+) -> tuple[dict[str, Tensor], list[ExampleRecord]]:
+    """Tensors and records of a part: what was there before, and what was captured now."""
+    measured = [(piece.states, piece.measured) for piece in done if piece.states is not None]
+    tensors = join([states for states, _ in measured], [numbers for _, numbers in measured])
+    if before:
+        stored = store.begun_tensors(part)
+        if not len(tensors["example"]):  # then it has no boundaries either
+            tensors = stored
+        elif len(stored["example"]):
+            tensors = {name: torch.cat([stored[name], tensor]) for name, tensor in tensors.items()}
+    return tensors, [*before, *(record for piece in done for record in piece.records)]

@@ -3,7 +3,7 @@
 A store is a directory::
 
     manifest.json                what is being captured: a run with another manifest may not write here
-    lock                         held while a run writes
+    .microscope-bench.lock       there while a run writes
     parts/00000.safetensors      the states of examples 0 .. n-1: one tensor "boundary.<l>" (tokens, d) per boundary,
                                  "mainflow.<l>", l > 0, for the same tokens if asked for (mf_0 is boundary 0), and for
                                  each token its modality, example, position, number from the last, and keys of where it
@@ -12,32 +12,52 @@ A store is a directory::
     ...
 
 A part exists once its JSON exists. Both files are written beside their final name and renamed, so a run that is killed
-at any moment leaves whole parts and nothing else that counts.
+at any moment leaves whole parts and nothing else that counts. A part of which the first examples alone are there is
+begun: a run that was told to stop leaves one, and the next run goes on with it. Manifest and JSON hold their own
+checksum, the JSON that of its tensors too.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from microscope_bench.capture.checksums import differences, file_sha256, own_sha256, signed
 from microscope_bench.capture.records import ExampleRecord
+from microscope_bench.disk import locked, remove_leftovers, replacing, write_whole
 from microscope_bench.errors import StoreError
 
-FORMAT = 3
+FORMAT = 4
+_PART_FILES = r"\d{5,}\.(json|safetensors)"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Holds the lock of the store at ``path``; taken before the store is opened or made.
+
+    Raises:
+        StoreError: another run is writing there, or no store can be there.
+    """
+    with ExitStack() as held:
+        held.callback(_remove_if_empty, path)  # after the lock, whose file lies in it
+        try:
+            held.enter_context(locked(path))
+        except BlockingIOError:
+            raise StoreError(f"another run is writing to {path}; wait for it, or name another --store") from None
+        except OSError as error:
+            raise StoreError(f"no token store can be made at {path}: {error.strerror}; name another --store") from error
+        yield
 
 
 class TokenStore:
@@ -66,9 +86,9 @@ class TokenStore:
                 f"{self.path} is a token store of format {found}, this version reads format {FORMAT}. Delete it, or "
                 f"name another --store, and capture the run again"
             )
-        if self.manifest.get("sha256") != _manifest_sha256(self.manifest):
+        if self.manifest.get("sha256") != own_sha256(self.manifest):
             raise StoreError(
-                f"{self.path}/manifest.json is damaged (its checksum does not match); capture the run again"
+                f"{self.path}/manifest.json is damaged (its checksum does not match); delete the store and run again"
             )
 
     @classmethod
@@ -93,34 +113,31 @@ class TokenStore:
                     f"Name another directory with --store, or delete this one"
                 )
             return store
+        parts = path / "parts"
+        if parts.is_dir() and any(parts.iterdir()):
+            raise StoreError(
+                f"{parts} holds files, but {path} has no manifest.json: it is no token store, or was damaged. Name "
+                f"another directory with --store, or remove {parts}"
+            )
         manifest = {"format": FORMAT, "n_examples": n_examples, "part_examples": part_examples, "run": run}
         try:
-            (path / "parts").mkdir(parents=True, exist_ok=True)
-            _write_manifest(path, {**manifest, "about": None})
+            parts.mkdir(parents=True, exist_ok=True)
+            write_whole(path / "manifest.json", signed({**manifest, "about": None}))
         except OSError as error:
             raise StoreError(f"no token store can be made at {path}: {error.strerror}; name another --store") from error
         return cls(path)
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """Notes what a result needs to know of the capture (environment, timing); not compared on resume."""
-        self.manifest["about"] = dict(about)
-        _write_manifest(self.path, self.manifest)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Holds the store's lock.
+        """Notes what a result needs to know of the capture (environment, timing); not compared on resume.
 
         Raises:
-            StoreError: another process is writing to this store.
+            StoreError: it cannot be written.
         """
-        with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StoreError(
-                    f"another run is writing to {self.path}; wait for it, or name another --store"
-                ) from None
-            yield
+        self.manifest["about"] = dict(about)
+        try:
+            write_whole(self.path / "manifest.json", signed(self.manifest))
+        except OSError as error:
+            raise self._full("its manifest", error) from error
 
     @property
     def mainflow(self) -> bool | str:
@@ -139,14 +156,21 @@ class TokenStore:
         return range(part * size, min((part + 1) * size, int(self.manifest["n_examples"])))
 
     def missing_parts(self, progress: bool = False) -> list[int]:
-        """Parts that are not there yet or whose checksum does not match; a damaged one is deleted."""
+        """Parts that are not there, damaged, or only begun; a damaged one is deleted, and so is what a kill left.
+
+        Reads every byte of the store once.
+        """
+        remove_leftovers(self.path, re.escape("manifest.json"))
+        remove_leftovers(self.path / "parts", _PART_FILES)
         missing = []
         # the bar shows only where there is much to read
         for part in tqdm(range(self.n_parts), desc="check store", unit="part", delay=2, disable=not progress):
             try:
-                self._check_part(part)
+                whole = self._check_part(part) == len(self.part_range(part))
             except StoreError:
                 self.drop_part(part)
+                whole = False
+            if not whole:
                 missing.append(part)
         return missing
 
@@ -162,33 +186,44 @@ class TokenStore:
             StoreError: naming the first part that is not.
         """
         for part in range(self.n_parts):
-            self._check_part(part)
+            n, wanted = self._check_part(part), len(self.part_range(part))
+            if n < wanted:
+                raise StoreError(
+                    f"{self.path} is not complete: of part {part} of {self.n_parts}, {n} of {wanted} examples are "
+                    f"there; give the run's command again"
+                )
 
     def write_part(self, part: int, tensors: dict[str, Tensor], records: Sequence[ExampleRecord]) -> None:
         """Writes a part: first its tensors, then the record that makes it count.
+
+        A part that was begun is replaced. Between the two steps it is the new tensors with the old record: a kill there
+        costs the examples that were begun, no more, since their checksum no longer matches.
 
         Args:
             part: its number.
             tensors: ``boundary.<l>`` (n, d) for every l, ``modality`` int8 (n,), ``example`` int64 (n,), an index into
                 ``records``, and ``position`` int64 (n,).
-            records: one for each example of :meth:`part_range`, skipped ones included.
+            records: one for each example of :meth:`part_range`, skipped ones included, or for the first few of them.
+
+        Raises:
+            StoreError: it cannot be written.
         """
-        target = self._tensor_file(part)
-        temporary = target.with_suffix(".tmp")
         try:
-            save_file(tensors, temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            digest = _sha256(temporary)
-            temporary.replace(target)
-            record = {"sha256": digest, "examples": [asdict(r) for r in records]}
-            _write_atomically(self.record_file(part), json.dumps(record, allow_nan=False).encode())
+            with replacing(self._tensor_file(part)) as temporary:
+                save_file(tensors, temporary)
+                digest = file_sha256(temporary)
+            record = {"tensors_sha256": digest, "examples": [asdict(r) for r in records]}
+            write_whole(self.record_file(part), signed(record))
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise StoreError(
-                f"part {part} cannot be written to {self.path}: {error}. What was captured before is kept: free some "
-                f"space and give the same command again, or name a directory on a larger disk with --store"
-            ) from error
+            raise self._full(f"part {part}", error) from error
+
+    def begun_records(self, part: int) -> list[ExampleRecord]:
+        """What is there of a part: one for each of its first examples; none where it was not begun."""
+        return self.part_records(part) if self.record_file(part).exists() else []
+
+    def begun_tensors(self, part: int) -> dict[str, Tensor]:
+        """The tensors of a part of which something is there; call it after :meth:`missing_parts`, which checks them."""
+        return load_file(self._tensor_file(part))
 
     @cached_property
     def records(self) -> list[ExampleRecord]:
@@ -196,7 +231,11 @@ class TokenStore:
         return [record for part in range(self.n_parts) for record in self.part_records(part)]
 
     def part_records(self, part: int) -> list[ExampleRecord]:
-        """One for each example of a part."""
+        """One for each example of a part, or for the first few of a part that is begun.
+
+        Raises:
+            StoreError: there is none, or it is damaged.
+        """
         return [ExampleRecord(**fields) for fields in self._read_record(part)["examples"]]
 
     def open_part(self, part: int) -> Any:
@@ -207,13 +246,22 @@ class TokenStore:
             raise StoreError(f"{self._tensor_file(part)} cannot be read: {error}") from error
 
     def delete(self) -> None:
-        """Removes the store from disk."""
-        shutil.rmtree(self.path)
+        """Removes the store from disk, and nothing else that lies in its directory; its lock is held.
 
-    def _check_part(self, part: int) -> None:
+        The manifest goes last: what a kill leaves of it is a store with missing parts.
+        """
+        for file in list((self.path / "parts").iterdir()):
+            if re.fullmatch(_PART_FILES, file.name):
+                file.unlink()
+        remove_leftovers(self.path / "parts", _PART_FILES)
+        _remove_if_empty(self.path / "parts")
+        (self.path / "manifest.json").unlink()
+
+    def _check_part(self, part: int) -> int:
+        """How many examples of a part are there, if what is there is whole."""
         record = self._read_record(part)
         try:
-            whole = _sha256(self._tensor_file(part)) == record["sha256"]
+            whole = file_sha256(self._tensor_file(part)) == record["tensors_sha256"]
         except OSError:
             whole = False
         if not whole:
@@ -221,20 +269,29 @@ class TokenStore:
                 f"{self._tensor_file(part)} is missing or damaged (its checksum does not match); give the run's "
                 f"command again to capture that part anew"
             )
+        return len(record["examples"])
 
     def _read_record(self, part: int) -> dict[str, Any]:
         file = self.record_file(part)
         try:
             record = json.loads(file.read_text())
-            if not isinstance(record["sha256"], str) or len(record["examples"]) != len(self.part_range(part)):
+            if record["sha256"] != own_sha256(record):
+                raise ValueError("its checksum does not match")
+            if not 0 < len(record["examples"]) <= len(self.part_range(part)):
                 raise ValueError("it does not describe this part")
             return dict(record)
         except FileNotFoundError:
             raise StoreError(
                 f"{self.path} is not complete: part {part} of {self.n_parts} is missing; give the run's command again"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{file} cannot be read ({error}); give the run's command again") from error
+
+    def _full(self, what: str, error: Exception) -> StoreError:
+        return StoreError(
+            f"{what} cannot be written to {self.path}: {error}. What was captured before is kept: free some space and "
+            f"give the same command again, or name a directory on a larger disk with --store"
+        )
 
     def _tensor_file(self, part: int) -> Path:
         return self.path / "parts" / f"{part:05d}.safetensors"
@@ -244,34 +301,6 @@ class TokenStore:
         return self.path / "parts" / f"{part:05d}.json"
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    signed = {**manifest, "sha256": _manifest_sha256(manifest)}
-    _write_atomically(path / "manifest.json", json.dumps(signed, indent=1, allow_nan=False).encode())
-
-
-def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write_atomically(target: Path, content: bytes) -> None:
-    temporary = target.with_name(target.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)
-
-
-def differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
-    """Dotted names of the fields in which two JSON values differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in {*a, *b}:
-            yield from differences(a.get(key), b.get(key), f"{at}.{key}" if at else str(key))
-    elif a != b:
-        yield at
+def _remove_if_empty(directory: Path) -> None:
+    with suppress(OSError):
+        directory.rmdir()

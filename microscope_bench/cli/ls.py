@@ -1,4 +1,4 @@
-"""``microscope-bench ls models|tasks|metrics|protocols|controls``: what there is. Imports no torch."""
+"""``microscope-bench ls models|tasks|metrics|protocols|controls|stores``: what there is. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from microscope_bench.errors import MicroscopeError
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
-    parser = subparsers.add_parser("ls", help="list models, tasks, metrics, protocols or controls")
+    parser = subparsers.add_parser("ls", help="list models, tasks, metrics, protocols, controls or token stores")
     parser.add_argument("what", choices=list(LISTS))
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs (for tasks)")
     parser.add_argument("--fusion", metavar="CLASS", help="only models that meet media in this way (for models)")
+    parser.add_argument(
+        "--output_path", default="results", metavar="DIR", help="results directory (for stores; %(default)s)"
+    )
     parser.add_argument("--all", action="store_true", help="list lm-eval's own tasks too (takes seconds)")
     parser.set_defaults(func=run)
 
@@ -25,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
         raise MicroscopeError(f"--fusion chooses among models; `ls {args.what}` has none")
     rows, headers = LISTS[args.what](args)
     print(tabulate(rows, headers=headers, tablefmt="simple"))
+    if args.what == "stores" and rows:
+        print("\nThe command of a run goes on with its store. To give one up: rm -r STORE")
     return 0
 
 
@@ -96,4 +101,29 @@ def _controls(args: argparse.Namespace) -> Listing:
     return [[control.name, control.description] for control in CONTROLS.values()], ["control", "what is measured"]
 
 
-LISTS = {"models": _models, "tasks": _tasks, "metrics": _metrics, "protocols": _protocols, "controls": _controls}
+def _stores(args: argparse.Namespace) -> Listing:
+    from microscope_bench.capture.listing import list_stores
+
+    rows = [
+        [
+            str(store.path),
+            store.model or "?",
+            store.task or "?",
+            f"{store.captured} of {store.n_examples}",
+            f"{store.n_bytes / 1e6:,.1f} MB",
+            store.written.strftime("%Y-%m-%d %H:%M UTC"),
+            "in use" if store.in_use else "",
+        ]
+        for store in list_stores(args.output_path)
+    ]
+    return rows, ["store", "model", "task", "examples", "size", "last written", ""]
+
+
+LISTS = {
+    "models": _models,
+    "tasks": _tasks,
+    "metrics": _metrics,
+    "protocols": _protocols,
+    "controls": _controls,
+    "stores": _stores,
+}

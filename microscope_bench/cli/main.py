@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 
-from microscope_bench import __version__
+from microscope_bench import __version__, signals
 from microscope_bench.cli import (
     check,
     cite,
@@ -32,7 +33,7 @@ VERBS = (run, measure, ls, check, validate, leaderboard, compare, report, plot, 
 EXIT_STATUS = """\
 exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a leaderboard is stale, a result drifted);
 2 it could not be done (wrong arguments, bad input, no space; of a sweep: a run failed, and the others are done);
-130 interrupted: give the command again to resume"""
+130 interrupted (SIGINT), 143 terminated (SIGTERM): what was captured is kept, give the command again to resume"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; see ``microscope-bench --help``.
 
     Returns:
-        0 done; 1 the answer is no; 2 it could not be done; 130 interrupted.
+        0 done; 1 the answer is no; 2 it could not be done; 130 or 143: a signal ended it, 128 + its number.
     """
     args = build_parser().parse_args(argv)
     args.arguments = list(sys.argv[1:] if argv is None else argv)
@@ -70,13 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("microscope_bench").setLevel(logging.INFO if processes.is_first else logging.ERROR)
     name = f"microscope-bench{processes.label}"
     try:
-        status = int(args.func(args))
-        sys.stdout.flush()  # here, where a reader that has gone away is expected
-        return status
+        with signals.handled():
+            status = int(args.func(args))
+            sys.stdout.flush()  # here, where a reader that has gone away is expected
+            return status
     except MicroscopeError as error:
         if args.debug:
             raise
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}:", error, *getattr(error, "__notes__", ()), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # the reader of our output (head, less) has gone; there is nobody left to tell
@@ -87,9 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print(f"{name}: unexpected error; what was captured is kept", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; what was captured is kept, the same command resumes", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
+        how = "terminated" if number == signal.SIGTERM else "interrupted"
+        print(
+            f"\n{name}: {how}; what was captured is kept, the same command resumes (to give it up: "
+            f"microscope-bench ls stores)",
+            file=sys.stderr,
+        )
+        return 128 + number
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from microscope_bench.lm_eval_plugin.recorder import TaskRecorder
 from microscope_bench.lm_eval_plugin.refusals import checked
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.resolve import resolve_limit
-from microscope_bench.results.files import result_path
+from microscope_bench.results.files import save_result
 from microscope_bench.results.result import Result
 from microscope_bench.tasks.running import task_around
 
@@ -274,8 +274,7 @@ def _summary(result: Result, output_path: str | None) -> dict[str, Any]:
     if output_path is not None:
         root = Path(output_path)
         root = root.parent if root.suffix == ".json" else root
-        path = result_path(root / "microscope", result)
-        result.save(path)
+        path = save_result(root / "microscope", result)
         LOG.info("wrote %s", path)
         summary["path"] = path.relative_to(root).as_posix()
         summary["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()

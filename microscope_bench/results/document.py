@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from microscope_bench.disk import write_whole
 from microscope_bench.errors import ResultError
 
 _LONGEST_INTEGER = 18  # digits; every such integer fits into 64 bits
@@ -80,21 +80,14 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         ResultError: the file cannot be written; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(text.encode("utf-8"))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, text.encode("utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ResultError(
-            f"cannot write {path}: {reason}. Choose a directory with space that you may write to (--output_path)"
+            f"cannot write {path}: {reason}. Free some space, or choose a directory that you may write to "
+            f"(--output_path)"
         ) from error
 
 

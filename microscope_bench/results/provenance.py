@@ -124,7 +124,8 @@ def failure(error: BaseException, where: str) -> Failure:
         error: the error.
         where: the stage in which it rose: "capture", "measure", ...
     """
-    return Failure(type=type(error).__name__, message=without_directories(str(error)), where=where)
+    message = " ".join([str(error), *getattr(error, "__notes__", ())])
+    return Failure(type=type(error).__name__, message=without_directories(message), where=where)
 
 
 def environment(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from microscope_bench.adapters.base import IMAGE, TEXT
 from microscope_bench.capture.fingerprints import probe_inputs
 from microscope_bench.capture.loop import Capture
-from microscope_bench.capture.store import TokenStore
+from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import CaptureError
 from microscope_bench.protocol import Protocol
 from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask
@@ -19,7 +21,7 @@ def captured(path, adapter=None, task=None, batch_size=4, protocol=FEW, part_exa
     adapter, task = adapter or ToyAdapter(), task or ToyTask(20)
     store = TokenStore.open_or_create(path, {}, n_examples=len(task), part_examples=part_examples)
     seen = []
-    with store.writing():
+    with writing(store.path):
         Capture(adapter, task, protocol, batch_size).fill(store, store.missing_parts(), seen.append)
     assert sum(seen) >= 0
     return store
@@ -77,14 +79,14 @@ def test_order_of_examples_changes_nothing(tmp_path):
     assert all(torch.equal(states, shuffled[key]) for key, states in reference.items())
 
 
-@pytest.mark.parametrize("break_at", [1, 3, 5])
+@pytest.mark.parametrize("break_at", [1, 2, 4, 5])
 def test_an_interrupted_capture_resumes_where_it_stopped(tmp_path, break_at):
     reference = by_token(captured(tmp_path / "a"))
     with pytest.raises(KeyboardInterrupt):
         captured(tmp_path / "b", ToyAdapter(break_at=break_at))
     adapter = ToyAdapter()
     resumed = by_token(captured(tmp_path / "b", adapter))
-    assert adapter.passes == 5 - (break_at - 1) // 2 * 2, "whole parts of two batches are not captured again"
+    assert adapter.passes == 6 - break_at, "no batch is captured again, though a part is two of them"
     assert reference.keys() == resumed.keys()
     assert all(torch.equal(states, resumed[key]) for key, states in reference.items())
 
@@ -171,3 +173,30 @@ def test_the_probe_depends_on_the_inputs_alone(tmp_path):
     other = probe_inputs(ToyAdapter(), ToyTask(order=range(1, 13)), 8)
     assert other.media_sha256 != probe.media_sha256
     assert other.inputs_sha256 != probe.inputs_sha256
+
+
+@pytest.mark.parametrize("skipped", [range(0, 4), range(4, 8)], ids=["before", "after"])
+def test_a_part_is_put_together_of_pieces_of_which_one_has_nothing_measured(tmp_path, skipped):
+    task = ToyTask(20, broken=dict.fromkeys(skipped, "picture"))
+    lenient = Protocol(name="geometry/1", tokens_per_example=4, max_skipped=0.5)
+    reference = by_token(captured(tmp_path / "a", task=task, protocol=lenient))
+    stop_at = {0: 1, 4: 2}[skipped.start]  # the pass after the first batch, or after the first that is measured
+    with pytest.raises(KeyboardInterrupt):
+        captured(tmp_path / "b", ToyAdapter(break_at=stop_at), task, protocol=lenient)
+    resumed = by_token(captured(tmp_path / "b", ToyAdapter(), task, protocol=lenient))
+    assert reference.keys() == resumed.keys()
+    assert all(torch.equal(states, resumed[key]) for key, states in reference.items())
+
+
+def test_a_begun_part_whose_task_was_edited_is_captured_anew(tmp_path):
+    class Edited(ToyTask):
+        def example(self, index):
+            example = super().example(index)
+            return replace(example, answer=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        captured(tmp_path / "s", ToyAdapter(break_at=2))
+    store = TokenStore(tmp_path / "s")
+    capture = Capture(ToyAdapter(), Edited(20), FEW, 4)
+    assert capture.outdated_parts(store, range(store.n_parts)) == [0]
+    assert Capture(ToyAdapter(), ToyTask(20), FEW, 4).outdated_parts(store, range(store.n_parts)) == []

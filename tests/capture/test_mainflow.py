@@ -16,7 +16,7 @@ from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
 from microscope_bench.capture.space import store_bytes
-from microscope_bench.capture.store import TokenStore
+from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import MainflowError, StoreError
 from microscope_bench.protocol import Protocol
 from tests.capture.chains import chain_of
@@ -83,7 +83,7 @@ def captured(path, adapter=None, task=None, batch_size=4, mainflow=True):
     chain = mainflow and capture.mainflow_or_reason()
     run = run_identity(adapter, task, FEW, probe_inputs(adapter, task, 0), chain)
     store = TokenStore.open_or_create(path, run, n_examples=len(task), part_examples=8)
-    with store.writing():
+    with writing(store.path):
         capture.fill(store, store.missing_parts(), lambda _: None)
     return store
 

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.space import store_bytes
-from microscope_bench.capture.store import TokenStore
+from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
 
 RUN = {"model": {"repo": "a"}, "seed": 0}
@@ -77,12 +84,12 @@ def test_a_store_of_another_run_is_refused_and_the_difference_named(tmp_path):
 def test_two_writers_are_refused(tmp_path):
     store = new_store(tmp_path / "s")
     with (
-        store.writing(),
+        writing(store.path),
         pytest.raises(StoreError, match="another run is writing"),
-        TokenStore(tmp_path / "s").writing(),
+        writing(tmp_path / "s"),
     ):
         pass
-    with store.writing():
+    with writing(store.path):
         pass
 
 
@@ -112,3 +119,133 @@ def test_store_bytes_at_the_shape_of_llava_next_7b_on_scienceqa():
     )
     assert size == 2017 * 64 * 33 * 4096 * 2
     assert 34e9 < size < 36e9
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def edit(file):
+    record = json.loads(file.read_text())
+    record["examples"][0]["tokens_seen"] = {"text": 4}
+    file.write_text(json.dumps(record))
+
+
+DAMAGE = {
+    "a flipped bit in the tensors": ("00001.safetensors", flip_a_bit),
+    "truncated tensors": ("00001.safetensors", lambda file: file.write_bytes(file.read_bytes()[:-7])),
+    "no tensors": ("00001.safetensors", lambda file: file.unlink()),
+    "another part's tensors": (
+        "00001.safetensors",
+        lambda file: shutil.copy(file.with_name("00000.safetensors"), file),
+    ),
+    "no record": ("00001.json", lambda file: file.unlink()),
+    "a flipped bit in the record": ("00001.json", flip_a_bit),
+    "an edited record": ("00001.json", edit),
+    "a truncated record": ("00001.json", lambda file: file.write_text(file.read_text()[:-20])),
+    "a record that is no mapping": ("00001.json", lambda file: file.write_text('["sha256"]')),
+    "a record of bytes": ("00001.json", lambda file: file.write_bytes(b"\xff\xfe")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_of_a_damaged_store_the_damaged_part_alone_is_captured_again(tmp_path, damage):
+    from tests.test_runner import run
+    from tests.toy import ToyAdapter
+
+    undisturbed = run(None, store=tmp_path / "s", keep_store=True, metrics="anisotropy", batch_size=4)
+    name, do = DAMAGE[damage]
+    do(tmp_path / "s/parts" / name)
+    with pytest.raises(StoreError):
+        TokenStore(tmp_path / "s").check_complete()
+    adapter = ToyAdapter()
+    resumed = run(None, adapter, store=tmp_path / "s", metrics="anisotropy", batch_size=4)
+    assert adapter.passes == 4, "16 of 40 examples, four at a time"
+    assert resumed.scores == undisturbed.scores
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("file", ["parts/00000.json", "manifest.json"])
+@given(data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_byte_of_a_record_or_manifest_changes_unseen(tmp_path, file, data):
+    path = Path(tempfile.mkdtemp(dir=tmp_path))
+    store = new_store(path, n_examples=2)
+    write(store, 0)
+    store.check_complete()
+    original = (path / file).read_bytes()
+    content = bytearray(original)
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    (path / file).write_bytes(content)
+    try:
+        unchanged = json.loads(content) == json.loads(original)  # such as another blank
+    except ValueError:
+        unchanged = False
+    try:
+        TokenStore(path).check_complete()
+        found = False
+    except StoreError:
+        found = True
+    assert found or unchanged
+
+
+def test_a_resumed_run_reads_every_part_once_for_its_checksum(tmp_path, monkeypatch):
+    from microscope_bench.capture import store as module
+    from tests.test_runner import run
+
+    run(None, store=tmp_path / "s", keep_store=True, metrics="anisotropy")
+    hashed = []
+    sha256 = module.file_sha256
+    monkeypatch.setattr(module, "file_sha256", lambda file: hashed.append(file.name) or sha256(file))
+    run(None, store=tmp_path / "s", metrics="anisotropy")
+    assert sorted(hashed) == ["00000.safetensors", "00001.safetensors", "00002.safetensors"]
+
+
+def test_a_begun_part_is_missing_but_kept(tmp_path):
+    store = new_store(tmp_path / "s", n_examples=4, part_examples=4)
+    n = torch.arange(3)
+    begun = {"boundary.0": torch.ones(3, 4), "example": n * 0, "modality": n.to(torch.int8), "position": n}
+    store.write_part(0, begun, [ExampleRecord(id="q0")])
+    assert store.missing_parts() == [0]
+    assert [record.id for record in store.begun_records(0)] == ["q0"]
+    assert torch.equal(store.begun_tensors(0)["boundary.0"], begun["boundary.0"])
+    with pytest.raises(StoreError, match="of part 0 of 1, 1 of 4 examples are there"):
+        store.check_complete()
+
+
+def test_only_what_belongs_to_a_store_is_deleted_with_it(tmp_path):
+    strangers = {"notes.txt", "lock", "parts.json", "parts/mine.json", "parts/00000.json.bak", ".writing.tmp"}
+    path = tmp_path / "s"
+    path.mkdir()
+    for name in strangers - {"parts/mine.json", "parts/00000.json.bak"}:
+        (path / name).write_text("mine")
+    with writing(path):
+        store = new_store(path)
+        for part in range(3):
+            write(store, part)
+        for name in ("parts/mine.json", "parts/00000.json.bak"):
+            (path / name).write_text("mine")
+        (path / "parts/.00001.json.77.tmp").write_text("of a killed run")
+        store.delete()
+    assert {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} == strangers
+    assert all((path / name).read_text() == "mine" for name in strangers)
+
+
+def test_a_directory_with_parts_of_somebody_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/00000.json").write_text("mine")
+    with pytest.raises(StoreError, match="holds files"):
+        new_store(tmp_path)
+    assert (tmp_path / "parts/00000.json").read_text() == "mine"
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(tmp_path):
+    store = new_store(tmp_path / "s")
+    left = [tmp_path / "s" / name for name in (".manifest.json.9.tmp", "parts/.00000.safetensors.9.tmp")]
+    for file in left:
+        file.write_text("half")
+    assert store.missing_parts() == [0, 1, 2]
+    assert not any(file.exists() for file in left)

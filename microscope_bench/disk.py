@@ -1,0 +1,138 @@
+"""Files that are there whole or not at all, and locks that end with the process that holds them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK = ".microscope-bench.lock"
+"""Name of a lock file; nobody else's file is called so, since it is deleted when the lock is given back."""
+
+_ATTEMPTS = 1000
+"""How often a lock is tried whose file keeps being deleted under it; there are places where none can be made at all."""
+
+_HELD = (errno.EAGAIN, errno.EACCES)  # some network file systems say the second
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; what was written there then takes its place, in one step.
+
+    A reader sees the old file or the whole new one, and so does whoever comes after a kill or a power failure. The
+    temporary name is hidden and ends in ``.tmp``: nothing that looks for JSON finds it.
+
+    Args:
+        path: the file to write; its directory is there.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)  # the new name, too, is to outlive a power failure
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file by :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def remove_leftovers(directory: Path, names: str) -> None:
+    """Deletes what killed processes left of :func:`replacing`.
+
+    Args:
+        directory: where; its lock is held, so that nobody is writing there.
+        names: regular expression of the names of the files they were to become.
+    """
+    leftover = re.compile(rf"\.({names})\.\d+\.tmp")
+    for file in list(directory.iterdir()) if directory.is_dir() else []:
+        if leftover.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds the lock of a directory, which is made where there is none.
+
+    The kernel drops the lock when its process ends, however it ends, so that a lock file which a kill left behind is no
+    obstacle. The lock file is deleted while the lock is held; who had opened it before then holds a lock on a file
+    without a name, sees that, and tries again.
+
+    Args:
+        directory: what is locked.
+        wait: for as long as another process holds it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: no lock can be had there; its ``strerror`` says why.
+    """
+    path = directory / LOCK
+    descriptor, attempts = None, _ATTEMPTS
+    while descriptor is None:
+        attempts -= 1
+        descriptor = _try_to_lock(path, wait, last=not attempts)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a process holds the lock of a directory now."""
+    try:
+        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _HELD
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _try_to_lock(path: Path, wait: bool, *, last: bool) -> int | None:
+    """The descriptor of the locked file; None where the file, or its directory, was deleted meanwhile."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except (FileNotFoundError, FileExistsError):  # pathlib's, where a directory goes while it looks whether it is one
+        if last or path.parent.is_file():
+            raise
+        return None
+    kept = False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        kept = path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:  # deleted between the two questions
+        pass
+    except OSError as error:
+        if error.errno in _HELD:
+            raise BlockingIOError(error.errno, "another process holds its lock") from error
+        raise OSError(error.errno, f"its file system keeps no locks ({error.strerror})") from error
+    finally:
+        if not kept:
+            os.close(descriptor)
+    return descriptor if kept else None
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,51 @@
+"""Memory that ran out: how that is told from other errors, and what gives memory back."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from microscope_bench.errors import MicroscopeError
+
+_SAID = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What plain RuntimeErrors say: of MPS and older CUDA allocators, of torch's CPU allocator, of cuBLAS."""
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out: this error, or one that it was raised from, says so."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID):
+            return True
+        error = error.__cause__
+    return False
+
+
+def free_memory() -> None:
+    """Gives back what nothing refers to any more; call it where the error is no longer at hand.
+
+    An exception keeps its traceback, that the frames of the failed pass, and these its tensors.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def memory_enough(what_to_do: str) -> Iterator[None]:
+    """Inside, memory that runs out is an error that says what to do.
+
+    Raises:
+        MicroscopeError: memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MicroscopeError(f"out of memory ({said}). {what_to_do}") from error
