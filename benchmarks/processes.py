@@ -25,9 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from tabulate import tabulate
-from timing import interleaved, write_json
+
+from benchmarks.timing import interleaved, write_json
 
 STAGES = ("load", "capture", "measure")
 BLOCKS, WIDTH = 12, 512
@@ -96,7 +97,7 @@ def compare(options: list[str], processes: int, rounds: int, directory: Path) ->
     return found
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2)
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=128)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     questions, rounds = (16, 1) if args.quick else (args.questions, args.rounds)
     common = ["--tasks", "shapesqa", "--limit", str(questions), "--batch_size", "8", "--quiet"]
     if args.quick:
@@ -121,6 +122,7 @@ def main() -> None:
                 f"pretrained={checkpoint}",
             ]
         for name, options in models.items():
+            print(f"{name} ...", file=sys.stderr)
             measured[name] = compare([*options, *common], args.processes, rounds, Path(temporary))
     rows = [
         (name, stage, f"{each['one']:.1f}", f"{each['several']:.1f}", f"{each['ratio']:.2f}")

@@ -201,7 +201,7 @@ def _connected(processes: Processes) -> _Connection:
 
 def _lost(error: Exception) -> ProcessesError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    first = re.sub(r"^\[[^]]*\] *", "", first)  # a place in the source of gloo
+    first = re.sub(r"^\[[^]]*\] *|\. .*", "", first)  # without the place in gloo's source, and its good wishes
     return ProcessesError(
         f"{LOST} ({first}). The one that ended first says why; what was "
         f"captured is kept, and the same command with any number of processes resumes"

@@ -190,7 +190,7 @@ def evaluate(
                 token_store, settings, metrics, split_by, where, timing, device, output_path, progress, processes
             )
         except Exception as error:
-            if store is not None or output_path is not None:
+            if (store is not None or output_path is not None) and processes.is_first:
                 LOG.info("what was captured stays in %s", directory)
             if output_path is not None and not isinstance(error, ProcessesError):
                 _leave_error(
@@ -213,8 +213,9 @@ def _store_directory(
     elif output_path is not None:
         key = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
         yield Path(output_path) / STORES / key
-        with suppress(OSError):
-            (Path(output_path) / STORES).rmdir()  # where this was the last one
+        if processes.is_first:
+            with suppress(OSError):
+                (Path(output_path) / STORES).rmdir()  # where this was the last one
     elif processes.is_first:
         with tempfile.TemporaryDirectory(prefix="microscope-bench-") as temporary:
             yield processes.from_first(lambda: Path(temporary) / "store")
@@ -224,30 +225,30 @@ def _store_directory(
 
 def _fill(store: TokenStore, capture: Capture, progress: bool, processes: Processes) -> None:
     """Captures what is missing."""
-    missing = processes.from_first(lambda: store.missing_parts(progress))
+    n_examples = int(store.manifest["n_examples"])
+    begun = processes.from_first(lambda: store.missing_parts(progress))
     mine = capture.outdated_parts(store, range(store.n_parts)[processes.rank :: processes.size])
     outdated = [part for found in processes.gather(mine) for part in found]
-    if outdated:
-        LOG.info("the task was edited since: %d of %d parts are captured again", len(outdated), store.n_parts)
-        missing = sorted({*missing, *outdated})
-    n_examples = int(store.manifest["n_examples"])
 
-    def to_do() -> int:
+    def prepared() -> tuple[list[int], int]:
         for part in outdated:
             store.drop_part(part)
-        n = sum(len(store.part_range(part)) - len(store.begun_records(part)) for part in missing)
-        if n:
-            check_space(store.path, capture.adapter, capture.protocol, n, mainflow=store.mainflow is True)
-        return n
+        if outdated:
+            LOG.info("the task was edited since: %d of %d parts are captured again", len(outdated), store.n_parts)
+        missing = sorted({*begun, *outdated})
+        to_do = sum(len(store.part_range(part)) - len(store.begun_records(part)) for part in missing)
+        if to_do:
+            check_space(store.path, capture.adapter, capture.protocol, to_do, mainflow=store.mainflow is True)
+        return missing, to_do
 
-    n_missing = processes.from_first(to_do)  # before anything is captured: a part just written must not be dropped
-    n_there = n_examples - n_missing
-    if n_there:
-        LOG.info("resuming: %d of %d examples were captured before", n_there, n_examples)
-    bar = tqdm(total=n_examples, initial=n_there, desc="capture", unit="example", disable=not progress)
+    # by one for all: a part must not be dropped that another process has just written
+    missing, to_do = processes.from_first(prepared)
+    if to_do < n_examples:
+        LOG.info("resuming: %d of %d examples were captured before", n_examples - to_do, n_examples)
+    bar = tqdm(total=n_examples, initial=n_examples - to_do, desc="capture", unit="example", disable=not progress)
     count = processes.counter()
     with bar:
-        capture.fill(store, missing, lambda n: bar.update(n_there + count(n) - bar.n), processes)
+        capture.fill(store, missing, lambda n: bar.update(n_examples - to_do + count(n) - bar.n), processes)
         await_parts(processes, store)
         bar.update(n_examples - bar.n)
 

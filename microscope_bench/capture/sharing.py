@@ -20,6 +20,9 @@ PATIENCE_SECONDS = 90.0
 """How long a file that another machine wrote may take to show: network file systems remember for a minute at most that
 a file was not there."""
 
+SIGN = ".seen-by-all-"
+"""How the name of a file begins that lies in a store for a moment, to see whether all processes see it."""
+
 
 def check_same_run(processes: Processes, run: Mapping[str, Any]) -> None:
     """Makes sure that all processes are about to measure the same.
@@ -58,15 +61,21 @@ def shared_store(
     with writing(path):
         store = TokenStore.open_or_create(path, run, n_examples=n_examples, part_examples=part_examples)
         if processes.size > 1:
-            # a name that nothing on another machine can have by chance: a store of the same run may lie there too
-            sign = path / f".seen-by-all-{uuid.uuid4().hex}"
-            sign.touch()
-            try:
-                processes.gather(sign.name)
-                processes.wait()
-            finally:
-                sign.unlink(missing_ok=True)
+            _show_sign(processes, path)
         yield store
+
+
+def _show_sign(processes: Processes, path: Path) -> None:
+    for left_by_a_kill in path.glob(f"{SIGN}*"):
+        left_by_a_kill.unlink()
+    # a name that nothing on another machine can have by chance: a store of the same run may lie there too
+    sign = path / f"{SIGN}{uuid.uuid4().hex}"
+    sign.touch()
+    try:
+        processes.gather(sign.name)
+        processes.wait()
+    finally:
+        sign.unlink(missing_ok=True)
 
 
 def _await_sign(processes: Processes, path: Path) -> None:

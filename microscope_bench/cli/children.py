@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from microscope_bench.processes import LOST, VARIABLES
+from microscope_bench.signals import Stopped
 
 RESULTS_VARIABLE = "MICROSCOPE_BENCH_RESULTS_FILE"
 """Environment variable: the file into which ``run`` writes the paths of its results, for the sweep that started it."""
@@ -68,11 +69,16 @@ def run_child(arguments: Sequence[str], processes: int) -> Ended:
                 break
             except KeyboardInterrupt as stop:
                 stopped = stop
-                child.send_signal(getattr(stop, "number", signal.SIGINT))
+                child.send_signal(signal_of(stop))
         if stopped is not None:
             raise stopped
         results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.exists() else []
     return Ended(status, _reason(status, tail), tuple(results))
+
+
+def signal_of(stop: KeyboardInterrupt) -> int:
+    """The number of the signal behind an interrupt."""
+    return stop.number if isinstance(stop, Stopped) else int(signal.SIGINT)
 
 
 def note_results(paths: Sequence[Path]) -> None:

@@ -93,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
         how = "terminated" if number == signal.SIGTERM else "interrupted"
         print(
-            f"\n{name}: {how}; what was captured is kept, the same command resumes (to give it up: microscope-bench ls "
-            f"stores)",
+            f"\n{name}: {how}; what was captured is kept, the same command resumes (to give it up: "
+            f"microscope-bench ls stores)",
             file=sys.stderr,
         )
         return 128 + number

@@ -16,7 +16,7 @@ import yaml
 from tabulate import tabulate
 
 from microscope_bench import __version__
-from microscope_bench.cli.children import Ended, run_child
+from microscope_bench.cli.children import Ended, run_child, signal_of
 from microscope_bench.errors import MicroscopeError, ResultError
 from microscope_bench.processes import launched
 from microscope_bench.registry import unknown_name
@@ -84,13 +84,13 @@ def sweep(
     if only is not None and not set(only) <= {entry.number for entry in entries}:
         raise MicroscopeError(f"--only {','.join(map(str, only))}: {file} has entries 1 to {len(entries)}")
     rows: list[tuple[Entry, str, str]] = []
+    stopped = 0
     try:
         for entry in entries:
             if only is None or entry.number in only:
                 rows.append((entry, *_run_entry(entry, len(entries))))
-        stopped = 0
     except KeyboardInterrupt as stop:  # the child has ended
-        stopped = int(getattr(stop, "number", signal.SIGINT))
+        stopped = signal_of(stop)
     table = [(e.number, e.options.model, e.options.tasks, status, what) for e, status, what in rows]
     print(tabulate(table, ["run", "model", "tasks", "status", "result, or why there is none"]))
     if stopped:
