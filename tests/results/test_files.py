@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from microscope_bench.errors import ResultError
 from microscope_bench.protocol import named_protocol
-from microscope_bench.results.files import check_writable, find_results, load_results, result_path, safe_name
+from microscope_bench.results import files
+from microscope_bench.results.files import (
+    check_writable,
+    each_result,
+    find_results,
+    load_results,
+    result_path,
+    safe_name,
+)
 from microscope_bench.results.result import Result, load_result
 from tests.results.sample import failed, sample
 
@@ -91,6 +99,22 @@ def test_every_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad2.json").write_text("[]")
     with pytest.raises(ResultError, match=r"(?s)2 broken.*bad1\.json.*bad2\.json"):
         load_results(tmp_path)
+
+
+def test_several_processes_read_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MANY_FILES", 2)
+    monkeypatch.setattr(files, "FILES_AT_ONCE", 2)
+    for number in range(13):
+        save(tmp_path, sample(model={"repo": f"org/model-{number}"}))
+    assert list(each_result(tmp_path, processes=2)) == list(each_result(tmp_path)) and len(find_results(tmp_path)) == 13
+    for path in (broken := find_results(tmp_path)[3:9:2]):
+        path.write_text("{", encoding="utf-8")
+    found = each_result(tmp_path, processes=2)
+    read = [next(found)[0] for _ in range(13 - len(broken))]
+    assert read == [path for path in find_results(tmp_path) if path not in broken]
+    with pytest.raises(ResultError, match="3 broken file") as error:
+        next(found)
+    assert all(str(path) in str(error.value) for path in broken)
 
 
 def test_writable_is_known_before_the_run(tmp_path: Path) -> None:
