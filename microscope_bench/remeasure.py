@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from microscope_bench.arguments import memory_size
 from microscope_bench.assemble import Timing, assemble
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.devices import pick_device
@@ -28,6 +29,7 @@ def measure_store(
     split_by: str | None = None,
     output_path: str | Path | None = None,
     device: str | None = None,
+    measure_memory: str | int | None = None,
     progress: bool = True,
     command: Sequence[str] = (),
 ) -> Result:
@@ -39,12 +41,16 @@ def measure_store(
         split_by: "correct" also scores the examples answered rightly and those answered wrongly apart, as many of each.
         output_path: the results directory to write the result into; None writes none.
         device: where the arithmetic runs; None means a GPU where there is one.
+        measure_memory: of the device, such as "8GB" or a number of bytes; None means half of what is free on a GPU, and
+            no bound elsewhere. Scores are the same whatever it is.
         progress: show a progress bar on standard error.
         command: the command line to note in the result.
 
     Raises:
         StoreError: the store is incomplete or damaged.
+        MetricError: ``measure_memory`` is less than the least that the metrics need.
     """
+    room = memory_size("measure_memory", measure_memory)
     token_store, settings = open_finished(store)
     if output_path is not None:
         check_writable(Path(output_path))
@@ -61,7 +67,7 @@ def measure_store(
     )
     timing = Timing()
     timing.seconds["capture"] = about["capture_seconds"]
-    return measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress)
+    return measured(token_store, settings, metrics, split_by, where, timing, device, output_path, progress, room)
 
 
 def open_finished(store: str | Path) -> tuple[TokenStore, Protocol]:
@@ -90,6 +96,7 @@ def measured(
     device: str | None,
     output_path: str | Path | None,
     progress: bool,
+    measure_memory: int | None = None,
 ) -> Result:
     """The result of a store, written where there is an ``output_path``; see :func:`measure_store`."""
     with timing.stage("measure"):
@@ -101,6 +108,7 @@ def measured(
             split_by=split_by,
             device=pick_device(device),
             progress=progress,
+            measure_memory=measure_memory,
         )
     result = assemble(store, protocol, metrics, measurement, where, timing, split_by)
     if output_path is not None:

@@ -16,6 +16,7 @@ from microscope_bench.capture.selection import token_hashes
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.metrics.resampling import assign_folds
+from microscope_bench.metrics.workspace import Workspace
 from microscope_bench.protocol import Protocol
 
 OPEN_FILES = 16
@@ -36,7 +37,10 @@ class StoredTokens:
 
     Attributes:
         records: of the examples that were measured; ``example`` counts them.
+        workspace: how much of them may be looked at once.
     """
+
+    workspace = Workspace()
 
     def __init__(self, store: TokenStore, protocol: Protocol, device: torch.device) -> None:
         self.store, self.protocol, self.device = store, protocol, device
