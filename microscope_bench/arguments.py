@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from microscope_bench.errors import MicroscopeError
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def key_values(option: str, text: str | Mapping[str, object] | None) -> dict[str, str]:
@@ -33,3 +37,25 @@ def key_values(option: str, text: str | Mapping[str, object] | None) -> dict[str
             raise MicroscopeError(f"{option}: {key!r} is given twice, as {pairs[key]!r} and as {value!r}; keep one")
         pairs[key] = value
     return pairs
+
+
+def memory_size(option: str, size: str | int | None) -> int | None:
+    """Bytes from ``8GB``, ``512MiB``, ``1.5 GB`` or a whole number of bytes; None stays None.
+
+    Args:
+        option: what an error calls it, for instance ``--measure_memory``.
+        size: what was given.
+
+    Raises:
+        MicroscopeError: no such size, or none above 0.
+
+    >>> memory_size("--measure_memory", "1.5GB"), memory_size("--measure_memory", 2048)
+    (1500000000, 2048)
+    """
+    if size is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    unit = UNITS.get(found[2].upper() or "B") if found else None
+    if found is None or unit is None or float(found[1]) <= 0:
+        raise MicroscopeError(f"{option}: {size!r} is not a size in memory; write for instance {option} 8GB")
+    return int(float(found[1]) * unit)

@@ -33,6 +33,11 @@ def _default() -> str:
     return f"cuda:{processes.local_rank % n_gpus}" if processes.size > 1 and n_gpus > 1 else "cuda"
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None for the host, whose memory others bound."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
 def device_name(device: torch.device) -> str:
     """What a result calls a device: its kind, and of a GPU its model."""
     return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from microscope_bench.arguments import memory_size
 from microscope_bench.assemble import Timing, assemble
 from microscope_bench.capture.sharing import check_same_run
 from microscope_bench.capture.store import TokenStore
@@ -35,6 +36,7 @@ def measure_store(
     split_by: str | None = None,
     output_path: str | Path | None = None,
     device: str | None = None,
+    measure_memory: str | int | None = None,
     progress: bool = True,
     command: Sequence[str] = (),
 ) -> Result:
@@ -46,13 +48,17 @@ def measure_store(
         split_by: "correct" also scores the examples answered rightly and those answered wrongly apart, as many of each.
         output_path: the results directory to write the result into; None writes none.
         device: where the arithmetic runs; None means a GPU where there is one.
+        measure_memory: of the device, such as "8GB" or a number of bytes; None means half of what is free on a GPU, and
+            no bound elsewhere. Scores are the same whatever it is.
         progress: show a progress bar on standard error.
         command: the command line to note in the result.
 
     Raises:
         StoreError: the store is incomplete or damaged.
+        MetricError: ``measure_memory`` is less than the least that the metrics need.
     """
     processes = launched()
+    room = memory_size("measure_memory", measure_memory)
     token_store, settings = open_finished(store)
     metrics = metric_names(metrics)
     check_split(split_by)
@@ -81,6 +87,7 @@ def measure_store(
         output_path,
         progress and processes.is_first,
         processes,
+        room,
     )
 
 
@@ -111,6 +118,7 @@ def measured(
     output_path: str | Path | None,
     progress: bool,
     processes: Processes = ALONE,
+    measure_memory: int | None = None,
 ) -> Result:
     """The result of a store, written where there is an ``output_path``; see :func:`measure_store`.
 
@@ -126,6 +134,7 @@ def measured(
             device=pick_device(device),
             progress=progress,
             processes=processes,
+            measure_memory=measure_memory,
         )
 
     def assembled() -> Result:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from microscope_bench.arguments import key_values
+from microscope_bench.arguments import key_values, memory_size
 from microscope_bench.assemble import Timing, assemble_failure
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
 from microscope_bench.capture.listing import STORES
@@ -66,6 +66,7 @@ def evaluate(
     mainflow: bool = False,
     batch_size: int = 8,
     device: str | None = None,
+    measure_memory: str | int | None = None,
     tokens_per_example: int | None = None,
     seed: Seed = None,
     max_skipped: float | None = None,
@@ -102,6 +103,8 @@ def evaluate(
         mainflow: capture stream ``mainflow`` too, the skip-free chain; doubles the work of the decoder and the store.
         batch_size: examples per forward pass; changes speed and memory, not the protocol.
         device: "cpu", "cuda", ...; None means a GPU where there is one.
+        measure_memory: of the device, such as "8GB" or a number of bytes; None means half of what is free on a GPU, and
+            no bound elsewhere. Scores are the same whatever it is.
         tokens_per_example: another number than the protocol's; a deviation.
         seed: another seed than the protocol's, a deviation, and of few-shot examples; or lm-eval's four, of which the
             first is the protocol's and the last that of few-shot examples.
@@ -124,6 +127,7 @@ def evaluate(
     )
     asked = task_settings(num_fewshot, system_instruction, samples, seed)
     metrics = metric_names(metrics)
+    room = memory_size("measure_memory", measure_memory)
     check_split(split_by)
     if control is not None:
         named_control(control)
@@ -187,7 +191,7 @@ def evaluate(
             if processes.is_first:
                 token_store.finish(about)
             result = measured(
-                token_store, settings, metrics, split_by, where, timing, device, output_path, progress, processes
+                token_store, settings, metrics, split_by, where, timing, device, output_path, progress, processes, room
             )
         except Exception as error:
             if (store is not None or output_path is not None) and processes.is_first:

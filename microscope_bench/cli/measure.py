@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from microscope_bench.cli.options import METRICS_HELP, add_split_option
+from microscope_bench.cli.options import METRICS_HELP, add_measure_memory_option, add_split_option
 from microscope_bench.processes import launched
 
 
@@ -18,6 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("store", metavar="STORE", help="the token store's directory")
     parser.add_argument("--metrics", metavar="NAME,...", help=METRICS_HELP)
     add_split_option(parser)
+    add_measure_memory_option(parser)
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument(
         "--output_path", default="results", metavar="DIR", help="where the result file goes (%(default)s)"
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         split_by=args.split_by,
         output_path=args.output_path,
         device=args.device,
+        measure_memory=args.measure_memory,
         progress=not args.quiet,
         command=args.command,
     )

@@ -7,6 +7,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from microscope_bench.arguments import memory_size
+from microscope_bench.errors import MicroscopeError
+
 METRICS_HELP = "see `ls metrics`; or all (default: linearity, intrinsic_dimension, anisotropy)"
 
 
@@ -113,6 +116,25 @@ def add_split_option(parser: argparse.ArgumentParser) -> None:
         choices=("correct",),
         help="also score the examples answered rightly and those answered wrongly apart, as many of each",
     )
+
+
+def add_measure_memory_option(parser: argparse.ArgumentParser) -> None:
+    """``--measure_memory``."""
+    parser.add_argument(
+        "--measure_memory",
+        type=size,
+        metavar="SIZE",
+        help="what the metrics may take of the device, such as 8GB; scores are the same (default: half of what is free "
+        "on a GPU, no bound elsewhere)",
+    )
+
+
+def size(text: str) -> int | None:
+    """A size in memory in bytes, as an argparse type."""
+    try:
+        return memory_size("--measure_memory", text)
+    except MicroscopeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def layers(text: str) -> list[int]:

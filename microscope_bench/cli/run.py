@@ -12,6 +12,7 @@ from microscope_bench.arguments import key_values
 from microscope_bench.cli.children import note_results
 from microscope_bench.cli.options import (
     METRICS_HELP,
+    add_measure_memory_option,
     add_model_options,
     add_split_option,
     at_least,
@@ -105,6 +106,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size", type=at_least(1), default=8, metavar="N", help="examples per forward pass (%(default)s)"
     )
+    add_measure_memory_option(parser)
     parser.add_argument("--output_path", default="results", metavar="DIR", help="where result files go (%(default)s)")
     parser.add_argument("--store", metavar="DIR", help="where the token store goes (default: inside --output_path)")
     parser.add_argument("--keep_store", "--keep-store", action="store_true", help="keep it, to `measure` it again")
@@ -234,6 +236,7 @@ def run(args: argparse.Namespace) -> int:
             tap=args.tap,
             batch_size=args.batch_size,
             device=args.device,
+            measure_memory=args.measure_memory,
             tokens_per_example=args.tokens_per_example,
             seed=args.seed,
             max_skipped=args.max_skipped,

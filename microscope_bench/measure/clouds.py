@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +12,8 @@ import numpy as np
 from microscope_bench.measure.survey import Survey
 from microscope_bench.measure.tokens import BOUNDARY, JOINT, StoredTokens
 from microscope_bench.metrics.cloud import Chunk, Cloud, Sample, sample_of
-from microscope_bench.metrics.moments import FoldMoments, merge
+from microscope_bench.metrics.fold_moments import FoldMoments, merge
 
-ROWS_PER_CHUNK = 8192
 ALL, NO_SINKS = "all", "no_sinks"
 MAINFLOW = "mainflow"
 
@@ -53,7 +52,7 @@ class StoreCloud(Cloud):
         self.tokens, self.survey, self.members, self.layer, self.stream = tokens, survey, members, layer, stream
         self.n_tokens, self.n_examples = len(members.index), members.n_examples
         self.dim = tokens.dim
-        self.n_folds = tokens.n_folds
+        self.n_folds, self.workspace = tokens.n_folds, tokens.workspace
 
     @property
     def matched_n(self) -> int | None:
@@ -61,8 +60,9 @@ class StoreCloud(Cloud):
         return self.survey.matched_n
 
     def chunks(self) -> Iterator[Chunk]:
-        for start in range(0, max(self.n_tokens, 1), ROWS_PER_CHUNK):  # one empty chunk where there are no rows
-            rows = self.members.index[start : start + ROWS_PER_CHUNK]
+        n = self.workspace.rows_per_chunk
+        for start in range(0, max(self.n_tokens, 1), n):  # one empty chunk where there are no rows
+            rows = self.members.index[start : start + n]
             yield Chunk(
                 x=self.tokens.states(self.layer, rows, self.stream),
                 y=self.tokens.states(self.layer + 1, rows, self.stream) if self.has_next else None,
@@ -90,7 +90,7 @@ class JointCloud(StoreCloud):
     @cached_property
     def moments(self) -> FoldMoments:
         """First and second moments per fold, merged from the modalities'."""
-        return reduce(merge, (part.moments for part in self.parts))
+        return reduce(partial(merge, parked=self.workspace.parked), (part.moments for part in self.parts))
 
 
 Boundary = dict[tuple[str, str], StoreCloud]

@@ -14,6 +14,7 @@ from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure.clouds import ALL, NO_SINKS, Boundary, StoreCloud, boundaries
 from microscope_bench.measure.correctness import HALVES, halves, token_set_of
+from microscope_bench.measure.space import workspace_for
 from microscope_bench.measure.survey import Survey, survey
 from microscope_bench.measure.tokens import JOINT, StoredTokens
 from microscope_bench.metrics.registry import METRICS, Metric
@@ -48,6 +49,7 @@ def measure(
     device: torch.device | None = None,
     progress: bool = True,
     processes: Processes = ALONE,
+    measure_memory: int | None = None,
 ) -> Measurement:
     """Measures a store: every metric at every boundary, for each modality and all of them together, with and without
     sinks.
@@ -61,9 +63,12 @@ def measure(
         device: where the arithmetic runs; None means a GPU where there is one.
         progress: whether to show progress bars on standard error.
         processes: those that share the boundaries; each of them gets the whole measurement.
+        measure_memory: bytes of the device that the metrics may take; None means half of what is free on a GPU, and no
+            bound elsewhere. Scores are the same whatever it is.
 
     Raises:
         StoreError: the store is incomplete, or holds no tokens.
+        MetricError: ``measure_memory`` is less than the least they need.
         UnknownNameError: a metric nobody registered.
     """
     chosen = [METRICS.get(name) for name in metrics]
@@ -71,6 +76,7 @@ def measure(
     if not tokens.modalities:
         first = store.records[0]
         raise StoreError(f"no example could be measured. First: {first.id}: {first.skipped or 'it has no tokens'}")
+    tokens.workspace = workspace_for(tokens, measure_memory)
     own = own_boundaries(n_layers, processes)
     found = survey(tokens, n_layers, own, processes, progress=progress)
     _match([found], chosen, own, processes)
@@ -150,10 +156,15 @@ def _boundary_scores(clouds: Boundary, metrics: Sequence[Metric]) -> Iterator[Sc
         if token_set == NO_SINKS:
             continue
         scores = list(_scores(cloud, metrics))
+        cloud.forget_samples()
         yield from scores
         # where there is no sink the two token sets are one
         without = clouds.get((modality, NO_SINKS))
-        yield from (_scores(without, metrics) if without is not None else (replace(s, tokens=NO_SINKS) for s in scores))
+        if without is None:
+            yield from (replace(s, tokens=NO_SINKS) for s in scores)
+        else:
+            yield from _scores(without, metrics)
+            without.forget_samples()
 
 
 def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:

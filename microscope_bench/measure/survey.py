@@ -19,7 +19,6 @@ from microscope_bench.metrics.copies import first_of_copies
 from microscope_bench.metrics.sinks import long_rows, massive_rows
 from microscope_bench.processes import ALONE, Processes
 
-ROWS_PER_CHUNK = 8192
 LEAST_MATCHED = 512
 """A cloud of fewer distinct tokens does not lower the number for the others; it is flagged instead."""
 
@@ -183,11 +182,11 @@ def survey(
 
 def _massive(tokens: StoredTokens, layer: int) -> np.ndarray:
     """int64: indices of the tokens that are sinks at a boundary."""
-    n = len(tokens.modality)
+    n, at_once = len(tokens.modality), tokens.workspace.rows_per_chunk
     sink = np.zeros(n, dtype=bool)
     norms = torch.empty(n, dtype=torch.float64)
-    for start in range(0, n, ROWS_PER_CHUNK):
-        rows = np.arange(start, min(start + ROWS_PER_CHUNK, n))
+    for start in range(0, n, at_once):
+        rows = np.arange(start, min(start + at_once, n))
         x = tokens.states(layer, rows)
         norms[start : start + len(rows)] = torch.linalg.vector_norm(x.double(), dim=1).cpu()
         sink[rows] = massive_rows(x).cpu().numpy()

@@ -16,6 +16,7 @@ from microscope_bench.capture.selection import key_hash, splitmix64
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.metrics.resampling import assign_folds
+from microscope_bench.metrics.workspace import Workspace
 from microscope_bench.protocol import Protocol
 
 JOINT = "joint"
@@ -43,7 +44,10 @@ class StoredTokens:
         example: int32 (N,), whose token each is.
         modality: int8 (N,), a place in ``LABELS``.
         row: int32 (N,), within the part.
+        workspace: how much of them may be looked at once.
     """
+
+    workspace = Workspace()
 
     def __init__(self, store: TokenStore, protocol: Protocol, device: torch.device) -> None:
         self.store, self.protocol, self.device = store, protocol, device

@@ -18,8 +18,9 @@ from torch import Tensor
 from microscope_bench.metrics.copies import first_of_copies
 from microscope_bench.metrics.directions import Directions, directions_of
 from microscope_bench.metrics.eigenvalues import Spectrum, spectra_of
-from microscope_bench.metrics.moments import FoldMoments, accumulate
+from microscope_bench.metrics.fold_moments import FoldMoments, accumulate_parked
 from microscope_bench.metrics.neighbours import nearest_neighbours
+from microscope_bench.metrics.workspace import Workspace
 
 SAMPLE_SEED = 0
 
@@ -91,6 +92,7 @@ class Cloud(ABC):
         mainflow: the same tokens in the skip-free chain of stream ``mainflow`` (with a ``next`` of its own); the reason
             why the model has none; or None where it was not asked for.
         n_neighbours: how many nearest neighbours :attr:`neighbours` holds at most.
+        workspace: how much it holds at once.
     """
 
     n_tokens: int
@@ -101,6 +103,7 @@ class Cloud(ABC):
     text: Cloud | None = None
     mainflow: Cloud | str | None = None
     n_neighbours: int = 2
+    workspace: Workspace = Workspace()
 
     @property
     def has_next(self) -> bool:
@@ -127,7 +130,7 @@ class Cloud(ABC):
     @cached_property
     def moments(self) -> FoldMoments:
         """First and second moments of (x, y − x) per fold, float64."""
-        return accumulate(self.chunks(), dim=self.dim, n_folds=self.n_folds, has_next=self.has_next)
+        return accumulate_parked(self.chunks, self.dim, self.n_folds, self.has_next, self.workspace)
 
     @cached_property
     def spectra(self) -> dict[int | None, Spectrum | None]:
@@ -166,7 +169,13 @@ class Cloud(ABC):
         n = x.shape[0]
         if n < 2:
             return x.new_empty(n, 0), torch.empty(n, 0, dtype=torch.int64, device=x.device)
-        return nearest_neighbours(x, k=min(self.n_neighbours, n - 1))
+        k = min(self.n_neighbours, n - 1)
+        return nearest_neighbours(x, k, block_elements=self.workspace.block_elements)
+
+    def forget_samples(self) -> None:
+        """Lets go of the rows that only this cloud's own metrics look at; asked again, it reads them again."""
+        for name in ("distinct", "matched", "neighbours"):
+            self.__dict__.pop(name, None)
 
 
 class ArrayCloud(Cloud):
@@ -185,7 +194,6 @@ class ArrayCloud(Cloud):
         wanted_n: what :attr:`matched_n` says; set before anything is computed.
     """
 
-    rows_per_chunk = 8192
     wanted_n: int | None = None
 
     def __init__(
@@ -213,8 +221,9 @@ class ArrayCloud(Cloud):
 
     def chunks(self) -> Iterator[Chunk]:
         y = self.next.x if isinstance(self.next, ArrayCloud) else None
-        for start in range(0, self.n_tokens, self.rows_per_chunk):
-            rows = slice(start, start + self.rows_per_chunk)
+        at_once = self.workspace.rows_per_chunk
+        for start in range(0, self.n_tokens, at_once):
+            rows = slice(start, start + at_once)
             yield Chunk(self.x[rows], None if y is None else y[rows], self.fold[rows], self.example[rows])
 
     def draw(self, distinct: bool) -> Sample:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from microscope_bench.metrics.fold_moments import FoldMoments
 from microscope_bench.metrics.linear_solve import RANK_CUTOFF, ROUNDING
-from microscope_bench.metrics.moments import FoldMoments, Moments
+from microscope_bench.metrics.moments import Moments
 
 AXES_KEPT = 10
 """Principal axes that are kept; all d of eleven decompositions would take more memory than the moments."""

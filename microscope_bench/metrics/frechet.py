@@ -15,9 +15,10 @@ from torch import Tensor
 
 from microscope_bench.metrics.cloud import Chunk, Cloud, Sample
 from microscope_bench.metrics.estimate import Estimate
+from microscope_bench.metrics.fold_moments import FoldMoments, accumulate
 from microscope_bench.metrics.jackknife import Outcome, attempted, jackknifed
 from microscope_bench.metrics.linear_solve import ROUNDING
-from microscope_bench.metrics.moments import FoldMoments, Moments, accumulate
+from microscope_bench.metrics.moments import Moments
 from microscope_bench.metrics.pair import Pair
 from microscope_bench.metrics.registry import EstimatorScore
 

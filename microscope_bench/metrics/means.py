@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from microscope_bench.metrics.fold_moments import FoldMoments
 from microscope_bench.metrics.linear_solve import ROUNDING
-from microscope_bench.metrics.moments import FoldMoments
 
 
 @dataclass(frozen=True)

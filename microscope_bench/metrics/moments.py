@@ -8,15 +8,11 @@ LeVeque 1983), so that neither a large mean nor a massive activation costs digit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from microscope_bench.metrics.cloud import Chunk
 
 LEAST_BLOCK, MOST_BLOCKS = 256, 8
 """Of the columns that :func:`add_gram` multiplies at once: narrower ones, or more of them, are no faster."""
@@ -131,6 +127,10 @@ class Moments:
             return Moments.zeros(first.dim, first.has_next, first.mean_x.device)
         return Within().plus(parts).about_common_mean()
 
+    def parked(self) -> Moments:
+        """The same with its matrices in the host's memory; where that is the device, nothing is copied."""
+        return replace(self, c_xx=self.c_xx.cpu(), c_xr=self.c_xr.cpu())
+
     def matrices(self) -> tuple[Tensor, Tensor]:
         """``c_xx`` and ``c_xr`` where the means are, brought there if they are parked elsewhere."""
         return self.c_xx.to(self.mean_x.device), self.c_xr.to(self.mean_x.device)
@@ -228,103 +228,3 @@ def leaving_out(within: Within, folds: Mapping[int, Moments], out: int) -> Itera
             for one, sums in leaving_out(within, *tasks[0]):
                 for other, rest in leaving_out(sums, *tasks[1]):
                     yield tuple(sorted((*one, *other))), rest
-
-
-@dataclass
-class FoldMoments:
-    """Moments of each fold of a cloud, and the number of rows that could not enter them.
-
-    Attributes:
-        folds: one per fold; a fold without rows has n = 0.
-        non_finite_x: rows whose x is not usable (:func:`usable_rows`); they are left out of the moments.
-        non_finite: rows whose x or y is not usable. While it is not 0, nothing that uses r is valid.
-    """
-
-    folds: list[Moments]
-    non_finite_x: int = 0
-    non_finite: int = 0
-
-    @property
-    def occupied(self) -> list[int]:
-        """Folds that hold rows."""
-        return [k for k, fold in enumerate(self.folds) if fold.n]
-
-    def total(self) -> Moments:
-        """Moments of all rows."""
-        return Moments.merged(self.folds)
-
-    def without(self, k: int) -> Moments:
-        """Moments of all rows but those of fold k.
-
-        They are summed anew: subtracting fold k from the total would cancel where k holds the massive activations.
-        """
-        return Moments.merged([fold for j, fold in enumerate(self.folds) if j != k])
-
-    def without_each(self) -> Iterator[tuple[int, Moments]]:
-        """k, :meth:`without` (k) for each fold that holds rows; one at a time, in no particular order."""
-        for (k,), rest in self._leaving_out(1):
-            yield k, rest
-
-    def without_pairs(self) -> Iterator[tuple[tuple[int, int], Moments]]:
-        """(j, k), moments of all rows but those of folds j and k, for each pair of three or more that hold rows."""
-        for pair, rest in self._leaving_out(2):
-            yield (pair[0], pair[1]), rest
-
-    def _leaving_out(self, out: int) -> Iterator[tuple[tuple[int, ...], Moments]]:
-        folds = {k: self.folds[k] for k in self.occupied}
-        for left_out, rest in leaving_out(Within(), folds, out):
-            empty = Moments.zeros(self.folds[0].dim, self.folds[0].has_next, self.folds[0].mean_x.device)
-            yield left_out, rest.about_common_mean() if rest.parts else empty
-
-    def x_only(self) -> FoldMoments:
-        """The same without r; shares memory."""
-        return FoldMoments([fold.x_only() for fold in self.folds], self.non_finite_x, self.non_finite_x)
-
-
-def accumulate(chunks: Iterable[Chunk], dim: int, n_folds: int, has_next: bool) -> FoldMoments:
-    """Moments of a cloud that comes in chunks. Memory: two (d, d) float64 matrices per fold, and one chunk.
-
-    Args:
-        chunks: the rows; see :class:`~microscope_bench.metrics.cloud.Chunk`.
-        dim: d.
-        n_folds: number of folds.
-        has_next: whether the chunks carry y.
-
-    Returns:
-        The moments, on the device of the chunks.
-
-    Raises:
-        ValueError: a chunk without y although ``has_next``, or of another width than ``dim``.
-    """
-    out = FoldMoments([])
-    for chunk in chunks:
-        if not out.folds:
-            out.folds = [Moments.zeros(dim, has_next, chunk.x.device) for _ in range(n_folds)]
-        if chunk.x.shape[1] != dim or (has_next and (chunk.y is None or chunk.y.shape != chunk.x.shape)):
-            y_shape = None if chunk.y is None else tuple(chunk.y.shape)
-            raise ValueError(f"a chunk of shape {tuple(chunk.x.shape)}, next {y_shape}, in a cloud of width {dim}")
-        x = chunk.x.detach().double()
-        y = x if chunk.y is None or not has_next else chunk.y.detach().double()
-        x_is_usable, y_is_usable = usable_rows(x), usable_rows(y)
-        out.non_finite_x += int((~x_is_usable).sum())
-        out.non_finite += int((~(x_is_usable & y_is_usable)).sum())
-        # an r that is not usable is not valid, but x of the same row still is
-        r = torch.where(y_is_usable[:, None], y - x, 0.0) if has_next else x[:, :0]
-        for k in range(n_folds):
-            rows = (chunk.fold == k) & x_is_usable
-            out.folds[k].add(x[rows], r[rows])
-    if not out.folds:
-        out.folds = [Moments.zeros(dim, has_next) for _ in range(n_folds)]
-    return out
-
-
-def merge(a: FoldMoments, b: FoldMoments) -> FoldMoments:
-    """Moments of two disjoint clouds together, fold by fold: a joint cloud from that of each modality.
-
-    Raises:
-        ValueError: different numbers of folds, or different widths.
-    """
-    if len(a.folds) != len(b.folds):
-        raise ValueError(f"clouds with {len(a.folds)} and {len(b.folds)} folds do not merge")
-    folds = [Moments.merged(pair) for pair in zip(a.folds, b.folds, strict=True)]
-    return FoldMoments(folds, a.non_finite_x + b.non_finite_x, a.non_finite + b.non_finite)

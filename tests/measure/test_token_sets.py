@@ -68,7 +68,7 @@ def test_notable_dimensions_come_by_how_many_tokens_have_them():
 @pytest.mark.parametrize("d", [30, 600])
 def test_share_of_the_first_axis_is_that_of_a_singular_value_decomposition(d):
     from microscope_bench.metrics.cloud import Chunk
-    from microscope_bench.metrics.moments import accumulate
+    from microscope_bench.metrics.fold_moments import accumulate
 
     x = noise(700, d, 1).double()
     x[:3, 4] += 80.0

@@ -17,6 +17,7 @@ from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import Estimate, cosine_alignment, modality_gap, subspace_overlap
 from microscope_bench.metrics.cloud import ArrayCloud
 from microscope_bench.metrics.registry import METRICS
+from microscope_bench.metrics.workspace import Workspace
 from tests.metrics.oracles import gaussian
 
 X = gaussian(60, 12) * torch.linspace(3, 0.2, 12, dtype=torch.float64) + 0.5
@@ -114,7 +115,7 @@ def test_the_size_of_the_chunks_changes_nothing() -> None:
     def cloud(rows_per_chunk: int) -> ArrayCloud:
         text = ArrayCloud(TEXT, None, TEXT_GROUPS % 5, TEXT_GROUPS, 5)
         both = ArrayCloud(X, None, GROUPS % 5, GROUPS, 5, text=text)
-        both.rows_per_chunk = text.rows_per_chunk = rows_per_chunk
+        both.workspace = text.workspace = Workspace(rows_per_chunk=rows_per_chunk)
         return both
 
     for name in PAIRED:

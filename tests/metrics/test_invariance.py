@@ -11,6 +11,7 @@ from torch import Tensor
 from microscope_bench.metrics import Estimate, anisotropy, gride, intrinsic_dimension, linearity, pareto_distance
 from microscope_bench.metrics.cloud import ArrayCloud
 from microscope_bench.metrics.linear_fit import scores
+from microscope_bench.metrics.workspace import Workspace
 from tests.metrics.oracles import gaussian, next_states
 
 N, D = 150, 5
@@ -72,7 +73,7 @@ def test_the_size_of_the_chunks_changes_nothing(size: int) -> None:
         return ArrayCloud(X, Y, GROUPS % 10, GROUPS, 10)
 
     small = cloud()
-    small.rows_per_chunk = size
+    small.workspace = Workspace(rows_per_chunk=size)
     for (name, stream, found), (_, _, expected) in zip(scores(small), scores(cloud()), strict=True):
         assert found.value == pytest.approx(expected.value, abs=1e-11), (name, stream)
         assert found.stderr == pytest.approx(expected.stderr, abs=1e-11)

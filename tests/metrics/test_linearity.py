@@ -14,9 +14,9 @@ from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import Estimate, linearity
 from microscope_bench.metrics.arrays import cloud_of
 from microscope_bench.metrics.cloud import Chunk
+from microscope_bench.metrics.fold_moments import accumulate
 from microscope_bench.metrics.linear_fit import ESTIMATORS, Linearity, explained, scores
 from microscope_bench.metrics.linear_solve import RANK_CUTOFF, LinearFit
-from microscope_bench.metrics.moments import accumulate
 from microscope_bench.metrics.resampling import assign_folds
 from tests.metrics.oracles import conditioned, gaussian, hard_clouds, massive, next_states, reference, svd_linearity
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from microscope_bench.metrics.cloud import Chunk
-from microscope_bench.metrics.moments import FoldMoments, Moments, accumulate, merge
+from microscope_bench.metrics.fold_moments import FoldMoments, accumulate, merge
+from microscope_bench.metrics.moments import Moments
 from tests.metrics.oracles import gaussian, massive, next_states
 
 N, D, FOLDS = 200, 6, 4

@@ -1,0 +1,100 @@
+"""What the metrics hold at once keeps to a bound, and no score hangs on it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microscope_bench.errors import MetricError
+from microscope_bench.metrics.arrays import cloud_of
+from microscope_bench.metrics.cloud import ArrayCloud
+from microscope_bench.metrics.linear_fit import Linearity
+from microscope_bench.metrics.moments import Moments
+from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS
+from microscope_bench.metrics.workspace import LEAST_ELEMENTS, LEAST_ROWS, Workspace
+from tests.metrics.allocations import Allocations
+from tests.metrics.oracles import gaussian, next_states
+
+MB = 10**6
+
+
+def cloud(n: int, d: int) -> ArrayCloud:
+    x = gaussian(n, d)
+    return cloud_of(x, next_states(x), torch.arange(n) // 4)
+
+
+def least(dim: int, **sizes: int) -> int:
+    low, high = 0, 10**13
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            Workspace.within(middle, dim, **sizes)
+        except MetricError:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@given(st.integers(2, 8192), st.integers(1, 10), st.integers(0, 40000), st.floats(1, 100))
+def test_there_is_room_for_something_from_the_least_on(dim: int, folds: int, rows: int, times: float) -> None:
+    sizes = {"n_folds": folds, "n_clouds": 6, "sample_rows": rows}
+    found = Workspace.within(int(times * least(dim, **sizes)), dim, **sizes)
+    assert found.rows_per_chunk >= LEAST_ROWS and found.block_elements >= LEAST_ELEMENTS
+    assert found.folds_at_once is None or (1 <= found.folds_at_once < folds and found.parked)
+
+
+def test_less_than_the_least_is_refused_with_the_least() -> None:
+    with pytest.raises(MetricError, match=r"1MB are too little .* width 4096; the least is 4.6GB"):
+        Workspace.within(MB, 4096, n_folds=10, n_clouds=12, sample_rows=8192)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 10])
+def test_folds_in_passes_have_the_same_moments(at_once: int) -> None:
+    whole, passes = cloud(500, 12), cloud(500, 12)
+    passes.workspace = Workspace(folds_at_once=at_once, parked=True)
+    for a, b in zip(whole.moments.folds, passes.moments.folds, strict=True):
+        assert all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a) if f.name != "n")
+        assert a.n == b.n
+
+
+@pytest.mark.parametrize("workspace", [Workspace(64, 2**10, 2, True), Workspace(100, 2**12)])
+def test_no_score_hangs_on_the_workspace(workspace: Workspace) -> None:
+    free, bound = cloud(600, 12), cloud(600, 12)
+    bound.workspace = workspace
+    for name in DEFAULT_METRICS:
+        metric = METRICS.get(name)
+        for (key, stream, one), (_, _, other) in zip(metric.scores(free), metric.scores(bound), strict=True):
+            assert one.value == pytest.approx(other.value, rel=1e-9), (name, key, stream)
+            assert one.stderr == pytest.approx(other.stderr, rel=1e-9, abs=1e-12), (name, key, stream)
+            assert one.flags == other.flags
+
+
+@pytest.mark.parametrize(
+    "n, d", [(3000, 160), pytest.param(12_000, 1024, marks=pytest.mark.heavy)], ids=["narrow", "wide"]
+)
+def test_the_bound_holds(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = cloud(n, d)
+    sizes = {"n_folds": 10, "n_clouds": 12, "sample_rows": n}
+    size = least(d, **sizes)
+    measured.workspace = Workspace.within(size, d, **sizes)
+    assert measured.workspace.parked
+    counted, parked = Allocations(), Moments.parked
+
+    def elsewhere(moments: Moments) -> Moments:
+        out = parked(moments)
+        counted.forget(out.c_xx)
+        counted.forget(out.c_xr)
+        return out
+
+    monkeypatch.setattr(Moments, "parked", elsewhere)
+    with counted:
+        linearity = Linearity(measured)
+        assert linearity.estimate("held_out", "hidden").value is not None
+        list(METRICS.get("anisotropy").scores(measured))
+        list(METRICS.get("intrinsic_dimension").scores(measured))
+    assert 0.3 * size < counted.peak < size
