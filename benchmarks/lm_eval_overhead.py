@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +21,9 @@ from pathlib import Path
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import write_json
 from microscope_bench.lm_eval_plugin.backend import Microscope
 from microscope_bench.tasks import builtin_task_dir
 from microscope_bench.zoo.shipped import shipped_model
@@ -60,6 +64,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--metrics", default="linearity+intrinsic_dimension+anisotropy")
+    parser.add_argument("--json", metavar="FILE", help="write what was measured")
     args = parser.parse_args()
     tasks = TaskManager(include_path=str(builtin_task_dir()), include_defaults=False)
 
@@ -84,7 +89,11 @@ def main() -> None:
             plain.append(seconds(pretrained, False))
             measured.append(seconds(pretrained, True))
             print(f"round {number + 1}: {plain[-1]:.1f} s without, {measured[-1]:.1f} s with geometry", flush=True)
-    print(f"ratio of the medians: {statistics.median(measured) / statistics.median(plain):.3f}")
+    ratio = statistics.median(measured) / statistics.median(plain)
+    print(f"ratio of the medians: {ratio:.3f}")
+    if args.json:
+        given = {"model": args.model, "task": args.task, "limit": args.limit, "batch_size": args.batch_size}
+        write_json(args.json, {**given, "ratio": ratio, "seconds": {"plain": plain, "with geometry": measured}})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import write_json
 from microscope_bench.results.files import result_path
 from microscope_bench.results.result import Result, Score, load_result
 
@@ -82,7 +85,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=int, default=1000)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--json", metavar="FILE", help="write what was measured")
     args = parser.parse_args()
+    forms = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "results"
         started = time.perf_counter()
@@ -92,7 +97,10 @@ def main() -> None:
         print(f"{args.results} files of {rows} scores, {size:.0f} MB, written in {written:.0f} s")
         for form in FORMS:
             wall, cpu, memory = measure(root, form)
+            forms[form] = {"seconds": wall, "processor_seconds": cpu, "peak_mib": memory}
             print(f"{form:9s} {wall:6.1f} s  {cpu:6.1f} s of processor time  {memory:6.0f} MiB")
+    if args.json:
+        write_json(args.json, {"results": args.results, "layers": args.layers, "forms": forms})
 
 
 if __name__ == "__main__":

@@ -98,8 +98,8 @@ def read(store: Path) -> float:
     import torch
 
     from microscope_bench.capture.store import TokenStore
-    from microscope_bench.measure.clouds import ROWS_PER_CHUNK
     from microscope_bench.measure.tokens import JOINT, StoredTokens
+    from microscope_bench.metrics.workspace import MOST_ROWS
     from microscope_bench.protocol import named_protocol
 
     opened = TokenStore(store)
@@ -107,8 +107,8 @@ def read(store: Path) -> float:
     tokens = StoredTokens(opened, named_protocol("geometry/1"), torch.device("cpu"))
     n = len(tokens.example)
     for layer in range(opened.manifest["run"]["model"]["n_layers"] + 1):
-        for start in range(0, n, ROWS_PER_CHUNK):
-            tokens.states(layer, np.arange(start, min(n, start + ROWS_PER_CHUNK)))
+        for start in range(0, n, MOST_ROWS):
+            tokens.states(layer, np.arange(start, min(n, start + MOST_ROWS)))
         tokens.states(layer, tokens.sample(JOINT, 10240))
     return time.perf_counter() - begin
 
