@@ -6,8 +6,8 @@
 
 ``--run`` keeps each script's output and figures in benchmarks/figures/NAME.json, with the machine they were measured
 on. The page shows the output as it was printed; its prose stands in performance_parts/page.md, and its first table
-holds the figures against the targets. With ``--check`` nothing is written; exit status 1 if the page is not what the figures
-make it.
+holds the figures against the targets. With ``--check`` nothing is written; exit status 1 if the page is not what the
+figures make it.
 """
 
 from __future__ import annotations
