@@ -84,35 +84,39 @@ def plan(quick: bool) -> list[list[str]]:
 
 def trial(command: list[str], root: Path, kills: list[str], undisturbed: Life, rng: random.Random) -> dict[str, Any]:
     """Kills a run as planned, each time resumed, and then lets it end."""
-    output = ["--output_path", str(root)]
     lives: list[Life] = []
     n = undisturbed.captured
+
+    def live(kill: Kill | None) -> Life:
+        lives.append(run([*command, "--output_path", str(root)], kill))
+        if not lives[-1].killed and lives[-1].status:
+            raise RuntimeError(f"a run ended with status {lives[-1].status}; repeat it without --quiet: {command}")
+        return lives[-1]
+
     for kill in kills:
-        if kill == "capture":
-            # of what is still to be captured, so that the run is killed before that is done
-            missing = max(0.0, 1 - sum(life.captured for life in lives) / n)
-            moment = Kill(kill, rng.random() * undisturbed.seconds("capture", "measure") * missing)
-        elif kill == "measure":
-            moment = Kill(kill, rng.random() * undisturbed.seconds("measure", "end of measure"))
-        else:
-            moment = Kill(kill)
-        life = run([*command, *output], moment)
-        lives.append(life)
-        if not life.killed:
-            break
-    places = [life.place() for life in lives if life.killed]
-    last = run([*command, *output])
-    if last.status < 0:
-        raise RuntimeError(f"the run was ended by signal {-last.status}")
-    lives.append(last)
+        share = rng.random()
+        while not live(_moment(kill, share, lives, undisturbed)).killed:
+            share /= 2  # the machine has become faster since the undisturbed run: earlier, in a run from the beginning
+    live(None)
     left = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".json"] + list(root.glob(".stores"))
     return {
         "planned": kills,
-        "killed": places,
-        "status": last.status,
-        "examples_redone": sum(life.captured for life in lives) - n,
+        "killed": [life.place() for life in lives if life.killed],
+        "examples_redone": sum(life.captured for life in lives) - n * sum(life.status == 0 for life in lives),
         "left_over": [path.name for path in left],
     }
+
+
+def _moment(kill: str, share: float, lives: list[Life], undisturbed: Life) -> Kill:
+    """A planned kill as a moment: exactly at a step, or some share of a phase after its beginning."""
+    if kill == "measure":
+        return Kill(kill, share * undisturbed.seconds("measure", "end of measure"))
+    if kill == "capture":
+        # of what is still to be captured, so that the run is killed before that is done
+        since = next((k for k in range(len(lives), 0, -1) if lives[k - 1].status == 0), 0)
+        missing = 1 - sum(life.captured for life in lives[since:]) / undisturbed.captured
+        return Kill(kill, share * undisturbed.seconds("capture", "measure") * max(0.0, missing))
+    return Kill(kill)
 
 
 def result_of(root: Path) -> Result | None:

@@ -55,7 +55,7 @@ def _watch(root: Path, report: Path, stop: int) -> None:
     counts: dict[str, Any] = {"looks": 0, "files": 0, "results": 0, "broken": []}
     while True:
         counts["looks"] += 1
-        for path in root.rglob("*.json"):
+        for path in _listed(root):
             content = _content(path)
             if content is not None:
                 counts["files"] += 1
@@ -69,13 +69,22 @@ def _watch(root: Path, report: Path, stop: int) -> None:
                 try:
                     load_result(path)
                 except ResultError as error:
-                    counts["broken"].append(str(error))
+                    if path.exists():
+                        counts["broken"].append(str(error))
         try:
             if os.read(stop, 1) == b"":
                 break
         except BlockingIOError:
             time.sleep(PAUSE)
     report.write_text(json.dumps(counts))
+
+
+def _listed(root: Path) -> list[Path]:
+    while True:
+        try:
+            return list(root.rglob("*.json"))
+        except FileNotFoundError:  # of a directory that was deleted while it was read
+            continue
 
 
 def _content(path: Path) -> bytes | None:
