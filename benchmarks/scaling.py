@@ -4,12 +4,13 @@
     python benchmarks/scaling.py --only examples     # or width, or layers
     python benchmarks/scaling.py --quick             # 32 and 96 examples, two widths, two depths
 
-Each stage is a process of its own, so that its peak is its own:
+The first two share a process, as in a run; the others have one each, so that their peaks are their own:
 
 - ``capture``: a model of the LLaVA architecture with random weights on the task ``shapesqa``, into a token store;
+- ``run``: the same, and then the default metrics: the peak of a whole run;
 - ``check``: the checksums of the store;
 - ``read``: the store's index, and every boundary read once as measuring reads it: in order, and a sample of 10,240;
-- ``measure``: the default metrics.
+- ``measure``: the default metrics on the kept store.
 
 ``peak`` is the process's highest resident memory, ``marginal`` the time that an example more takes, from the row above:
 what is the same for any number of examples (imports, the model, neighbours among at most 8,192 tokens) cancels out.
@@ -32,7 +33,7 @@ from typing import Any
 from tabulate import tabulate
 from timing import write_json
 
-STAGES = ("capture", "check", "read", "measure")
+STAGES = ("capture", "run", "check", "read", "measure")
 EXAMPLES = (200, 2000, 20000)
 WIDTHS = (64, 128, 256, 512, 1024)
 DEPTHS = (2, 8, 32)
@@ -131,14 +132,23 @@ def measure(store: Path) -> float:
 
 
 def stage(name: str, checkpoint: Path, store: Path, n: int) -> None:
-    """One stage, in this process; prints its figures as JSON."""
+    """One stage, in this process, or capture and run; prints figures as JSON by stage."""
     import torch
 
     torch.set_num_threads(1)
-    stages = {"check": check, "read": read, "measure": measure}
-    cpu = time.process_time()  # that of imports and loading is in it, and cancels out in the difference of two rows
-    seconds = capture(checkpoint, store, n) if name == "capture" else stages[name](store)
-    print(json.dumps({"seconds": seconds, "cpu": time.process_time() - cpu, "peak_mib": peak_mib()}))
+    begin = time.process_time()  # that of imports and loading is in it, and cancels out in the difference of two rows
+    found = {}
+
+    def note(name: str, seconds: float) -> None:
+        found[name] = {"seconds": seconds, "cpu": time.process_time() - begin, "peak_mib": peak_mib()}
+
+    if name == "capture":
+        seconds = capture(checkpoint, store, n)
+        note("capture", seconds)
+        note("run", seconds + measure(store))
+    else:
+        note(name, {"check": check, "read": read, "measure": measure}[name](store))
+    print(json.dumps(found))
 
 
 def peak_mib() -> float:
@@ -151,17 +161,19 @@ def peak_mib() -> float:
 
 
 def figures(checkpoint: Path, n: int, stages: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """Every stage of one run of n examples, each in a process of its own."""
+    """The stages of one run of n examples."""
     found = {}
     with tempfile.TemporaryDirectory() as directory:
         store = Path(directory) / "store"
         for name in stages:
+            if name == "run":  # in the process of capture
+                continue
             command = [sys.executable, __file__, "--stage", name, str(checkpoint), str(store), str(n)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise SystemExit(f"stage {name} of {n} examples failed\n{done.stderr}")
-            found[name] = json.loads(done.stdout.splitlines()[-1])
-    return found
+            found |= json.loads(done.stdout.splitlines()[-1])
+    return {name: of_stage for name, of_stage in found.items() if name in stages}
 
 
 def over_examples(counts: tuple[int, ...], stages: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -191,7 +203,7 @@ def over_shapes(shapes: list[tuple[int, int]], n: int) -> list[dict[str, Any]]:
     for width, n_layers in shapes:
         with tempfile.TemporaryDirectory() as directory:
             write_checkpoint(Path(directory), width, n_layers)
-            for name, found in figures(Path(directory), n, ("capture", "read", "measure")).items():
+            for name, found in figures(Path(directory), n, ("capture", "run", "read")).items():
                 rows.append({"stage": name, "width": width, "layers": n_layers, **found})
     return sorted(rows, key=lambda row: STAGES.index(row["stage"]))
 

@@ -81,7 +81,7 @@ def _metrics(rows: list[dict[str, Any]]) -> Iterator[Target]:
 
 
 def _scaling(rows: list[dict[str, Any]]) -> Iterator[Target]:
-    for stage in ("capture", "measure"):
+    for stage in ("run", "capture", "measure"):
         of_stage = [row for row in rows if row["stage"] == stage]
         peaks = [row["peak_mib"] for row in of_stage]
         counts = " / ".join(f"{row['examples']:,}" for row in of_stage)
