@@ -57,8 +57,11 @@ def test_a_full_disk_at_any_write_is_told_and_the_same_command_goes_on(tmp_path,
     second = ToyAdapter()
     resumed = run(tmp_path, second, metrics="anisotropy", batch_size=4)
     assert resumed.scores == undisturbed.scores
-    lost = {"tensors": 2, "record": 4}.get(kind, 0)  # of the part that was being written
-    assert first.passes + second.passes == 10 + lost
+    done_again = first.passes + second.passes - 10
+    if kind in ("tensors", "record"):  # those of the part that could not be written, and of the one captured meanwhile
+        assert 2 <= done_again <= 8
+    else:
+        assert done_again == 0
     assert not (tmp_path / ".stores").exists()
 
 
@@ -109,7 +112,8 @@ def test_a_disk_that_is_really_full(tiny_disk):
     other.unlink()
     second = ToyAdapter()
     resumed = run(tiny_disk, second, metrics="anisotropy", batch_size=4, tokens_per_example=4)
-    assert first.passes + second.passes == 14, "the part that could not be written is captured again"
+    done_again = first.passes + second.passes - 10
+    assert 4 <= done_again <= 8, "those of the part that could not be written, and of the one captured meanwhile"
     assert resumed.status == "complete"
 
 

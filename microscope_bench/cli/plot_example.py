@@ -109,6 +109,8 @@ def recorded_options(command: str) -> argparse.Namespace | None:
 
     >>> recorded_options("microscope-bench run --model zoo-llava --tasks shapesqa --task_args n=126").task_args
     'n=126'
+    >>> recorded_options("torchrun --nproc_per_node=2 -m microscope_bench run --model zoo-llava --tasks shapesqa").tasks
+    'shapesqa'
     >>> recorded_options("evaluate")
     """
     from microscope_bench.cli import run as run_verb
@@ -116,6 +118,8 @@ def recorded_options(command: str) -> argparse.Namespace | None:
     parser: argparse.ArgumentParser = _Recorded(exit_on_error=False)
     run_verb.add_parser(parser.add_subparsers(dest="verb", required=True))
     try:
-        return parser.parse_args(shlex.split(command)[1:])
+        words = shlex.split(command)
+        options = parser.parse_args(words[words.index(run_verb.VERB) :])
     except (ValueError, argparse.ArgumentError):
         return None
+    return options if options.model is not None and options.tasks is not None else None

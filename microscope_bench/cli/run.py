@@ -32,13 +32,14 @@ from microscope_bench.protocol import DEFAULT_PROTOCOL
 if TYPE_CHECKING:
     from microscope_bench.tasks.settings import TaskSettings
 
+VERB = "run"
 STORE_HOLDS_ONE = "--store holds one run; give one task, or leave --store out"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the verb."""
     parser = subparsers.add_parser(
-        "run",
+        VERB,
         help="measure a model on one task or several",
         description="Measures a model on tasks and writes one result file each. An interrupted run resumes when the "
         "same command is given again.",

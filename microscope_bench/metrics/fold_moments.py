@@ -14,6 +14,12 @@ from microscope_bench.metrics.workspace import Workspace
 if TYPE_CHECKING:
     from microscope_bench.metrics.cloud import Chunk
 
+PIECE_ELEMENTS = 2**20
+"""Numbers of one fold that are summed at once: 8 MiB of float64, which the several looks at them find in the cache."""
+
+LEAST_PIECE = 1024
+"""Rows that are summed at once at least: with fewer the sums, (d, d), are fetched more often than they are worth."""
+
 
 @dataclass
 class FoldMoments:
@@ -111,16 +117,24 @@ def accumulate(
         if chunk.x.shape[1] != dim or (has_next and (chunk.y is None or chunk.y.shape != chunk.x.shape)):
             y_shape = None if chunk.y is None else tuple(chunk.y.shape)
             raise ValueError(f"a chunk of shape {tuple(chunk.x.shape)}, next {y_shape}, in a cloud of width {dim}")
-        x = chunk.x.detach().double()
-        y = x if chunk.y is None or not has_next else chunk.y.detach().double()
-        x_is_usable, y_is_usable = usable_rows(x), usable_rows(y)
-        out.non_finite_x += int((~x_is_usable).sum())
-        out.non_finite += int((~(x_is_usable & y_is_usable)).sum())
-        # an r that is not usable is not valid, but x of the same row still is
-        r = torch.where(y_is_usable[:, None], y - x, 0.0) if has_next else x[:, :0]
+        x, y = chunk.x.detach(), chunk.y.detach() if chunk.y is not None and has_next else None
+        x_usable = usable_rows(x)
+        y_usable = x_usable if y is None else usable_rows(y)
+        # rows by fold, those that cannot be computed with last; their numbers are all that the host waits for
+        fold = torch.where(x_usable, chunk.fold, n_folds)
+        both = (x_usable & y_usable).sum()[None]
+        *counts, n_bad_x, n_good = torch.cat([torch.bincount(fold, minlength=n_folds + 1), both]).tolist()
+        out.non_finite_x += n_bad_x
+        out.non_finite += len(fold) - n_good
+        of_folds = torch.split(torch.argsort(fold, stable=True)[: sum(counts)], counts)
         for k in wanted:
-            rows = (chunk.fold == k) & x_is_usable
-            out.folds[k].add(x[rows], r[rows])
+            for rows in torch.split(of_folds[k], max(LEAST_PIECE, PIECE_ELEMENTS // max(dim, 1))):
+                x_of_fold = x[rows].double()
+                r = x_of_fold[:, :0] if y is None else y[rows].double().sub_(x_of_fold)
+                if y is not None and n_good + n_bad_x < len(fold):
+                    # an r that is not usable is not valid, but x of the same row still is
+                    r = torch.where(y_usable[rows, None], r, 0.0)
+                out.folds[k].add(x_of_fold, r)
     if not out.folds:
         out.folds = zeros(None)
     return out

@@ -102,8 +102,8 @@ class Moments:
         shift_x, shift_r = x.mean(0) - self.mean_x, r.mean(0) - self.mean_r
         # The rows about their own mean, and one more row that stands for the distance between the two means.
         weight = math.sqrt(self.n * m / total)
-        x = torch.cat([x - (self.mean_x + shift_x), weight * shift_x[None]])
-        r = torch.cat([r - (self.mean_r + shift_r), weight * shift_r[None]])
+        x = centred_and(x, self.mean_x + shift_x, weight * shift_x)
+        r = centred_and(r, self.mean_r + shift_r, weight * shift_r)
         add_gram(self.c_xx, x)
         self.c_xr.addmm_(x.T, r)
         self.rr += r.square().sum()
@@ -138,6 +138,14 @@ class Moments:
     def x_only(self) -> Moments:
         """The same without r; shares memory."""
         return Moments(self.n, self.mean_x, self.mean_r[:0], self.c_xx, self.c_xr[:, :0], self.rr, self.yy)
+
+
+def centred_and(x: Tensor, mean: Tensor, row: Tensor) -> Tensor:
+    """float64 (m + 1, d): x less its mean, and one more row; without a copy between."""
+    out = x.new_empty(len(x) + 1, x.shape[1])
+    torch.sub(x, mean, out=out[:-1])
+    out[-1] = row
+    return out
 
 
 def add_gram(c: Tensor, x: Tensor) -> None:

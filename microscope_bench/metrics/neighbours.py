@@ -8,6 +8,7 @@ float32 by one in float64, and what is not certain then without a product.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +23,8 @@ EXACT_CANDIDATES = 16
 PRODUCT_TOLERANCE = 1e-9
 """Relative rounding error up to which a squared distance may come from the product, beyond those candidates."""
 
-MOST_UNSURE = 0.3
-"""Share of a block's rows that may stay uncertain after the float32 product before the other blocks do without it."""
+PIECES = 8
+"""The rows are cut into so many pieces where all are multiplied with all; each pair of pieces is multiplied once."""
 
 BLOCK_ELEMENTS = 2**24
 """Bound on the size of every temporary matrix: 128 MiB of float64."""
@@ -73,24 +74,26 @@ def nearest_neighbours(
     products = [Products.of(centred, centred.square().sum(1), torch.float64)]
     if m <= EXACT_CANDIDATES and single_precision(x.device):
         products.insert(0, Products.of(centred, products[0].squares, torch.float32))
-    squared, index = [], []
-    for rows in torch.split(queries, max(1, block_elements // max(n, d))):
-        nearest, which = x.new_empty(len(rows), k), rows.new_empty(len(rows), k)
-        unsure = torch.arange(len(rows), device=x.device)
-        for product in tuple(products):
-            nearest[unsure], which[unsure], proven = _search_by_product(x, product, rows[unsure], k, m, exclude)
-            unsure = unsure[~proven]
-            if product is not products[-1] and len(unsure) > MOST_UNSURE * len(rows):
-                del products[0]  # the other blocks do without it
-            if not len(unsure):
-                break
-        for q in unsure.tolist():
-            nearest[q], which[q] = _search_directly(x, int(rows[q]), k, exclude, block_elements)
-        squared.append(nearest)
-        index.append(which)
-    if not squared:
-        return x.new_empty(0, k), queries.new_empty(0, k)
-    return torch.cat(squared).sqrt(), torch.cat(index)
+    squared, index = x.new_empty(len(queries), k), queries.new_empty(len(queries), k)
+    unsure = torch.arange(len(queries), device=x.device)
+    for product in products:
+        if len(queries) == n and len(unsure) > n // 2:
+            proposed = _propose_to_all(product, m, exclude, block_elements)
+            pieces = [(unsure, tuple(part[queries[unsure]] for part in proposed))]
+        else:
+            blocks = torch.split(unsure, max(1, block_elements // max(n, d)))
+            pieces = [(some, _propose(product, queries[some], m, exclude)) for some in blocks]
+        still = []
+        for some, (found, candidates) in pieces:
+            rows = queries[some]
+            squared[some], index[some], proven = _nearest_among(x, product, rows, found, candidates, k)
+            still.append(some[~proven])
+        unsure = torch.cat(still) if still else unsure
+        if not len(unsure):
+            break
+    for q in unsure.tolist():
+        squared[q], index[q] = _search_directly(x, int(queries[q]), k, exclude, block_elements)
+    return squared.sqrt(), index
 
 
 @dataclass(frozen=True)
@@ -130,26 +133,60 @@ def single_precision(device: torch.device) -> bool:
     return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
 
 
-def _search_by_product(
-    x: Tensor, product: Products, rows: Tensor, k: int, m: int, exclude: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared distances of some rows to the k nearest of m proposed rows, which they are, and whether it is proven."""
-    rounding, dtype = product.rounding, product.rows.dtype
-    found = torch.addmm(product.squares.to(dtype), product.rows[rows], product.rows.T, alpha=-2)
+def _propose(product: Products, rows: Tensor, m: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+    """|b|² − 2ab of each of some rows a and the m rows b where it is least, and which these are."""
+    found = torch.addmm(product.squares.to(product.rows.dtype), product.rows[rows], product.rows.T, alpha=-2)
     found.scatter_(1, rows[:, None], torch.inf)
     if exclude is not None:
         found.masked_fill_(same_group(exclude[rows, None], exclude), torch.inf)
-    found, candidates = found.topk(m, largest=False)
+    return found.topk(m, largest=False)
+
+
+def _propose_to_all(product: Products, m: int, exclude: Tensor | None, block_elements: int) -> tuple[Tensor, Tensor]:
+    """The same for all rows: ab is computed once for a and b together, half the multiplications."""
+    rows, squares = product.rows, product.squares.to(product.rows.dtype)
+    n = len(rows)
+    found, candidates = rows.new_full((n, m), torch.inf), torch.zeros(n, m, dtype=torch.int64, device=rows.device)
+
+    def keep(some: slice, values: Tensor, start: int) -> None:
+        least, which = values.topk(min(m, values.shape[1]), largest=False)
+        joined, of_joined = torch.cat([found[some], least], 1), torch.cat([candidates[some], which + start], 1)
+        found[some], order = joined.topk(m, largest=False)
+        candidates[some] = of_joined.gather(1, order)
+
+    step = min(-(-n // PIECES), max(1, math.isqrt(block_elements)))
+    pieces = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+    for number, a in enumerate(pieces):
+        for b in pieces[number:]:
+            both = (rows[a] @ rows[b].T).mul_(-2)
+            if a == b:
+                both.fill_diagonal_(torch.inf)
+            if exclude is not None:
+                both.masked_fill_(same_group(exclude[a, None], exclude[b]), torch.inf)
+            keep(a, both + squares[b], b.start)
+            if a != b:
+                keep(b, (both + squares[a, None]).T, a.start)
+    return found, candidates
+
+
+def _nearest_among(
+    x: Tensor, product: Products, rows: Tensor, found: Tensor, candidates: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances of some rows to the k nearest of those proposed, which they are, and whether it is proven."""
+    rounding = product.rounding
     approximate = (found.double() + product.squares[rows, None]) * product.unit
     sizes = product.unit * (product.squares[rows, None] + product.squares[candidates])
-    by_product = rounding * sizes + product.unit * product.underflow < PRODUCT_TOLERANCE * approximate
-    by_product[:, :EXACT_CANDIDATES] = False
+    error = rounding * sizes + product.unit * product.underflow
+    needed = ~(error < PRODUCT_TOLERANCE * approximate)
+    needed[:, :EXACT_CANDIDATES] = True
+    # one that is farther than the k-th for sure need not be measured: it stays farther
+    needed &= approximate - error <= (approximate + error).kthvalue(k, dim=1, keepdim=True).values
     exact = approximate.clone()
-    i, j = torch.nonzero(~by_product & approximate.isfinite(), as_tuple=True)
+    i, j = torch.nonzero(needed & approximate.isfinite(), as_tuple=True)
     exact[i, j] = _squared_distances(x, rows[i], candidates[i, j])
     exact, order = exact.sort(1)
     nearest, which = exact[:, :k], candidates.gather(1, order[:, :k])
-    if m == len(x) - 1:
+    if candidates.shape[1] == len(x) - 1:
         return nearest, which, torch.ones_like(rows, dtype=torch.bool)
     # No row b that was not proposed is nearer than this: |b|² ≤ 2|a|² + 2r² bounds the rounding of its r².
     slack = 3 * rounding * product.squares[rows] + product.underflow

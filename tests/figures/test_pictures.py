@@ -122,6 +122,7 @@ def test_the_command_of_a_run_tells_its_options():
     assert (found.model, found.model_args, found.tasks) == ("hf", "pretrained=a/b,dtype=float32", "x,y")
     assert recorded_options("microscope-bench run --model") is None
     assert recorded_options("microscope-lm-eval run --model microscope") is None
+    assert recorded_options("microscope-bench run --config sweep.yaml") is None
     assert recorded_options("evaluate 'unbalanced") is None
 
 

@@ -23,7 +23,7 @@ def test_scores_are_the_same(tmp_path: Path, free: int | None, monkeypatch: pyte
         layers[0][3] *= 1000  # a sink
     store = write_store(tmp_path / "store", states, 8)
     whole = measure(store, PROTOCOL, METRICS, n_layers=1, device=CPU, progress=False)
-    monkeypatch.setattr(space, "free_memory", lambda device: free)
+    monkeypatch.setattr(space, "free_bytes", lambda device: free)
     size = None if free else 20_000_000
     bound = measure(store, PROTOCOL, METRICS, n_layers=1, device=CPU, progress=False, measure_memory=size)
     assert {score.tokens for score in whole.scores} == {"all", "no_sinks"} and len(whole.scores) > 60
