@@ -36,7 +36,7 @@ PROSE = Path(__file__).parent / "performance_parts" / "page.md"
 SCRIPTS = {
     "startup": "startup.py",
     "kills": "kills.py",
-    "metrics": "metrics.py",
+    "metrics": "metrics.py --repeats 2",
     "capture": "capture.py",
     "processes": "processes.py",
     "end_to_end": "end_to_end.py",
@@ -54,7 +54,8 @@ def run(name: str) -> None:
     """Runs one script and keeps what it printed and measured."""
     command = f"python benchmarks/{SCRIPTS[name]}"
     print(f"$ {command}", flush=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     environment |= {"OMP_NUM_THREADS": "1"} if name in ONE_THREAD else {}
     with tempfile.TemporaryDirectory() as directory:
         figures = Path(directory) / "figures.json"
