@@ -21,7 +21,7 @@ from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.capture.writer import PartWriter
-from microscope_bench.errors import CaptureError, ExampleError, StoreError
+from microscope_bench.errors import CaptureError, ExampleError
 from microscope_bench.examples import Example
 from microscope_bench.memory import free_memory, memory_enough, out_of_memory
 from microscope_bench.processes import ALONE, Processes, ProcessesError
@@ -179,8 +179,8 @@ class Capture:
             if done:
                 try:
                     store.write_part(part, *_joined(store, part, before, done))
-                except StoreError as error:  # must not hide what ended the run
-                    LOG.warning("%s", error)
+                except Exception as error:  # must not hide what ended the run
+                    LOG.warning("%s", str(error) or type(error).__name__)
             raise
         return before, done
 
