@@ -18,6 +18,9 @@ _ATTEMPTS = 1000
 
 _HELD = (errno.EAGAIN, errno.EACCES)  # some network file systems say the second
 
+_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+"""What file systems say that do not sync directories, and directories that may be written and not be listed."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -37,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)  # the new name, too, is to outlive a power failure
+        _sync_names(path.parent)  # the new name, too, is to outlive a power failure
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -129,8 +132,16 @@ def _try_to_lock(path: Path, wait: bool, *, last: bool) -> int | None:
     return descriptor if kept else None
 
 
+def _sync_names(directory: Path) -> None:
+    """Waits until the names in a directory are on the disk, where its file system can tell."""
+    try:
+        _sync(directory)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCED:
+            raise
+
+
 def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

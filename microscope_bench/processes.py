@@ -108,7 +108,6 @@ class Processes:
 
     def counter(self) -> Callable[[int], int]:
         """A number common to all processes, 0 at first: adds to it, and returns what it is then."""
-        name = f"counter-{next(_counters)}"
         if self.size == 1:
             total = 0
 
@@ -118,7 +117,8 @@ class Processes:
                 return total
 
             return add_here
-        store = _connected(self).store
+        # after what is of one process alone, of which the others may have made fewer
+        name, store = f"counter-{next(_counters)}", _connected(self).store
 
         def add(n: int) -> int:
             try:

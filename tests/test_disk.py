@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -32,6 +35,21 @@ def test_a_file_is_replaced_in_one_step_or_not_at_all(tmp_path):
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert file.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("number, raised", [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_does_not_sync_directories_will_do(tmp_path, monkeypatch, number, raised):
+    sync = os.fsync
+
+    def refused(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "fsync")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(OSError, match="fsync") if raised else nullcontext():
+        write_whole(tmp_path / "a", b"new")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a", b"new")]
 
 
 def test_a_lock_is_given_once_and_its_file_goes_with_it(tmp_path):

@@ -21,10 +21,10 @@ from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.capture.writer import PartWriter
-from microscope_bench.errors import CaptureError, ExampleError, StoreError
+from microscope_bench.errors import CaptureError, ExampleError
 from microscope_bench.examples import Example
 from microscope_bench.memory import free_memory, memory_enough, out_of_memory
-from microscope_bench.processes import ALONE, Processes
+from microscope_bench.processes import ALONE, Processes, ProcessesError
 from microscope_bench.protocol import Protocol
 
 LOG = logging.getLogger("microscope_bench")
@@ -98,24 +98,34 @@ class Capture:
         self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object], processes: Processes
     ) -> None:
         n_examples = int(store.manifest["n_examples"])
-        allowed = int(self.protocol.max_skipped * n_examples)
         done = [part for part in range(store.n_parts) if part not in set(parts)]
         skipped = [record for part in done for record in store.part_records(part) if record.skipped]
         n_before, count = len(skipped), processes.counter()
+        self._allow(n_before, n_examples, skipped)  # a store may be resumed under a stricter max_skipped
         with PartWriter(store) as writer:
             for part in processes.take(parts):
                 before, captured = self._capture_part(store, part, on_examples)
+                content = partial(_joined, store, part, before, captured)
                 records = [*before, *(record for piece in captured for record in piece.records)]
                 just_skipped = [record for record in records if record.skipped]
                 skipped += just_skipped
-                n_skipped = n_before + count(len(just_skipped))
-                if n_skipped > allowed:
-                    first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
-                    raise CaptureError(
-                        f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
-                        f"{self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
-                    )
-                writer.write(part, partial(_joined, store, part, before, captured))
+                try:
+                    n_skipped = n_before + count(len(just_skipped))
+                except ProcessesError:  # another process has ended; what this one has captured is kept
+                    writer.write(part, content)
+                    raise
+                self._allow(n_skipped, n_examples, skipped)
+                writer.write(part, content)
+
+    def _allow(self, n_skipped: int, n_examples: int, skipped: Sequence[ExampleRecord]) -> None:
+        """Raises where more examples are skipped, over all processes, than the protocol allows."""
+        allowed = int(self.protocol.max_skipped * n_examples)
+        if n_skipped > allowed:
+            first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
+            raise CaptureError(
+                f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
+                f"{self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
+            )
 
     def mainflow_or_reason(self) -> Literal[True] | str:
         """Whether the model has a main flow: True, or why not.
@@ -169,8 +179,8 @@ class Capture:
             if done:
                 try:
                     store.write_part(part, *_joined(store, part, before, done))
-                except StoreError as error:  # must not hide what ended the run
-                    LOG.warning("%s", error)
+                except Exception as error:  # must not hide what ended the run
+                    LOG.warning("%s", str(error) or type(error).__name__)
             raise
         return before, done
 

@@ -177,7 +177,7 @@ class TokenStore:
     def drop_part(self, part: int) -> None:
         """Deletes a part, so that it is captured again."""
         self.record_file(part).unlink(missing_ok=True)
-        self._tensor_file(part).unlink(missing_ok=True)
+        self.tensor_file(part).unlink(missing_ok=True)
 
     def check_complete(self) -> None:
         """Raises unless every part is there and whole.
@@ -209,7 +209,7 @@ class TokenStore:
             StoreError: it cannot be written.
         """
         try:
-            with replacing(self._tensor_file(part)) as temporary:
+            with replacing(self.tensor_file(part)) as temporary:
                 save_file(tensors, temporary)
                 digest = file_sha256(temporary)
             record = {"tensors_sha256": digest, "examples": [asdict(r) for r in records]}
@@ -223,7 +223,7 @@ class TokenStore:
 
     def begun_tensors(self, part: int) -> dict[str, Tensor]:
         """The tensors of a part of which something is there; call it after :meth:`missing_parts`, which checks them."""
-        return load_file(self._tensor_file(part))
+        return load_file(self.tensor_file(part))
 
     @cached_property
     def records(self) -> list[ExampleRecord]:
@@ -240,14 +240,14 @@ class TokenStore:
 
     def tensor_file(self, part: int) -> Path:
         """Where the tensors of a part lie."""
-        return self._tensor_file(part)
+        return self.path / "parts" / f"{part:05d}.safetensors"
 
     def open_part(self, part: int) -> Any:
         """An open safetensors file; its tensors are mapped into memory and read from disk as they are touched."""
         try:
-            return safe_open(self._tensor_file(part), framework="pt")
+            return safe_open(self.tensor_file(part), framework="pt")
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"{self._tensor_file(part)} cannot be read: {error}") from error
+            raise StoreError(f"{self.tensor_file(part)} cannot be read: {error}") from error
 
     def delete(self) -> None:
         """Removes the store from disk, and nothing else that lies in its directory; its lock is held.
@@ -272,12 +272,12 @@ class TokenStore:
         """How many examples of a part are there, if what is there is whole."""
         record = self._read_record(part)
         try:
-            whole = file_sha256(self._tensor_file(part)) == record["tensors_sha256"]
+            whole = file_sha256(self.tensor_file(part)) == record["tensors_sha256"]
         except OSError:
             whole = False
         if not whole:
             raise StoreError(
-                f"{self._tensor_file(part)} is missing or damaged (its checksum does not match); give the run's "
+                f"{self.tensor_file(part)} is missing or damaged (its checksum does not match); give the run's "
                 f"command again to capture that part anew"
             )
         return len(record["examples"])
@@ -303,9 +303,6 @@ class TokenStore:
             f"{what} cannot be written to {self.path}: {error}. What was captured before is kept: free some space and "
             f"give the same command again, or name a directory on a larger disk with --store"
         )
-
-    def _tensor_file(self, part: int) -> Path:
-        return self.path / "parts" / f"{part:05d}.safetensors"
 
     def record_file(self, part: int) -> Path:
         """The file that makes a part count."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.errors import MicroscopeError
 
 LOG = logging.getLogger("microscope_bench")
 
@@ -53,10 +52,10 @@ class PartWriter:
     ) -> None:
         try:
             self._wait()
-        except MicroscopeError as failed:
+        except Exception as failed:
             if error is None:
                 raise
-            LOG.warning("%s", failed)  # must not hide what ended the run
+            LOG.warning("%s", str(failed) or type(failed).__name__)  # must not hide what ended the run
         finally:
             self._thread.shutdown()
 

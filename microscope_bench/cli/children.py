@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +93,9 @@ def _passed_on(child: subprocess.Popen[bytes]) -> str:
     tail = b""
     assert child.stderr is not None
     while said := os.read(child.stderr.fileno(), TAIL_BYTES):
-        sys.stderr.buffer.write(said)
-        sys.stderr.buffer.flush()
+        with suppress(OSError):  # nobody reads what we say any more: no reason to leave the run alone
+            sys.stderr.buffer.write(said)
+            sys.stderr.buffer.flush()
         tail = (tail + said)[-TAIL_BYTES:]
     return tail.decode(errors="replace")
 

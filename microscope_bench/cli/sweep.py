@@ -156,7 +156,7 @@ def _option(name: str, value: Any, default: object) -> list[str]:
     if isinstance(value, dict):
         if name == "samples":
             return [f"--{name}={json.dumps(value)}"]
-        value = [f"{key}={_text(one)}" for key, one in value.items()]
+        value = [f"{key}={_text(one)}" for key, one in value.items() if one is not None]
     if isinstance(value, list):
         value = ",".join(map(_text, value))
     return [f"--{name}={_text(value)}"]
@@ -174,11 +174,17 @@ def _run_entry(entry: Entry, of: int) -> tuple[str, str]:
         print(f"{name}: done before", file=sys.stderr)
         return BEFORE, ", ".join(found)
     print(name, file=sys.stderr)
-    ended: Ended = run_child(entry.arguments, entry.processes)
+    try:
+        ended = run_child(entry.arguments, entry.processes)
+    except (OSError, ValueError) as error:  # no room for a process or its files; another run may need less
+        ended = Ended(2, f"it could not be started, or not be followed: {error}", ())
     if ended.status != 0:
         print(f"{name}: failed: {ended.reason}", file=sys.stderr)
         return FAILED, ended.reason
-    write_atomically(entry.note, json.dumps({"arguments": entry.arguments, "results": ended.results}, indent=1))
+    try:
+        write_atomically(entry.note, json.dumps({"arguments": entry.arguments, "results": ended.results}, indent=1))
+    except ResultError as error:
+        print(f"{name}: done, but the same command will do it again: {error}", file=sys.stderr)
     return DONE, ", ".join(ended.results)
 
 

@@ -14,6 +14,8 @@ SHARE_OF_FREE = 0.5
 TOKEN_SETS = 2
 BOUNDARIES = 2
 """CKA looks at the moments of the next boundary, too."""
+STREAMS = 2
+"""With stream ``mainflow`` the chain has moments of its own."""
 
 
 def workspace_for(tokens: StoredTokens, size: int | None) -> Workspace:
@@ -27,6 +29,8 @@ def workspace_for(tokens: StoredTokens, size: int | None) -> Workspace:
         MetricError: less than the least.
     """
     n_clouds = (len(tokens.modalities) + (len(tokens.modalities) > 1)) * TOKEN_SETS * BOUNDARIES
+    if tokens.store.mainflow is True:
+        n_clouds *= STREAMS
     sample_rows = min(len(tokens.modality), MOST_POOL * tokens.protocol.id_tokens)
 
     def within(size: int) -> Workspace:

@@ -134,7 +134,8 @@ class Survey:
         while True:
             pool = order[:most]
             x = self.tokens.states(layer, pool)
-            first = first_of_copies(x, self.tokens.keys(layer, pool)).cpu().numpy()
+            keys, block_elements = self.tokens.keys(layer, pool), self.tokens.workspace.block_elements
+            first = first_of_copies(x, keys, block_elements).cpu().numpy()
             enough = len(pool) == len(order) or most >= MOST_POOL * wanted
             if enough or n_distinct(self._without_sinks(pool, first)[1]) >= wanted:
                 return pool, first

@@ -229,7 +229,9 @@ class ArrayCloud(Cloud):
     def draw(self, distinct: bool) -> Sample:
         """All rows."""
         order = torch.randperm(self.n_tokens, generator=torch.Generator().manual_seed(SAMPLE_SEED)).to(self.x.device)
-        first = first_of_copies(self.x[order]) if distinct and self.deduplicate else None
+        first = None
+        if distinct and self.deduplicate:
+            first = first_of_copies(self.x[order], block_elements=self.workspace.block_elements)
         return sample_of(self.x[order], self.fold[order], self.example[order], first, self.n_folds)
 
 

@@ -31,25 +31,28 @@ NORM_BLOCK = 512
 """Rows compared at once in the search for copies."""
 
 
-def first_of_copies(x: Tensor, keys: Tensor | None = None) -> Tensor:
+def first_of_copies(x: Tensor, keys: Tensor | None = None, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """For every row the first row that it is a copy of, exact or but for rounding; itself where it is none.
 
     Args:
         x: (n, d), any real dtype.
         keys: int64 (n,), equal for rows that come from the same input; in a half type only those can be copies but for
             rounding. None where that is not known.
+        block_elements: bound on the size of a temporary matrix.
 
     Returns:
         int64 (n,), on the device of ``x``. No row is a copy of a row that is itself a copy of another.
     """
-    first = first_copies(x)
+    first = first_copies(x, block_elements)
     row = torch.arange(len(x), device=x.device)
     kept = torch.nonzero(first == row).flatten()
     if keys is not None:
-        first = _followed(first, kept, first_of_same(x, kept, keys[kept], COPY_TOLERANCE.get(x.dtype, 0.0)))
+        tolerance = COPY_TOLERANCE.get(x.dtype, 0.0)
+        first = _followed(first, kept, first_of_same(x, kept, keys[kept], tolerance, block_elements))
         kept = torch.nonzero(first == row).flatten()
     if x.dtype in CLOSE_TOLERANCE:
-        first = _followed(first, kept, kept[first_near_copies(x[kept].double(), CLOSE_TOLERANCE[x.dtype])])
+        near = first_near_copies(x[kept].double(), CLOSE_TOLERANCE[x.dtype], block_elements)
+        first = _followed(first, kept, kept[near])
     return first
 
 
@@ -63,7 +66,9 @@ def _followed(first: Tensor, kept: Tensor, near: Tensor) -> Tensor:
     return of_kept[first]
 
 
-def first_of_same(x: Tensor, rows: Tensor, keys: Tensor, tolerance: float) -> Tensor:
+def first_of_same(
+    x: Tensor, rows: Tensor, keys: Tensor, tolerance: float, block_elements: int = BLOCK_ELEMENTS
+) -> Tensor:
     """For each of some rows the first of them with its key, if that lies within ``tolerance`` of its norm, or itself.
 
     Args:
@@ -71,6 +76,7 @@ def first_of_same(x: Tensor, rows: Tensor, keys: Tensor, tolerance: float) -> Te
         rows: int64 (m,), ascending.
         keys: int64 (m,).
         tolerance: see :data:`COPY_TOLERANCE`.
+        block_elements: bound on the size of a temporary matrix.
     """
     out = rows.clone()
     _, group = torch.unique(keys, return_inverse=True)
@@ -78,20 +84,21 @@ def first_of_same(x: Tensor, rows: Tensor, keys: Tensor, tolerance: float) -> Te
     place = torch.arange(len(rows), device=x.device)
     leader = leader.scatter_reduce(0, group, place, "amin")[group]
     followers = torch.nonzero(leader != place).flatten()
-    for part in torch.split(followers, max(1, BLOCK_ELEMENTS // max(x.shape[1], 1))):
+    for part in torch.split(followers, max(1, block_elements // max(x.shape[1], 1))):
         mine, theirs = x[rows[part]].double(), x[rows[leader[part]]].double()
         near = torch.linalg.vector_norm(mine - theirs, dim=1) <= tolerance * torch.linalg.vector_norm(mine, dim=1)
         out[part[near]] = rows[leader[part[near]]]
     return out
 
 
-def first_copies(x: Tensor) -> Tensor:
+def first_copies(x: Tensor, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """For every row the index of the first row that is an exact copy of it, itself where there is none before.
 
     −0.0 equals 0.0. Rows are told apart by a 128-bit hash of their bytes, so wide rows of many tokens need no sorting.
 
     Args:
         x: (n, d), any dtype.
+        block_elements: bound on the size of a temporary matrix.
 
     Returns:
         int64 (n,), on the device of ``x``.
@@ -102,7 +109,7 @@ def first_copies(x: Tensor) -> Tensor:
     seen: dict[bytes, int] = {}
     first: list[int] = []
     offset = 0
-    for part in torch.split(x.detach(), max(1, BLOCK_ELEMENTS // max(x.shape[1], 1))):
+    for part in torch.split(x.detach(), max(1, block_elements // max(x.shape[1], 1))):
         rows = (part + 0.0 if part.is_floating_point() else part).contiguous().cpu()  # −0.0 + 0.0 is 0.0
         for i, row in enumerate(rows.view(torch.uint8).numpy()):
             first.append(seen.setdefault(blake2b(row, digest_size=16).digest(), offset + i))
@@ -110,7 +117,7 @@ def first_copies(x: Tensor) -> Tensor:
     return torch.tensor(first, dtype=torch.int64, device=x.device)
 
 
-def first_near_copies(x: Tensor, tolerance: float) -> Tensor:
+def first_near_copies(x: Tensor, tolerance: float, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """For every row the index of the first row within ``tolerance`` times its own norm, itself where there is none.
 
     The same token in two batches differs in its last bits, and such a pair looks to TwoNN like a point of dimension 0.
@@ -120,6 +127,7 @@ def first_near_copies(x: Tensor, tolerance: float) -> Tensor:
     Args:
         x: float64 (n, d).
         tolerance: below 1.
+        block_elements: bound on the size of a temporary matrix.
 
     Returns:
         int64 (n,), on the device of ``x``.
@@ -136,7 +144,7 @@ def first_near_copies(x: Tensor, tolerance: float) -> Tensor:
     start = 0
     while start < n:
         low = int(torch.searchsorted(norms, norms[start] * (1 - wide)))
-        end = min(n, start + max(1, BLOCK_ELEMENTS // max(n, d)), start + NORM_BLOCK)
+        end = min(n, start + max(1, block_elements // max(n, d)), start + NORM_BLOCK)
         high = max(end, int(torch.searchsorted(norms, norms[end - 1] * (1 + wide), right=True)))
         rows, others = by_norm[start:end], by_norm[low:high]
         approximate = squares[start:end, None] + squares[low:high] - 2 * (centred[start:end] @ centred[low:high].T)

@@ -128,9 +128,15 @@ class Products:
 def single_precision(device: torch.device) -> bool:
     """Whether float32 products are worth while and as exact as float32 is.
 
-    They are not on a GPU, whose float64 is as fast, nor where somebody has allowed a shorter type for them.
+    They are not on a GPU, whose float64 is as fast, nor where somebody has allowed a shorter type for them, under
+    ``torch.autocast`` for instance, which leaves float64 alone.
     """
-    return device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # torch has no one answer where ``torch.backends...fp32_precision`` was set
+        return False
 
 
 def _propose(product: Products, rows: Tensor, m: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:

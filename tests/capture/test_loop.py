@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from microscope_bench.capture.fingerprints import probe_inputs
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import CaptureError
+from microscope_bench.processes import Processes, ProcessesError
 from microscope_bench.protocol import Protocol
 from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask
 
@@ -114,6 +116,38 @@ def test_too_many_skipped_examples_stop_the_run_also_across_a_resume(tmp_path):
             CaptureError, match=r"3 of 20 examples could not be measured, 2 may be .* First: q0: its picture"
         ):
             captured(tmp_path / "s", task=task, protocol=strict)
+
+
+def test_a_store_is_not_taken_for_good_under_a_stricter_protocol(tmp_path):
+    task = ToyTask(20, broken={0: "picture", 17: "picture"})
+    captured(tmp_path / "s", task=task)
+    with pytest.raises(CaptureError, match=r"2 of 20 examples could not be measured, 1 may be .* First: q0: its"):
+        captured(tmp_path / "s", task=task, protocol=replace(FEW, max_skipped=0.05))
+
+
+@dataclass(frozen=True)
+class Lost(Processes):
+    """One process whose connection to the others is lost once ``after`` numbers were added."""
+
+    after: int = 0
+
+    def counter(self):
+        add, asked = super().counter(), count(1)
+
+        def lost(n):
+            if n == 0 and next(asked) > self.after:
+                raise ProcessesError("gone")
+            return add(n)
+
+        return lost
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_what_was_captured_is_kept_where_the_other_processes_are_gone(tmp_path, after):
+    store = TokenStore.open_or_create(tmp_path / "s", {}, n_examples=20, part_examples=8)
+    with writing(store.path), pytest.raises(ProcessesError, match="gone"):
+        Capture(ToyAdapter(), ToyTask(20), FEW, 4).fill(store, [0, 1, 2], lambda n: None, Lost(after=after))
+    assert store.missing_parts() == [0, 1, 2][after + 1 :]
 
 
 def test_a_part_of_which_nothing_could_be_measured_is_a_part_all_the_same(tmp_path):

@@ -79,6 +79,18 @@ def test_what_ended_the_run_is_not_hidden_by_a_part_that_fails_too(caplog):
     assert "part 0 cannot be written" in caplog.text
 
 
+def test_nor_by_one_that_cannot_be_put_together(caplog):
+    def too_large():
+        raise MemoryError
+
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt), PartWriter(Slow()) as writer:
+        writer.write(0, too_large)
+        raise KeyboardInterrupt
+    assert "MemoryError" in caplog.text
+    with pytest.raises(MemoryError), PartWriter(Slow()) as writer:
+        writer.write(0, too_large)
+
+
 def test_no_thread_is_left(tmp_path):
     captured(tmp_path / "s")
     with pytest.raises(KeyboardInterrupt):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from microscope_bench.cli import sweep as sweeps
 from microscope_bench.cli.children import Ended, run_child
 from microscope_bench.cli.main import main
 from microscope_bench.cli.run import add_options, check
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, ResultError
 from tests.together import environments
 
 TWO = {"tasks": ["shapesqa"], "limit": 8, "runs": [{"model": "zoo-llava"}, {"model": "zoo-qformer", "limit": 4}]}
@@ -48,7 +49,7 @@ def test_values_are_written_as_the_command_line_reads_them(tmp_path):
     (entry,) = entries(
         tmp_path,
         {
-            "model_args": {"pretrained": "a/b", "trust_remote_code": False, "max_length": 512},
+            "model_args": {"pretrained": "a/b", "trust_remote_code": False, "max_length": 512, "dtype": None},
             "tasks": ["a", "b"],
             "metrics": ["linearity", "cka"],
             "samples": {"a": [0, 3]},
@@ -138,6 +139,24 @@ def test_a_sweep_goes_on_past_a_failure_and_does_only_what_is_left_the_next_time
     assert len(children) == 2, "both were done before"
     assert main(["run", "--config", file, "--limit", "5"]) == 0
     assert len(children) == 4, "another limit is another run"
+
+
+def test_a_sweep_goes_on_where_a_run_cannot_be_started_or_noted(tmp_path, children, monkeypatch, capsys):
+    def no_room(arguments, processes):
+        if "--model=zoo-llava" in arguments:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return Ended(0, "", ("its result",))
+
+    def full(*_):
+        raise ResultError("cannot write: No space left on device")
+
+    monkeypatch.setattr(sweeps, "run_child", no_room)
+    monkeypatch.setattr(sweeps, "write_atomically", full)
+    assert main(["run", "--config", write(tmp_path, TWO)]) == 2
+    out, err = capsys.readouterr()
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert [row[3] for row in rows] == ["failed", "done"] and "Resource temporarily unavailable" in out
+    assert "done, but the same command will do it again: cannot write: No space" in err
 
 
 def test_a_run_whose_result_is_gone_is_done_again(tmp_path, children, monkeypatch):

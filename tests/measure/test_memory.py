@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +35,19 @@ def test_scores_are_the_same(tmp_path: Path, free: int | None, monkeypatch: pyte
         assert a.value == pytest.approx(b.value, rel=1e-9) and a.stderr == pytest.approx(b.stderr, rel=1e-9, abs=1e-12)
     with pytest.raises(MetricError, match=r"the least is 18MB"):
         measure(store, PROTOCOL, METRICS, n_layers=1, device=CPU, progress=False, measure_memory=1000)
+
+
+@pytest.mark.parametrize("mainflow, clouds", [(False, 12), (True, 24)])
+def test_the_chain_of_stream_mainflow_has_moments_too(
+    mainflow: bool, clouds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(space.Workspace, "within", lambda *sizes: asked.append(sizes[3]))
+    store = SimpleNamespace(mainflow=mainflow)
+    tokens = SimpleNamespace(store=store, modalities=["text", "image"], modality=[0] * 9, protocol=PROTOCOL)
+    tokens.dim, tokens.n_folds = 8, 10
+    space.workspace_for(tokens, 10**9)
+    assert asked == [clouds]
 
 
 @pytest.mark.parametrize("size", ["8", "0GB", "eight", "8 XB", "-8GB", ""])

@@ -99,6 +99,24 @@ def test_the_clusters_need_the_direct_search(monkeypatch: pytest.MonkeyPatch) ->
     assert searched
 
 
+def test_autocast_to_a_shorter_type_change_no_neighbour() -> None:
+    x = gaussian(700, 3)
+    expected = nearest_neighbours(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = nearest_neighbours(x)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_torch_may_refuse_to_say_what_its_precision_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> str:  # as it does once torch.backends.cuda.matmul.fp32_precision is "tf32"
+        raise RuntimeError("you have used mix of the legacy and new APIs to set the matmul precision")
+
+    x = gaussian(100, 3)
+    expected = nearest_neighbours(x)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refused)
+    assert torch.equal(nearest_neighbours(x)[1], expected[1])
+
+
 def test_copies_lie_at_distance_zero() -> None:
     x = gaussian(50, 8) + 1e4
     assert (nearest_neighbours(torch.cat([x, x]))[0][:, 0] == 0).all()

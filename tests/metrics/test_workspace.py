@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics.arrays import cloud_of
 from microscope_bench.metrics.cloud import ArrayCloud
+from microscope_bench.metrics.copies import first_of_copies
 from microscope_bench.metrics.linear_fit import Linearity
 from microscope_bench.metrics.moments import Moments
 from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS
@@ -98,3 +99,17 @@ def test_the_bound_holds(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> Non
         list(METRICS.get("anisotropy").scores(measured))
         list(METRICS.get("intrinsic_dimension").scores(measured))
     assert 0.3 * size < counted.peak < size
+
+
+@pytest.mark.parametrize("dtype, same", [(torch.float32, 1), (torch.bfloat16, 4)])
+def test_the_bound_holds_for_the_search_for_copies(dtype: torch.dtype, same: int) -> None:
+    """Rows of one length are all compared with each other, in a half type those of one input."""
+    n, d = 12_000, 64
+    x = torch.nn.functional.normalize(gaussian(n, d), dim=1).to(dtype)
+    size = least(d, n_folds=10, n_clouds=12, sample_rows=n)
+    block = Workspace.within(size, d, n_folds=10, n_clouds=12, sample_rows=n).block_elements
+    keys = torch.arange(n) // same
+    with Allocations() as counted:
+        found = first_of_copies(x, keys, block)
+    assert counted.peak < size
+    assert torch.equal(found, first_of_copies(x, keys))
