@@ -46,6 +46,7 @@ LOOP_ROWS = 24
 WIDEST_OF_ALL = 1024
 """Widest states that all estimators are timed on: they take fifty times as long as the values alone."""
 
+MOMENTS, TWONN = "linearity and anisotropy", "TwoNN"
 OURS = "microscope_bench"
 OURS_ALL = "microscope_bench, all estimators and errors"
 LINEAGE = "llm-microscope"
@@ -174,7 +175,7 @@ def moments_rows(x: Tensor, y: Tensor, repeats: int) -> list[dict[str, Any]]:
     seconds = {name: median(runs) for name, runs in interleaved(contenders, repeats).items()}
     seconds |= {name: median(runs) for name, runs in interleaved(slow, 1).items()}
     return [
-        row("linearity and anisotropy", tuple(x.shape), name, took, seconds[OURS],
+        row(MOMENTS, tuple(x.shape), name, took, seconds[OURS],
             disagreement(values[OURS], values[name]) if name == LINEAGE else None)
         for name, took in seconds.items()
     ]  # fmt: skip
@@ -189,7 +190,7 @@ def twonn_rows(x: Tensor, repeats: int) -> list[dict[str, Any]]:
     seconds[LOOP] /= share
     shape = tuple(x.shape)
     return [
-        row("TwoNN", shape, name, took, seconds[OURS],
+        row(TWONN, shape, name, took, seconds[OURS],
             disagreement(values[OURS], values[name]) if name != OURS and values.get(name) is not None else None)
         for name, took in seconds.items()
     ]  # fmt: skip
@@ -201,6 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2, help="of every contender alike (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the median counts (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="small arrays, one round: whether it runs")
+    parser.add_argument("--only", choices=(MOMENTS, TWONN), help="one of the two tasks")
     parser.add_argument("--shapes", help="other shapes, such as 4096x1024,8192x2048")
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     args = parser.parse_args(arguments)
@@ -216,7 +218,8 @@ def main(arguments: list[str] | None = None) -> None:
     for n, d in shapes:
         x, y = states(n, d)
         repeats = 1 if args.quick else args.repeats
-        rows += moments_rows(x, y, repeats) + twonn_rows(x.double(), repeats)
+        rows += moments_rows(x, y, repeats) if args.only != TWONN else []
+        rows += twonn_rows(x.double(), repeats) if args.only != MOMENTS else []
     print(tabulate(
         [(r["task"], f"{r['n']} x {r['d']}", *list(r.values())[3:]) for r in rows],
         ["task", "N x d", "contender", "seconds", "times ours", "largest difference"],

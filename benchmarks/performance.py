@@ -36,7 +36,8 @@ PROSE = Path(__file__).parent / "performance_parts" / "page.md"
 SCRIPTS = {
     "startup": "startup.py",
     "kills": "kills.py",
-    "metrics": "metrics.py --repeats 2",
+    "linearity": "metrics.py --only 'linearity and anisotropy' --repeats 2",
+    "twonn": "metrics.py --only TwoNN",
     "capture": "capture.py",
     "processes": "processes.py",
     "end_to_end": "end_to_end.py",
@@ -92,7 +93,7 @@ def machines(found: dict[str, Any]) -> str:
     processors = sorted({each["machine"]["processor"] for each in found.values()})
     dates = sorted({each["machine"]["date"] for each in found.values()})
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    packages = found["metrics"]["machine"]["packages"]
+    packages = found["capture"]["machine"]["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "numpy") if name in packages)
     return f"{' and '.join(processors)}, two cores of a shared machine, no GPU; {versions}; {days}"
 
