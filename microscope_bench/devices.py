@@ -34,8 +34,12 @@ def _default() -> str:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU; None for the host, whose memory others bound."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    """Bytes that are free on a GPU, to each of the processes that share it; None for the host, whose memory others
+    bound.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0] // -(-launched().local_size // torch.cuda.device_count())
 
 
 def device_name(device: torch.device) -> str:

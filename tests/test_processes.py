@@ -202,6 +202,19 @@ def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch, 
     assert devices._default() == device
 
 
+@pytest.mark.parametrize(("n_gpus", "each"), [(4, 80), (3, 40), (1, 20)])
+def test_processes_that_share_a_gpu_share_its_memory(monkeypatch, n_gpus, each):
+    import torch
+
+    from microscope_bench import devices
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80, 100))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    set_variables(monkeypatch, {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"})
+    assert devices.free_bytes(torch.device("cuda")) == each
+    assert devices.free_bytes(torch.device("cpu")) is None
+
+
 @pytest.mark.heavy
 def test_a_kept_store_is_measured_by_two_processes(alone, tmp_path):
     assert run(2, tmp_path, "options['keep_store'] = True\n")[0][0] == 0
