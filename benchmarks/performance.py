@@ -36,18 +36,18 @@ PROSE = Path(__file__).parent / "performance_parts" / "page.md"
 SCRIPTS = {
     "startup": "startup.py",
     "kills": "kills.py",
-    "linearity": "metrics.py --only 'linearity and anisotropy' --repeats 2",
-    "twonn": "metrics.py --only TwoNN",
+    "linearity": "metrics.py --repeats 2",
+    "twonn": "metrics.py --only TwoNN --threads 1",
     "capture": "capture.py",
     "processes": "processes.py",
-    "end_to_end": "end_to_end.py",
+    "end_to_end": "end_to_end.py --model zoo-llava,zoo-llava-next --rounds 2",
     "lm_eval_overhead": "lm_eval_overhead.py --model zoo-llava-next --limit 200",
     "results_tree": "results_tree.py",
     "scaling": "scaling.py",
 }
 """Name of the figures → the script and its arguments."""
 
-ONE_THREAD = {"capture", "scaling", "kills", "lm_eval_overhead"}
+ONE_THREAD = {"capture", "end_to_end", "scaling", "kills", "lm_eval_overhead"}
 """Scripts whose processes get one thread each; the others say themselves how many they use."""
 
 

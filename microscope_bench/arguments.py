@@ -40,7 +40,7 @@ def key_values(option: str, text: str | Mapping[str, object] | None) -> dict[str
 
 
 def memory_size(option: str, size: str | int | None) -> int | None:
-    """Bytes from ``8GB``, ``512MiB``, ``1.5 GB`` or a whole number of bytes; None stays None.
+    """Bytes from ``8GB``, ``512MiB``, ``1.5 GB``, or from an integer; None stays None. A text needs a unit.
 
     Args:
         option: what an error calls it, for instance ``--measure_memory``.
@@ -54,8 +54,9 @@ def memory_size(option: str, size: str | int | None) -> int | None:
     """
     if size is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
-    unit = UNITS.get(found[2].upper() or "B") if found else None
+    given = f"{size} B" if isinstance(size, int) else size
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", given)
+    unit = UNITS.get(found[2].upper()) if found else None
     if found is None or unit is None or float(found[1]) <= 0:
         raise MicroscopeError(f"{option}: {size!r} is not a size in memory; write for instance {option} 8GB")
     return int(float(found[1]) * unit)

@@ -20,6 +20,7 @@ checksum, the JSON that of its tensors too.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,6 +39,7 @@ from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.disk import locked, remove_leftovers, replacing, write_whole
 from microscope_bench.errors import StoreError
 
+LOG = logging.getLogger("microscope_bench")
 FORMAT = 4
 _PART_FILES = r"\d{5,}\.(json|safetensors)"
 
@@ -167,7 +169,9 @@ class TokenStore:
         for part in tqdm(range(self.n_parts), desc="check store", unit="part", delay=2, disable=not progress):
             try:
                 whole = self._check_part(part) == len(self.part_range(part))
-            except StoreError:
+            except StoreError as error:
+                if self.record_file(part).exists():
+                    LOG.warning("part %d is captured again: %s", part, error)
                 self.drop_part(part)
                 whole = False
             if not whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from microscope_bench.errors import MicroscopeError
 
@@ -28,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
 
     rows, headers = LISTS[args.what](args)
     print(tabulate(rows, headers=headers, tablefmt="simple"))
-    if args.what == "stores" and rows:
-        print("\nThe command of a run goes on with its store. To give one up: rm -r STORE")
+    if args.what == "stores":
+        hint = "The command of a run goes on with its store. To give one up: rm -r STORE"
+        print(f"\n{hint}" if rows else f"no token stores in {args.output_path}; name another --output_path")
     return 0
 
 
@@ -102,17 +104,25 @@ def _controls(args: argparse.Namespace) -> Listing:
 
 
 def _stores(args: argparse.Namespace) -> Listing:
-    from microscope_bench.capture.listing import list_stores
+    from microscope_bench.capture.listing import StoreListing, list_stores
+
+    if not Path(args.output_path).is_dir():
+        raise MicroscopeError(f"{args.output_path} is no directory; --output_path names that of the results")
+
+    def note(store: StoreListing) -> str:
+        if store.in_use:
+            return "in use"
+        return "" if store.n_examples else "its manifest is missing or damaged: no run goes on with it"
 
     rows = [
         [
             str(store.path),
             store.model or "?",
             store.task or "?",
-            f"{store.captured} of {store.n_examples}",
+            f"{store.captured} of {store.n_examples or '?'}",
             f"{store.n_bytes / 1e6:,.1f} MB",
             store.written.strftime("%Y-%m-%d %H:%M UTC"),
-            "in use" if store.in_use else "",
+            note(store),
         ]
         for store in list_stores(args.output_path)
     ]

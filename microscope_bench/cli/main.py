@@ -92,9 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
         how = "terminated" if number == signal.SIGTERM else "interrupted"
+        place = f" --output_path {args.output_path}" if getattr(args, "output_path", None) else ""
         print(
             f"\n{name}: {how}; what was captured is kept, the same command resumes (to give it up: "
-            f"microscope-bench ls stores)",
+            f"microscope-bench ls stores{place})",
             file=sys.stderr,
         )
         return 128 + number

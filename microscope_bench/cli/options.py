@@ -143,8 +143,11 @@ def layers(text: str) -> list[int]:
 
 
 def numbers(text: str) -> list[int]:
-    """``"1,4"`` as numbers from 1, as an argparse type."""
-    return [at_least(1)(piece) for piece in names(text)]
+    """``"1,4"`` as numbers from 1, one at least, as an argparse type."""
+    found = [at_least(1)(piece) for piece in names(text)]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names no number")
+    return found
 
 
 def picture(text: str) -> Path:

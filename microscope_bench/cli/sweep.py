@@ -26,7 +26,7 @@ from microscope_bench.results.result import load_result
 RUNS, PROCESSES = "runs", "processes"
 """Keys of a sweep file that are no options of ``run``."""
 
-DONE, FAILED, BEFORE = "done", "failed", "done before"
+DONE, FAILED, BEFORE, NOT_DONE = "done", "failed", "done before", "not done"
 DIRECTORY = ".sweep"
 """Below ``--output_path``: which runs of sweeps are done, and what they wrote."""
 
@@ -83,14 +83,15 @@ def sweep(
     entries = read_entries(file, arguments, add_options, check)
     if only is not None and not set(only) <= {entry.number for entry in entries}:
         raise MicroscopeError(f"--only {','.join(map(str, only))}: {file} has entries 1 to {len(entries)}")
+    chosen = [entry for entry in entries if only is None or entry.number in only]
     rows: list[tuple[Entry, str, str]] = []
     stopped = 0
     try:
-        for entry in entries:
-            if only is None or entry.number in only:
-                rows.append((entry, *_run_entry(entry, len(entries))))
+        for entry in chosen:
+            rows.append((entry, *_run_entry(entry, len(entries))))
     except KeyboardInterrupt as stop:  # the child has ended
         stopped = signal_of(stop)
+    rows += [(entry, NOT_DONE, "") for entry in chosen[len(rows) :]]
     table = [(e.number, e.options.model, e.options.tasks, status, what) for e, status, what in rows]
     print(tabulate(table, ["run", "model", "tasks", "status", "result, or why there is none"]))
     if stopped:
@@ -113,7 +114,9 @@ def read_entries(
     overridden = {key for key, value in vars(parser.parse_args(arguments, unset)).items() if value != argparse.SUPPRESS}
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise MicroscopeError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError) as error:
         raise MicroscopeError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict) or not isinstance(runs := content.pop(RUNS, None), list) or not runs:
         raise MicroscopeError(f"{file} needs `{RUNS}:`, a list of mappings from options of `run` to their values")

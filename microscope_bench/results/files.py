@@ -9,7 +9,8 @@ import re
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from microscope_bench.disk import locked, remove_leftovers
@@ -23,6 +24,7 @@ FILES_AT_ONCE = 8
 """Files that a process reads before it hands them over."""
 
 _LONGEST_NAME = 100
+_FAILED_NOTE = "~failed.json"
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 
 
@@ -54,7 +56,7 @@ def result_path(root: str | Path, result: Result) -> Path:
         task = f"{task}~{safe_name(identity.model.control)}"
     if result.status == FAILED:
         plain = folder / f"{task}.json"
-        return plain if _is_free(plain) else folder / f"{task}~failed.json"
+        return plain if _is_free(plain) else folder / f"{task}{_FAILED_NOTE}"
     paths = [folder / f"{name}.json" for name in (task, f"{task}~{digest[:8]}", f"{task}~{digest}")]
     again = (path for path in paths if _holds_identity(path, digest))
     return next(again, None) or next((path for path in paths if _is_free(path)), paths[-1])
@@ -167,7 +169,26 @@ def save_result(root: str | Path, result: Result) -> Path:
         path = result_path(root, result)
         remove_leftovers(path.parent, r".+\.json")
         result.save(path)
+        if result.status != FAILED:
+            _forget_failures(path.parent, result)
     return path
+
+
+def _forget_failures(folder: Path, result: Result) -> None:
+    """Deletes the notes of failures of the very run that has now succeeded."""
+    for file in folder.glob(f"*{_FAILED_NOTE}"):
+        with suppress(ResultError):
+            old = load_result(file)
+            done = result.identity
+            # a failed run does not know its examples
+            same = replace(
+                old.identity,
+                n_examples=done.n_examples,
+                example_ids_sha256=done.example_ids_sha256,
+                prompt_sha256=done.prompt_sha256,
+            )
+            if old.status == FAILED and same == done:
+                file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def test_there_is_room_for_something_from_the_least_on(dim: int, folds: int, row
 
 
 def test_less_than_the_least_is_refused_with_the_least() -> None:
-    with pytest.raises(MetricError, match=r"1MB are too little .* width 4096; the least is 4.6GB"):
+    with pytest.raises(MetricError, match=r"1,000,000 bytes are too little .* width 4096; the least is 4.6GB"):
         Workspace.within(MB, 4096, n_folds=10, n_clouds=12, sample_rows=8192)
 
 

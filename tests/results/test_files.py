@@ -20,6 +20,7 @@ from microscope_bench.results.files import (
     load_results,
     result_path,
     safe_name,
+    save_result,
 )
 from microscope_bench.results.result import Result, load_result
 from tests.results.sample import failed, sample
@@ -69,6 +70,17 @@ def test_failures_give_way_and_never_replace_a_complete_result(tmp_path: Path) -
     assert save(tmp_path, sample()) == plain
     assert save(tmp_path, failed(sample())).name == "shapesqa~failed.json"
     assert load_result(plain) == sample()
+
+
+def test_a_run_that_succeeds_takes_the_note_of_its_own_failure_away(tmp_path: Path) -> None:
+    for protocol in (sample().identity.protocol, OTHER.identity.protocol):
+        done = sample(protocol=protocol)
+        save_result(tmp_path, done)
+        assert save_result(tmp_path, failed(done)).name == "shapesqa~failed.json"
+    save_result(tmp_path, sample())
+    assert [path.name for path in find_results(tmp_path)][-1] == "shapesqa~failed.json", "another run's failure stays"
+    save_result(tmp_path, OTHER)
+    assert not list(tmp_path.rglob("*~failed.json"))
 
 
 def test_an_unreadable_file_is_not_replaced(tmp_path: Path) -> None:
