@@ -39,7 +39,7 @@ SCRIPTS = {
     "linearity": "metrics.py --repeats 2",
     "twonn": "metrics.py --only TwoNN --threads 1",
     "capture": "capture.py",
-    "processes": "processes.py",
+    "processes": "processes.py --only zoo --questions 256 --rounds 2",
     "end_to_end": "end_to_end.py --model zoo-llava,zoo-llava-next --rounds 2",
     "lm_eval_overhead": "lm_eval_overhead.py --model zoo-llava-next --limit 200",
     "results_tree": "results_tree.py",

@@ -103,6 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=128)
+    parser.add_argument("--only", choices=("zoo", "random"), help="one of the two models")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
@@ -112,8 +113,8 @@ def main(argv: list[str] | None = None) -> None:
         common += ["--metrics", "anisotropy"]
     measured = {}
     with tempfile.TemporaryDirectory() as temporary:
-        models = {"zoo-llava-next": ["--model", "zoo-llava-next"]}
-        if not args.quick:
+        models = {} if args.only == "random" else {"zoo-llava-next": ["--model", "zoo-llava-next"]}
+        if args.only != "zoo" and not args.quick:
             checkpoint = write_checkpoint(Path(temporary) / "checkpoint")
             models[f"random, {BLOCKS} blocks of {WIDTH}"] = [
                 "--model",
