@@ -242,7 +242,7 @@ def torchrun(n, path, *options):
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     "options",
-    [("--split_by", "correct"), ("--mainflow",), ("--control", "shuffled-images"), ("--metrics", "all")],
+    [("--split_by", "correct"), ("--mainflow",), ("--control", "shuffled_image"), ("--metrics", "all")],
     ids=lambda options: options[0],
 )
 def test_torchrun_gives_the_result_of_one_process(options, tmp_path):
