@@ -11,7 +11,6 @@ the boundaries, the width and the kept tokens (at most 8,192 in the search for n
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,37 +22,15 @@ from lm_eval.tasks import TaskManager
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.speed_parts.random_llava import write_checkpoint
 from benchmarks.timing import write_json
 from microscope_bench.lm_eval_plugin.backend import Microscope
 from microscope_bench.tasks import builtin_task_dir
-from microscope_bench.zoo.shipped import shipped_model
 
 TEXT = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "head_dim": 64}
 TEXT |= {"num_attention_heads": 16, "num_key_value_heads": 16, "initializer_range": 0.02}
 TOWER = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 PICTURE, PATCH = 336, 14
-
-
-def write_checkpoint(directory: Path) -> Path:
-    """A LLaVA of LLaVA-1.5's picture size with random weights, beside the tokenizer of the zoo's."""
-    import torch
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-
-    zoo = shipped_model("zoo-llava")
-    config = json.loads((zoo / "config.json").read_text())
-    config["text_config"] |= TEXT
-    config["vision_config"] |= TOWER | {"image_size": PICTURE, "patch_size": PATCH}
-    config |= {"image_seq_length": (PICTURE // PATCH) ** 2, "dtype": "float32"}
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(LlavaConfig(**config))
-    print(f"{model.num_parameters() / 1e6:.0f} million parameters")
-    model.save_pretrained(directory)
-    processor = LlavaProcessor.from_pretrained(zoo)
-    processor.patch_size = PATCH
-    processor.image_processor.size = {"shortest_edge": PICTURE}
-    processor.image_processor.crop_size = {"height": PICTURE, "width": PICTURE}
-    processor.save_pretrained(directory)
-    return directory
 
 
 def main() -> None:
@@ -83,7 +60,9 @@ def main() -> None:
         return time.perf_counter() - begin
 
     with tempfile.TemporaryDirectory() as directory:
-        pretrained = args.model or str(write_checkpoint(Path(directory)))
+        pretrained = args.model or str(
+            write_checkpoint(Path(directory), text=TEXT, tower=TOWER, picture=PICTURE, patch=PATCH)
+        )
         plain, measured = [], []
         for number in range(args.rounds):
             plain.append(seconds(pretrained, False))

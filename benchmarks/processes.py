@@ -28,34 +28,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tabulate import tabulate
 
+from benchmarks.speed_parts.random_llava import text_shape, write_checkpoint
 from benchmarks.timing import interleaved, write_json
 
 STAGES = ("load", "capture", "measure")
 BLOCKS, WIDTH = 12, 512
 PICTURE, PATCH = 112, 14
-
-
-def write_checkpoint(directory: Path) -> Path:
-    """A LLaVA of 12 blocks and width 512 with random weights, 64 tokens a picture, beside the zoo's tokenizer."""
-    import torch
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
-
-    from microscope_bench.zoo.shipped import shipped_model
-
-    zoo = shipped_model("zoo-llava")
-    config = json.loads((zoo / "config.json").read_text())
-    config["text_config"] |= {"hidden_size": WIDTH, "intermediate_size": 1408, "num_hidden_layers": BLOCKS}
-    config["text_config"] |= {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64}
-    config["vision_config"] |= {"image_size": PICTURE, "patch_size": PATCH}
-    config |= {"image_seq_length": (PICTURE // PATCH) ** 2, "dtype": "float32"}
-    torch.manual_seed(0)
-    LlavaForConditionalGeneration(LlavaConfig(**config)).save_pretrained(directory)
-    processor = LlavaProcessor.from_pretrained(zoo)
-    processor.patch_size = PATCH
-    processor.image_processor.size = {"shortest_edge": PICTURE}
-    processor.image_processor.crop_size = {"height": PICTURE, "width": PICTURE}
-    processor.save_pretrained(directory)
-    return directory
 
 
 def runner(
@@ -115,7 +93,9 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         models = {} if args.only == "random" else {"zoo-llava-next": ["--model", "zoo-llava-next"]}
         if args.only != "zoo" and not args.quick:
-            checkpoint = write_checkpoint(Path(temporary) / "checkpoint")
+            checkpoint = write_checkpoint(
+                Path(temporary) / "checkpoint", text=text_shape(WIDTH, BLOCKS), tower={}, picture=PICTURE, patch=PATCH
+            )
             models[f"random, {BLOCKS} blocks of {WIDTH}"] = [
                 "--model",
                 "hf",
