@@ -34,8 +34,8 @@ from benchmarks.speed_parts.random_llava import text_shape, tower_shape, write_c
 from benchmarks.timing import interleaved, write_json
 from microscope_bench import evaluate
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.resolve import resolve_model, resolve_task, task_settings
 from microscope_bench.results.result import Result
+from microscope_bench.run.inputs import resolve_model, resolve_task, task_settings
 
 STAGES = ("capture", "measure")
 

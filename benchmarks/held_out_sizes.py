@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from microscope_bench.metrics.arrays import cloud_of
+from microscope_bench.metrics.core.arrays import cloud_of
 from microscope_bench.metrics.linear_fit import Linearity, explained
 
 EXPLAINED = 0.5

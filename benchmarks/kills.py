@@ -34,8 +34,8 @@ from benchmarks.kills_parts.victim import Kill, Life, run
 from benchmarks.kills_parts.watcher import watching
 from benchmarks.timing import write_json
 from microscope_bench import evaluate, load_result
-from microscope_bench.results.files import find_results
 from microscope_bench.results.result import Result
+from microscope_bench.results.result_files import find_results
 
 WHILE_CAPTURING = [
     "half of tensors",

@@ -22,10 +22,10 @@ from tabulate import tabulate
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS
-from microscope_bench.capture.records import ExampleRecord
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.measure import measure
-from microscope_bench.metrics.cloud import Cloud
+from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.registry import METRICS, EstimatorScore, Metric
 from microscope_bench.protocol import named_protocol
 

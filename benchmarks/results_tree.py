@@ -24,8 +24,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import write_json
-from microscope_bench.results.files import result_path
 from microscope_bench.results.result import Result, Score, load_result
+from microscope_bench.results.result_files import result_path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TEMPLATE = REPOSITORY / "results/zoo-llava/sha256-9fd3683a3ee8ad34/shapesqa.json"

@@ -64,9 +64,9 @@ def capture(checkpoint: Path, store: Path, n: int) -> float:
     from microscope_bench.capture.loop import Capture
     from microscope_bench.capture.store import TokenStore
     from microscope_bench.protocol import named_protocol
-    from microscope_bench.resolve import resolve_model, resolve_task, task_settings
     from microscope_bench.results.provenance import environment
-    from microscope_bench.runner import PART_EXAMPLES
+    from microscope_bench.run.evaluate import PART_EXAMPLES
+    from microscope_bench.run.inputs import resolve_model, resolve_task, task_settings
 
     task = resolve_task("shapesqa", None, {"n": str(n)}, task_settings())
     adapter = resolve_model("hf", {"pretrained": str(checkpoint)}, "cpu")
@@ -100,7 +100,7 @@ def read(store: Path) -> float:
 
     from microscope_bench.capture.store import TokenStore
     from microscope_bench.measure.tokens import JOINT, StoredTokens
-    from microscope_bench.metrics.workspace import MOST_ROWS
+    from microscope_bench.metrics.core.workspace import MOST_ROWS
     from microscope_bench.protocol import named_protocol
 
     opened = TokenStore(store)

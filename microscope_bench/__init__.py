@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "evaluate": "microscope_bench.runner",
+    "evaluate": "microscope_bench.run.evaluate",
     "Result": "microscope_bench.results.result",
     "load_result": "microscope_bench.results.result",
     "Protocol": "microscope_bench.protocol",
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from microscope_bench.protocol import Protocol as Protocol
     from microscope_bench.results.result import Result as Result
     from microscope_bench.results.result import load_result as load_result
-    from microscope_bench.runner import evaluate as evaluate
+    from microscope_bench.run.evaluate import evaluate as evaluate
 
 
 def __getattr__(name: str) -> Any:

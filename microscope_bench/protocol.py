@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.registry import unknown_name
+from microscope_bench.system.lazy_registry import unknown_name
 
 SINK_RULE = "massive/1"
 """The only rule there is; ``docs/protocol.md`` spells it out."""

@@ -120,7 +120,7 @@ class GeometryRegression:
         Returns:
             The result, for further assertions.
         """
-        from microscope_bench.runner import evaluate
+        from microscope_bench.run.evaluate import evaluate
 
         __tracebackhide__ = True
         result = evaluate(model, task, **{"progress": False, **options})
@@ -128,7 +128,7 @@ class GeometryRegression:
         return result
 
     def _path(self, name: str) -> Path:
-        from microscope_bench.results.files import safe_name
+        from microscope_bench.results.result_files import safe_name
 
         own = self._test.partition("::")[2].replace("::", ".")
         path = self._directory / f"{safe_name(name or own)}.json"
@@ -152,7 +152,7 @@ def _problem(result: Result, path: Path, tolerances: Mapping[str, str] | None, a
     """Why the result does not pass, or ""."""
     from microscope_bench.publish.compare.comparison import WITHIN, check_names, compare_results
     from microscope_bench.publish.compare.forms import as_text
-    from microscope_bench.publish.compare.report import Pair, Report
+    from microscope_bench.publish.compare.paths import Pair, Report
     from microscope_bench.publish.compare.tolerances import Tolerances
     from microscope_bench.results.result import FAILED, load_result
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from microscope_bench.arguments import key_values
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.key_values import key_values
 
 
 def test_pairs_become_a_dict():

@@ -11,24 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {
-    "errors",
-    "registry",
-    "examples",
-    "protocol",
-    "arguments",
-    "hub",
-    "devices",
-    "disk",
-    "memory",
-    "processes",
-    "signals",
-}
+FOUNDATION = {"errors", "example", "protocol", "identity", "config", "system"}
+"""What every room stands on."""
+
 ARROWS = {
     "cli": {
-        "runner",
-        "remeasure",
-        "resolve",
+        "run",
         "check",
         "publish",
         "adapters",
@@ -40,36 +28,23 @@ ARROWS = {
         "figures",
         "capture",
     },
-    "runner": {
-        "resolve",
-        "capture",
-        "remeasure",
-        "measure",
-        "tasks",
-        "results",
-        "adapters",
-        "metrics",
-        "assemble",
-        "controls",
-    },
-    "figures": {"remeasure", "capture", "measure", "metrics", "adapters", "controls", "publish", "results"},
-    "remeasure": {"capture", "measure", "assemble", "metrics", "results"},
-    "resolve": {"tasks", "adapters"},
-    "assemble": {"capture", "measure", "results", "metrics"},
+    "run": {"capture", "measure", "tasks", "results", "adapters", "metrics", "controls"},
+    "figures": {"run", "capture", "measure", "metrics", "adapters", "controls", "publish", "results"},
     "check": {"capture", "adapters"},
     "controls": {"capture", "adapters"},
     "capture": {"adapters"},
     "measure": {"capture", "metrics", "adapters", "results"},
-    "publish": {"results"},
-    "pytest_plugin": {"publish", "results", "runner"},
+    "publish": {"results", "metrics"},
+    "pytest_plugin": {"publish", "results", "run"},
     "adapters": set(),
     "zoo": {"adapters", "tasks"},
-    "lm_eval_plugin": {"adapters", "capture", "measure", "assemble", "metrics", "results", "tasks", "publish"}
-    | {"resolve"},
+    "lm_eval_plugin": {"adapters", "capture", "measure", "run", "metrics", "results", "tasks", "publish"},
     "tasks": set(),
     "metrics": set(),
-    "results": set(),
+    "results": {"metrics"},
 }
+"""Room → the rooms that its files may import; of ``metrics``, publish and results see the records alone."""
+
 HEAVY = {"torch", "numpy", "transformers", "lm_eval", "datasets", "safetensors", "scipy", "sklearn"}
 
 
@@ -112,12 +87,63 @@ def test_imports_follow_the_arrows(file):
     [
         f
         for f in files()
-        if f.relative_to(PACKAGE).parts[0] in ("results", "publish", "protocol.py", "registry.py", "errors.py")
+        if f.relative_to(PACKAGE).parts[0] in ("results", "publish", "protocol.py", "identity.py", "errors.py")
     ],
     ids=lambda f: f.relative_to(PACKAGE).as_posix(),
 )
 def test_results_and_publish_never_see_a_tensor(file):
     assert not {name.split(".")[0] for name in imports_of(file)} & (HEAVY - {"numpy"} | {"torch"})
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def arrows_between_files() -> dict[str, set[str]]:
+    """Module → the modules of ours that it imports, those under TYPE_CHECKING and inside functions included."""
+    modules = {module_of(file): file for file in files()}
+    found: dict[str, set[str]] = {}
+    for name, file in modules.items():
+        wanted = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module in modules:
+                inside = {f"{node.module}.{alias.name}" for alias in node.names} & modules.keys()
+                wanted |= inside or {node.module}
+            elif isinstance(node, ast.Import):
+                wanted |= {alias.name for alias in node.names} & modules.keys()
+        found[name] = wanted - {name}
+    return found
+
+
+def circles(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of files that can each be reached from each other (Tarjan's algorithm, by repeated reachability)."""
+
+    def reached(start: str) -> set[str]:
+        seen, waiting = set(), [start]
+        while waiting:
+            for target in arrows[waiting.pop()] - seen:
+                seen.add(target)
+                waiting.append(target)
+        return seen
+
+    reach = {name: reached(name) for name in arrows}
+    return [group for group in {frozenset(o for o in reach[n] if n in reach[o]) for n in arrows} if len(group) > 1]
+
+
+@pytest.mark.xfail(reason="three circles are still open", strict=True)
+def test_no_two_files_import_each_other_by_any_way():
+    lazy = {"microscope_bench", "microscope_bench.metrics"}  # packages whose public names load on first use
+    arrows = {name: targets - lazy for name, targets in arrows_between_files().items() if name not in lazy}
+    assert not [sorted(group) for group in circles(arrows)]
+
+
+def test_no_two_files_have_one_name():
+    names: dict[str, list[str]] = {}
+    for file in files():
+        if file.name not in ("__init__.py", "base.py") and file.parent.name != "cli":
+            names.setdefault(file.name, []).append(file.relative_to(PACKAGE).as_posix())
+    assert not {name: found for name, found in names.items() if len(found) > 1}
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda f: f.relative_to(PACKAGE).as_posix())
@@ -133,7 +159,7 @@ def test_only_tasks_and_one_file_of_the_plugin_know_lm_eval(file):
         ("import microscope_bench", HEAVY),
         ("import microscope_bench.cli.main", {"torch", "transformers", "lm_eval", "datasets"}),
         ("import microscope_bench.adapters.presets", {"torch", "transformers", "lm_eval", "datasets"}),
-        ("import microscope_bench.publish.leaderboard", {"torch", "transformers", "lm_eval", "datasets"}),
+        ("import microscope_bench.publish.leaderboard.markdown_page", {"torch", "transformers", "lm_eval", "datasets"}),
         ("import microscope_bench.publish.compare.forms", HEAVY),
         ("import microscope_bench.pytest_plugin", HEAVY | {"jsonschema", "tabulate"}),
         ("import microscope_bench.capture.listing", HEAVY),
@@ -153,7 +179,7 @@ def test_importing_stays_light(statement, forbidden):
 
 
 def test_results_are_read_where_there_are_no_unix_locks():
-    names = "microscope_bench.results.result, microscope_bench.publish.leaderboard"
+    names = "microscope_bench.results.result, microscope_bench.publish.leaderboard.markdown_page"
     code = f"import sys; sys.modules['fcntl'] = None; import {names}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,12 +14,13 @@ from dataclasses import replace
 
 import pytest
 
-from microscope_bench import disk, load_result
+from microscope_bench import load_result
 from microscope_bench.capture.store import writing
-from microscope_bench.disk import LOCK, is_locked, locked, replacing, write_whole
 from microscope_bench.errors import ResultError, StoreError
 from microscope_bench.protocol import named_protocol
-from microscope_bench.results.files import find_results
+from microscope_bench.results.result_files import find_results
+from microscope_bench.system import disk
+from microscope_bench.system.disk import LOCK, is_locked, locked, replacing, write_whole
 from tests.results.sample import sample
 from tests.test_runner import result_files, run
 from tests.toy import ToyAdapter
@@ -62,7 +63,7 @@ def test_a_lock_is_given_once_and_its_file_goes_with_it(tmp_path):
 
 def test_the_lock_file_of_a_dead_process_is_no_obstacle(tmp_path):
     code = (
-        f"import os, signal; from microscope_bench.disk import locked; from pathlib import Path\n"
+        f"import os, signal; from microscope_bench.system.disk import locked; from pathlib import Path\n"
         f"with locked(Path({str(tmp_path)!r})): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
@@ -93,7 +94,7 @@ def test_a_lock_file_deleted_between_open_and_lock_is_not_taken_for_the_lock(tmp
 RACER = """
 import sys, time
 from pathlib import Path
-from microscope_bench.disk import locked
+from microscope_bench.system.disk import locked
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
 end = time.monotonic() + float(sys.argv[3])
 taken = refused = 0
@@ -164,7 +165,8 @@ def test_a_run_of_another_model_goes_into_the_same_results_directory_at_the_same
 
 def test_runs_of_two_identities_that_end_at_once_do_not_take_each_others_place(tmp_path):
     code = (
-        "import sys, time; from microscope_bench import load_result; from microscope_bench.results.files import *\n"
+        "import sys, time; from microscope_bench import load_result\n"
+        "from microscope_bench.results.result_files import *\n"
         "r = load_result(sys.argv[1]); time.sleep(max(0, float(sys.argv[3]) - time.time()))\n"
         "save_result(sys.argv[2], r)"
     )

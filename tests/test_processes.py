@@ -14,7 +14,7 @@ from microscope_bench import load_result
 from microscope_bench.adapters.placement import device_options
 from microscope_bench.errors import AdapterError
 from microscope_bench.measure.scores import own_boundaries
-from microscope_bench.processes import ALONE, VARIABLES, Processes, ProcessesError, launched
+from microscope_bench.system.processes import ALONE, VARIABLES, Processes, ProcessesError, launched
 from tests.together import environments, outcomes, start
 
 RUN = """
@@ -118,7 +118,7 @@ def test_a_store_that_not_all_processes_see_is_refused(tmp_path):
 
 def test_each_item_is_taken_once_and_values_come_from_the_first():
     code = (
-        "from microscope_bench.processes import launched\np = launched()\n"
+        "from microscope_bench.system.processes import launched\np = launched()\n"
         "print(*p.take(range(20)), *[x for part in p.gather(list(p.take('abc'))) for x in part], sep=',')\n"
         "assert p.from_first(lambda: p.rank) == 0 and p.gather(p.rank) == [0, 1, 2]\n"
         "add = p.counter(); add(2); p.wait(); assert add(0) == 6\n"
@@ -134,7 +134,7 @@ def test_one_process_waits_for_nobody():
     assert ALONE.gather(3) == [3] and ALONE.from_first(lambda: 4) == 4 and list(ALONE.take("ab")) == ["a", "b"]
     add = ALONE.counter()
     assert (add(2), add(3)) == (2, 5)
-    code = "import sys, microscope_bench.processes as p; p.launched().wait(); assert 'torch' not in sys.modules"
+    code = "import sys, microscope_bench.system.processes as p; p.launched().wait(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=environments(1)[0])
 
 
@@ -194,7 +194,7 @@ def test_a_model_is_not_spread_over_all_gpus_by_each_process(monkeypatch):
 def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch, n_gpus, local_rank, device):
     import torch
 
-    from microscope_bench import devices
+    from microscope_bench.system import devices
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
@@ -206,7 +206,7 @@ def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch, 
 def test_processes_that_share_a_gpu_share_its_memory(monkeypatch, n_gpus, each):
     import torch
 
-    from microscope_bench import devices
+    from microscope_bench.system import devices
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80, 100))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
@@ -220,7 +220,7 @@ def test_a_kept_store_is_measured_by_two_processes(alone, tmp_path):
     assert run(2, tmp_path, "options['keep_store'] = True\n")[0][0] == 0
     (store,) = (tmp_path / ".stores").iterdir()
     again = (
-        "from microscope_bench.remeasure import measure_store\n"
+        "from microscope_bench.run.measure_store import measure_store\n"
         f"measure_store({str(store)!r}, metrics=metrics, split_by='correct', output_path=sys.argv[1], progress=False)"
     )
     found = run(2, tmp_path / "again", code=again)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from microscope_bench.errors import MicroscopeError, UnknownNameError
-from microscope_bench.registry import Registry
+from microscope_bench.system.lazy_registry import Registry
 
 
 def things():

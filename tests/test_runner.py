@@ -9,7 +9,7 @@ import pytest
 
 from microscope_bench import evaluate, load_result
 from microscope_bench.errors import CaptureError, MicroscopeError, ResultError, StoreError
-from microscope_bench.remeasure import measure_store
+from microscope_bench.run.measure_store import measure_store
 from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask
 
 

@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from microscope_bench import signals
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.cli.main import main
+from microscope_bench.system import signals
 from tests.test_runner import result_files, run
 from tests.toy import ToyAdapter
 
@@ -154,7 +154,7 @@ def test_the_command_line_exits_with_128_and_the_signal(tmp_path, monkeypatch, c
 
 
 def test_measuring_ends_at_once_and_the_next_run_measures_without_a_pass(tmp_path, monkeypatch, handled):
-    import microscope_bench.remeasure as remeasure
+    import microscope_bench.run.measure_store as remeasure
 
     measure = remeasure.measure
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 
-from microscope_bench.processes import VARIABLES
+from microscope_bench.system.processes import VARIABLES
 
 
 def free_port() -> int:

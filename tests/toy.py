@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, TEXT, Adapter, Batch, ModelInfo
 from microscope_bench.errors import AdapterError, ExampleError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 
 PATCHES = 6
 WIDTH = 16

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from benchmarks.calibration_parts.clustered import DataSet, Setting, World
-from microscope_bench.metrics.arrays import cloud_of
+from microscope_bench.metrics.core.arrays import cloud_of
+from microscope_bench.metrics.core.resampling import interval
 from microscope_bench.metrics.registry import METRICS
-from microscope_bench.metrics.resampling import interval
 
 SEED = 1
 """Every setting starts from it."""

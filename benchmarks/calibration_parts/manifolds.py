@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from microscope_bench.metrics.arrays import cloud_of
+from microscope_bench.metrics.core.arrays import cloud_of
 from microscope_bench.metrics.registry import METRICS
 
 Array = NDArray[np.float64]

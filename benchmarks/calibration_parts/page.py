@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.calibration_parts.clustered import SETTINGS, World
 from benchmarks.calibration_parts.coverage import FRESH, JUDGED, KNOWN, SEED, STREAMS
 from benchmarks.calibration_parts.manifolds import SAME_ESTIMATOR
-from microscope_bench.publish.markdown import table
+from microscope_bench.publish.escape import table
 
 Record = dict[str, Any]
 

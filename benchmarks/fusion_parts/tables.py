@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from microscope_bench.publish.markdown import table
+from microscope_bench.publish.escape import table
 from microscope_bench.publish.summary import HEADLINES, Headline, of_one_n, plus_minus
-from microscope_bench.results.files import load_results
 from microscope_bench.results.result import COMPLETE, Result
+from microscope_bench.results.result_files import load_results
 from microscope_bench.zoo import FUSIONS
 
 HIDDEN, UPDATE, DIMENSION, ANISOTROPY = HEADLINES

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.fusion_parts.tables import CONDITIONS, Experiment
-from microscope_bench.publish.markdown import table
+from microscope_bench.publish.escape import table
 from microscope_bench.results.result import Result, Score
 from microscope_bench.zoo import FUSIONS
 

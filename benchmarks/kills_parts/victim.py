@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from microscope_bench import disk, remeasure
 from microscope_bench.capture import loop, store
 from microscope_bench.cli.main import main
+from microscope_bench.run import measure_store as remeasure
+from microscope_bench.system import disk
 
 Report = Callable[[str], None]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import ResultError
-from microscope_bench.results.files import find_results
 from microscope_bench.results.result import load_result
+from microscope_bench.results.result_files import find_results
 
 PAUSE = 0.01
 

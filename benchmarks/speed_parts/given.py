@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from microscope_bench.adapters.base import Batch
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 
 
 class Encoded:

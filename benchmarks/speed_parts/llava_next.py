@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaCon
 
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch, ModelInfo
 from microscope_bench.adapters.decoder import find_blocks
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 
 BOS = 1
 SYSTEM_PROMPT = 36

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 
 MEDIAN_TOKENS, SPREAD, SHORTEST, LONGEST = 90, 0.5, 40, 400
 """Prompts of ScienceQA's picture questions in tokens of Llama's size: median, sd of the logarithm, and the ends."""

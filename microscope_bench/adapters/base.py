@@ -25,9 +25,9 @@ from microscope_bench.adapters.batch import (
     VIDEO,
     Batch,
 )
-from microscope_bench.adapters.identity import ModelInfo
 from microscope_bench.errors import AdapterError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
+from microscope_bench.identity import ModelInfo
 
 __all__ = [
     "AUDIO",

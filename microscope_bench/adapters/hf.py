@@ -18,16 +18,16 @@ from microscope_bench.adapters.decoder import describe_module_lists, find_blocks
 from microscope_bench.adapters.encoding import Encoder
 from microscope_bench.adapters.hf_loading import load_parts
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
-from microscope_bench.adapters.loading import Checkpoint
 from microscope_bench.adapters.media_tokens import constant_media_vectors
-from microscope_bench.adapters.models import model_info, part_that_runs, start_tokens
+from microscope_bench.adapters.model_loading import model_info, part_that_runs, start_tokens
 from microscope_bench.adapters.overrides import Overrides, overrides_of
+from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.placement import input_device, offloading_fails
 from microscope_bench.adapters.prompting import chat_template, continuation_token_ids, template_sha256
 from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR, VISION
 from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.errors import AdapterError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 
 
 class HFAdapter(Adapter):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from microscope_bench.adapters.arguments import boolean_arg, positive_int_arg, refuse_unknown_args
-from microscope_bench.adapters.loading import CHECKPOINT_FILES, resolve_checkpoint
-from microscope_bench.adapters.models import is_multimodal, load_model, read_config
+from microscope_bench.adapters.model_args import boolean_arg, positive_int_arg, refuse_unknown_args
+from microscope_bench.adapters.model_loading import is_multimodal, load_model, read_config
 from microscope_bench.adapters.overrides import overrides_of
+from microscope_bench.adapters.pinned_checkpoint import CHECKPOINT_FILES, resolve_checkpoint
 from microscope_bench.adapters.placement import device_options, quantization_config
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
-from microscope_bench.devices import pick_device
 from microscope_bench.errors import AdapterError
+from microscope_bench.system.devices import pick_device
 
 ARGUMENTS = (
     "pretrained",

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from microscope_bench.errors import AdapterError
-from microscope_bench.hub import first_line
-from microscope_bench.processes import launched
-from microscope_bench.registry import unknown_name
+from microscope_bench.system.hub import first_line
+from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.system.processes import launched
 
 QUANTIZATIONS = {
     "bnb-8bit": "bitsandbytes, LLM.int8()",

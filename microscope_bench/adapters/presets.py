@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microscope_bench.adapters.arguments import recorded_options
-from microscope_bench.adapters.published import PUBLISHED, Published
-from microscope_bench.arguments import key_values
+from microscope_bench.adapters.model_args import recorded_options
+from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
 from microscope_bench.errors import AdapterError, UnknownNameError
-from microscope_bench.registry import Registry, unknown_name
+from microscope_bench.system.key_values import key_values
+from microscope_bench.system.lazy_registry import Registry, unknown_name
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -27,7 +27,7 @@ ADAPTERS: Registry[type[Adapter]] = Registry(
     "adapter",
     {
         "hf": "microscope_bench.adapters.hf:HFAdapter",
-        "omnifusion": "microscope_bench.adapters.omnifusion:OmniFusionAdapter",
+        "omnifusion": "microscope_bench.adapters.omnifusion.adapter:OmniFusionAdapter",
     },
     group="microscope_bench.adapters",
     hint=_HINT,
@@ -202,7 +202,7 @@ def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) ->
     built: dict[str, str] = {}
     if preset.build is not None:
         built["pretrained"] = str(_call(preset.build, preset.name))
-    from microscope_bench.adapters.loading import LOCAL_HINT
+    from microscope_bench.adapters.pinned_checkpoint import LOCAL_HINT
 
     try:
         adapter = ADAPTERS.get(preset.adapter).load({**preset.args, **built, **args}, device=device)

@@ -13,7 +13,7 @@ from transformers.utils import chat_template_utils
 
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.errors import AdapterError, ExampleError
-from microscope_bench.examples import PLACEHOLDERS, Example
+from microscope_bench.example import PLACEHOLDERS, Example
 
 TODAY = datetime(2024, 7, 26)
 """What a template that asks for today's date is told: else a prompt would change overnight, and its numbers with it."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from microscope_bench.adapters.decoder import describe_module_lists, module_lists
 from microscope_bench.errors import AdapterError
-from microscope_bench.registry import unknown_name
+from microscope_bench.system.lazy_registry import unknown_name
 
 LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector"
 TAPS = {

@@ -22,7 +22,7 @@ from microscope_bench.adapters.base import LABELS, MODALITIES, STRUCTURE, Adapte
 from microscope_bench.adapters.decoder import describe_module_lists, first_tensor_at
 from microscope_bench.adapters.tap_places import check_tap, find_places
 from microscope_bench.errors import AdapterError, ExampleError
-from microscope_bench.examples import PLACEHOLDERS, Example
+from microscope_bench.example import PLACEHOLDERS, Example
 
 _PICTURES = {"image", "video"}
 

@@ -16,7 +16,7 @@ from microscope_bench import __version__
 from microscope_bench.adapters.base import Adapter
 from microscope_bench.capture.selection import RULE
 from microscope_bench.errors import ExampleError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 from microscope_bench.protocol import Protocol
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.disk import is_locked
+from microscope_bench.system.disk import is_locked
 
 STORES = ".stores"
 """Where, in a results directory, the stores of its runs are: those under way, interrupted, failed, or kept."""

@@ -12,20 +12,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from microscope_bench import signals
 from microscope_bench.adapters.base import Adapter, Batch
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.fingerprints import ExampleSource, example_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
-from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.capture.writer import PartWriter
 from microscope_bench.errors import CaptureError, ExampleError
-from microscope_bench.examples import Example
-from microscope_bench.memory import free_memory, memory_enough, out_of_memory
-from microscope_bench.processes import ALONE, Processes, ProcessesError
+from microscope_bench.example import Example
 from microscope_bench.protocol import Protocol
+from microscope_bench.system import signals
+from microscope_bench.system.memory import free_memory, memory_enough, out_of_memory
+from microscope_bench.system.processes import ALONE, Processes, ProcessesError
 
 LOG = logging.getLogger("microscope_bench")
 MAINFLOW_EXAMPLES = 16
@@ -89,7 +89,7 @@ class Capture:
         Raises:
             CaptureError: more examples had to be skipped than the protocol allows, or the model broke the contract.
             MicroscopeError: memory ran out with a single example.
-            Stopped: a signal asked for the end, under handlers of :mod:`microscope_bench.signals`.
+            Stopped: a signal asked for the end, under handlers of :mod:`microscope_bench.system.signals`.
         """
         with signals.deferred():
             self._fill(store, parts, on_examples, processes)

@@ -14,7 +14,7 @@ from typing import Any
 from microscope_bench.capture.checksums import differences
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
-from microscope_bench.processes import Processes, ProcessesError
+from microscope_bench.system.processes import Processes, ProcessesError
 
 PATIENCE_SECONDS = 90.0
 """How long a file that another machine wrote may take to show: network file systems remember for a minute at most that

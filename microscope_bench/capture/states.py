@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS, MODALITIES, PADDING, Adapter, Batch
-from microscope_bench.capture.copies import HostCopies
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.fingerprints import example_sha256, media_sha256
+from microscope_bench.capture.host_copies import HostCopies
 from microscope_bench.capture.origins import token_origins
-from microscope_bench.capture.records import ExampleRecord
 from microscope_bench.capture.selection import number_from_last, select_positions
 from microscope_bench.errors import AdapterError, CaptureError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 from microscope_bench.protocol import Protocol
 
 

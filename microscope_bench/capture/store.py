@@ -35,9 +35,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from microscope_bench.capture.checksums import differences, file_sha256, own_sha256, signed
-from microscope_bench.capture.records import ExampleRecord
-from microscope_bench.disk import locked, remove_leftovers, replacing, write_whole
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.errors import StoreError
+from microscope_bench.system.disk import locked, remove_leftovers, replacing, write_whole
 
 LOG = logging.getLogger("microscope_bench")
 FORMAT = 4

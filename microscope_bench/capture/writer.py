@@ -9,7 +9,7 @@ from types import TracebackType
 
 from torch import Tensor
 
-from microscope_bench.capture.records import ExampleRecord
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 
 LOG = logging.getLogger("microscope_bench")

@@ -14,6 +14,7 @@ from torch import Tensor
 from microscope_bench.adapters.base import LABELS, PADDING, TEXT, Adapter
 from microscope_bench.adapters.decoder import find_final_norm
 from microscope_bench.capture.hooks import run_pass
+from microscope_bench.check.check_report import Check, Report
 from microscope_bench.check.probes import (
     Probe,
     capture,
@@ -30,9 +31,8 @@ from microscope_bench.check.probes import (
     what_was_found,
     with_other_media,
 )
-from microscope_bench.check.report import Check, Report
 from microscope_bench.errors import CaptureError
-from microscope_bench.examples import PLACEHOLDERS, Example
+from microscope_bench.example import PLACEHOLDERS, Example
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """How far an example's boundary may move, relative to its norm, when other examples share the batch: padding changes

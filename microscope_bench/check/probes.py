@@ -20,7 +20,7 @@ from microscope_bench.adapters.base import PADDING, Adapter, Batch
 from microscope_bench.adapters.decoder import hidden_given
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.errors import AdapterError
-from microscope_bench.examples import PLACEHOLDERS, Audio, Example
+from microscope_bench.example import PLACEHOLDERS, Audio, Example
 
 N_FRAMES = 4
 SAMPLING_RATE = 16000

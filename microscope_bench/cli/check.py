@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from microscope_bench.arguments import key_values
 from microscope_bench.cli.options import add_model_options
+from microscope_bench.system.key_values import key_values
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from microscope_bench.processes import LOST, VARIABLES
-from microscope_bench.signals import Stopped
+from microscope_bench.system.processes import LOST, VARIABLES
+from microscope_bench.system.signals import Stopped
 
 RESULTS_VARIABLE = "MICROSCOPE_BENCH_RESULTS_FILE"
 """Environment variable: the file into which ``run`` writes the paths of its results, for the sweep that started it."""

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.publish.names import CITATIONS
+from microscope_bench.publish.form_names import CITATIONS
 
 if TYPE_CHECKING:
     from microscope_bench.publish.cite import CitationOf
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints it."""
     from microscope_bench.errors import ResultError
     from microscope_bench.publish.cite import render_citation
-    from microscope_bench.results.files import find_results
     from microscope_bench.results.result import FAILED, load_result
+    from microscope_bench.results.result_files import find_results
 
     paths = [path for name in args.results for path in (find_results(name) if Path(name).is_dir() else [Path(name)])]
     if not paths:

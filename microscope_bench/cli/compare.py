@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error(f"compare takes a baseline and a new result, not {len(args.paths)} paths")
 
     from microscope_bench.publish.compare.forms import FORMS
-    from microscope_bench.publish.compare.report import compare_paths
+    from microscope_bench.publish.compare.paths import compare_paths
     from microscope_bench.publish.compare.spread import read_tolerances
     from microscope_bench.publish.compare.table import plain
     from microscope_bench.publish.compare.tolerances import Tolerances, parse_tolerances

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.publish.names import SUFFIXES
+from microscope_bench.publish.form_names import SUFFIXES
 
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result
@@ -46,10 +46,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Writes the page, or compares it."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.formats import render_as
-    from microscope_bench.publish.rows import board_of
+    from microscope_bench.publish.leaderboard.board import board_of
+    from microscope_bench.publish.leaderboard.formats import render_as
     from microscope_bench.results.document import write_atomically
-    from microscope_bench.results.files import each_result
+    from microscope_bench.results.result_files import each_result
 
     by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
     name = args.format or by_suffix.get(Path(args.output or "").suffix.lower(), "markdown")

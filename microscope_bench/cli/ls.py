@@ -41,7 +41,7 @@ Listing = tuple[list[list[str]], list[str]]
 def _models(args: argparse.Namespace) -> Listing:
     from microscope_bench.adapters.overrides import FUSIONS
     from microscope_bench.adapters.presets import ADAPTERS, MODELS
-    from microscope_bench.registry import unknown_name
+    from microscope_bench.system.lazy_registry import unknown_name
 
     if args.fusion is not None and args.fusion not in FUSIONS:
         raise unknown_name("fusion", args.fusion, list(FUSIONS))

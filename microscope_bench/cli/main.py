@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from microscope_bench import __version__, signals
+from microscope_bench import __version__
 from microscope_bench.cli import (
     check,
     cite,
@@ -26,7 +26,8 @@ from microscope_bench.cli import (
     validate,
 )
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.processes import launched
+from microscope_bench.system import signals
+from microscope_bench.system.processes import launched
 
 VERBS = (run, measure, ls, check, validate, leaderboard, compare, report, plot, plot_tokens, plot_example, cite)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from microscope_bench.cli.options import METRICS_HELP, add_measure_memory_option, add_split_option
-from microscope_bench.processes import launched
+from microscope_bench.system.processes import launched
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Measures the store and prints a summary of the result."""
     from microscope_bench.metrics.registry import DEFAULT_METRICS
     from microscope_bench.publish.terminal import summary_table, timing_line
-    from microscope_bench.remeasure import measure_store
+    from microscope_bench.run.measure_store import measure_store
 
     result = measure_store(
         args.store,

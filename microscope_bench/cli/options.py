@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from microscope_bench.arguments import memory_size
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.key_values import memory_size
 
 METRICS_HELP = "see `ls metrics`; or all (default: linearity, intrinsic_dimension, anisotropy)"
 
@@ -153,7 +153,7 @@ def numbers(text: str) -> list[int]:
 def picture(text: str) -> Path:
     """The name of one picture, as an argparse type."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.canvas import FORMATS, picture_format
+    from microscope_bench.publish.figure_file import FORMATS, picture_format
 
     try:
         if picture_format(Path(text)) is None:

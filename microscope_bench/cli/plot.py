@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microscope_bench.cli.options import names
-from microscope_bench.publish.canvas import FORMATS
-from microscope_bench.publish.names import TOKEN_SETS
+from microscope_bench.publish.figure_file import FORMATS
+from microscope_bench.publish.form_names import TOKEN_SETS
 
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result
@@ -47,8 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Draws and says what was drawn."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.canvas import picture_format
-    from microscope_bench.publish.chosen import of_task
+    from microscope_bench.publish.figure_choice import of_task
+    from microscope_bench.publish.figure_file import picture_format
 
     path = Path(args.output)
     file_format = picture_format(path)
@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
 def _loaded(places: list[str]) -> list[Result]:
     """The results of files and directories, each once."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.results.files import load_results
     from microscope_bench.results.result import load_result
+    from microscope_bench.results.result_files import load_results
 
     loaded: dict[Path, Result] = {}
     for place in places:
@@ -81,7 +81,7 @@ def _loaded(places: list[str]) -> list[Result]:
 
 def _draw_one(results: list[Result], path: Path, args: argparse.Namespace) -> Path:
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.chosen import chosen_headlines, chosen_modalities, one_comparison
+    from microscope_bench.publish.figure_choice import chosen_headlines, chosen_modalities, one_comparison
     from microscope_bench.publish.plots import NOTHING, draw
 
     together = one_comparison(results)
@@ -93,7 +93,7 @@ def _draw_one(results: list[Result], path: Path, args: argparse.Namespace) -> Pa
 
 
 def _draw_all(results: list[Result], path: Path, args: argparse.Namespace) -> list[Path]:
-    from microscope_bench.publish.chosen import chosen_headlines, chosen_modalities
+    from microscope_bench.publish.figure_choice import chosen_headlines, chosen_modalities
     from microscope_bench.publish.plots import draw_all
 
     return draw_all(

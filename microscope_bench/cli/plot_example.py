@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from microscope_bench.arguments import key_values
 from microscope_bench.cli.options import layers, picture
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.key_values import key_values
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -53,9 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Draws and says what was drawn."""
-    from microscope_bench.figures.again import first_example, run_again
     from microscope_bench.figures.example_pictures import draw_example
     from microscope_bench.figures.projections import evenly
+    from microscope_bench.figures.second_pass import first_example, run_again
     from microscope_bench.figures.stores import OpenStore
 
     opened = OpenStore.at(args.store)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _loaded(opened: OpenStore, args: argparse.Namespace) -> tuple[Adapter, Task]:
     """The model and the task of a store, as its run's command names them and as the options here do."""
-    from microscope_bench.resolve import resolve_model, resolve_task, task_settings
+    from microscope_bench.run.inputs import resolve_model, resolve_task, task_settings
 
     name = str(opened.run["task"]["name"])
     recorded = recorded_options(str(opened.store.manifest["about"]["environment"]["command"]))

@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Writes the page."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.report import render
+    from microscope_bench.publish.report.page import render
     from microscope_bench.results.document import write_atomically
 
     page = Path(args.output)
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
 def _load(names: list[str]) -> list[Result]:
     """The results in the order of their names, a file named twice once."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.results.files import find_results
     from microscope_bench.results.result import load_result
+    from microscope_bench.results.result_files import find_results
 
     loaded: dict[Path, Result] = {}
     broken = []

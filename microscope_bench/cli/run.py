@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.arguments import key_values
 from microscope_bench.cli.children import note_results
 from microscope_bench.cli.options import (
     METRICS_HELP,
@@ -26,8 +25,9 @@ from microscope_bench.cli.options import (
     yes_or_no,
 )
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.processes import launched
 from microscope_bench.protocol import DEFAULT_PROTOCOL
+from microscope_bench.system.key_values import key_values
+from microscope_bench.system.processes import launched
 
 if TYPE_CHECKING:
     from microscope_bench.tasks.settings import TaskSettings
@@ -180,7 +180,7 @@ def check(args: argparse.Namespace) -> Asked:
     from microscope_bench.controls import named_control
     from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
     from microscope_bench.protocol import named_protocol
-    from microscope_bench.resolve import task_settings, with_chat_template
+    from microscope_bench.run.inputs import task_settings, with_chat_template
 
     for option in ("model", "tasks"):
         if not getattr(args, option):
@@ -210,8 +210,8 @@ def run(args: argparse.Namespace) -> int:
 
     from microscope_bench.adapters.presets import load_model
     from microscope_bench.publish.terminal import summary_table, timing_line
-    from microscope_bench.results.files import result_path
-    from microscope_bench.runner import evaluate
+    from microscope_bench.results.result_files import result_path
+    from microscope_bench.run.evaluate import evaluate
     from microscope_bench.tasks import load_tasks
 
     speaks = launched().is_first

@@ -18,10 +18,10 @@ from tabulate import tabulate
 from microscope_bench import __version__
 from microscope_bench.cli.children import Ended, run_child, signal_of
 from microscope_bench.errors import MicroscopeError, ResultError
-from microscope_bench.processes import launched
-from microscope_bench.registry import unknown_name
 from microscope_bench.results.document import write_atomically
 from microscope_bench.results.result import load_result
+from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.system.processes import launched
 
 RUNS, PROCESSES = "runs", "processes"
 """Keys of a sweep file that are no options of ``run``."""

@@ -24,9 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Prints one line per file."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.results.files import find_results
     from microscope_bench.results.plausibility import implausible
     from microscope_bench.results.result import COMPLETE, load_result
+    from microscope_bench.results.result_files import find_results
 
     bad = 0
     for name in args.files:

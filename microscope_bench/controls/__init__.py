@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from microscope_bench.registry import unknown_name
+from microscope_bench.system.lazy_registry import unknown_name
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -56,7 +56,7 @@ CONTROLS: dict[str, Control] = {
         Control(
             name="untrained",
             description="the same architecture with freshly initialised weights",
-            change="microscope_bench.controls.models:untrained",
+            change="microscope_bench.controls.changed_models:untrained",
         ),
         Control(
             name="noise_image",
@@ -76,7 +76,7 @@ CONTROLS: dict[str, Control] = {
         Control(
             name="permuted_tokens",
             description="the text tokens of each example in random order; everything else in its place",
-            change="microscope_bench.controls.models:permuted_tokens",
+            change="microscope_bench.controls.changed_models:permuted_tokens",
         ),
     )
 }

@@ -13,12 +13,12 @@ import numpy as np
 
 from microscope_bench.adapters.base import AUDIO, LABELS, VIDEO
 from microscope_bench.errors import StoreError
-from microscope_bench.figures.again import Rerun
 from microscope_bench.figures.nonlinearity import TokenMap
 from microscope_bench.figures.patches import View, views
+from microscope_bench.figures.second_pass import Rerun
 from microscope_bench.figures.stores import OpenStore
 from microscope_bench.figures.words import measured, words_of
-from microscope_bench.publish.canvas import drawing, save, shown
+from microscope_bench.publish.figure_file import drawing, save, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

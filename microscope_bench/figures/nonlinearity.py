@@ -27,8 +27,8 @@ from torch import Tensor
 
 from microscope_bench.errors import StoreError
 from microscope_bench.figures.stores import OpenStore
-from microscope_bench.metrics.linear_solve import LinearFit
-from microscope_bench.metrics.moments import Moments, usable_rows
+from microscope_bench.metrics.core.linear_solve import LinearFit
+from microscope_bench.metrics.core.moments import Moments, usable_rows
 
 STREAMS = ("hidden", "update")
 ROWS_PER_CHUNK = 8192

@@ -15,9 +15,9 @@ from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.figures.projections import evenly, project, shares
 from microscope_bench.figures.stores import OpenStore
 from microscope_bench.measure.tokens import JOINT
-from microscope_bench.publish.canvas import COLOURS, drawing, save, shown
-from microscope_bench.registry import unknown_name
+from microscope_bench.publish.figure_file import COLOURS, drawing, save, shown
 from microscope_bench.results.signature import short_revision
+from microscope_bench.system.lazy_registry import unknown_name
 
 COLOUR_BY = ("modality", "example", "model")
 MOST_TOKENS = 1500

@@ -9,7 +9,7 @@ import numpy as np
 
 from microscope_bench.adapters.base import LABELS, STRUCTURE, TEXT
 from microscope_bench.errors import StoreError
-from microscope_bench.figures.again import Rerun
+from microscope_bench.figures.second_pass import Rerun
 
 UNKNOWN = "\ufffd"
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.presets import MODELS, load_model
-from microscope_bench.arguments import key_values
 from microscope_bench.errors import AdapterError
-from microscope_bench.lm_eval_plugin.arguments import sort_arguments
+from microscope_bench.lm_eval_plugin.backend_arguments import sort_arguments
 from microscope_bench.lm_eval_plugin.image_model import ImageModel
 from microscope_bench.lm_eval_plugin.internals import register_model
 from microscope_bench.lm_eval_plugin.text_model import TextModel
+from microscope_bench.system.key_values import key_values
 
 
 @register_model("microscope")

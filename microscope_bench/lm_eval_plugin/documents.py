@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.errors import ExampleError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 from microscope_bench.lm_eval_plugin.internals import Instance, Running, pictures_of
 from microscope_bench.tasks import Task
 from microscope_bench.tasks.settings import Seeds, TaskSettings

@@ -20,17 +20,17 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.hooks import watched
 from microscope_bench.capture.states import BatchStates
 from microscope_bench.errors import AdapterError, CaptureError, ExampleError, MicroscopeError
-from microscope_bench.examples import Example
-from microscope_bench.lm_eval_plugin.arguments import Settings
+from microscope_bench.example import Example
+from microscope_bench.lm_eval_plugin.backend_arguments import Settings
 from microscope_bench.lm_eval_plugin.documents import Document, Documents, document_of, task_settings
 from microscope_bench.lm_eval_plugin.internals import Instance, running
 from microscope_bench.lm_eval_plugin.recorder import TaskRecorder
-from microscope_bench.lm_eval_plugin.refusals import checked
+from microscope_bench.lm_eval_plugin.refused_evaluations import checked
 from microscope_bench.publish.terminal import summary_table
-from microscope_bench.resolve import resolve_limit
-from microscope_bench.results.files import save_result
 from microscope_bench.results.result import Result
-from microscope_bench.tasks.running import task_around
+from microscope_bench.results.result_files import save_result
+from microscope_bench.run.inputs import resolve_limit
+from microscope_bench.tasks.lm_eval_tasks import task_around
 
 LOG = logging.getLogger("microscope_bench")
 

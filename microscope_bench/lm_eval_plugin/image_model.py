@@ -20,7 +20,7 @@ from microscope_bench.lm_eval_plugin.internals import (
     pictures_of,
     postprocess_generated_text,
 )
-from microscope_bench.lm_eval_plugin.refusals import refuse_several_answers
+from microscope_bench.lm_eval_plugin.refused_evaluations import refuse_several_answers
 from microscope_bench.lm_eval_plugin.text_model import TextModel
 
 

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter
-from microscope_bench.assemble import Timing, assemble
+from microscope_bench.capture.disk_space import check_space
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
-from microscope_bench.capture.records import ExampleRecord
-from microscope_bench.capture.space import check_space
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.devices import device_name
 from microscope_bench.errors import CaptureError, MicroscopeError
 from microscope_bench.measure import measure
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.provenance import environment
 from microscope_bench.results.result import Result
+from microscope_bench.run.result_building import Timing, assemble
+from microscope_bench.system.devices import device_name
 from microscope_bench.tasks import Task
 
 PART_EXAMPLES = 16

@@ -10,14 +10,19 @@ from torch import Tensor
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError
-from microscope_bench.hub import first_line
-from microscope_bench.lm_eval_plugin.arguments import Settings
+from microscope_bench.lm_eval_plugin.backend_arguments import Settings
 from microscope_bench.lm_eval_plugin.documents import Document, document_of
 from microscope_bench.lm_eval_plugin.geometry import Geometry
 from microscope_bench.lm_eval_plugin.images import Answer
 from microscope_bench.lm_eval_plugin.internals import HFLM, Instance, output_path, running
-from microscope_bench.lm_eval_plugin.refusals import check_images, check_template, check_text, refuse_several_answers
+from microscope_bench.lm_eval_plugin.refused_evaluations import (
+    check_images,
+    check_template,
+    check_text,
+    refuse_several_answers,
+)
 from microscope_bench.lm_eval_plugin.text import Encoded, Generation, Scoring
+from microscope_bench.system.hub import first_line
 
 
 class TextModel(HFLM):  # type: ignore[misc]

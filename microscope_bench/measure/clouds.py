@@ -11,8 +11,8 @@ import numpy as np
 
 from microscope_bench.measure.survey import Survey
 from microscope_bench.measure.tokens import BOUNDARY, JOINT, StoredTokens
-from microscope_bench.metrics.cloud import Chunk, Cloud, Sample, sample_of
-from microscope_bench.metrics.fold_moments import FoldMoments, merge
+from microscope_bench.metrics.core.cloud import Chunk, Cloud, Sample, sample_of
+from microscope_bench.metrics.core.fold_moments import FoldMoments, merge
 
 ALL, NO_SINKS = "all", "no_sinks"
 MAINFLOW = "mainflow"

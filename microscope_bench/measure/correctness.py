@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from microscope_bench.capture.records import ExampleRecord
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.measure.clouds import ALL
-from microscope_bench.metrics.resampling import assign_folds
-from microscope_bench.registry import unknown_name
+from microscope_bench.metrics.core.resampling import assign_folds
+from microscope_bench.system.lazy_registry import unknown_name
 
 SPLITS = ("correct",)
 """By what scores can be split."""

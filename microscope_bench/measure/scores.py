@@ -14,14 +14,14 @@ from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure.clouds import ALL, NO_SINKS, Boundary, StoreCloud, boundaries
 from microscope_bench.measure.correctness import HALVES, halves, token_set_of
-from microscope_bench.measure.space import workspace_for
+from microscope_bench.measure.memory_budget import workspace_for
 from microscope_bench.measure.survey import Survey, survey
 from microscope_bench.measure.tokens import JOINT, StoredTokens
+from microscope_bench.metrics.core.sinks import notable_dimensions, top_variance_share
 from microscope_bench.metrics.registry import METRICS, Metric
-from microscope_bench.metrics.sinks import notable_dimensions, top_variance_share
-from microscope_bench.processes import ALONE, Processes
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Score, SinkLayer, Sinks
+from microscope_bench.system.processes import ALONE, Processes
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from microscope_bench.measure.tokens import JOINT, StoredTokens
-from microscope_bench.metrics.copies import first_of_copies
-from microscope_bench.metrics.sinks import long_rows, massive_rows
-from microscope_bench.processes import ALONE, Processes
+from microscope_bench.metrics.core.duplicates import first_of_copies
+from microscope_bench.metrics.core.sinks import long_rows, massive_rows
+from microscope_bench.system.processes import ALONE, Processes
 
 LEAST_MATCHED = 512
 """A cloud of fewer distinct tokens does not lower the number for the others; it is flagged instead."""

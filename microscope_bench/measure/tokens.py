@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS, MODALITIES
-from microscope_bench.capture.rows import StoredRows
+from microscope_bench.capture.safetensors_rows import StoredRows
 from microscope_bench.capture.selection import key_hash, splitmix64
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
-from microscope_bench.metrics.resampling import assign_folds
-from microscope_bench.metrics.workspace import Workspace
+from microscope_bench.metrics.core.resampling import assign_folds
+from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.protocol import Protocol
 
 JOINT = "joint"

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from microscope_bench.metrics.core.estimate import Estimate as Estimate
     from microscope_bench.metrics.covariance_functions import cka as cka
     from microscope_bench.metrics.covariance_functions import effective_rank as effective_rank
     from microscope_bench.metrics.covariance_functions import isoscore as isoscore
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from microscope_bench.metrics.cross_modal_functions import modality_gap as modality_gap
     from microscope_bench.metrics.cross_modal_functions import modality_integration_rate as modality_integration_rate
     from microscope_bench.metrics.cross_modal_functions import subspace_overlap as subspace_overlap
-    from microscope_bench.metrics.estimate import Estimate as Estimate
     from microscope_bench.metrics.functions import anisotropy as anisotropy
     from microscope_bench.metrics.functions import gride as gride
     from microscope_bench.metrics.functions import intrinsic_dimension as intrinsic_dimension

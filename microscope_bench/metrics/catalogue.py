@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from microscope_bench.metrics.registry import EstimatorScore, Metric
 
 if TYPE_CHECKING:
-    from microscope_bench.metrics.cloud import Cloud
+    from microscope_bench.metrics.core.cloud import Cloud
 
 
 def scores_of(module: str, function: str = "scores") -> Callable[[Cloud], Iterable[EstimatorScore]]:

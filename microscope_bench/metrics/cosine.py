@@ -7,12 +7,12 @@ from functools import partial
 
 import torch
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.estimate import Estimate
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.jackknife import Outcome
+from microscope_bench.metrics.core.means import centre
+from microscope_bench.metrics.core.text_pair import Pair
 from microscope_bench.metrics.gap import ALL_ZERO, zero_flags
-from microscope_bench.metrics.jackknife import Outcome
-from microscope_bench.metrics.means import centre
-from microscope_bench.metrics.pair import Pair
 from microscope_bench.metrics.registry import EstimatorScore
 
 

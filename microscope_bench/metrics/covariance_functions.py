@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from microscope_bench.metrics import kernel_alignment, spectrum
-from microscope_bench.metrics.arrays import Array, Groups, cloud_of, known, matrix, required
-from microscope_bench.metrics.estimate import Estimate
+from microscope_bench.metrics.core.arrays import Array, Groups, cloud_of, known, matrix, required
+from microscope_bench.metrics.core.estimate import Estimate
 
 DISTINCT_TOKENS = "Give at least 2 tokens that differ"
 

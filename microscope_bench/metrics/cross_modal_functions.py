@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from microscope_bench.metrics import cosine, frechet, gap, overlap
-from microscope_bench.metrics.arrays import Array, Groups, known, matrix, pair_of, required
-from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.pair import Pair
+from microscope_bench.metrics.core.arrays import Array, Groups, known, matrix, pair_of, required
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.text_pair import Pair
 
 
 def pair_from(x: Array, text: Array, groups: Groups | None, text_groups: Groups | None) -> Pair:

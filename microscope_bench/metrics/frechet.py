@@ -13,13 +13,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.cloud import Chunk, Cloud, Sample
-from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.fold_moments import FoldMoments, accumulate
-from microscope_bench.metrics.jackknife import Outcome, attempted, jackknifed
-from microscope_bench.metrics.linear_solve import ROUNDING
-from microscope_bench.metrics.moments import Moments
-from microscope_bench.metrics.pair import Pair
+from microscope_bench.metrics.core.cloud import Chunk, Cloud, Sample
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.fold_moments import FoldMoments, accumulate
+from microscope_bench.metrics.core.jackknife import Outcome, attempted, jackknifed
+from microscope_bench.metrics.core.linear_solve import ROUNDING
+from microscope_bench.metrics.core.moments import Moments
+from microscope_bench.metrics.core.text_pair import Pair
 from microscope_bench.metrics.registry import EstimatorScore
 
 OUTLIER_STDS = 3.0

@@ -1,15 +1,15 @@
-"""Metrics of arrays: arrays in, one :class:`~microscope_bench.metrics.estimate.Estimate` out, or an error."""
+"""Metrics of arrays: arrays in, one :class:`~microscope_bench.metrics.core.estimate.Estimate` out, or an error."""
 
 from __future__ import annotations
 
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import linear_fit, pareto_fit, scale, spectrum, two_nn
-from microscope_bench.metrics.arrays import Array, Groups, cloud_of, known, matrix, required, whole
-from microscope_bench.metrics.cloud import ArrayCloud
-from microscope_bench.metrics.distances import NeighbourDistances
-from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.jackknife import non_finite
-from microscope_bench.metrics.moments import usable_rows
+from microscope_bench.metrics.core.arrays import Array, Groups, cloud_of, known, matrix, required, whole
+from microscope_bench.metrics.core.cloud import ArrayCloud
+from microscope_bench.metrics.core.distances import NeighbourDistances
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.jackknife import non_finite
+from microscope_bench.metrics.core.moments import usable_rows
 
 MORE_TOKENS = "Give more distinct tokens"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.jackknife import Outcome
-from microscope_bench.metrics.means import centre
-from microscope_bench.metrics.pair import Pair
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.jackknife import Outcome
+from microscope_bench.metrics.core.means import centre
+from microscope_bench.metrics.core.text_pair import Pair
 from microscope_bench.metrics.registry import EstimatorScore
 
 ALL_ZERO = "all tokens of one modality are zeros and have no direction"

@@ -9,11 +9,11 @@ from functools import cached_property, partial
 
 import torch
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.eigenvalues import has_variance
-from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.jackknife import Outcome, jackknifed, non_finite
-from microscope_bench.metrics.moments import Moments
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.eigenvalues import has_variance
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
+from microscope_bench.metrics.core.moments import Moments
 from microscope_bench.metrics.registry import EstimatorScore
 
 ESTIMATORS = ("linear", "debiased")

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.jackknife import Outcome, attempted, jackknifed, non_finite
-from microscope_bench.metrics.linear_solve import PERMUTED, LinearFit, Spread
-from microscope_bench.metrics.moments import Moments
-from microscope_bench.metrics.rank import numerical_rank
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.jackknife import Outcome, attempted, jackknifed, non_finite
+from microscope_bench.metrics.core.linear_solve import PERMUTED, LinearFit, Spread
+from microscope_bench.metrics.core.moments import Moments
+from microscope_bench.metrics.core.rank import numerical_rank
 from microscope_bench.metrics.registry import EstimatorScore
 
 STREAMS = ("hidden", "update")

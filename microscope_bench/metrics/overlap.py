@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.jackknife import Outcome
-from microscope_bench.metrics.pair import Pair
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.jackknife import Outcome
+from microscope_bench.metrics.core.text_pair import Pair
 from microscope_bench.metrics.registry import EstimatorScore
 
 ESTIMATORS = {"k1": 1, "k10": 10}

@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.distances import NeighbourDistances, log_ratios, scores_of_each
-from microscope_bench.metrics.estimate import Estimate
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.distances import NeighbourDistances, log_ratios, scores_of_each
+from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.registry import EstimatorScore
 
 ESTIMATORS = ("ks_distance",)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.registry import Registry
+from microscope_bench.system.lazy_registry import Registry
 
 if TYPE_CHECKING:
-    from microscope_bench.metrics.cloud import Cloud
-    from microscope_bench.metrics.estimate import Estimate
+    from microscope_bench.metrics.core.cloud import Cloud
+    from microscope_bench.metrics.core.estimate import Estimate
 
 EstimatorScore = tuple[str, str | None, "Estimate"]
 """Estimator, stream (None where a metric has no streams), and what it gave."""
@@ -29,10 +29,9 @@ class Metric:
         estimators: all of them, in the order of the scores.
         streams: all of them; empty where the metric has none.
         scores: every estimator on every stream of one cloud. It draws on what the cloud keeps
-            (:attr:`~microscope_bench.metrics.cloud.Cloud.moments`, ``matched``, ``neighbours``, ...), may look at the
-            clouds it stands beside (``next``, ``text``), and yields nothing where it does not apply.
-        neighbours: how many nearest neighbours it wants :attr:`~microscope_bench.metrics.cloud.Cloud.neighbours` to
-            hold; 0 for a metric that looks at none.
+            (``moments``, ``matched``, ``neighbours``, ...), may look at the clouds it stands beside (``next``,
+            ``text``), and yields nothing where it does not apply.
+        neighbours: how many nearest neighbours ``Cloud.neighbours`` is to hold; 0 for a metric that looks at none.
     """
 
     name: str

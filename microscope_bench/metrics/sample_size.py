@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.distances import NeighbourDistances, scores_of_each
-from microscope_bench.metrics.estimate import Estimate
-from microscope_bench.metrics.neighbours import nearest_neighbours
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.distances import NeighbourDistances, scores_of_each
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.neighbours import nearest_neighbours
 from microscope_bench.metrics.registry import EstimatorScore
 from microscope_bench.metrics.two_nn import twonn_discard10
 

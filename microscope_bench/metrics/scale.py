@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.distances import NeighbourDistances, log_ratios, scores_of_each
-from microscope_bench.metrics.estimate import Estimate
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.distances import NeighbourDistances, log_ratios, scores_of_each
+from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.registry import EstimatorScore
 
 SCALES = {f"gride_{k}": k for k in (1, 2, 4, 8, 16, 32, 64)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from microscope_bench.errors import MetricError
-from microscope_bench.metrics.arrays import N_FOLDS, Array, Groups, cloud_of, matrix
-from microscope_bench.metrics.estimate import Estimate
+from microscope_bench.metrics.core.arrays import N_FOLDS, Array, Groups, cloud_of, matrix
+from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS, metric_names
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.cloud import Cloud
-from microscope_bench.metrics.distances import NeighbourDistances, log_ratios, scores_of_each
-from microscope_bench.metrics.neighbours import nearest_neighbours, same_group
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.distances import NeighbourDistances, log_ratios, scores_of_each
+from microscope_bench.metrics.core.neighbours import nearest_neighbours, same_group
 from microscope_bench.metrics.registry import EstimatorScore
 
 LINEAGE_EPS = 1e-8

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from microscope_bench.publish.escape import one_line
 from microscope_bench.publish.grouping import Entry, data_of, protocol_title
-from microscope_bench.publish.latex import breakable, latex, latex_tables
-from microscope_bench.publish.markdown import one_line
-from microscope_bench.publish.rows import row_of, tables_of
+from microscope_bench.publish.leaderboard.board import row_of, tables_of
+from microscope_bench.publish.leaderboard.latex_tables import breakable, latex, latex_tables
 from microscope_bench.publish.summary import (
     HEADLINES,
     Withheld,
@@ -21,8 +21,8 @@ from microscope_bench.publish.summary import (
     summarise,
     token_sets,
 )
-from microscope_bench.results.files import safe_name
 from microscope_bench.results.result import Result
+from microscope_bench.results.result_files import safe_name
 from microscope_bench.results.signature import short_revision
 
 CitationOf = Callable[[Result], str]
@@ -111,7 +111,7 @@ def model_card(results: Iterable[Result]) -> str:
 
 
 def render_citation(form: str, entries: Sequence[Entry], citation_of: CitationOf = lambda _: "") -> str:
-    """Results in one of :data:`~microscope_bench.publish.names.CITATIONS`.
+    """Results in one of :data:`~microscope_bench.publish.form_names.CITATIONS`.
 
     Args:
         form: its name.

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from microscope_bench.publish.markdown import code, escape
+from microscope_bench.publish.escape import code, escape
 from microscope_bench.publish.summary import HEADLINES
 from microscope_bench.results.result import Result
 from microscope_bench.results.signature import protocol_deviations, protocol_label, short_revision

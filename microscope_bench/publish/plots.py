@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
-from microscope_bench.publish.canvas import COLOURS, drawing, save, shown
+from microscope_bench.publish.figure_file import COLOURS, drawing, save, shown
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
 from microscope_bench.publish.summary import (
     HEADLINES,
@@ -22,8 +22,8 @@ from microscope_bench.publish.summary import (
     shown_name,
     watched_name,
 )
-from microscope_bench.results.files import safe_name
 from microscope_bench.results.result import FAILED, Result
+from microscope_bench.results.result_files import safe_name
 from microscope_bench.results.signature import protocol_label, short_revision
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def draw_all(
             where its results do not all compare; files of that name are replaced.
         headlines: the metrics.
         modalities: a panel for each that has values.
-        file_format: a member of :data:`~microscope_bench.publish.canvas.FORMATS`.
-        tokens: a member of :data:`~microscope_bench.publish.names.TOKEN_SETS`.
+        file_format: a member of :data:`~microscope_bench.publish.figure_file.FORMATS`.
+        tokens: a member of :data:`~microscope_bench.publish.form_names.TOKEN_SETS`.
 
     Returns:
         The files, in order.

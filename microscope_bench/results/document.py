@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.disk import write_whole
 from microscope_bench.errors import ResultError
+from microscope_bench.system.disk import write_whole
 
 _LONGEST_INTEGER = 18  # digits; every such integer fits into 64 bits
 

@@ -155,7 +155,7 @@ class Result:
         Raises:
             ResultError: pandas is not installed.
         """
-        from microscope_bench.results.frame import dataframe
+        from microscope_bench.results.data_frame import dataframe
 
         return dataframe(self)
 

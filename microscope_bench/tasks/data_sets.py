@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import TaskError
-from microscope_bench.hub import cached_snapshot, is_offline, resolve_commit
+from microscope_bench.system.hub import cached_snapshot, is_offline, resolve_commit
 
 FILE_FORMATS = frozenset(
     {"arrow", "audiofolder", "csv", "hdf5", "imagefolder", "json", "pandas", "parquet", "text", "videofolder"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import TaskError
-from microscope_bench.registry import unknown_name
+from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.lm_eval_layer import group_fields, lm_eval_groups, lm_eval_tags, lm_eval_task_files
 from microscope_bench.tasks.task_files import IncludePath, field_error, read_task_file, scan
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from microscope_bench.examples import Audio
+from microscope_bench.example import Audio
 
 
 def pictures_in(found: Any) -> list[Any]:

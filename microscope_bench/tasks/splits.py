@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import MicroscopeError, TaskError
-from microscope_bench.registry import unknown_name
+from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.data_sets import (
     LOCAL_HINT,
     DatasetIdentity,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from microscope_bench.errors import ExampleError
-from microscope_bench.examples import IMAGE_PLACEHOLDER, PLACEHOLDERS, Example
+from microscope_bench.example import IMAGE_PLACEHOLDER, PLACEHOLDERS, Example
 from microscope_bench.tasks.data_sets import DatasetIdentity
 from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.media import pictures_in, sounds_in

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from microscope_bench.adapters.base import Adapter
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 from microscope_bench.tasks import load_task
 
 N_QUESTIONS = 2016

@@ -10,8 +10,8 @@ from filelock import FileLock
 
 from microscope_bench.adapters.presets import TWIN_SUFFIX, ZOO_PREFIX
 from microscope_bench.errors import AdapterError
-from microscope_bench.hub import first_line
-from microscope_bench.registry import unknown_name
+from microscope_bench.system.hub import first_line
+from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.zoo import FUSIONS, SEED
 from microscope_bench.zoo.cache import build_once, cache_directory, file_hashes
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.hub import first_line
+from microscope_bench.system.hub import first_line
 
 N_THREADS = 1
 """Sums come out differently on another number of threads, and the weights with them."""

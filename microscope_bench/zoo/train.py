@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from microscope_bench.adapters.presets import ZOO_PREFIX, load_model
-from microscope_bench.devices import pick_device
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.devices import pick_device
 from microscope_bench.zoo import FUSIONS, SEED
 from microscope_bench.zoo.cache import cache_directory, file_hashes
 from microscope_bench.zoo.card import card

@@ -9,7 +9,7 @@ import pytest
 
 from microscope_bench.adapters.base import AUDIO, IMAGE, VIDEO
 from microscope_bench.check.probes import capture
-from microscope_bench.examples import Audio, Example
+from microscope_bench.example import Audio, Example
 from tests.tiny.questions import TALL, WIDE, picture
 from tests.tiny.sound_and_video import NEEDS
 

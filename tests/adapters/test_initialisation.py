@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
-from microscope_bench.adapters.omnifusion import OmniFusionAdapter
+from microscope_bench.adapters.omnifusion.adapter import OmniFusionAdapter
 from microscope_bench.errors import AdapterError
 from microscope_bench.zoo.shipped import untrained_checkpoint
 from tests.tiny.families import FAMILIES

@@ -13,11 +13,11 @@ import torch
 from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 
-from microscope_bench.adapters import loading
+from microscope_bench.adapters import pinned_checkpoint as loading
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.adapters.loading import content_revision, resolve_checkpoint
+from microscope_bench.adapters.pinned_checkpoint import content_revision, resolve_checkpoint
 from microscope_bench.errors import AdapterError, ExampleError
-from microscope_bench.examples import Audio, Example
+from microscope_bench.example import Audio, Example
 from tests.tiny.questions import WIDE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -24,7 +24,7 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.check import check
 from microscope_bench.check.probes import capture
 from microscope_bench.errors import AdapterError
-from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+from microscope_bench.example import IMAGE_PLACEHOLDER, Example
 from tests.matrix.torchvision_ops import declare_operators
 from tests.tiny.odd_families import FAMILIES, build
 from tests.tiny.questions import PICTURE_QUESTIONS, TALL, TEXT_QUESTIONS, WIDE, picture, question

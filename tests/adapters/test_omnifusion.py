@@ -24,13 +24,13 @@ from transformers import (
 )
 
 from microscope_bench.adapters.base import LABELS
-from microscope_bench.adapters.omnifusion import OmniFusionAdapter
-from microscope_bench.adapters.omnifusion_files import load_projection, load_special_embeddings
-from microscope_bench.adapters.omnifusion_model import IMAGE_MARK, SPECIAL_MARKS, VisualToGPTMapping
+from microscope_bench.adapters.omnifusion.adapter import OmniFusionAdapter
+from microscope_bench.adapters.omnifusion.checkpoint_files import load_projection, load_special_embeddings
+from microscope_bench.adapters.omnifusion.module import IMAGE_MARK, SPECIAL_MARKS, VisualToGPTMapping
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, ExampleError, UnknownNameError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 from microscope_bench.zoo.formats import base, omnifusion
 from microscope_bench.zoo.formats.omnifusion import save_projection
 

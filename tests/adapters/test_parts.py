@@ -17,7 +17,7 @@ from microscope_bench.adapters.overrides import overrides_of
 from microscope_bench.adapters.prompting import chat, chat_template, continuation_token_ids
 from microscope_bench.adapters.tap_places import find_places
 from microscope_bench.errors import AdapterError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 from tests.tiny.tokenizer import byte_tokenizer
 
 

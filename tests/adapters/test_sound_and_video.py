@@ -20,7 +20,7 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.check import check
 from microscope_bench.check.probes import capture, distance, rows
 from microscope_bench.errors import AdapterError, ExampleError
-from microscope_bench.examples import Audio, Example
+from microscope_bench.example import Audio, Example
 from tests.adapters.media_cases import (
     BRIEF,
     EXPECTED,

@@ -12,7 +12,7 @@ from microscope_bench.adapters.presets import load_model
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, CaptureError, ExampleError, UnknownNameError
-from microscope_bench.results.files import result_path
+from microscope_bench.results.result_files import result_path
 from tests.tiny.questions import PICTURE_QUESTIONS, TEXT_QUESTIONS
 from tests.toy import ToyTask
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from microscope_bench.adapters.prompting import chat
 from microscope_bench.capture.fingerprints import example_sha256
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"

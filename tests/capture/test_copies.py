@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from microscope_bench.capture.copies import HostCopies
+from microscope_bench.capture.host_copies import HostCopies
 
 ROW, COLUMN = np.array([0, 1, 1]), np.array([4, 0, 2])
 

@@ -12,8 +12,8 @@ from microscope_bench.capture.fingerprints import probe_inputs
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import CaptureError
-from microscope_bench.processes import Processes, ProcessesError
 from microscope_bench.protocol import Protocol
+from microscope_bench.system.processes import Processes, ProcessesError
 from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask
 
 FEW = Protocol(name="geometry/1", tokens_per_example=4, max_skipped=0.2)

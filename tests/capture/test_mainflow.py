@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from microscope_bench import evaluate
+from microscope_bench.capture.disk_space import store_bytes
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
-from microscope_bench.capture.space import store_bytes
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import MainflowError, StoreError
 from microscope_bench.protocol import Protocol

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from microscope_bench.errors import ExampleError, MicroscopeError
-from microscope_bench.memory import out_of_memory
+from microscope_bench.system.memory import out_of_memory
 from tests.test_runner import run
 from tests.toy import ToyAdapter, ToyTask
 
@@ -91,7 +91,7 @@ def test_other_errors_are_not_taken_for_it_and_name_the_examples_of_their_batch(
 
 
 def test_memory_that_runs_out_in_measuring_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
-    import microscope_bench.remeasure as remeasure
+    import microscope_bench.run.measure_store as remeasure
 
     def too_large(*_args, **_options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microscope_bench.capture.records import ExampleRecord
-from microscope_bench.capture.rows import StoredRows
+from microscope_bench.capture.example_record import ExampleRecord
+from microscope_bench.capture.safetensors_rows import StoredRows
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from microscope_bench.capture import states as module
-from microscope_bench.capture.copies import HostCopies
 from microscope_bench.capture.hooks import run_pass
+from microscope_bench.capture.host_copies import HostCopies
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.errors import CaptureError
 from tests.capture.test_loop import FEW

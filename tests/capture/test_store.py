@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from microscope_bench.capture.records import ExampleRecord
-from microscope_bench.capture.space import store_bytes
+from microscope_bench.capture.disk_space import store_bytes
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
 

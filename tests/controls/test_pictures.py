@@ -15,7 +15,7 @@ from microscope_bench.adapters.base import LABELS
 from microscope_bench.capture.fingerprints import media_sha256
 from microscope_bench.controls import CONTROLS, Run, named_control, with_control
 from microscope_bench.errors import ExampleError, MicroscopeError, UnknownNameError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 from tests.toy import ToyAdapter, ToyTask
 
 

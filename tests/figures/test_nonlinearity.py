@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.errors import StoreError, UnknownNameError
-from microscope_bench.figures.again import first_example, run_again
 from microscope_bench.figures.example_pictures import draw_example
 from microscope_bench.figures.nonlinearity import TokenMap
+from microscope_bench.figures.second_pass import first_example, run_again
 from microscope_bench.figures.stores import OpenStore
 from tests.figures.toys import ReadingToy, kept_store
 from tests.measure.stores import noise
@@ -113,7 +113,7 @@ def test_controls_are_set_again(tmp_path):
 
 def test_an_example_that_was_skipped_is_refused(tmp_path):
     task = ToyTask(30, broken={3: "picture"})
-    from microscope_bench.runner import evaluate
+    from microscope_bench.run.evaluate import evaluate
 
     evaluate(
         ReadingToy(), task, store=tmp_path / "s", keep_store=True, progress=False, metrics="linearity", max_skipped=0.5

@@ -11,8 +11,8 @@ from PIL import Image
 from microscope_bench.cli.main import main
 from microscope_bench.cli.plot_example import recorded_options
 from microscope_bench.errors import MicroscopeError, StoreError, UnknownNameError
-from microscope_bench.figures.again import run_again
 from microscope_bench.figures.example_pictures import draw_example
+from microscope_bench.figures.second_pass import run_again
 from microscope_bench.figures.token_pictures import draw_tokens
 from microscope_bench.figures.words import words_of
 from tests.figures.toys import ReadingToy, kept_store

@@ -194,7 +194,7 @@ def test_model_args_are_read_as_they_are_written(tiny):
 
 
 def test_lm_evals_default_device_is_none_of_the_users_asking(tiny):
-    from microscope_bench.lm_eval_plugin.arguments import sort_arguments
+    from microscope_bench.lm_eval_plugin.backend_arguments import sort_arguments
 
     found = sort_arguments({"pretrained": "x", "device": "cuda:0", "model_revision": "abc"}, {})
     assert found.device == ("cuda:0" if torch.cuda.is_available() else None)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForMultimodalLM
 
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.adapters.loading import Checkpoint
+from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from tests.matrix.media import StandInProcessor
 from tests.matrix.shrink import stand_in_tokenizer, tiny_config
 

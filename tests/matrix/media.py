@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from microscope_bench.examples import PLACEHOLDERS
+from microscope_bench.example import PLACEHOLDERS
 
 Tensors = dict[str, Any]
 

@@ -9,7 +9,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from microscope_bench.adapters.overrides import FUSIONS, OVERRIDES
-from microscope_bench.adapters.published import PUBLISHED
+from microscope_bench.adapters.published_checkpoints import PUBLISHED
 from tests.matrix.page import cells
 from tests.matrix.processors import processor_note
 from tests.matrix.row import UNSUPPORTED, VERIFIED

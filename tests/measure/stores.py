@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS
-from microscope_bench.capture.records import ExampleRecord
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from microscope_bench import metrics
 from microscope_bench.adapters.base import IMAGE, TEXT
-from microscope_bench.capture.records import ExampleRecord
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.measure import measure
 from microscope_bench.measure.correctness import halves

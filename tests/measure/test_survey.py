@@ -12,7 +12,7 @@ from microscope_bench.measure import StoredTokens, measure
 from microscope_bench.measure.clouds import boundaries
 from microscope_bench.measure.survey import survey
 from microscope_bench.metrics import two_nn
-from microscope_bench.metrics.estimate import Estimate
+from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.registry import METRICS, Metric
 from microscope_bench.protocol import Protocol
 from tests.measure.stores import CPU, noise, noise_layers, write_store

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from microscope_bench.measure import measure
+from microscope_bench.metrics.core.sinks import long_rows, massive_rows, notable_dimensions, top_variance_share
 from microscope_bench.metrics.registry import METRICS
-from microscope_bench.metrics.sinks import long_rows, massive_rows, notable_dimensions, top_variance_share
 from microscope_bench.protocol import Protocol
 from tests.measure.stores import CPU, noise, noise_layers, write_store
 
@@ -67,8 +67,8 @@ def test_notable_dimensions_come_by_how_many_tokens_have_them():
 
 @pytest.mark.parametrize("d", [30, 600])
 def test_share_of_the_first_axis_is_that_of_a_singular_value_decomposition(d):
-    from microscope_bench.metrics.cloud import Chunk
-    from microscope_bench.metrics.fold_moments import accumulate
+    from microscope_bench.metrics.core.cloud import Chunk
+    from microscope_bench.metrics.core.fold_moments import accumulate
 
     x = noise(700, d, 1).double()
     x[:3, 4] += 80.0

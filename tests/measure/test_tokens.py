@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microscope_bench.adapters.base import LABELS
-from microscope_bench.capture.records import ExampleRecord
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.selection import token_hashes
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.measure import StoredTokens

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import intrinsic_dimension
-from microscope_bench.metrics.arrays import cloud_of
+from microscope_bench.metrics.core.arrays import cloud_of
 from microscope_bench.metrics.two_nn import across_examples, scores_across_examples, twonn_mle
 from tests.metrics.oracles import gaussian
 

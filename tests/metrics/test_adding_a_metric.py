@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.metrics import METRICS
-from microscope_bench.metrics.cloud import ArrayCloud
+from microscope_bench.metrics.core.cloud import ArrayCloud
 from tests.metrics.oracles import gaussian
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_metric.md").read_text(encoding="utf-8")

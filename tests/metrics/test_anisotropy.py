@@ -8,7 +8,7 @@ import torch
 
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import anisotropy
-from microscope_bench.metrics.eigenvalues import lanczos, top_eigenvalue
+from microscope_bench.metrics.core.eigenvalues import lanczos, top_eigenvalue
 from microscope_bench.metrics.spectrum import FULL_SPECTRUM_UP_TO
 from tests.metrics.oracles import conditioned, gaussian, massive, next_states, reference
 
@@ -76,7 +76,7 @@ def test_clouds_without_a_score_say_why() -> None:
 
 
 def test_nan_at_the_next_boundary_does_not_spoil_this_one() -> None:
-    from microscope_bench.metrics.cloud import ArrayCloud
+    from microscope_bench.metrics.core.cloud import ArrayCloud
     from microscope_bench.metrics.spectrum import scores
 
     x = gaussian(100, 4)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import cka, effective_rank, isoscore, participation_ratio
-from microscope_bench.metrics.cloud import ArrayCloud
+from microscope_bench.metrics.core.cloud import ArrayCloud
 from microscope_bench.metrics.registry import METRICS
 from tests.metrics.oracles import conditioned, gaussian, massive, next_states
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import Estimate, cosine_alignment, modality_gap, subspace_overlap
-from microscope_bench.metrics.cloud import ArrayCloud
+from microscope_bench.metrics.core.cloud import ArrayCloud
+from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.metrics.registry import METRICS
-from microscope_bench.metrics.workspace import Workspace
 from tests.metrics.oracles import gaussian
 
 X = gaussian(60, 12) * torch.linspace(3, 0.2, 12, dtype=torch.float64) + 0.5

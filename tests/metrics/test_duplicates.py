@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from microscope_bench.metrics import Estimate, gride, intrinsic_dimension, pareto_distance
-from microscope_bench.metrics.arrays import cloud_of
-from microscope_bench.metrics.copies import first_of_copies
+from microscope_bench.metrics.core.arrays import cloud_of
+from microscope_bench.metrics.core.duplicates import first_of_copies
 from tests.metrics.oracles import gaussian
 
 N = 2000

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import METRICS, gride, intrinsic_dimension
-from microscope_bench.metrics.arrays import cloud_of
+from microscope_bench.metrics.core.arrays import cloud_of
 from microscope_bench.metrics.scale import SCALES, gride_mle
 from tests.metrics.oracles import gaussian
 

@@ -12,8 +12,8 @@ import torch
 from microscope_bench import metrics
 from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import frechet
-from microscope_bench.metrics.arrays import matrix
-from microscope_bench.metrics.jackknife import OUT_OF_RANGE, jackknifed
+from microscope_bench.metrics.core.arrays import matrix
+from microscope_bench.metrics.core.jackknife import OUT_OF_RANGE, jackknifed
 from tests.metrics.oracles import gaussian, next_states
 
 X, TEXT = gaussian(80, 6), gaussian(60, 6, 1)

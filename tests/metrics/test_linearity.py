@@ -12,12 +12,12 @@ from torch import Tensor
 
 from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import Estimate, linearity
-from microscope_bench.metrics.arrays import cloud_of
-from microscope_bench.metrics.cloud import Chunk
-from microscope_bench.metrics.fold_moments import accumulate
+from microscope_bench.metrics.core.arrays import cloud_of
+from microscope_bench.metrics.core.cloud import Chunk
+from microscope_bench.metrics.core.fold_moments import accumulate
+from microscope_bench.metrics.core.linear_solve import RANK_CUTOFF, LinearFit
+from microscope_bench.metrics.core.resampling import assign_folds
 from microscope_bench.metrics.linear_fit import ESTIMATORS, Linearity, explained, scores
-from microscope_bench.metrics.linear_solve import RANK_CUTOFF, LinearFit
-from microscope_bench.metrics.resampling import assign_folds
 from tests.metrics.oracles import conditioned, gaussian, hard_clouds, massive, next_states, reference, svd_linearity
 
 STREAMS = ["hidden", "update"]
@@ -58,7 +58,7 @@ def test_in_sample_equals_a_truncated_svd_on_hard_clouds(name: str, stream: str)
 
 
 def test_both_ways_to_solve_agree_where_both_are_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    from microscope_bench.metrics import linear_solve
+    from microscope_bench.metrics.core import linear_solve
 
     x = conditioned(700, 40, 1e4)
     y = next_states(x)

@@ -10,9 +10,9 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from microscope_bench.metrics import neighbours
-from microscope_bench.metrics.copies import first_copies, first_near_copies
-from microscope_bench.metrics.neighbours import nearest_neighbours
+from microscope_bench.metrics.core import neighbours
+from microscope_bench.metrics.core.duplicates import first_copies, first_near_copies
+from microscope_bench.metrics.core.neighbours import nearest_neighbours
 from tests.metrics.oracles import gaussian, massive
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from microscope_bench.errors import MicroscopeError, UnknownNameError
-from microscope_bench.metrics.cloud import ArrayCloud
+from microscope_bench.metrics.core.cloud import ArrayCloud
 from microscope_bench.metrics.registry import METRICS, metric_names
 from tests.metrics.oracles import gaussian, next_states
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microscope_bench.metrics.resampling import assign_folds, interval, jackknife_stderr
+from microscope_bench.metrics.core.resampling import assign_folds, interval, jackknife_stderr
 
 
 @given(ids=st.lists(st.integers(0, 60), min_size=1, max_size=200), n_folds=st.integers(1, 12), seed=st.integers(0, 3))

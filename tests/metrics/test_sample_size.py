@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from microscope_bench.errors import MetricError
-from microscope_bench.metrics import METRICS, Estimate, intrinsic_dimension, neighbours, sample_size
-from microscope_bench.metrics.arrays import cloud_of
-from microscope_bench.metrics.cloud import sample_of
+from microscope_bench.metrics import METRICS, Estimate, intrinsic_dimension, sample_size
+from microscope_bench.metrics.core import neighbours
+from microscope_bench.metrics.core.arrays import cloud_of
+from microscope_bench.metrics.core.cloud import sample_of
 from tests.metrics.oracles import gaussian
 
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microscope_bench.errors import MetricError
-from microscope_bench.metrics.arrays import cloud_of
-from microscope_bench.metrics.cloud import ArrayCloud
-from microscope_bench.metrics.copies import first_of_copies
+from microscope_bench.metrics.core.arrays import cloud_of
+from microscope_bench.metrics.core.cloud import ArrayCloud
+from microscope_bench.metrics.core.duplicates import first_of_copies
+from microscope_bench.metrics.core.moments import Moments
+from microscope_bench.metrics.core.workspace import LEAST_ELEMENTS, LEAST_ROWS, Workspace
 from microscope_bench.metrics.linear_fit import Linearity
-from microscope_bench.metrics.moments import Moments
 from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS
-from microscope_bench.metrics.workspace import LEAST_ELEMENTS, LEAST_ROWS, Workspace
 from tests.metrics.allocations import Allocations
 from tests.metrics.oracles import gaussian, next_states
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from microscope_bench.cli.main import main
-from microscope_bench.results.files import result_path
 from microscope_bench.results.result import Result, Skipped, load_result
+from microscope_bench.results.result_files import result_path
 from tests.publish.small import SMALL as SAMPLE
 from tests.publish.small import small as sample
 from tests.results.sample import SAMPLE_FILE, failed, forge, with_scores

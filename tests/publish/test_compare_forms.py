@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from microscope_bench.cli.main import main
 from microscope_bench.publish.compare.comparison import compare_results
 from microscope_bench.publish.compare.forms import FORMS
-from microscope_bench.publish.compare.report import Pair, Report
+from microscope_bench.publish.compare.paths import Pair, Report
 from microscope_bench.publish.compare.table import SHOWN
 from microscope_bench.results.result import Result
 from tests.publish.small import SMALL, small

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from microscope_bench.cli.leaderboard import _fusion_of
 from microscope_bench.cli.main import main
-from microscope_bench.publish.exports import records, to_csv, to_json
-from microscope_bench.publish.formats import render_as
-from microscope_bench.publish.latex import latex, latex_tables
-from microscope_bench.publish.names import SUFFIXES
-from microscope_bench.publish.rows import board_of
-from microscope_bench.results.files import result_path
+from microscope_bench.publish.form_names import SUFFIXES
+from microscope_bench.publish.leaderboard.board import board_of
+from microscope_bench.publish.leaderboard.csv_json import records, to_csv, to_json
+from microscope_bench.publish.leaderboard.formats import render_as
+from microscope_bench.publish.leaderboard.latex_tables import latex, latex_tables
+from microscope_bench.results.result_files import result_path
 from tests.publish.test_injection import HOSTILE, entries
 from tests.publish.test_leaderboard import MODEL_B
 from tests.results.sample import failed, sample, with_scores

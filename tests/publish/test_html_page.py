@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microscope_bench.publish.html_page import render_html, sparkline
-from microscope_bench.publish.leaderboard import render_board
-from microscope_bench.publish.rows import Board, board_of
+from microscope_bench.publish.leaderboard.board import Board, board_of
+from microscope_bench.publish.leaderboard.html_page import render_html, sparkline
+from microscope_bench.publish.leaderboard.markdown_page import render_board
 from microscope_bench.publish.summary import HEADLINES
-from microscope_bench.results.files import each_result
+from microscope_bench.results.result_files import each_result
 from tests.publish.html_reader import Page
 from tests.publish.test_injection import HOSTILE, entries
 from tests.publish.test_leaderboard import MODEL_B, replace_no_sinks

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microscope_bench.publish.leaderboard import render
-from microscope_bench.publish.markdown import escape, link
+from microscope_bench.publish.escape import escape, link
+from microscope_bench.publish.leaderboard.markdown_page import render
 from microscope_bench.results.result import Failure, Result
 from tests.results.sample import failed, sample, with_scores
 

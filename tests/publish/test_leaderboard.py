@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from microscope_bench.protocol import named_protocol
-from microscope_bench.publish.leaderboard import render
+from microscope_bench.publish.leaderboard.markdown_page import render
 from microscope_bench.publish.summary import HEADLINES, summarise
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Accuracy, Result, Score

@@ -12,8 +12,8 @@ from microscope_bench.controls import CONTROLS
 from microscope_bench.errors import ResultError
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish import plots
-from microscope_bench.publish.canvas import shown
-from microscope_bench.publish.chosen import chosen_headlines
+from microscope_bench.publish.figure_choice import chosen_headlines
+from microscope_bench.publish.figure_file import shown
 from microscope_bench.publish.plots import draw_all, line_of
 from microscope_bench.publish.summary import HEADLINES
 from tests.results.sample import failed, sample, with_scores

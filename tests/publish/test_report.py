@@ -19,7 +19,7 @@ from jinja2.exceptions import UndefinedError
 from microscope_bench.cli.main import main
 from microscope_bench.errors import ResultError
 from microscope_bench.protocol import named_protocol
-from microscope_bench.publish.report import _templates, render
+from microscope_bench.publish.report.page import _templates, render
 from microscope_bench.publish.summary import HEADLINES, Summary, plus_minus, summarise
 from microscope_bench.results.result import Result, Score, load_result
 from tests.publish.report_page import Element, figure, read

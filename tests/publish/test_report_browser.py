@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from microscope_bench.publish.report import render
+from microscope_bench.publish.report.page import render
 from microscope_bench.results.result import Result, load_result
 from tests.publish.test_report import big, named
 from tests.results.sample import with_scores

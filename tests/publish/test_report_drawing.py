@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microscope_bench.publish.report_scale import scale_of, shorten, spread
+from microscope_bench.publish.report.axis import scale_of, shorten, spread
 
 CSS = (resources.files("microscope_bench.publish") / "templates/report.css").read_text(encoding="utf-8")
 COLOURS = dict(re.findall(r"\.(c\d|base) \{ --c: (#[0-9a-f]{6})", CSS))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microscope_bench.publish.report import render
+from microscope_bench.publish.report.page import render
 from microscope_bench.results.result import Failure, Result, Score, Skipped
 from tests.publish.report_page import Element, read
 from tests.publish.test_injection import HOSTILE

@@ -11,8 +11,8 @@ import pytest
 
 from microscope_bench.cli import leaderboard, validate
 from microscope_bench.errors import ResultError
-from microscope_bench.results.files import result_path
 from microscope_bench.results.result import Result
+from microscope_bench.results.result_files import result_path
 from tests.results.sample import SAMPLE_FILE, failed, sample
 
 

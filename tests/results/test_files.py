@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from microscope_bench.errors import ResultError
 from microscope_bench.protocol import named_protocol
-from microscope_bench.results import files
-from microscope_bench.results.files import (
+from microscope_bench.results import result_files as files
+from microscope_bench.results.result import Result, load_result
+from microscope_bench.results.result_files import (
     check_writable,
     each_result,
     find_results,
@@ -22,7 +23,6 @@ from microscope_bench.results.files import (
     safe_name,
     save_result,
 )
-from microscope_bench.results.result import Result, load_result
 from tests.results.sample import failed, sample
 
 OTHER = sample(protocol=replace(named_protocol("geometry/1"), limit=50))
@@ -146,8 +146,9 @@ def test_a_directory_without_permission(tmp_path: Path) -> None:
 
 def test_results_and_their_publication_import_nothing_heavy() -> None:
     program = (
-        "import sys, microscope_bench.results.provenance, microscope_bench.results.files, "
-        "microscope_bench.publish.leaderboard, microscope_bench.cli.validate, microscope_bench.cli.leaderboard\n"
+        "import sys, microscope_bench.results.provenance, microscope_bench.results.result_files, "
+        "microscope_bench.publish.leaderboard.markdown_page, microscope_bench.cli.validate, "
+        "microscope_bench.cli.leaderboard\n"
         "print([m for m in ('torch', 'numpy', 'transformers', 'lm_eval', 'datasets') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

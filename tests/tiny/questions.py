@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from microscope_bench.examples import IMAGE_PLACEHOLDER, Example
+from microscope_bench.example import IMAGE_PLACEHOLDER, Example
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -11,7 +11,7 @@ from microscope_bench.adapters.base import IMAGE
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.check import check
 from microscope_bench.errors import UnknownNameError
-from microscope_bench.examples import Example
+from microscope_bench.example import Example
 from microscope_bench.tasks import load_task
 from microscope_bench.zoo import FUSIONS, parts
 from microscope_bench.zoo.formats import FORMATS, find_format

@@ -17,8 +17,8 @@ from microscope_bench.publish.compare.identities import (
     is_allowed,
 )
 from microscope_bench.publish.compare.tolerances import ACCURACY, SINKS, SKIPPED, Tolerance, Tolerances
-from microscope_bench.registry import unknown_name
 from microscope_bench.results.result import FAILED, Result
+from microscope_bench.system.lazy_registry import unknown_name
 
 WITHIN, DRIFT, NOT_COMPARABLE = 0, 1, 2
 """What a comparison ends with, which is also the exit status of the command."""

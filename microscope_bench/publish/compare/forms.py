@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 from tabulate import tabulate
 
-from microscope_bench.publish import markdown
+from microscope_bench.publish import escape as markdown
 from microscope_bench.publish.compare.comparison import NOT_COMPARABLE, Comparison, Drift, Series
-from microscope_bench.publish.compare.report import Pair, Report
+from microscope_bench.publish.compare.paths import Pair, Report
 from microscope_bench.publish.compare.table import (
     HEADERS,
     SHOWN,

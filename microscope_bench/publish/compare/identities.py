@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from microscope_bench.protocol import Protocol
-from microscope_bench.registry import unknown_name
 from microscope_bench.results.records import DatasetRecord, Identity, ModelRecord, Selection, TaskRecord
 from microscope_bench.results.result import Result
+from microscope_bench.system.lazy_registry import unknown_name
 
 MAY_DIFFER = ("model.name", "model.repo", "model.revision")
 """Fields of ``identity`` that say which weights were measured: what a comparison is usually about."""

@@ -20,7 +20,7 @@ from microscope_bench.publish.compare.comparison import (
     Drift,
     Series,
 )
-from microscope_bench.publish.compare.report import Pair
+from microscope_bench.publish.compare.paths import Pair
 from microscope_bench.publish.summary import accuracy_text, show_layers
 
 SHOWN = 20

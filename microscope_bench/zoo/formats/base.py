@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from microscope_bench.adapters.models import UNTRAINED_KEY
+from microscope_bench.adapters.model_loading import UNTRAINED_KEY
 from microscope_bench.zoo import parts
 from microscope_bench.zoo.batches import Frame
 

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from microscope_bench.adapters.omnifusion_loading import DIALOG
-from microscope_bench.adapters.omnifusion_model import (
+from microscope_bench.adapters.omnifusion.module import (
     IMAGE_MARK,
     SPECIAL_MARKS,
     OmniFusionModel,
     VisualToGPTMapping,
 )
+from microscope_bench.adapters.omnifusion.parts_loading import DIALOG
 from microscope_bench.zoo import parts
 from microscope_bench.zoo.batches import Frame
 from microscope_bench.zoo.formats.base import STORED_DTYPE, Format, clip_pixels, ids_of, save_model

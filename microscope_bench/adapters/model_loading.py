@@ -1,0 +1,201 @@
+"""Configuration and weights of a pinned checkpoint to a transformers model that is wholly what the checkpoint says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from microscope_bench.adapters.base import ModelInfo
+from microscope_bench.adapters.overrides import Overrides, overrides_of
+from microscope_bench.adapters.packages import missing_package, needs
+from microscope_bench.adapters.pinned_checkpoint import Checkpoint, torch_dtype
+from microscope_bench.adapters.placement import first_weight, quantization_name
+from microscope_bench.adapters.prompting import chat_template, template_sha256
+from microscope_bench.errors import AdapterError
+from microscope_bench.system.hub import first_line
+
+_QUANTISED = re.compile(r"\.(SCB|weight_format|qweight|qzeros|g_idx|scales|absmax|quant_map|weight_scale)$|quant_state")
+UNTRAINED_KEY = "microscope_bench_untrained"
+"""Top-level key of ``config.json`` that marks freshly initialised weights."""
+
+
+def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
+    """The model configuration of a checkpoint.
+
+    Raises:
+        AdapterError: there is none, or this version of transformers does not know its architecture.
+    """
+    from transformers import AutoConfig
+
+    if not (checkpoint.path / "config.json").is_file():
+        raise AdapterError(f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers")
+    try:
+        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever a damaged or foreign file makes transformers raise
+        if not _is_json(checkpoint.path / "config.json"):
+            raise AdapterError(f"config.json of {checkpoint.repo} is not JSON; fetch the checkpoint again") from error
+        raise AdapterError(
+            f"the configuration of {checkpoint.repo} cannot be read ({type(error).__name__}: {first_line(error)}). A "
+            f"newer architecture needs a newer transformers (pip install -U transformers); one that ships its own code "
+            f"runs it only with trust_remote_code=true"
+        ) from error
+
+
+def is_multimodal(config: Any) -> bool:
+    """Whether transformers loads this architecture as a multimodal model."""
+    from transformers import AutoModelForMultimodalLM
+
+    return type(config) in AutoModelForMultimodalLM._model_mapping
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    config: Any,
+    *,
+    dtype: str,
+    device: torch.device,
+    trust_remote_code: bool,
+    options: Mapping[str, Any],
+) -> Any:
+    """The model in evaluation mode, every weight from a safetensors file of the checkpoint.
+
+    Args:
+        checkpoint: where it lies.
+        config: its configuration.
+        dtype: "auto", "float32", ...
+        device: where it goes, unless the options spread it over several.
+        trust_remote_code: whether code from the checkpoint may run.
+        options: further arguments of ``from_pretrained``.
+
+    Raises:
+        AdapterError: no safetensors, a damaged file, weights that the checkpoint lacks, or not enough memory.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    if part := overrides_of(config).part:  # of an omni model what reads the prompt; what speaks is not loaded
+        if getattr(config, "quantization_config", None) is not None:
+            raise AdapterError(
+                f"{checkpoint.repo} is a quantised omni model, of which the part that reads cannot be loaded alone; "
+                f"load an unquantised one and give quantization=..."
+            )
+        untrained = getattr(config, UNTRAINED_KEY, False)
+        config = getattr(config, f"{part}_config")
+        setattr(config, UNTRAINED_KEY, untrained)
+    family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
+    options = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code, **options}
+    _check_weight_files(checkpoint)
+    try:
+        model, report = family.from_pretrained(
+            checkpoint.path, config=config, use_safetensors=True, output_loading_info=True, **options
+        )
+        model = model if "device_map" in options else model.to(device)
+    except Exception as error:  # damaged files, wrong shapes, missing packages, memory: each raises something else
+        if package := missing_package(error):
+            raise AdapterError(f"the model of {checkpoint.repo} {needs(package)}") from error
+        raise AdapterError(
+            f"the weights of {checkpoint.repo} cannot be loaded as {family.__name__} ({type(error).__name__}: "
+            f"{first_line(error)}). If memory is what is missing, see device_map in "
+            f"docs/adding_a_model.md; if a file is damaged, fetch the checkpoint again."
+        ) from error
+    scales = sorted(key for key in report["unexpected_keys"] if _QUANTISED.search(key))
+    if scales and getattr(config, "quantization_config", None) is None:
+        raise AdapterError(
+            f"{checkpoint.repo} holds quantised weights ({', '.join(scales[:3])}, ...) but config.json says nothing "
+            f"of it, so they would be read as they lie; put its quantization_config back."
+        )
+    if missing := sorted(report["missing_keys"]):
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise AdapterError(
+            f"{checkpoint.repo} lacks {len(missing)} weights of {type(model).__name__}, which would be random: {shown}"
+            f". The checkpoint is incomplete or of another architecture than its config.json says."
+        )
+    return model.eval()
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def _check_weight_files(checkpoint: Checkpoint) -> None:
+    """Raises unless the weights are safetensors, all shards of them."""
+    index = checkpoint.path / "model.safetensors.index.json"
+    if _is_json(index):
+        named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        if lacking := sorted(name for name in map(str, named) if not (checkpoint.path / name).is_file()):
+            raise AdapterError(
+                f"{checkpoint.repo} lacks {len(lacking)} of the {len(named)} shards that its index names: "
+                f"{', '.join(lacking[:3])}{', ...' * (len(lacking) > 3)}. Fetch them, or the checkpoint again."
+            )
+    if not any(checkpoint.path.glob("*.safetensors")):
+        raise AdapterError(
+            f"{checkpoint.repo} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a "
+            f"pickle can run code. Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
+        )
+
+
+def start_tokens(model: Any) -> list[int]:
+    """The tokens with which the decoder of an encoder-decoder begins an answer: one, and the one forced after it."""
+    decoder = model.config.get_text_config(decoder=True)
+    places = ((model.config, "decoder_start_token_id"), (decoder, "decoder_start_token_id"), (decoder, "bos_token_id"))
+    found = next((token for place, key in places if (token := getattr(place, key, None)) is not None), None)
+    if found is None:
+        raise AdapterError(f"{type(model).__name__}: its configuration names no decoder_start_token_id")
+    forced = getattr(getattr(model, "generation_config", None), "forced_bos_token_id", None)
+    return [int(found)] if forced is None else [int(found), int(forced)]
+
+
+def part_that_runs(model: Any, overrides: Overrides) -> Any:
+    """The model itself, or the part of it that reads the prompt: the thinker of an omni model."""
+    return model if overrides.part is None else model.get_submodule(overrides.part)
+
+
+def model_info(
+    model: Any,
+    checkpoint: Checkpoint,
+    processor: Any,
+    n_layers: int,
+    *,
+    streams: str | None,
+    templated: bool,
+    max_length: int | None,
+) -> ModelInfo:
+    """The identity of a loaded transformers model.
+
+    Args:
+        model: the model.
+        checkpoint: where it came from.
+        processor: the processor or tokenizer that makes its inputs.
+        n_layers: L, the number of its decoder blocks.
+        streams: the configuration's key for its number of parallel residual streams, or None for one.
+        templated: whether prompts go through the processor's chat template.
+        max_length: the context length to report instead of the configuration's.
+    """
+    text_config = model.config.get_text_config(decoder=True)
+    quantization = getattr(model.config, "quantization_config", None)
+    image_processor = getattr(processor, "image_processor", None)
+    return ModelInfo(
+        name=checkpoint.repo,
+        repo=checkpoint.repo,
+        revision=checkpoint.revision,
+        adapter="hf",
+        architecture=type(model).__name__,
+        dtype=str(first_weight(model).dtype).removeprefix("torch."),
+        quantization=None if quantization is None else quantization_name(quantization),
+        attention=getattr(text_config, "_attn_implementation", None),
+        n_layers=n_layers,
+        hidden_size=int(text_config.hidden_size) * (1 if streams is None else getattr(text_config, streams)),
+        n_parameters=int(model.num_parameters()),
+        trained=not getattr(model.config, UNTRAINED_KEY, False),
+        processor=type(processor).__name__,
+        image_processor=None if image_processor is None else type(image_processor).__name__,
+        chat_template_sha256=template_sha256(chat_template(processor)) if templated else None,
+        context_length=max_length or getattr(text_config, "max_position_embeddings", None),
+    )

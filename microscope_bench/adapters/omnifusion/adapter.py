@@ -1,0 +1,209 @@
+"""The OmniFusion adapter: a language model that gets pictures as embeddings, in the layout its authors published.
+
+A checkpoint directory holds ``tokenizer/``, ``tuned-model/`` (a causal language model), ``projection.pt``,
+``special_embeddings.pt``, and may hold the vision tower in ``clip/``. The sequence, as in the published inference code:
+prompt, SOI, picture, EOI, USER, question, BOT; no BOS; without a picture SOI, picture and EOI are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
+
+from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch, ModelInfo
+from microscope_bench.adapters.initialisation import seeded_initialisation
+from microscope_bench.adapters.model_args import refuse_unknown_args
+from microscope_bench.adapters.omnifusion.checkpoint_files import find_checkpoint, find_vision_tower
+from microscope_bench.adapters.omnifusion.module import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
+from microscope_bench.adapters.omnifusion.parts_loading import (
+    DIALOG,
+    assemble,
+    framed,
+    load_part,
+    load_preprocessing,
+    model_info,
+)
+from microscope_bench.adapters.pinned_checkpoint import torch_dtype
+from microscope_bench.adapters.prompting import check_placeholders
+from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR
+from microscope_bench.adapters.taps import TappedAdapter
+from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.example import IMAGE_PLACEHOLDER, Example
+from microscope_bench.system.devices import pick_device
+
+ARGS = ("pretrained", "revision", "subfolder", "vision_tower", "vision_revision", "dtype", "attn_implementation")
+
+
+class OmniFusionAdapter(Adapter):
+    """One loaded OmniFusion model.
+
+    Args:
+        model: the assembled model, on its device.
+        tokenizer: of the language model.
+        image_processor: of the vision tower.
+        info: the model's identity.
+    """
+
+    def __init__(self, model: OmniFusionModel, tokenizer: Any, image_processor: Any, info: ModelInfo) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.info = info
+        self.modalities = frozenset({"text", "image"})
+        self.device = next(model.parameters()).device
+        vision = model.vision_tower.config
+        self._image_positions = (vision.image_size // vision.patch_size) ** 2
+
+    @classmethod
+    def load(cls, args: Mapping[str, str], *, device: str | None = None) -> OmniFusionAdapter:
+        """Loads a checkpoint.
+
+        Args:
+            args: ``pretrained`` (hub repository or directory), ``revision``, ``subfolder`` (default: OmniMistral-v1_1
+                on the hub; in a directory, that subfolder if there is one, else the directory itself),
+                ``vision_tower`` (hub repository or directory; default: ``clip/`` beside the checkpoint's other parts
+                if a local directory has it, else openai/clip-vit-large-patch14-336; the log says which),
+                ``vision_revision``, ``dtype`` ("auto", the language model's own), ``attn_implementation``.
+            device: see :meth:`Adapter.load`.
+
+        Raises:
+            AdapterError: a part is missing, damaged, of another shape, or refused as unsafe.
+        """
+        refuse_unknown_args(args, ARGS)
+        if "pretrained" not in args:
+            raise AdapterError("omnifusion needs pretrained=org/name or pretrained=path/to/directory")
+        checkpoint = find_checkpoint(args)
+        tower = find_vision_tower(args, checkpoint)
+        dtype, target = torch_dtype(args.get("dtype", "auto")), pick_device(device)
+        language_model = load_part(
+            AutoModelForCausalLM, checkpoint.path / "tuned-model", dtype, args.get("attn_implementation")
+        )
+        vision_tower = load_part(CLIPVisionModel, tower.path, language_model.dtype, None)
+        model = assemble(checkpoint.path, language_model, vision_tower).to(target)
+        tokenizer = load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
+        image_processor = load_preprocessing(AutoImageProcessor, tower.path)
+        info = model_info(checkpoint, tower, model, tokenizer, image_processor)
+        return cls(model, tokenizer, image_processor, info)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The decoder blocks of the language model."""
+        return list(self.model.language_model.model.layers)
+
+    def tapped(self, tap: str) -> Adapter:
+        """The same model, watched in its vision tower or behind its projection; see :meth:`Adapter.tapped`."""
+        paths = {PROJECTOR: ("projection",)}.get(tap)
+        return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
+
+    def encode(self, examples: Sequence[Example]) -> Batch:
+        """Builds the published sequence for each example, padded on the right.
+
+        The picture stands before the question wherever its placeholder is, since the model knows no other order.
+
+        Raises:
+            AdapterError: an example has several pictures.
+            ExampleError: a picture cannot be processed, or its placeholder is missing.
+        """
+        for example in examples:
+            if other := sorted(example.media.keys() - self.modalities):
+                raise AdapterError(f"{self.info.name} has no modality {other[0]}, and example {example.id} needs it")
+        rows = [self._row(example) for example in examples]
+        shape = (len(rows), max(len(ids) for ids, _ in rows))
+        input_ids = np.zeros(shape, dtype=np.int64)
+        labels = np.full(shape, PADDING, dtype=np.int8)
+        for row, (ids, row_labels) in enumerate(rows):
+            input_ids[row, : len(ids)] = ids
+            labels[row, : len(ids)] = row_labels
+        inputs = {
+            "input_ids": torch.from_numpy(input_ids).to(self.device),
+            "attention_mask": torch.from_numpy((labels != PADDING).astype(np.int64)).to(self.device),
+        }
+        pictures = [self._pixels(example) for example in examples if example.images]
+        media = {"pixel_values": torch.cat(pictures)} if pictures else {}
+        return Batch(
+            inputs={**inputs, **media},
+            labels=labels,
+            ids=tuple(example.id for example in examples),
+            prompts=tuple(framed(_question(example), bool(example.images)) for example in examples),
+            tokens=tuple(ids for ids, _ in rows),
+            media=media,
+        )
+
+    def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
+        """See :meth:`Adapter.forward`."""
+        positions, which = np.unique(batch.last_positions(), return_inverse=True)
+        with torch.inference_mode():
+            output = self.model(**batch.inputs, logits_to_keep=torch.from_numpy(positions).to(self.device))
+        if not logits:
+            return None
+        return output.logits[np.arange(len(which)), which].float()  # type: ignore[no-any-return]
+
+    def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
+        """The token of each letter as the model was trained to say it first: right after BOT, an embedding of its own.
+
+        The training code encodes an answer by itself, so a sentencepiece tokenizer gives the form with the word mark
+        ("▁A"); encoding the letter by itself here gives the same token.
+
+        Raises:
+            AdapterError: a choice is not exactly one token.
+        """
+        ids = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+        for choice, tokens in zip(choices, ids, strict=True):
+            if len(tokens) != 1:
+                raise AdapterError(
+                    f"{self.info.name}: choice {choice!r} is {len(tokens)} tokens after BOT, not one; a single forward "
+                    f"pass cannot score it"
+                )
+        return [tokens[0] for tokens in ids]
+
+    def fresh_weights(self, seed: int) -> OmniFusionAdapter:
+        """The same model before training, the vision tower too; see :meth:`Adapter.fresh_weights`."""
+        fresh = copy(self)
+        with seeded_initialisation(seed):
+            fresh.model = self.model.untrained_twin()
+        fresh.info = replace(self.info, trained=False)
+        return fresh
+
+    def _row(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and labels of one example, without padding."""
+        parts = [(self._text_ids(DIALOG), TEXT)]
+        if example.images:
+            parts += [
+                ([SPECIAL_MARKS["SOI"]], STRUCTURE),
+                ([IMAGE_MARK] * self._image_positions, IMAGE),
+                ([SPECIAL_MARKS["EOI"]], STRUCTURE),
+            ]
+        parts += [
+            ([SPECIAL_MARKS["USER"]], SPECIAL),
+            (self._text_ids(_question(example)), TEXT),
+            ([SPECIAL_MARKS["BOT"]], SPECIAL),
+        ]
+        ids = np.concatenate([np.asarray(ids, dtype=np.int64) for ids, _ in parts])
+        return ids, np.repeat([label for _, label in parts], [len(ids) for ids, _ in parts]).astype(np.int8)
+
+    def _text_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _pixels(self, example: Example) -> Tensor:
+        try:
+            pixels: Tensor = self.image_processor(images=list(example.images), return_tensors="pt")["pixel_values"]
+        except (ValueError, OSError, ArithmeticError) as error:
+            raise ExampleError(example.id, f"the picture cannot be processed: {error}") from error
+        return pixels.to(self.device, self.model.vision_tower.dtype)
+
+
+def _question(example: Example) -> str:
+    """The example's text without the placeholder of its picture."""
+    if len(example.images) > 1:
+        raise AdapterError(
+            f"example {example.id} has {len(example.images)} pictures, OmniFusion takes one; measure it on a task with "
+            f"one picture per example"
+        )
+    check_placeholders(example)
+    return example.text.replace(IMAGE_PLACEHOLDER, "").removeprefix("\n")

@@ -1,0 +1,95 @@
+"""The parts of an OmniFusion checkpoint, loaded and put together."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from microscope_bench.adapters.model_loading import UNTRAINED_KEY
+from microscope_bench.adapters.omnifusion.checkpoint_files import load_projection, load_special_embeddings, tensor_file
+from microscope_bench.adapters.omnifusion.module import OmniFusionModel
+from microscope_bench.adapters.pinned_checkpoint import Checkpoint
+from microscope_bench.errors import AdapterError
+from microscope_bench.identity import ModelInfo
+from microscope_bench.system.hub import first_line
+
+DIALOG = "This is a dialog with AI assistant.\n"
+"""The text every sequence starts with."""
+
+
+def framed(question: str, has_image: bool) -> str:
+    """The whole sequence, readable."""
+    return f"{DIALOG}{'<SOI><image><EOI>' if has_image else ''}<USER>{question}<BOT>"
+
+
+def load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention: str | None) -> Any:
+    """A transformers model all of whose weights come from the checkpoint."""
+    choices = {} if attention is None else {"attn_implementation": attention}
+    try:
+        model, report = model_class.from_pretrained(
+            path, dtype=dtype, local_files_only=True, output_loading_info=True, **choices
+        )
+    except Exception as error:  # transformers, safetensors and pickle each raise their own
+        raise AdapterError(f"{path} cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
+    if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
+        raise AdapterError(
+            f"{path}: {len(lacking)} weights are missing or of another shape than its config.json says, so they would "
+            f"be random: {', '.join(lacking[:5])}"
+        )
+    return model
+
+
+def load_preprocessing(loader: Any, path: Path) -> Any:
+    try:
+        return loader.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # transformers and tokenizers each raise their own
+        raise AdapterError(
+            f"{path} holds no usable {loader.__name__[4:]} ({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+def assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionModel:
+    """The whole model in the language model's dtype; raises where the parts' widths differ."""
+    projection_file, special_file = tensor_file(path, "projection"), tensor_file(path, "special_embeddings")
+    assert projection_file is not None and special_file is not None  # find_checkpoint made sure
+    projection, special = load_projection(projection_file), load_special_embeddings(special_file)
+    text_size, vision_size = language_model.config.hidden_size, vision_tower.config.hidden_size
+    takes, gives = projection.transformer_layer.norm1.normalized_shape[0], projection.linear.out_features
+    if (takes, gives) != (vision_size, text_size):
+        raise AdapterError(
+            f"{projection_file} maps width {takes} to {gives}, but the vision tower is {vision_size} wide and the "
+            f"language model {text_size}; name the tower it was trained with: vision_tower=org/name"
+        )
+    if other := sorted(name for name, vector in special.items() if len(vector) != text_size):
+        raise AdapterError(f"{special_file}: {', '.join(other)} is not {text_size} wide like the language model")
+    model = OmniFusionModel(language_model, vision_tower, projection, special)
+    return model.to(dtype=language_model.dtype)
+
+
+def model_info(
+    checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel, tokenizer: Any, image_processor: Any
+) -> ModelInfo:
+    """The identity of the assembled model, its vision tower included."""
+    config = model.language_model.config
+    return ModelInfo(
+        name=checkpoint.repo,
+        repo=checkpoint.repo,
+        revision=checkpoint.revision,
+        adapter="omnifusion",
+        # The tower is not part of the published checkpoint, and another one is another model.
+        architecture=f"OmniFusion({type(model.language_model).__name__}, {tower.repo}@{tower.revision})",
+        dtype=str(model.language_model.dtype).removeprefix("torch."),
+        quantization=None,
+        attention=config._attn_implementation,
+        n_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained=not getattr(config, UNTRAINED_KEY, False),
+        processor=type(tokenizer).__name__,
+        image_processor=type(image_processor).__name__,
+        chat_template_sha256=hashlib.sha256(framed("", has_image=True).encode()).hexdigest(),
+        context_length=config.max_position_embeddings,
+    )

@@ -1,0 +1,47 @@
+"""From a bound on memory to how much of a store is looked at once."""
+
+from __future__ import annotations
+
+from microscope_bench.errors import MetricError
+from microscope_bench.measure.survey import MOST_POOL
+from microscope_bench.measure.tokens import StoredTokens
+from microscope_bench.metrics.core.workspace import Workspace
+from microscope_bench.system.devices import free_bytes
+
+SHARE_OF_FREE = 0.5
+"""Of a GPU's free memory, where nobody says how much may be taken: its allocator needs room too."""
+
+TOKEN_SETS = 2
+BOUNDARIES = 2
+"""CKA looks at the moments of the next boundary, too."""
+STREAMS = 2
+"""With stream ``mainflow`` the chain has moments of its own."""
+
+
+def workspace_for(tokens: StoredTokens, size: int | None) -> Workspace:
+    """The roomiest workspace within a bound.
+
+    Args:
+        tokens: what is measured.
+        size: bytes; None means half of what is free on a GPU, and no bound elsewhere.
+
+    Raises:
+        MetricError: less than the least.
+    """
+    n_clouds = (len(tokens.modalities) + (len(tokens.modalities) > 1)) * TOKEN_SETS * BOUNDARIES
+    if tokens.store.mainflow is True:
+        n_clouds *= STREAMS
+    sample_rows = min(len(tokens.modality), MOST_POOL * tokens.protocol.id_tokens)
+
+    def within(size: int) -> Workspace:
+        return Workspace.within(size, tokens.dim, tokens.n_folds, n_clouds, sample_rows)
+
+    if size is not None:
+        return within(size)
+    free = free_bytes(tokens.device)
+    if free is None:
+        return Workspace()
+    try:
+        return within(int(SHARE_OF_FREE * free))
+    except MetricError:
+        return within(free)

@@ -1,0 +1,104 @@
+"""What the estimators of intrinsic dimension have in common: neighbour distances in, an estimate with its error out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+
+from torch import Tensor
+
+from microscope_bench.metrics.core.cloud import Cloud, Sample
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
+from microscope_bench.metrics.registry import EstimatorScore
+
+
+class NeighbourDistances:
+    """Distances of distinct rows to their nearest neighbours, searched when first needed.
+
+    Args:
+        sample: n rows.
+        search: gives float64 (n, k), k ≥ 2, ascending; infinity where a row has not that many neighbours. Called only
+            where there are at least three rows.
+        wanted: how many rows the sample should have; flagged where it has fewer (``unmatched_n=n/wanted``).
+    """
+
+    def __init__(self, sample: Sample, search: Callable[[], Tensor], wanted: int | None = None) -> None:
+        self.sample, self.search, self.wanted = sample, search, wanted
+        self.n = sample.x.shape[0]
+
+    @classmethod
+    def of(cls, cloud: Cloud) -> NeighbourDistances:
+        """Of the matched rows of a cloud without NaN and infinity, as many neighbours as the cloud keeps."""
+        return cls(cloud.matched, lambda: cloud.neighbours[0], cloud.matched_n)
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """float64 (n, k), in units of the mean norm of the centred rows."""
+        return self.search() / self._mean_norm
+
+    @cached_property
+    def _mean_norm(self) -> float:
+        x = self.sample.x
+        return float((x - x.mean(0)).square().sum(1).sqrt().mean())
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why there is no estimate at all, if that is so."""
+        if self.n < 3:
+            return f"neighbour distances need at least 3 tokens, got {self.n} distinct ones"
+        if not self._mean_norm > 0:
+            return "all tokens are the same"
+        alone = int(self.distances[:, 1].isinf().sum())
+        return f"{alone} of the {self.n} tokens have fewer than two neighbours in other examples" if alone else None
+
+    @cached_property
+    def flags(self) -> tuple[str, ...]:
+        """What every estimate says about its rows."""
+        flags: tuple[str, ...] = ()
+        if self.sample.duplicates > 0:
+            flags = (f"duplicates={self.sample.duplicates:.4f}",)
+        if self.wanted is not None and self.n < self.wanted:
+            flags = (*flags, f"unmatched_n={self.n}/{self.wanted}")
+        zero = 0 if self.problem else int((self.distances[:, 0] == 0).sum())
+        return (*flags, f"zero_distance={zero / self.n:.4f}") if zero else flags
+
+    def estimate(self, compute: Callable[[Tensor], float | None]) -> Estimate:
+        """One estimate.
+
+        The standard error leaves out the ratios of one fold at a time but keeps every token's neighbours: searching
+        the neighbours anew in a thinner cloud would measure the effect of its thinness as well.
+
+        Args:
+            compute: of float64 (m, k) distances, the value, or None where too few rows have distances to draw on.
+        """
+        if self.problem:
+            return self.null(self.problem)
+        sample, distances = self.sample, self.distances
+
+        def outcome(without: int | None) -> Outcome:
+            value = compute(distances if without is None else distances[sample.fold != without])
+            return (
+                f"too few of the {self.n} tokens have two neighbours at different distances" if value is None else value
+            )
+
+        return jackknifed(outcome, range(sample.n_folds), self.n, sample.n_examples, self.flags)
+
+    def null(self, reason: str) -> Estimate:
+        """No value, for a reason."""
+        return Estimate(None, None, self.n, self.sample.n_examples, self.flags, reason)
+
+
+def log_ratios(nearer: Tensor, farther: Tensor) -> Tensor:
+    """Logarithms of farther/nearer, both float64 (n,), of the rows whose nearer distance is above 0."""
+    apart = nearer > 0
+    return (farther[apart] / nearer[apart]).log()
+
+
+def scores_of_each(
+    cloud: Cloud, estimators: Iterable[str], estimate: Callable[[str], Estimate]
+) -> Iterator[EstimatorScore]:
+    """What ``estimate`` gives for each estimator; no values for a cloud that holds NaN or infinity."""
+    bad = cloud.moments.non_finite_x  # of all rows: the sample may have missed them
+    for name in estimators:
+        yield name, None, non_finite(bad, cloud.n_tokens, cloud.n_examples) if bad else estimate(name)

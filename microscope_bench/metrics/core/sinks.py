@@ -1,0 +1,94 @@
+"""Massive-activation tokens ("sinks"): how they are told from the rest, and how much of a cloud's variance they carry.
+
+The rule ``massive/1``; ``docs/protocol.md`` gives its reasons. A token is a sink where it holds a massive activation in
+the sense of Sun et al. 2024 (arXiv 2402.17762), a coordinate above 100 and above 1,000 times the median magnitude of
+its coordinates; or, since small models have other scales, where it is above 10 times as long as the median token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from microscope_bench.metrics.core.eigenvalues import top_axis
+from microscope_bench.metrics.core.moments import LARGEST, Moments
+
+MAGNITUDE = 100.0
+MEDIANS = 1000.0
+NORMS = 10.0
+
+NOTABLE_SHARE = 0.1
+"""A coordinate that holds more than this share of a sink's squared norm is named among the sinks' dimensions."""
+
+MOST_DIMENSIONS = 16
+
+
+def massive_rows(x: Tensor) -> Tensor:
+    """Which rows hold a massive activation.
+
+    Args:
+        x: (n, d), any real dtype.
+
+    Returns:
+        bool (n,); False for rows that hold NaN, infinity or a number beyond 1e60, which are a fault and no sinks.
+
+    >>> x = torch.ones(3, 8)
+    >>> x[1, 2], x[2, 2] = 1001.0, torch.inf
+    >>> massive_rows(x)
+    tensor([False,  True, False])
+    """
+    magnitude = x.abs()
+    top = magnitude.amax(1) if x.shape[1] else magnitude.new_zeros(len(x))
+    found = (top > MAGNITUDE) & (top.double() <= LARGEST)
+    candidates = torch.nonzero(found).flatten()  # few: the medians of all rows would take longer than all else
+    medians = magnitude[candidates].double().median(1).values
+    found[candidates] = top[candidates].double() > MEDIANS * medians
+    return found
+
+
+def long_rows(norms: Tensor) -> Tensor:
+    """Which rows are above 10 times as long as the median row.
+
+    Args:
+        norms: float64 (n,), of the tokens of one modality at one boundary; NaN and those beyond 1e60 are left out.
+
+    Returns:
+        bool (n,).
+
+    >>> long_rows(torch.tensor([1.0, 1.0, 1.0, 10.5, torch.inf], dtype=torch.float64))
+    tensor([False, False, False,  True, False])
+    """
+    finite = norms <= LARGEST
+    if not finite.any():
+        return torch.zeros_like(finite)
+    middle = norms[finite].median()
+    return finite & (norms > NORMS * middle) & (middle > 0)  # zeros would make a sink of every other token
+
+
+def notable_dimensions(x: Tensor) -> list[int]:
+    """The coordinates that hold more than a tenth of a row's squared norm, at most 16, the most frequent first.
+
+    Args:
+        x: (n, d), the sinks of one boundary, finite.
+    """
+    squares = x.double().square()
+    counts = (squares > NOTABLE_SHARE * squares.sum(1, keepdim=True)).sum(0)
+    order = counts.argsort(descending=True, stable=True)[:MOST_DIMENSIONS]
+    return [int(j) for j in order if counts[j] > 0]
+
+
+def top_variance_share(moments: Moments, x: Tensor) -> float | None:
+    """The share of σ₁² that some rows of a cloud carry: Σ over them of (u₁ᵀ(x − x̄))² / σ₁².
+
+    Args:
+        moments: of the whole cloud, these rows included.
+        x: (n, d), the rows.
+
+    Returns:
+        Between 0 and 1; None where the cloud has no variance.
+    """
+    variance, direction = top_axis(moments.c_xx)
+    if variance <= 0:
+        return None
+    along = (x.double() - moments.mean_x) @ direction
+    return min(float(along.square().sum()) / variance, 1.0)

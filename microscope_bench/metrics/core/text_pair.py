@@ -1,0 +1,55 @@
+"""A cloud beside the text tokens at the same boundary: what the metrics between two modalities share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two clouds of the same run; leaving a fold out leaves its examples out of both.
+
+    Attributes:
+        cloud: image, video or audio tokens.
+        text: the text tokens.
+    """
+
+    cloud: Cloud
+    text: Cloud
+
+    @classmethod
+    def of(cls, cloud: Cloud) -> Pair | None:
+        """The cloud and its text; None for a cloud that stands beside none."""
+        return None if cloud.text is None else cls(cloud, cloud.text)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of both."""
+        return self.cloud.n_tokens + self.text.n_tokens
+
+    @property
+    def folds(self) -> list[int]:
+        """Folds that hold tokens of either."""
+        return sorted({*self.cloud.moments.occupied, *self.text.moments.occupied})
+
+    def problem(self, metric: str, least: int = 1) -> Estimate | None:
+        """The null of a pair that is not finite, or of which one side has fewer than ``least`` tokens; else None."""
+        if bad := self.cloud.moments.non_finite_x + self.text.moments.non_finite_x:
+            return non_finite(bad, self.n_tokens, self.cloud.n_examples)
+        if min(self.cloud.n_tokens, self.text.n_tokens) < least:
+            found = f"got {self.cloud.n_tokens} and {self.text.n_tokens} text tokens"
+            return self.null(f"{metric} needs at least {least} token{'s' * (least > 1)} of each modality, {found}")
+        return None
+
+    def null(self, reason: str) -> Estimate:
+        """No value."""
+        return Estimate(None, None, self.n_tokens, self.cloud.n_examples, (), reason)
+
+    def estimate(self, outcome: Callable[[int | None], Outcome], *flags: str) -> Estimate:
+        """The value of all examples, with the jackknife over the folds of both clouds."""
+        return jackknifed(outcome, self.folds, self.n_tokens, self.cloud.n_examples, flags)

@@ -1,0 +1,111 @@
+"""One picture of what was asked for: which metrics of which comparable results; nothing is guessed among several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from microscope_bench.errors import ResultError
+from microscope_bench.publish.plots import NOTHING, comparable
+from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline
+from microscope_bench.results.result import Result
+from microscope_bench.results.signature import protocol_label
+from microscope_bench.system.lazy_registry import unknown_name
+
+
+def of_task(results: Sequence[Result], task: str | None) -> list[Result]:
+    """The results of one task, or all of them.
+
+    Raises:
+        UnknownNameError: no result is of that task; the message holds the nearest names.
+    """
+    tasks = sorted({result.identity.task.name for result in results})
+    if task is not None and task not in tasks:
+        raise unknown_name("task", task, tasks, "No result here is of another.")
+    return [result for result in results if task in (None, result.identity.task.name)]
+
+
+def one_comparison(results: Iterable[Result]) -> list[Result]:
+    """The results for one picture: the complete ones, if they compare.
+
+    Raises:
+        ResultError: there is none, or they do not all compare; the message names what there is.
+    """
+    groups = comparable(results)
+    if not groups:
+        raise ResultError(NOTHING)
+    if len(groups) > 1:
+        listed = "\n".join(f"  {_described(group)}" for group in groups)
+        raise ResultError(
+            f"these results are of {len(groups)} kinds that do not compare, and one picture shows one:\n{listed}\n"
+            f"Choose with --task, or name the files instead of their directory"
+        )
+    return groups[0]
+
+
+def chosen_headlines(
+    results: Sequence[Result], metric: str | None, estimator: str | None = None, stream: str | None = None
+) -> list[Headline]:
+    """What to draw: the headline estimator of a metric, or the one that is asked for, of every stream or of one.
+
+    Args:
+        results: in which to look for what is no headline.
+        metric: its name; None means all headline metrics.
+        estimator: None means the headline one, or the only one.
+        stream: None means every stream that the headlines have, or the metric.
+
+    Raises:
+        UnknownNameError: nothing of that name was measured; the message holds the nearest names.
+        ResultError: there are several estimators and none is asked for, or ``estimator`` stands without ``metric``.
+    """
+    if metric is None and estimator is not None:
+        raise ResultError(f"--estimator {estimator} belongs to a metric; name it with --metric")
+    fitting = [h for h in HEADLINES if metric in (None, h.metric) and stream in (None, h.stream)]
+    if fitting and estimator is None:
+        return fitting
+    if metric is None:
+        raise unknown_name("stream", str(stream), sorted({h.stream for h in HEADLINES if h.stream}))
+    rows = [score for result in results for score in result.scores]
+    named = [score for score in rows if score.metric == metric]
+    if not named:
+        raise unknown_name("metric", metric, sorted({score.metric for score in rows}), "These results hold no other.")
+    estimators = sorted({score.estimator for score in named})
+    estimator = estimator or next((h.estimator for h in HEADLINES if h.metric == metric), None)
+    if estimator is None and len(estimators) > 1:
+        raise ResultError(f"{metric} has the estimators {', '.join(estimators)}; choose one with --estimator")
+    if estimator is not None and estimator not in estimators:
+        raise unknown_name("estimator", estimator, estimators)
+    estimator = estimator or estimators[0]
+    streams = sorted({score.stream for score in named if score.estimator == estimator}, key=str)
+    if stream is not None and stream not in streams:
+        raise unknown_name("stream", stream, [s for s in streams if s])
+    # a metric between two boundaries has no row at the last one
+    last = max(result.identity.model.n_layers for result in results)
+    between = all(score.layer < last for score in named)
+    return [
+        Headline(metric, estimator, s, _title(metric, estimator, s), "min", between)
+        for s in streams
+        if stream in (None, s)
+    ]
+
+
+def chosen_modalities(results: Sequence[Result], asked: Sequence[str]) -> Sequence[str]:
+    """The modalities asked for, or all; in the order that is always theirs.
+
+    Raises:
+        UnknownNameError: one of them was not measured; the message holds those that were.
+    """
+    there = {score.modality for result in results for score in result.scores}
+    for modality in asked:
+        if modality not in there:
+            raise unknown_name("modality", modality, [name for name in MODALITIES if name in there])
+    return [name for name in MODALITIES if name in (asked or MODALITIES)]
+
+
+def _title(metric: str, estimator: str, stream: str | None) -> str:
+    return f"{metric.replace('_', ' ')}\n({', '.join(part for part in (stream, estimator) if part)})"
+
+
+def _described(group: Sequence[Result]) -> str:
+    identity = group[0].identity
+    data = f"{identity.dataset.revision[:40]}, {identity.n_examples} examples"
+    return f"{identity.task.name} ({data}; {protocol_label(identity.protocol.as_dict())}): {len(group)} results"

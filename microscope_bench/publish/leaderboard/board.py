@@ -1,0 +1,219 @@
+"""What every form of the leaderboard is made of: one row per result, its summaries computed once.
+
+The markdown page, the HTML page and the tables for other programs differ in how they write these rows and in nothing
+else, so they cannot disagree. A row no longer holds its result's scores: a thousand results fit into memory as rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from microscope_bench.publish.escape import code, escape
+from microscope_bench.publish.grouping import Entry, comparable_key, grouped, protocol_key
+from microscope_bench.publish.summary import (
+    HEADLINES,
+    Summary,
+    Withheld,
+    measured_modalities,
+    shown_name,
+    sinks_of,
+    summarise,
+    token_sets,
+)
+from microscope_bench.results.result import FAILED, Result, Score
+
+_HEADLINE_SERIES = {(headline.metric, headline.estimator, headline.stream) for headline in HEADLINES}
+
+
+@dataclass(frozen=True)
+class Label:
+    """A model's name in one table, with what tells it from the others there: plain text, not to be trusted.
+
+    Attributes:
+        name: of the model, as it is shown.
+        dtype: set where that tells.
+        short_id: the first digits of the identity hash, set where that tells.
+        path: of the file, set where nothing else tells.
+    """
+
+    name: str
+    dtype: str = ""
+    short_id: str = ""
+    path: str = ""
+
+    @property
+    def markdown(self) -> str:
+        """The label, escaped."""
+        parts = (escape(self.name), escape(self.dtype), code(self.short_id) if self.short_id else "", escape(self.path))
+        return " ".join(part for part in parts if part)
+
+    @property
+    def text(self) -> str:
+        """The label as it is; whoever prints it escapes it."""
+        return " ".join(part for part in (self.name, self.dtype, self.short_id, self.path) if part)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one result says of one modality in one token set.
+
+    Attributes:
+        modality: "text", "image", ..., "joint".
+        tokens: the token set, "all" or "no_sinks".
+        summaries: one per entry of ``HEADLINES``, or why there is none.
+        curves: per headline (layer, value) in the order of the layers; value None where there is none.
+        n_sinks: massive-activation tokens among these; None where nobody looked for them.
+        n_tokens: fewest and most tokens that a value was computed on; None where no value says.
+        n_examples: the same of examples.
+    """
+
+    modality: str
+    tokens: str
+    summaries: tuple[Summary | Withheld, ...]
+    curves: tuple[tuple[tuple[int, float | None], ...], ...]
+    n_sinks: int | None
+    n_tokens: tuple[int, int] | None
+    n_examples: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result.
+
+    Attributes:
+        path: of the result file, relative to the page.
+        result: without its scores.
+        lines: per modality and token set, in the order they are shown.
+        label: tells rows of one table apart.
+    """
+
+    path: str
+    result: Result
+    lines: tuple[Line, ...]
+    label: Label
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that may stand side by side: one protocol with the same changes, the same data, the same metric versions.
+
+    Attributes:
+        protocol: key of the protocol; its last part is the title, as markdown.
+        comparable: key of what is comparable: title, description of the data (both markdown), revision.
+        rows: sorted by name.
+    """
+
+    protocol: tuple[str, ...]
+    comparable: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All of a leaderboard.
+
+    Attributes:
+        tables: in order; those of one protocol follow each other.
+        hidden: failed results and controls, by path.
+    """
+
+    tables: tuple[Table, ...]
+    hidden: tuple[Row, ...]
+
+
+def board_of(entries: Iterable[Entry]) -> Board:
+    """The leaderboard of results in any order; they are looked at one after the other and not kept.
+
+    Args:
+        entries: (path relative to the page, with forward slashes; result).
+    """
+    rows = sorted((row_of(path, result) for path, result in entries), key=lambda row: row.path)
+    return Board(
+        tables_of([row for row in rows if why_not_shown(row.result) is None]),
+        tuple(row for row in rows if why_not_shown(row.result) is not None),
+    )
+
+
+def tables_of(rows: Iterable[Row]) -> tuple[Table, ...]:
+    """The rows in tables of what may stand side by side."""
+    by_result = {id(row.result): row for row in rows}
+    entries = [(row.path, row.result) for row in by_result.values()]
+    return tuple(
+        Table(protocol, comparable, _told_apart([by_result[id(result)] for _, result in in_table]))
+        for protocol, in_protocol in grouped(entries, protocol_key)
+        for comparable, in_table in grouped(in_protocol, comparable_key)
+    )
+
+
+def row_of(path: str, result: Result) -> Row:
+    """A result as a row."""
+    by_set: dict[tuple[str, str], list[Score]] = defaultdict(list)
+    for score in result.scores:
+        by_set[score.modality, score.tokens].append(score)
+    headlines = tuple(s for s in result.scores if (s.metric, s.estimator, s.stream) in _HEADLINE_SERIES)
+    slim = replace(result, scores=headlines)
+    lines = [
+        _line(slim, modality, token_set, by_set[modality, token_set])
+        for modality in measured_modalities(result)
+        for token_set in token_sets(result, modality)
+    ]
+    return Row(path, replace(result, scores=()), tuple(lines), Label(shown_name(result)))
+
+
+def why_not_shown(result: Result) -> str | None:
+    """Why a result stands in no table; None where it does."""
+    control = result.identity.model.control
+    reasons = [f"control: {control}"] if control else []
+    if result.status == FAILED:
+        error = result.error
+        reasons.append(f"failed in {error.where}: {error.type}: {error.message}" if error else "failed")
+    return "; ".join(reasons) or None
+
+
+def _line(slim: Result, modality: str, token_set: str, scores: Sequence[Score]) -> Line:
+    # the metrics that keep duplicates count every token; intrinsic dimension names its own n
+    counted = [s for s in scores if s.metric in ("linearity", "anisotropy")] or scores
+    sinks = sinks_of(slim, modality)
+    n_sinks = 0 if token_set != "all" else None if sinks is None else sinks.n_sinks
+    return Line(
+        modality=modality,
+        tokens=token_set,
+        summaries=tuple(summarise(slim, headline, modality, token_set) for headline in HEADLINES),
+        curves=tuple(
+            tuple((s.layer, s.value) for s in slim.series(h.metric, h.estimator, h.stream, modality, token_set))
+            for h in HEADLINES
+        ),
+        n_sinks=n_sinks,
+        n_tokens=_ends([s.n_tokens for s in counted]),
+        n_examples=_ends([s.n_examples for s in counted]),
+    )
+
+
+def _ends(numbers: Sequence[int]) -> tuple[int, int] | None:
+    return (min(numbers), max(numbers)) if numbers else None
+
+
+def _told_apart(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows sorted by name, each with a label of its own."""
+
+    def order(row: Row) -> tuple[str, ...]:
+        model = row.result.identity.model
+        return (model.name.casefold(), model.name, model.repo, model.revision, row.result.short_id, row.path)
+
+    rows = sorted(rows, key=order)
+    names = [row.label.name for row in rows]
+    ids = [row.result.short_id[:8] for row in rows]
+    choices = (
+        [Label(name) for name in names],
+        [Label(name, dtype=row.result.identity.model.dtype) for name, row in zip(names, rows, strict=True)],
+        [Label(name, short_id=digits) for name, digits in zip(names, ids, strict=True)],
+        [Label(n, short_id=digits, path=row.path) for n, digits, row in zip(names, ids, rows, strict=True)],
+    )
+    seen = [Counter(label.markdown for label in labels) for labels in choices]
+    labels = [
+        next((c[k] for c, count in zip(choices[:-1], seen, strict=False) if count[c[k].markdown] == 1), choices[-1][k])
+        for k in range(len(rows))
+    ]
+    return tuple(replace(row, label=label) for row, label in zip(rows, labels, strict=True))

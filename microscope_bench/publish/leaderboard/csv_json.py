@@ -1,0 +1,139 @@
+"""The leaderboard for other programs: CSV and JSON, one record per model, modality, token set and headline metric."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from microscope_bench.publish.leaderboard.board import Board, Line, Row, why_not_shown
+from microscope_bench.publish.summary import HEADLINES, Headline, Summary, Withheld, accuracy_text
+from microscope_bench.results.result import Result
+from microscope_bench.results.signature import protocol_label
+
+VERSION = 1
+"""Of the layout of the JSON form; raised when a field changes its name or meaning."""
+
+
+def records(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> Iterator[dict[str, Any]]:
+    """One flat record per row, modality, token set and headline, in the order of the page.
+
+    Args:
+        board: the rows.
+        fusion_of: the fusion class of a result's model, "" where it is not known.
+
+    Yields:
+        Names of fields to strings, integers, finite floats or None. ``mean``, ``extreme`` and their standard errors are
+        None where ``reason`` says why.
+    """
+    for table in board.tables:
+        for row in table.rows:
+            for line in row.lines:
+                for headline, summary in zip(HEADLINES, line.summaries, strict=True):
+                    known = {**_identity(row), "fusion": fusion_of(row.result)}
+                    yield {**known, **_line(line), **_summary(headline, summary), **_source(row)}
+
+
+def to_csv(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> str:
+    """The records as CSV with a head line (RFC 4180, but lines end in a line feed).
+
+    Text that a spreadsheet would run as a formula (beginning with ``= + - @`` or a control character) gets an
+    apostrophe in front; numbers stay as they are.
+    """
+    rows = list(records(board, fusion_of))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]) if rows else ["model"], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _inert(value) for name, value in row.items()})
+    return file.getvalue()
+
+
+def to_json(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> str:
+    """The records as one JSON object: ``version``, ``rows`` and ``not_shown``."""
+    hidden = [
+        {
+            "path": row.path,
+            "model": row.label.name,
+            "task": row.result.identity.task.name,
+            "reason": why_not_shown(row.result),
+        }
+        for row in board.hidden
+    ]
+    document = {"version": VERSION, "rows": list(records(board, fusion_of)), "not_shown": hidden}
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _identity(row: Row) -> dict[str, Any]:
+    identity = row.result.identity
+    model, data = identity.model, identity.dataset
+    return {
+        "protocol": protocol_label(identity.protocol.as_dict()),
+        "task": identity.task.name,
+        "task_version": identity.task.version,
+        "dataset": data.path,
+        "dataset_name": data.name,
+        "dataset_revision": data.revision,
+        "split": data.split,
+        "n_measured": identity.n_examples,
+        "model": row.label.name,
+        "repo": model.repo,
+        "revision": model.revision,
+        "tap": model.options.get("tap"),
+        "trained": model.trained,
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+        "n_layers": model.n_layers,
+        "hidden_size": model.hidden_size,
+        "n_parameters": model.n_parameters,
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    tokens, examples = line.n_tokens or (None, None), line.n_examples or (None, None)
+    return {
+        "modality": line.modality,
+        "tokens": line.tokens,
+        "n_sinks": line.n_sinks,
+        "n_tokens_min": tokens[0],
+        "n_tokens_max": tokens[1],
+        "n_examples_min": examples[0],
+        "n_examples_max": examples[1],
+    }
+
+
+def _summary(headline: Headline, summary: Summary | Withheld) -> dict[str, Any]:
+    known = {"metric": headline.metric, "estimator": headline.estimator, "stream": headline.stream}
+    if isinstance(summary, Withheld):
+        numbers = dict.fromkeys(("mean", "mean_stderr", "extreme", "extreme_stderr", "extreme_layer", "n_min", "n_max"))
+        return {**known, **numbers, "extreme_is": headline.extreme, "cautions": "", "reason": summary.reason}
+    return {
+        **known,
+        "mean": summary.mean,
+        "mean_stderr": summary.mean_stderr,
+        "extreme": summary.extreme,
+        "extreme_stderr": summary.extreme_stderr,
+        "extreme_layer": summary.layer,
+        "n_min": summary.n_tokens[0],
+        "n_max": summary.n_tokens[1],
+        "extreme_is": headline.extreme,
+        "cautions": "; ".join(summary.cautions),
+        "reason": None,
+    }
+
+
+def _source(row: Row) -> dict[str, Any]:
+    accuracy = row.result.accuracy
+    shown = accuracy is not None and not accuracy_text(row.result).startswith("none: ")
+    return {
+        "accuracy": accuracy.value if accuracy and shown else None,
+        "accuracy_stderr": accuracy.stderr if accuracy and shown else None,
+        "signature": row.result.signature,
+        "path": row.path,
+    }
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") else value

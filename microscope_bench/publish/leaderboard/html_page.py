@@ -1,0 +1,206 @@
+"""The leaderboard as one HTML file that needs no server, no network and no script: the rows of leaderboard.md, with
+curves, sorting and filters.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from microscope_bench.publish.escape import one_line, relative_url
+from microscope_bench.publish.grouping import Data, data_of, protocol_title
+from microscope_bench.publish.leaderboard.board import Board, Line, Row, Table, why_not_shown
+from microscope_bench.publish.leaderboard.markdown_page import COLUMNS, Notes, shortened, show_count, summary_lines
+from microscope_bench.publish.summary import HEADLINES, MODALITIES, Withheld, accuracy_text, show_layers, show_range
+from microscope_bench.results.result import Result
+from microscope_bench.results.signature import short_revision
+
+FILTERS = ("task", "modality", "fusion", "dtype", "tokens")
+WIDTH, HEIGHT, MARGIN = 96.0, 22.0, 2.0
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of the page, as the template reads it."""
+
+    protocol: str
+    data: Data
+    lines: list[dict[str, Any]]
+    models: list[dict[str, Any]]
+    notes: list[str]
+
+
+def render_html(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> str:
+    """The page.
+
+    Args:
+        board: the rows, as :func:`~microscope_bench.publish.leaderboard.markdown_page.render_board` shows them.
+        fusion_of: the fusion class of a result's model, "" where it is not known.
+
+    Returns:
+        The same text for the same rows. Whatever stands in a result is text on the page. Its Content-Security-Policy
+        lets one script run, by its hash, and nothing be loaded.
+    """
+    sections = [_section(table, fusion_of) for table in board.tables]
+    lines = [line for section in sections for line in section.lines]
+    found = {name: {line[name] for line in lines} - {""} for name in FILTERS}
+    found["modality"] &= set(MODALITIES)
+    order = {"modality": MODALITIES.index}
+    filters = [(name, sorted(found[name], key=order.get(name))) for name in FILTERS if len(found[name]) > 1]
+    style, script = _text("leaderboard.css"), _text("leaderboard.js")
+    policy = (
+        f"default-src 'none'; style-src {_hash_of(style)}; script-src {_hash_of(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return _template().render(
+        policy=policy,
+        style=Markup(style),  # both are files of this package, and hold nothing of a result's
+        script=Markup(script),
+        columns=COLUMNS,
+        headlines=[headline.title for headline in HEADLINES],
+        filters=filters,
+        sections=sections,
+        hidden=[
+            {
+                "url": relative_url(row.path),
+                "label": row.label.text,
+                "task": row.result.identity.task.name,
+                "reason": shortened(str(why_not_shown(row.result))),
+            }
+            for row in board.hidden
+        ],
+    )
+
+
+def sparkline(curve: Sequence[tuple[int, float | None]]) -> dict[str, Any] | None:
+    """A curve as ``lines``, the points of SVG polylines, and ``title``, what it says in words; None for no value.
+
+    It goes from the first layer on the left to the last on the right, from its lowest value at the bottom to its
+    highest on top. A layer without a value interrupts it.
+    """
+    values = [value for _, value in curve if value is not None]
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    # halves, so that the difference of two huge values stays finite
+    span = high / 2 - low / 2
+    first, last = curve[0][0], curve[-1][0]
+    runs: list[list[str]] = [[]]
+    for layer, value in curve:
+        if value is None:
+            runs.append([])
+            continue
+        x = MARGIN + (WIDTH - 2 * MARGIN) * ((layer - first) / (last - first) if last > first else 0.5)
+        share = (value / 2 - low / 2) / span if span > 0 else 0.5
+        runs[-1].append(f"{x:.1f},{HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * share:.1f}")
+    # a line of one point is drawn as a dot
+    lines = [" ".join(run if len(run) > 1 else run * 2) for run in runs if run]
+    ends = f"{values[0]:.3g} to {values[-1]:.3g}" if len(values) > 1 else f"{values[0]:.3g}"
+    return {
+        "lines": lines,
+        "title": f"layers {show_layers([layer for layer, value in curve if value is not None])}: {ends}; "
+        f"lowest {low:.3g}, highest {high:.3g}",
+    }
+
+
+def _section(table: Table, fusion_of: Callable[[Result], str]) -> Section:
+    notes = Notes()
+    first = table.rows[0].result
+    fusions = {row.path: fusion_of(row.result) for row in table.rows}
+    lines = [
+        _line(row, line, fusions[row.path], notes)
+        for modality in MODALITIES
+        for row in table.rows
+        for line in row.lines
+        if line.modality == modality
+    ]
+    return Section(
+        protocol=protocol_title(first),
+        data=data_of(first),
+        lines=lines,
+        models=[_model(row, fusions[row.path]) for row in table.rows],
+        notes=notes.reasons,
+    )
+
+
+def _line(row: Row, line: Line, fusion: str, notes: Notes) -> dict[str, Any]:
+    return {
+        "task": one_line(row.result.identity.task.name),
+        "url": relative_url(row.path),
+        "label": row.label.text if line.tokens == "all" else f"{row.label.text}, no sinks",
+        "modality": line.modality,
+        "tokens": "all tokens" if line.tokens == "all" else "without sinks",
+        "fusion": fusion,
+        "dtype": one_line(_dtype(row.result)),
+        "cells": [_cell(*parts, notes=notes) for parts in zip(HEADLINES, line.summaries, line.curves, strict=True)],
+        "n_sinks": "" if line.n_sinks is None else line.n_sinks,
+        "sinks": "not looked for" if line.n_sinks is None else f"{line.n_sinks:,}",
+        "most_tokens": line.n_tokens[1] if line.n_tokens else "",
+        "n_tokens": show_range(line.n_tokens) if line.n_tokens else "",
+        "most_examples": line.n_examples[1] if line.n_examples else "",
+        "n_examples": show_range(line.n_examples) if line.n_examples else "",
+    }
+
+
+def _cell(headline: Any, summary: Any, curve: Any, *, notes: Notes) -> dict[str, Any]:
+    if isinstance(summary, Withheld):
+        return {"reason": summary.reason, "marks": [notes.number(summary.reason)]}
+    return {
+        "reason": "",
+        "value": repr(summary.mean),
+        "lines": summary_lines(headline, summary),
+        "marks": [notes.number(caution) for caution in summary.cautions],
+        "curve": sparkline(curve),
+    }
+
+
+def _model(row: Row, fusion: str) -> dict[str, Any]:
+    identity = row.result.identity
+    model, ids = identity.model, (identity.example_ids_sha256 or "")[:6]
+    return {
+        "url": relative_url(row.path),
+        "label": row.label.text,
+        "measured": f"{identity.n_examples:,} ({ids})",
+        "n_layers": model.n_layers,
+        "hidden_size": model.hidden_size,
+        "parameters": show_count(model.n_parameters),
+        "fusion": fusion,
+        "dtype": _dtype(row.result),
+        "revision": short_revision(model.revision),
+        "accuracy": accuracy_text(row.result),
+        "signature": row.result.signature,
+    }
+
+
+def _dtype(result: Result) -> str:
+    model = result.identity.model
+    return f"{model.dtype}, {model.quantization}" if model.quantization else model.dtype
+
+
+def _finalized(value: Any) -> Any:
+    """Text that comes from files is one line without control characters; what is escaped already stays."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalized
+    )
+    return environment.from_string(_text("leaderboard.html.j2"))
+
+
+def _text(name: str) -> str:
+    return (files("microscope_bench.publish") / "templates" / name).read_text(encoding="utf-8").strip()
+
+
+def _hash_of(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,114 @@
+"""Rows of the leaderboard as LaTeX tables for a paper (booktabs)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from microscope_bench.publish.escape import one_line
+from microscope_bench.publish.grouping import data_of, protocol_title
+from microscope_bench.publish.leaderboard.board import Line, Row, Table
+from microscope_bench.publish.leaderboard.markdown_page import Notes
+from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline, Summary, Withheld, plus_minus, show_range
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    # not \{ and \}: BibTeX counts braces, escaped or not
+    "{": r"\textbraceleft{}",
+    "}": r"\textbraceright{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    '"': r"\textquotedbl{}",
+    "–": "--",
+    "—": "---",
+    "±": r"$\pm$",
+    "²": "$^2$",
+    **{character: f"\\{character}" for character in "&%$#_"},
+}
+_TRANSLATION = str.maketrans(_SPECIAL)
+
+
+def latex(text: object) -> str:
+    r"""Text as text in LaTeX and BibTeX: no command, no math, no comment, braces balanced.
+
+    >>> latex("50% of zoo_llava\\input{x}")
+    '50\\% of zoo\\_llava\\textbackslash{}input\\textbraceleft{}x\\textbraceright{}'
+    """
+    return one_line(text).translate(_TRANSLATION)
+
+
+def breakable(text: str) -> str:
+    """A long line such as a signature, in LaTeX, that may be broken after its separators."""
+    return latex(text).replace(r"\textbar{}", r"\textbar\allowbreak{}")
+
+
+def latex_tables(tables: Iterable[Table]) -> str:
+    """One ``table*`` for each table of a leaderboard: the mean over the layers ± its standard error.
+
+    The same numbers as on the leaderboard; behind intrinsic dimension stands its own number of tokens. A dash stands
+    where there is none; a note says why. The caption says what they are of, and the comment below names the signature
+    of each row. It needs the package ``booktabs``.
+    """
+    return "\n".join(map(_table, tables))
+
+
+def _table(table: Table) -> str:
+    first = table.rows[0].result
+    data = data_of(first)
+    titles = [headline.title for headline in HEADLINES]
+    notes = Notes()
+    head = ["model", "modality", *titles, "tokens", "examples"]
+    body = []
+    for modality in MODALITIES:
+        cells = [_cells(row, line, notes) for row in table.rows for line in row.lines if line.modality == modality]
+        if cells:
+            body += [" & ".join(row) + r" \\" for row in cells] + [r"\midrule"]
+    caption = (
+        f"Geometry of the residual stream on {data.title} ({data.source} at {data.revision}, split {data.split}), "
+        f"{protocol_title(first)[0].lower()}{protocol_title(first)[1:]}. Mean over all layers, plus or minus an upper "
+        f"bound of its standard error; metric versions: {data.metrics}."
+    )
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{latex(caption)}}}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
+            r"\toprule",
+            " & ".join(map(latex, head)) + r" \\",
+            r"\midrule",
+            *body[:-1],
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(
+                rf"\par{{\footnotesize\textsuperscript{{{k}}} {latex(reason)}\par}}"
+                for k, reason in enumerate(notes.reasons, start=1)
+            ),
+            r"\end{table*}",
+            *(f"% {one_line(row.label.text)}: {row.result.signature}" for row in table.rows),
+            "",
+        ]
+    )
+
+
+def _cells(row: Row, line: Line, notes: Notes) -> list[str]:
+    label = row.label.text if line.tokens == "all" else f"{row.label.text}, no sinks"
+    counts = ["" if ends is None else latex(show_range(ends)) for ends in (line.n_tokens, line.n_examples)]
+    cells = [_mean(*pair, notes) for pair in zip(HEADLINES, line.summaries, strict=True)]
+    return [latex(label), line.modality, *cells, *counts]
+
+
+def _mean(headline: Headline, summary: Summary | Withheld, notes: Notes) -> str:
+    if isinstance(summary, Withheld):
+        return f"---{_marks([summary.reason], notes)}"
+    value, _, stderr = plus_minus(summary.mean, summary.mean_stderr).partition(" ± ")
+    own_n = f" ({latex(show_range(summary.n_tokens))})" if headline.metric == "intrinsic_dimension" else ""
+    return rf"${value} \pm {stderr}${own_n}{_marks(summary.cautions, notes)}"
+
+
+def _marks(reasons: Iterable[str], notes: Notes) -> str:
+    marks = ",".join(str(notes.number(reason)) for reason in reasons)
+    return rf"\textsuperscript{{{marks}}}" if marks else ""

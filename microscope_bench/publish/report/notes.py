@@ -1,0 +1,144 @@
+"""What stands beside a curve: why values are missing, what their flags say, and where two results differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from microscope_bench.publish.report.curves import Series
+from microscope_bench.publish.summary import CAUTIONS, cautions_of, show_layers, show_range, sinks_of
+from microscope_bench.results.result import Score
+
+_SAID_OTHERWISE = {*CAUTIONS, "tokens/d", "examples/d"}
+"""Flags that have a sentence of their own, or that every value carries and only ``few_...`` makes a warning."""
+
+
+def notes_of(series: Sequence[Series]) -> list[tuple[str, list[int]]]:
+    """(sentence, numbers of the results that it concerns), a sentence once."""
+    notes: dict[str, dict[int, None]] = {}
+    for one in series:
+        for text in _of_one(one):
+            notes.setdefault(text, {})[one.shown.key] = None
+    for text, keys in _flags(series).items():
+        notes.setdefault(text, {}).update(dict.fromkeys(keys))
+    return [(text, list(keys)) for text, keys in notes.items()]
+
+
+def _of_one(series: Series) -> list[str]:
+    rows, result = series.rows, series.shown.result
+    half = series.title.rpartition(", ")[2] + ": " if series.tokens.startswith(("correct", "wrong")) else ""
+    cautions = cautions_of(rows, series.headline.metric, result.identity.model.dtype)
+    # which layers are of fewer tokens is said below
+    found = [half + caution for caution in cautions if caution != CAUTIONS["unmatched_n"]]
+    if apart := [row.layer for row in rows if row.value is not None and row not in series.drawn]:
+        found.append(
+            f"{half}{_layers(apart)} of less than half as many tokens as the others: in the table, not in the curve"
+        )
+    by_reason: dict[str, list[int]] = {}
+    for row in rows:
+        if row.value is None:
+            by_reason.setdefault(str(row.reason), []).append(row.layer)
+    found += [f"{half}no value at {_layers(layers)}: {reason}" for reason, layers in by_reason.items()]
+    if missing := set(series.layers) - {row.layer for row in rows}:
+        found.append(f"{half}no score of {_layers(sorted(missing))}")
+    if bare := [row.layer for row in rows if row.value is not None and row.stderr is None]:
+        found.append(f"{half}no standard error at {_layers(bare)}")
+    sinks = sinks_of(result, series.modality)
+    if sinks is not None and sinks.n_sinks and series.tokens in ("all", "correct", "wrong"):
+        found.append(
+            f"{sinks.n_sinks:,} of {sinks.n_tokens:,} tokens are sinks, which can dominate this metric: "
+            f"see “{series.modality}, no sinks”"
+        )
+    if sinks is None:
+        found.append("the run did not look for sinks, which can dominate this metric")
+    return found
+
+
+def _flags(series: Sequence[Series]) -> dict[str, list[int]]:
+    """Each other flag once, with the range of its values where it has some."""
+    values: dict[str, list[str]] = {}
+    layers: dict[str, set[int]] = {}
+    keys: dict[str, dict[int, None]] = {}
+    for one in series:
+        for row in one.rows:
+            for flag in row.flags:
+                name, _, value = flag.partition("=")
+                if name in _SAID_OTHERWISE:
+                    continue
+                values.setdefault(name, []).append(value)
+                layers.setdefault(name, set()).add(row.layer)
+                keys.setdefault(name, {})[one.shown.key] = None
+    return {
+        f"flag {name}{_value_range(values[name])} at {_layers(sorted(layers[name]))}": list(keys[name])
+        for name in sorted(values)
+    }
+
+
+def _value_range(values: Sequence[str]) -> str:
+    """The only value, both ends of numbers, or how many different texts there are."""
+    distinct = sorted(set(values))
+    if len(distinct) == 1:
+        return f" = {distinct[0]}" if distinct[0] else ""
+    try:
+        ordered = sorted(distinct, key=float)
+    except ValueError:
+        return f" = {', '.join(distinct[:3])}{', …' if len(distinct) > 3 else ''}"
+    return f" = {ordered[0]} to {ordered[-1]}"
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return f"layer{'' if len(layers) == 1 else 's'} {show_layers(layers)}"
+
+
+def incomparable(first: Series, second: Series) -> str | None:
+    """Why two results are not compared layer by layer; None where they are."""
+    depths = [series.shown.result.identity.model.n_layers for series in (first, second)]
+    if depths[0] != depths[1]:
+        return f"not compared layer by layer: {depths[0]} and {depths[1]} blocks"
+    return None
+
+
+def differing_layers(first: Series, second: Series) -> tuple[list[int], list[int]]:
+    """Layers at which two results differ by more than both standard errors together, and those not comparable.
+
+    A layer without a value or a standard error in either does not compare, nor intrinsic dimension on unequal numbers
+    of tokens, on which it depends.
+    """
+    ours, theirs = ({row.layer: row for row in series.rows} for series in (first, second))
+    differ, apart = [], []
+    for layer in first.layers:
+        row, other = ours.get(layer), theirs.get(layer)
+        if row is None or other is None or not _compares(row, other):
+            apart.append(layer)
+        elif abs(_number(row.value) - _number(other.value)) > _number(row.stderr) + _number(other.stderr):
+            differ.append(layer)
+    return differ, apart
+
+
+def _compares(row: Score, other: Score) -> bool:
+    numbers = (row.value, row.stderr, other.value, other.stderr)
+    return None not in numbers and (row.metric != "intrinsic_dimension" or row.n_tokens == other.n_tokens)
+
+
+def _number(value: float | None) -> float:
+    return 0.0 if value is None else value
+
+
+def comparison(first: Series, second: Series) -> str:
+    """One sentence on how the second differs from the baseline."""
+    if reason := incomparable(first, second):
+        return reason
+    differ, apart = differing_layers(first, second)
+    names = f"{second.shown.label} against {first.shown.label}"
+    compared = len(first.layers) - len(apart)
+    said = [f"beyond both standard errors at {_layers(differ)}" if differ else "within both standard errors"]
+    said = [f"{names}: {said[0]} ({len(differ)} of {compared} compared)"]
+    if apart:
+        said.append(f"{_layers(apart)} not compared (no value, no standard error, or unequal numbers of tokens)")
+    return "; ".join(said)
+
+
+def counted(series: Series) -> str:
+    """Fewest and most tokens and examples of a series' values."""
+    rows = [row for row in series.rows if row.value is not None] or list(series.rows)
+    tokens, examples = [row.n_tokens for row in rows], [row.n_examples for row in rows]
+    return f"n = {show_range((min(tokens), max(tokens)))} tokens, {show_range((min(examples), max(examples)))} examples"

@@ -1,0 +1,199 @@
+"""The report: one HTML file that needs nothing else, a deterministic function of result files.
+
+The page is a Jinja2 template that escapes whatever it is given; text from result files never becomes markup. A content
+security policy lets the browser load nothing and run nothing but the style and the script of this package.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from microscope_bench import __version__
+from microscope_bench.errors import ResultError
+from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
+from microscope_bench.publish.report import axis as report_scale
+from microscope_bench.publish.report.curves import (
+    Series,
+    Shown,
+    halves_of,
+    modalities_of,
+    panels_of,
+    quantities,
+    shown_results,
+)
+from microscope_bench.publish.report.fact_tables import SummaryTable, facts_of, reproduction, summary_tables
+from microscope_bench.publish.report.panels import Panel, panel_of, scales
+from microscope_bench.publish.summary import shown_name
+from microscope_bench.results.result import FAILED, Result
+from microscope_bench.results.signature import protocol_deviations, short_revision
+
+EXPLAINED = {
+    "linearity (hidden)": "Share of the next boundary's variance that one linear map explains, on examples it was not "
+    "fitted on (held-out R²; 1 = linear). The skip connection alone makes it high.",
+    "linearity (update)": "The same of what the block adds to the stream; lower by nature.",
+    "intrinsic dimension": "How many directions the tokens locally extend in (TwoNN). High dimensions are "
+    "underestimated, and the estimate rises with n: compare values of one n only.",
+    "anisotropy": "Share of the variance along the single widest direction (1 = a line).",
+}
+GAP_EXPLAINED = "Distance between the centres of a modality's tokens and of text tokens, all scaled to length 1."
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One metric: its panels on one axis, and those of the examples answered rightly and wrongly."""
+
+    title: str
+    explained: str
+    panels: tuple[Panel, ...]
+    halves: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Results that compare: one task, one data set, one protocol with the same deviations, the same metric versions."""
+
+    title: str
+    description: str
+    notes: tuple[str, ...]
+    shown: tuple[Shown, ...]
+    tables: tuple[SummaryTable, ...]
+    charts: tuple[Chart, ...]
+
+
+def render(results: Sequence[Result]) -> str:
+    """The page.
+
+    Args:
+        results: in the order in which they are to be shown; of two that compare the first is the baseline. Results
+            that the leaderboard keeps in tables apart get sections apart.
+
+    Returns:
+        HTML; the same text for the same results in the same order.
+
+    Raises:
+        ResultError: there is no complete result.
+    """
+    complete = [result for result in results if result.status != FAILED]
+    if not complete:
+        raise ResultError(
+            "there is nothing to report: no complete result. `microscope-bench validate` says what each is"
+        )
+    sections: list[Section] = []
+    # the place in the order stands in for a path, so that sorting groups does not sort the results in them
+    entries = [(f"{place:09d}", result) for place, result in enumerate(complete)]
+    for _, in_protocol in grouped(entries, protocol_key):
+        for _, comparable in grouped(in_protocol, comparable_key):
+            first = 1 + sum(len(section.shown) for section in sections)
+            sections.append(_section(shown_results([result for _, result in comparable], first)))
+    shown = [one for section in sections for one in section.shown]
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            title=_title(sections, shown),
+            policy=_policy(),
+            style=Markup(_source("report.css")),
+            script=Markup(_source("report.js")),
+            scale=report_scale,
+            sections=sections,
+            results=[(one, facts_of(one.result), reproduction(one.result)) for one in shown],
+            failed=[(shown_name(result), result) for result in results if result.status == FAILED],
+            version=__version__,
+        )
+    )
+
+
+def _section(shown: Sequence[Shown]) -> Section:
+    identity = shown[0].result.identity
+    data, tap = identity.dataset, identity.model.options.get("tap")
+    changes = protocol_deviations(identity.protocol.as_dict())
+    listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
+    return Section(
+        title=f"{identity.task.name}, version {identity.task.version}{f', tap {tap}' if tap else ''}",
+        description=f"Protocol {identity.protocol.name}{f' with {listed}' if listed else ''}. Data: {data.path}"
+        f"{f', {data.name}' if data.name else ''} at {short_revision(data.revision)}, split {data.split}. Token "
+        f"selection: {identity.selection.rule}.",
+        notes=tuple(_section_notes(shown)),
+        shown=tuple(shown),
+        tables=tuple(summary_tables(shown, modalities_of(shown))),
+        charts=tuple(
+            _chart(headline.title, panels_of(s, headline), halves_of(s, headline)) for headline, s in quantities(shown)
+        ),
+    )
+
+
+def _chart(title: str, panels: list[tuple[str, list[Series]]], halves: list[tuple[str, list[Series]]]) -> Chart:
+    axes = scales([*panels, *halves])
+
+    def placed(several: list[tuple[str, list[Series]]]) -> tuple[Panel, ...]:
+        return tuple(panel_of(name, s, s[0].headline, axes.get(s[0].modality)) for name, s in several)
+
+    return Chart(title, EXPLAINED.get(title, GAP_EXPLAINED), placed(panels), placed(halves))
+
+
+def _section_notes(shown: Sequence[Shown]) -> list[str]:
+    notes = []
+    if len({one.result.identity.example_ids_sha256 for one in shown}) > 1:
+        notes.append("The results are not of the same examples: a part of any difference may come from that.")
+    elif len({one.result.identity.prompt_sha256 for one in shown}) > 1:
+        notes.append("The results are of examples with the same ids but other texts or pictures.")
+    if len(shown) == 2:
+        notes.append(
+            f"{shown[0].label} is the baseline, in grey. A ring marks where {shown[1].label} differs from it by more "
+            "than both standard errors added up; each panel says at which layers."
+        )
+    return notes
+
+
+def _title(sections: Sequence[Section], shown: Sequence[Shown]) -> str:
+    tasks = list(dict.fromkeys(one.result.identity.task.name for one in shown))
+    names = list(dict.fromkeys(one.label for one in shown))
+    who = " and ".join(names) if len(names) <= 2 else f"{len(shown)} results"
+    return f"Geometry of {who} on {', '.join(tasks[:3])}{', …' if len(tasks) > 3 else ''}"
+
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+def as_text(value: object) -> object:
+    """What a template prints of a value: control characters and those that turn the direction of text are blanks."""
+    return value if isinstance(value, Markup) else _UNSEEN.sub(" ", str(value))
+
+
+def _policy() -> str:
+    """The content security policy: nothing from anywhere, no style and no script but ours."""
+    hashes = [
+        f"'sha256-{base64.b64encode(hashlib.sha256(_source(name).encode()).digest()).decode()}'"
+        for name in ("report.css", "report.js")
+    ]
+    return f"default-src 'none'; style-src {hashes[0]}; script-src {hashes[1]}; base-uri 'none'; form-action 'none'"
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("microscope_bench.publish"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=as_text,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: Mapping[str, Any] = {"anchor": lambda key: f"result-{key}"}
+    environment.filters.update(filters)
+    return environment
+
+
+def _source(name: str) -> str:
+    environment = _templates()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]

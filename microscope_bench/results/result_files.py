@@ -1,0 +1,221 @@
+"""Where result files lie: ``<root>/<org>__<model>/<revision>/<task>.json``, of a control ``<task>~<control>.json``,
+of a tap ``<task>~<tap>.json``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from microscope_bench.errors import ResultError
+from microscope_bench.results.result import FAILED, Result, load_result
+from microscope_bench.system.disk import locked, remove_leftovers
+
+MANY_FILES = 64
+"""From how many on other processes may help: starting one costs what reading ten files does."""
+
+FILES_AT_ONCE = 8
+"""Files that a process reads before it hands them over."""
+
+_LONGEST_NAME = 100
+_FAILED_NOTE = "~failed.json"
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+
+
+def safe_name(text: str) -> str:
+    """A name that every file system takes as one path component.
+
+    ``org/model`` becomes ``org__model``; anything but ASCII letters, digits and ``. _ + = -`` becomes ``_``.
+    """
+    name = re.sub(r"[^A-Za-z0-9._+=-]", "_", text.replace("/", "__"))[:_LONGEST_NAME].rstrip(".")
+    name = re.sub(r"^\.+", "_", name)
+    return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
+
+
+def result_path(root: str | Path, result: Result) -> Path:
+    """The path a result is to be saved at.
+
+    That of a control has the control's name in place of the bare task's, so it never takes the model's own place.
+    A result replaces an earlier one of the same identity, and a failed one. It never replaces a complete result of
+    another identity (another protocol, limit, dtype, ...), nor a file that cannot be read: it then goes to
+    ``<task>~<first 8 digits of its identity hash>.json`` beside it. A failed result never replaces a complete one; it
+    then goes to ``<task>~failed.json``.
+    """
+    identity = result.identity
+    folder = Path(root) / safe_name(identity.model.repo) / safe_name(identity.model.revision)
+    task, digest = safe_name(identity.task.name), result.identity_hash
+    if "tap" in identity.model.options:
+        task = f"{task}~{safe_name(identity.model.options['tap'])}"
+    if identity.model.control:
+        task = f"{task}~{safe_name(identity.model.control)}"
+    if result.status == FAILED:
+        plain = folder / f"{task}.json"
+        return plain if _is_free(plain) else folder / f"{task}{_FAILED_NOTE}"
+    paths = [folder / f"{name}.json" for name in (task, f"{task}~{digest[:8]}", f"{task}~{digest}")]
+    again = (path for path in paths if _holds_identity(path, digest))
+    return next(again, None) or next((path for path in paths if _is_free(path)), paths[-1])
+
+
+def find_results(root: str | Path) -> list[Path]:
+    """Every result file below a directory, sorted by path; hidden files and directories are left out.
+
+    Raises:
+        ResultError: there is no such directory.
+    """
+    top = Path(root)
+    if top.is_file():
+        raise ResultError(f"{root} is a file; name the directory that holds the results")
+    if not top.is_dir():
+        raise ResultError(
+            f"{root} is not a directory; `microscope-bench run --output_path {root}` fills one with results"
+        )
+    found = []
+    for folder, subfolders, names in os.walk(top):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if name.endswith(".json") and not name.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(top).as_posix())
+
+
+def each_result(root: str | Path, processes: int = 1) -> Iterator[tuple[Path, Result]]:
+    """Every result below a directory with its path, in the order of :func:`find_results`, read when it is asked for.
+
+    Args:
+        root: the directory.
+        processes: how many read, where there are many files. More than one only from a program that may be started
+            again as a module and has no threads, such as the command line.
+
+    Raises:
+        ResultError: after the last one, if one file or more is not a valid result; the message names each.
+    """
+    broken = []
+    paths = find_results(root)
+    for path, found in zip(paths, _read_all(paths, processes), strict=True):
+        if isinstance(found, Result):
+            yield path, found
+        else:
+            broken.append(found)
+    if broken:
+        raise ResultError("\n".join([f"{len(broken)} broken file(s) among the results:", *broken]))
+
+
+def _read_all(paths: Sequence[Path], processes: int) -> Iterator[Result | str]:
+    """The result of each file in order, or what is wrong with it."""
+    if processes < 2 or len(paths) < MANY_FILES:
+        yield from map(_result_or_error, paths)
+        return
+    from concurrent.futures import Future, ProcessPoolExecutor
+
+    chunks = [paths[start : start + FILES_AT_ONCE] for start in range(0, len(paths), FILES_AT_ONCE)]
+    with ProcessPoolExecutor(processes) as pool:
+        # no more in flight than keeps all busy: what is read waits in memory until it is asked for
+        waiting: deque[Future[list[Result | str]]] = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(_results_or_errors, chunk))
+            if len(waiting) > 2 * processes:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _results_or_errors(paths: Sequence[Path]) -> list[Result | str]:
+    return list(map(_result_or_error, paths))
+
+
+def _result_or_error(path: Path) -> Result | str:
+    try:
+        return load_result(path)
+    except ResultError as error:
+        return str(error)
+
+
+def load_results(root: str | Path) -> list[tuple[Path, Result]]:
+    """:func:`each_result`, all at once.
+
+    Raises:
+        ResultError: one file or more is not a valid result; the message names each.
+    """
+    return list(each_result(root))
+
+
+def check_writable(root: str | Path) -> None:
+    """Raises unless results can be written below ``root``; call it before a run, not after it.
+
+    Raises:
+        ResultError: with the reason and what to do.
+    """
+    with _writing(Path(root)), tempfile.TemporaryFile(dir=root) as probe:
+        probe.write(b"?")
+
+
+def save_result(root: str | Path, result: Result) -> Path:
+    """Writes a result to its place below ``root``, and clears away what a kill left of one beside it.
+
+    Two runs that end at once, of two models or of one model under two limits, do it one after the other, so that none
+    takes the place that the other has just taken.
+
+    Returns:
+        The file.
+
+    Raises:
+        ResultError: the result breaks the format, or the file cannot be written.
+    """
+    with _writing(Path(root)):
+        path = result_path(root, result)
+        remove_leftovers(path.parent, r".+\.json")
+        result.save(path)
+        if result.status != FAILED:
+            _forget_failures(path.parent, result)
+    return path
+
+
+def _forget_failures(folder: Path, result: Result) -> None:
+    """Deletes the notes of failures of the very run that has now succeeded."""
+    for file in folder.glob(f"*{_FAILED_NOTE}"):
+        with suppress(ResultError):
+            old = load_result(file)
+            done = result.identity
+            # a failed run does not know its examples
+            same = replace(
+                old.identity,
+                n_examples=done.n_examples,
+                example_ids_sha256=done.example_ids_sha256,
+                prompt_sha256=done.prompt_sha256,
+            )
+            if old.status == FAILED and same == done:
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        with locked(root, wait=True):
+            yield
+    except OSError as error:
+        raise ResultError(
+            f"cannot write below {root}: {error.strerror or error}. Free some space, or choose a directory that you "
+            f"may write to (--output_path)"
+        ) from error
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing worth keeping lies there: no file, or the result of a failed run."""
+    there = _existing(path)
+    return not path.exists() or (there is not None and there.status == FAILED)
+
+
+def _holds_identity(path: Path, digest: str) -> bool:
+    there = _existing(path)
+    return there is not None and there.identity_hash == digest
+
+
+def _existing(path: Path) -> Result | None:
+    try:
+        return load_result(path)
+    except ResultError:
+        return None

@@ -1,0 +1,47 @@
+"""Where arithmetic runs."""
+
+from __future__ import annotations
+
+import torch
+
+from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.hub import first_line
+from microscope_bench.system.processes import launched
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name; None means a GPU where there is one, and for several processes one GPU each.
+
+    Raises:
+        MicroscopeError: no such device here.
+    """
+    try:
+        device = torch.device(name or _default())
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MicroscopeError(
+            f"device {name!r} is not available here ({first_line(error)}); try --device cpu"
+        ) from error
+    return device
+
+
+def _default() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    # the number of a GPU only where there is a choice: a scheduler may let each process see one alone
+    n_gpus, processes = torch.cuda.device_count(), launched()
+    return f"cuda:{processes.local_rank % n_gpus}" if processes.size > 1 and n_gpus > 1 else "cuda"
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU, to each of the processes that share it; None for the host, whose memory others
+    bound.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device)[0] // -(-launched().local_size // torch.cuda.device_count())
+
+
+def device_name(device: torch.device) -> str:
+    """What a result calls a device: its kind, and of a GPU its model."""
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

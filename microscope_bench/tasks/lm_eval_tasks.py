@@ -1,0 +1,88 @@
+"""A task that lm-eval has loaded itself, as one of ours: which data it is of, its ids, its version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from microscope_bench.tasks.data_sets import DatasetIdentity, hash_rows, is_hub_repository
+from microscope_bench.tasks.fewshot import Draws
+from microscope_bench.tasks.lm_eval_layer import keep_compiled_templates
+from microscope_bench.tasks.settings import TaskSettings, rows_to_measure, seeded, stated_version
+from microscope_bench.tasks.splits import function_arguments, generated_revision
+from microscope_bench.tasks.task import Task
+from microscope_bench.tasks.task_loading import row_ids
+
+NO_SOURCE = {"dataset_path": None, "dataset_name": None}
+
+
+def task_around(renderer: Any, settings: TaskSettings) -> Task:
+    """The task around one of lm-eval's task objects; the same as :func:`load_task` gives for the same file and data.
+
+    Args:
+        renderer: a ``lm_eval.api.task.ConfigurableTask`` with its data loaded; it stays as it is.
+        settings: what the evaluation asks of its tasks. Of few-shot examples the task object knows the number itself.
+
+    Raises:
+        TaskError: its ids are not unique, or its data set cannot be identified.
+    """
+    keep_compiled_templates()
+    config = renderer.config
+    metadata = config.metadata if isinstance(config.metadata, Mapping) else {}
+    name, shots = str(config.task), int(config.num_fewshot or 0)
+    where = Path(name)
+    with seeded(settings.seeds):
+        every_row = renderer.eval_docs
+    ids, rows, chosen = row_ids(every_row, metadata.get("id_column"), where), every_row, None
+    if name in settings.samples:
+        chosen = rows_to_measure(settings.samples[name], len(every_row), name)
+        ids, rows = [ids[index] for index in chosen], _select(every_row, chosen)
+    if shots:
+        renderer = copy(renderer)
+        sampler = copy(renderer.sampler).set_rnd(settings.seeds.fewshot)
+        renderer.sampler = Draws(sampler, rows, exclude_row=renderer.fewshot_cfg.split == config.test_split)
+    return Task(
+        name=name,
+        version=stated_version(str(metadata.get("version", "unversioned")), settings, shots, chosen),
+        dataset=_identity(renderer, config, metadata, where),
+        ids=ids,
+        has_images=config.doc_to_image is not None,
+        has_audio=config.doc_to_audio is not None,
+        description=" ".join(str(metadata.get("description", "")).split()),
+        licence=str(metadata.get("licence", "")),
+        citation=str(metadata.get("citation", "")).strip(),
+        rows=rows,
+        renderer=renderer,
+        num_fewshot=shots,
+        settings=settings,
+    )
+
+
+def _select(rows: Any, chosen: Sequence[int]) -> Any:
+    return rows.select(chosen) if hasattr(rows, "select") else [rows[index] for index in chosen]
+
+
+def _identity(renderer: Any, config: Any, metadata: Mapping[str, Any], where: Path) -> DatasetIdentity:
+    split = str(config.test_split if renderer.has_test_docs() else config.validation_split)
+    if generated := metadata.get("generated"):
+        given = {"task": config.task, "metadata": metadata, "dataset_kwargs": config.dataset_kwargs}
+        arguments = function_arguments(config.custom_dataset, given, {}, where)
+        return DatasetIdentity("generated", None, generated_revision(generated, arguments, where), split)
+    rows = renderer.dataset[split]
+    source = config if config.custom_dataset is None else SimpleNamespace(**{**NO_SOURCE, **metadata})
+    if source.dataset_path and not getattr(source, "data_dir", None) and is_hub_repository(str(source.dataset_path)):
+        # the commit that was downloaded, where datasets noted it; not what the branch has become since
+        revision = _downloaded_commit(rows) or hash_rows(rows)
+        return DatasetIdentity(str(source.dataset_path), source.dataset_name, revision, split)
+    return DatasetIdentity("local", None, hash_rows(rows), split)
+
+
+def _downloaded_commit(rows: Any) -> str | None:
+    """The one commit in the addresses that a data set was downloaded from."""
+    addresses = getattr(rows.info, "download_checksums", None) or {}
+    commits = {match[1] for address in addresses if (match := re.search(r"@([0-9a-f]{40})/", str(address)))}
+    return commits.pop() if len(commits) == 1 else None

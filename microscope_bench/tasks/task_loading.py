@@ -1,0 +1,191 @@
+"""From a task's name to a loaded task: find its file, check it, pin and open its data, hand both to lm-eval."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from microscope_bench.errors import TaskError
+from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.tasks.expansion import TaskNames, TaskSpec
+from microscope_bench.tasks.fewshot import Draws, fewshot_pool, fewshot_split, number_of_shots
+from microscope_bench.tasks.lm_eval_layer import build_task, describe, task_fields
+from microscope_bench.tasks.settings import TaskSettings, rows_to_measure, seeded, stated_version
+from microscope_bench.tasks.splits import known_arguments, load_split
+from microscope_bench.tasks.task import Task
+from microscope_bench.tasks.task_files import IncludePath, field_error, read_task_file, resolve_functions
+
+log = logging.getLogger(__name__)
+
+
+def load_task(
+    name_or_path: str | Path,
+    *,
+    include_path: IncludePath = None,
+    task_args: Mapping[str, Any] | None = None,
+    settings: TaskSettings | None = None,
+) -> Task:
+    """Loads a task and pins its data; no picture is opened yet.
+
+    Args:
+        name_or_path: a task's name, or the path of a task YAML. A name is looked for in ``include_path``, then among
+            the tasks of this package, and only then among lm-eval's own (which takes several seconds).
+        include_path: one or several directories with further task files. Loading one of their tasks runs the Python
+            functions that it names.
+        task_args: what the task lets one choose: ``data_dir`` (a local copy), ``dataset_path``, ``revision``,
+            ``split``, or the parameters of its ``custom_dataset`` function.
+        settings: few-shot examples, system instruction, rows and seeds, as lm-eval's options of these names.
+
+    Raises:
+        UnknownNameError: no such task or task argument; the message holds the nearest names.
+        TaskError: the task file is broken (the message names file and field), its data cannot be had, a setting does
+            not go with it, or the name stands for several tasks.
+    """
+    specs = TaskNames(include_path).expand([str(name_or_path)])
+    if len(specs) != 1:
+        listed = ", ".join(spec.name for spec in specs[:8])
+        raise TaskError(
+            f"{str(name_or_path)!r} stands for {len(specs)} tasks; name one of them, or load all with load_tasks: "
+            f"{listed}{', ...' * (len(specs) > 8)}"
+        )
+    settings = settings or TaskSettings()
+    _refuse_unknown_samples(settings, specs)
+    (spec,) = specs
+    return _load(spec, _config(spec), dict(task_args or {}), settings)
+
+
+def load_tasks(
+    names: Sequence[str],
+    *,
+    include_path: IncludePath = None,
+    task_args: Mapping[str, Any] | None = None,
+    settings: TaskSettings | None = None,
+) -> list[Task]:
+    """Loads several tasks; names may be of groups and tags too, or patterns. Each task gets the arguments it knows.
+
+    Raises:
+        UnknownNameError: no such task, an argument that none of them knows, or ``samples`` of a task not among them.
+        TaskError: see :func:`load_task`.
+    """
+    specs = TaskNames(include_path).expand(names)
+    settings, given = settings or TaskSettings(), dict(task_args or {})
+    _refuse_unknown_samples(settings, specs)
+    configs = [_config(spec) for spec in specs]
+    known = [known_arguments(config) for config in configs]
+    for argument in given:
+        if all(accepted is not None and argument not in accepted for accepted in known):
+            every = sorted({a for accepted in known for a in accepted or ()})
+            raise unknown_name("task argument", argument, every, f"(task {', '.join(names)})")
+    return [
+        _load(spec, config, {k: v for k, v in given.items() if accepted is None or k in accepted}, settings)
+        for spec, config, accepted in zip(specs, configs, known, strict=True)
+    ]
+
+
+def _refuse_unknown_samples(settings: TaskSettings, specs: Sequence[TaskSpec]) -> None:
+    names = [spec.name for spec in specs]
+    for task in settings.samples:
+        if task not in names:
+            raise unknown_name("task in samples", task, names, "A task that samples does not name is measured whole.")
+
+
+def _config(spec: TaskSpec) -> dict[str, Any]:
+    """A task's fields, those of its group among them, functions resolved."""
+    own = {"task": spec.name} if spec.inline else read_task_file(spec.path)
+    return resolve_functions(_checked(own | dict(spec.changes), spec.path), spec.path)
+
+
+def _load(spec: TaskSpec, config: dict[str, Any], task_args: dict[str, Any], settings: TaskSettings) -> Task:
+    path, metadata = spec.path, config["metadata"]
+    shots, overruled = number_of_shots(config, settings.num_fewshot, path)
+    if overruled:
+        log.warning("%s: num_fewshot is 0 in the task file, which overrules --num_fewshot, as in lm-eval", spec.name)
+    with seeded(settings.seeds):  # some tasks shuffle choices while they process their rows
+        split = load_split(config, path, task_args)
+        every_row = _processed(split.rows, config, path)
+        pool = fewshot_pool(config, split, every_row, path) if shots else None
+    ids, rows, chosen = row_ids(every_row, metadata.get("id_column"), path), every_row, None
+    if spec.name in settings.samples:
+        chosen = rows_to_measure(settings.samples[spec.name], len(every_row), spec.name)
+        ids, rows = [ids[index] for index in chosen], every_row.select(chosen)
+    with seeded(settings.seeds):
+        renderer = build_task(config, rows, path, num_fewshot=shots, pool=pool)
+    if shots:
+        renderer.set_fewshot_seed(settings.seeds.fewshot)
+        renderer.sampler = _draws(renderer.sampler, rows, config, task_args, shots, path)
+    return Task(
+        name=config["task"],
+        version=stated_version(str(metadata.get("version", "unversioned")), settings, shots, chosen),
+        dataset=split.dataset,
+        ids=ids,
+        has_images=config.get("doc_to_image") is not None,
+        has_audio=config.get("doc_to_audio") is not None,
+        description=" ".join(str(metadata.get("description", "")).split()),
+        licence=str(metadata.get("licence", "")),
+        citation=str(metadata.get("citation", "")).strip(),
+        rows=rows,
+        renderer=renderer,
+        num_fewshot=shots,
+        settings=settings,
+    )
+
+
+def _draws(
+    sampler: Any, rows: Any, config: Mapping[str, Any], task_args: Mapping[str, Any], shots: int, path: Path
+) -> Draws:
+    # lm-eval's comparison, None with None too; a split that was asked for takes the place of test_split
+    exclude = fewshot_split(config) == (task_args.get("split") or config.get("test_split"))
+    draws = Draws(sampler, rows, exclude_row=exclude)
+    try:
+        draws.sample(shots)
+    except Exception as error:  # lm-eval's samplers assert, Python's raises ValueError
+        raise TaskError(
+            f"{path}: {shots} few-shot examples cannot be drawn: {describe(error)}. Ask for fewer with --num_fewshot"
+        ) from error
+    return draws
+
+
+def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration, if its fields are known and enough to make examples of."""
+    if "class" in config:
+        raise field_error(path, "class", "a task that is a Python class loads its own data, which cannot be pinned")
+    known = task_fields()
+    for field in config:
+        if field not in known:
+            raise TaskError(f"{path}: {unknown_name('field', str(field), known)}")
+    needed = ["doc_to_text", "doc_to_target"]
+    needed += ["doc_to_choice"] if config.get("output_type") == "multiple_choice" else []
+    needed += ["dataset_path"] if config.get("custom_dataset") is None else []
+    for field in needed:
+        if config.get(field) is None:
+            raise field_error(path, field, "missing")
+    metadata = config.get("metadata")
+    return config | {"metadata": metadata if isinstance(metadata, dict) else {}}
+
+
+def _processed(rows: Any, config: Mapping[str, Any], path: Path) -> Any:
+    process = config.get("process_docs")
+    try:
+        rows = process(rows) if process is not None else rows
+        features, n_rows = rows.features, len(rows)
+    except Exception as error:  # the task's own function
+        raise field_error(path, "process_docs", describe(error)) from error
+    if n_rows == 0 or not features:
+        raise field_error(path, "process_docs", "leaves no rows")
+    return rows
+
+
+def row_ids(rows: Any, column: str | None, path: Path) -> list[str]:
+    """The ids that the task file names a column for, else the rows' numbers."""
+    if column is None:
+        return [str(index) for index in range(len(rows))]
+    if column not in rows.column_names:
+        raise field_error(path, "metadata.id_column", f"{unknown_name('column', column, rows.column_names)}")
+    # without its format: reading a whole column must not draw or decode the rows' pictures
+    ids = [str(value) for value in rows.select_columns([column]).with_format(None)[column]]
+    if len(set(ids)) < len(ids):
+        twice = next(value for index, value in enumerate(ids) if value in ids[:index])
+        raise field_error(path, "metadata.id_column", f"ids must be unique, but {column} holds {twice!r} twice")
+    return ids
