@@ -48,7 +48,7 @@ _PUBLIC = {
     "mir": "cross_modal_functions",
     "modality_integration_rate": "cross_modal_functions",
     "estimates": "several",
-    "Estimate": "estimate",
+    "Estimate": "core.estimate",
     "Metric": "registry",
     "METRICS": "registry",
 }
