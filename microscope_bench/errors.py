@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class MicroscopeError(Exception):
     """Base of every error this package raises on purpose.
@@ -16,6 +18,11 @@ class UnknownNameError(MicroscopeError, LookupError):
 
 class TaskError(MicroscopeError):
     """A task that cannot be read: the message names the file and the field."""
+
+
+def field_error(path: str | Path, field: str, cause: object) -> TaskError:
+    """The error for one field of one task file."""
+    return TaskError(f"{path}: field {field}: {cause}")
 
 
 class ExampleError(MicroscopeError):

@@ -16,25 +16,18 @@ LOG = logging.getLogger(__name__)
 
 
 def store_bytes(
-    *,
-    n_examples: int,
-    tokens_per_example: int,
-    n_modalities: int,
-    n_boundaries: int,
-    hidden_size: int,
-    dtype: torch.dtype,
-    mainflow: bool = False,
+    n_tokens: int, n_boundaries: int, hidden_size: int, dtype: torch.dtype, *, mainflow: bool = False
 ) -> int:
-    """Upper bound of a store's size in bytes: every example full, in every modality.
+    """The bytes of the states of some tokens.
 
     Stream ``mainflow`` adds as many states as there are boundaries, less the first, which both have in common.
     """
     n_states = 2 * n_boundaries - 1 if mainflow else n_boundaries
-    return n_examples * tokens_per_example * n_modalities * n_states * hidden_size * dtype.itemsize
+    return n_tokens * n_states * hidden_size * dtype.itemsize
 
 
 def check_space(path: Path, adapter: Adapter, protocol: Protocol, n_examples: int, mainflow: bool = False) -> None:
-    """Logs how large a store will be at most.
+    """Logs how large a store will be at most: every example full, in every modality.
 
     Args:
         path: an existing directory on its disk.
@@ -46,15 +39,10 @@ def check_space(path: Path, adapter: Adapter, protocol: Protocol, n_examples: in
     Raises:
         StoreError: the disk cannot hold it.
     """
-    needed = store_bytes(
-        n_examples=n_examples,
-        tokens_per_example=protocol.tokens_per_example,
-        n_modalities=len(adapter.modalities),
-        n_boundaries=adapter.info.n_layers + 1,
-        hidden_size=adapter.info.hidden_size,
-        dtype=getattr(torch, adapter.info.dtype),
-        mainflow=mainflow,
-    )
+    info = adapter.info
+    n_tokens = n_examples * protocol.tokens_per_example * len(adapter.modalities)
+    dtype = getattr(torch, info.dtype)
+    needed = store_bytes(n_tokens, info.n_layers + 1, info.hidden_size, dtype, mainflow=mainflow)
     free = shutil.disk_usage(path).free
     LOG.info("token store %s: at most %s; %s are free", path, _size(needed), _size(free))
     if needed > free:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
-from typing import Protocol as Interface
 
 import numpy as np
 import torch
 
 from microscope_bench import __version__
 from microscope_bench.adapters.base import Adapter
+from microscope_bench.capture.mainflow import Mainflow
 from microscope_bench.capture.selection import RULE
 from microscope_bench.errors import ExampleError
 from microscope_bench.example import Example
 from microscope_bench.protocol import Protocol
 
 
-class ExampleSource(Interface):
+class ExampleSource(typing.Protocol):
     """What the capture needs of a task."""
 
     @property
@@ -44,7 +45,7 @@ class ExampleSource(Interface):
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbedInputs:
     """Hashes of a few encoded examples.
 
     Attributes:
@@ -56,7 +57,7 @@ class Probe:
     media_sha256: str | None
 
 
-def probe_inputs(adapter: Adapter, source: ExampleSource, n_examples: int) -> Probe:
+def probe_inputs(adapter: Adapter, source: ExampleSource, n_examples: int) -> ProbedInputs:
     """Encodes the first examples, each alone: what prompt, tokenizer, processor and adapter make of them.
 
     Alone, because some processors pad a picture to its neighbours in the batch.
@@ -79,11 +80,15 @@ def probe_inputs(adapter: Adapter, source: ExampleSource, n_examples: int) -> Pr
             media.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             media.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     encoded.update(media.digest())
-    return Probe(encoded.hexdigest(), media.hexdigest() if has_media else None)
+    return ProbedInputs(encoded.hexdigest(), media.hexdigest() if has_media else None)
 
 
 def run_identity(
-    adapter: Adapter, task: ExampleSource, protocol: Protocol, probe: Probe, mainflow: bool | str = False
+    adapter: Adapter,
+    task: ExampleSource,
+    protocol: Protocol,
+    probed: ProbedInputs,
+    mainflow: Mainflow | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what the stored states are; a store made for anything else is refused.
 
@@ -91,9 +96,8 @@ def run_identity(
         adapter: the loaded model.
         task: the examples.
         protocol: the choices under which they are captured.
-        probe: what the inputs look like.
-        mainflow: whether stream ``mainflow`` is captured too; False where it was not asked for, the reason where the
-            model has none.
+        probed: what the inputs look like.
+        mainflow: whether stream ``mainflow`` is captured too; None where it was not asked for.
     """
     identity: dict[str, Any] = {
         "model": asdict(adapter.info),
@@ -105,7 +109,7 @@ def run_identity(
             "seed": protocol.seed,
             "limit": protocol.limit,
         },
-        "inputs_sha256": probe.inputs_sha256,
+        "inputs_sha256": probed.inputs_sha256,
         "software": {
             "microscope_bench": __version__,
             "torch": version("torch"),
@@ -113,8 +117,8 @@ def run_identity(
             "device": adapter.device.type,
         },
     }
-    if mainflow is not False:
-        identity["capture"]["mainflow"] = mainflow
+    if mainflow is not None:
+        identity["capture"]["mainflow"] = asdict(mainflow)
     return identity
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from microscope_bench.adapters.base import Adapter, Batch
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.fingerprints import ExampleSource, example_sha256
 from microscope_bench.capture.hooks import run_pass
-from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
+from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.capture.writer import PartWriter
@@ -127,24 +126,24 @@ class Capture:
                 f"{self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
             )
 
-    def mainflow_or_reason(self) -> Literal[True] | str:
-        """Whether the model has a main flow: True, or why not.
+    def find_mainflow(self) -> Mainflow:
+        """Whether the model has a main flow.
 
         The first examples decide: one with a medium and one without, where both are among them, since some models treat
         the two differently.
         """
-        found: dict[bool, Literal[True] | str] = {}
+        found: dict[bool, Mainflow] = {}
         for index in range(len(self.source.ids))[: self.protocol.limit]:
             if len(found) == 2 or (found and index >= MAINFLOW_EXAMPLES):
                 break
             batch, *_ = self._encode([index])
             if batch is not None and bool(batch.media) not in found:
                 with memory_enough(_TOO_LARGE.format(self.source.ids[index])):
-                    found[bool(batch.media)] = mainflow_or_reason(self.adapter, batch)
-        reasons = [outcome for outcome in found.values() if outcome is not True]
-        if reasons or not found:
-            return reasons[0] if reasons else "no example could be measured"
-        return True
+                    found[bool(batch.media)] = find_mainflow(self.adapter, batch)
+        missing = [mainflow for mainflow in found.values() if not mainflow.exists]
+        if not found:
+            return Mainflow("no example could be measured")
+        return missing[0] if missing else Mainflow()
 
     def outdated_parts(self, store: TokenStore, parts: Sequence[int]) -> list[int]:
         """Those of the parts that hold an example the task now renders otherwise: its wording or data was edited."""
@@ -169,7 +168,7 @@ class Capture:
             while (n := len(before) + sum(len(piece.records) for piece in done)) < len(indices):
                 signals.check()
                 chunk = indices[n : n + self.batch_size]
-                captured = self._capture_chunk(chunk, indices.start, store.mainflow is True)
+                captured = self._capture_chunk(chunk, indices.start, store.has_mainflow)
                 if captured is None:
                     self._halve(len(chunk))
                     continue

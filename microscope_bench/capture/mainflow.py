@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +34,22 @@ _FORMS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 )
 """Names of a block's parts in the order they run: one tuple for each of the two branches added to the stream."""
 _CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params")
+
+
+@dataclass(frozen=True)
+class Mainflow:
+    """Whether a model has the chain that stream ``mainflow`` is made of.
+
+    Attributes:
+        missing_because: one line that says why it has none; None where it has one.
+    """
+
+    missing_because: str | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a chain."""
+        return self.missing_because is None
 
 
 @dataclass(frozen=True)
@@ -208,8 +224,8 @@ def mainflow_hooks(blocks: Sequence[nn.Module], labels: np.ndarray, on_state: On
             handle.remove()
 
 
-def mainflow_or_reason(adapter: Adapter, batch: Batch) -> Literal[True] | str:
-    """Whether the model has a main flow, as one forward pass shows: True, or the reason why it has none."""
+def find_mainflow(adapter: Adapter, batch: Batch) -> Mainflow:
+    """Whether the model has a main flow, as one forward pass shows."""
 
     def check_labels(layer: int, hidden: Tensor) -> None:
         if layer == 0:
@@ -224,5 +240,5 @@ def mainflow_or_reason(adapter: Adapter, batch: Batch) -> Literal[True] | str:
             beside=lambda: mainflow_hooks(adapter.blocks(), batch.labels, lambda layer, state: None),
         )
     except MainflowError as error:
-        return error.reason
-    return True
+        return Mainflow(error.reason)
+    return Mainflow()

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from microscope_bench.capture.checksums import differences, file_sha256, own_sha256, signed
 from microscope_bench.capture.example_record import ExampleRecord
+from microscope_bench.capture.mainflow import Mainflow
 from microscope_bench.errors import StoreError
 from microscope_bench.system.disk import locked, remove_leftovers, replacing, write_whole
 
@@ -143,10 +144,15 @@ class TokenStore:
             raise self._full("its manifest", error) from error
 
     @property
-    def mainflow(self) -> bool | str:
-        """Whether stream ``mainflow`` is stored; False where it was not asked for, the reason where there is none."""
-        stored: bool | str = self.manifest["run"].get("capture", {}).get("mainflow", False)
-        return stored
+    def mainflow(self) -> Mainflow | None:
+        """Whether stream ``mainflow`` is stored; None where it was not asked for."""
+        stored = self.manifest["run"].get("capture", {}).get("mainflow")
+        return None if stored is None else Mainflow(**stored)
+
+    @property
+    def has_mainflow(self) -> bool:
+        """Whether the states of stream ``mainflow`` are stored."""
+        return self.mainflow is not None and self.mainflow.exists
 
     @property
     def n_parts(self) -> int:

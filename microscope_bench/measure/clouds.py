@@ -119,8 +119,10 @@ def boundaries(tokens: StoredTokens, survey: Survey, n_layers: int, n_neighbours
     for clouds, in_chain in zip(out, chain, strict=True):
         for key, cloud in clouds.items():
             cloud.n_neighbours = n_neighbours
-            if mainflow is not False:
-                cloud.mainflow = in_chain[key] if mainflow is True else mainflow
+            if mainflow is not None and mainflow.exists:
+                cloud.mainflow = in_chain[key]
+            elif mainflow is not None:
+                cloud.no_mainflow = mainflow.missing_because
     return out
 
 

@@ -29,7 +29,7 @@ def workspace_for(tokens: StoredTokens, size: int | None) -> Workspace:
         MetricError: less than the least.
     """
     n_clouds = (len(tokens.modalities) + (len(tokens.modalities) > 1)) * TOKEN_SETS * BOUNDARIES
-    if tokens.store.mainflow is True:
+    if tokens.store.has_mainflow:
         n_clouds *= STREAMS
     sample_rows = min(len(tokens.modality), MOST_POOL * tokens.protocol.id_tokens)
 

@@ -235,8 +235,8 @@ def scores(cloud: Cloud) -> Iterator[EstimatorScore]:
         for estimator in ESTIMATORS:
             if (estimator, stream) != ("identity", "update"):  # the identity map from x to y − x means nothing
                 yield estimator, stream, linearity.estimate(estimator, stream)
-    if isinstance(cloud.mainflow, str):
-        missing = Estimate(None, None, cloud.n_tokens, cloud.n_examples, (), cloud.mainflow)
+    if cloud.no_mainflow is not None:
+        missing = Estimate(None, None, cloud.n_tokens, cloud.n_examples, (), cloud.no_mainflow)
         yield from ((estimator, MAINFLOW, missing) for estimator in ESTIMATORS)
     elif cloud.mainflow is not None:
         chain = Linearity(cloud.mainflow)

@@ -155,11 +155,11 @@ def evaluate(
     capture = Capture(adapter, source, settings, batch_size)
     with timing.stage("capture"):
         probe = probe_inputs(adapter, source, min(PROBE_EXAMPLES, n_examples))
-        chain = mainflow and capture.mainflow_or_reason()
+        chain = capture.find_mainflow() if mainflow else None
     if mainflow and "linearity" not in metrics:
         LOG.warning("stream mainflow is captured, but only metric linearity measures it: --metrics linearity,...")
-    if isinstance(chain, str):
-        LOG.warning("stream mainflow is left out: %s", chain)
+    if chain is not None and not chain.exists:
+        LOG.warning("stream mainflow is left out: %s", chain.missing_because)
     run = run_identity(adapter, source, settings, probe, chain)
     check_same_run(processes, {"run": run, "protocol": settings.as_dict(), "metrics": metrics, "split_by": split_by})
     with (
@@ -242,7 +242,7 @@ def _fill(store: TokenStore, capture: Capture, progress: bool, processes: Proces
         missing = sorted({*begun, *outdated})
         to_do = sum(len(store.part_range(part)) - len(store.begun_records(part)) for part in missing)
         if to_do:
-            check_space(store.path, capture.adapter, capture.protocol, to_do, mainflow=store.mainflow is True)
+            check_space(store.path, capture.adapter, capture.protocol, to_do, mainflow=store.has_mainflow)
         return missing, to_do
 
     # by one for all: a part must not be dropped that another process has just written

@@ -151,7 +151,7 @@ def _identity(
         example_ids_sha256=None if measured is None else _sha256(record.id for record in measured),
         prompt_sha256=None if measured is None else _sha256(r.example_sha256 for r in measured),
         selection=Selection(RULE),
-        metrics=_versions(metrics, split_by, mainflow=run.get("capture", {}).get("mainflow", False) is not False),
+        metrics=_versions(metrics, split_by, mainflow="mainflow" in run.get("capture", {})),
     )
 
 

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import TaskError
+from microscope_bench.errors import TaskError, field_error
 from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.lm_eval_layer import group_fields, lm_eval_groups, lm_eval_tags, lm_eval_task_files
-from microscope_bench.tasks.task_files import IncludePath, field_error, read_task_file, scan
+from microscope_bench.tasks.task_files import IncludePath, read_task_file, scan
 
 log = logging.getLogger(__name__)
 

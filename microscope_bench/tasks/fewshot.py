@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import TaskError
+from microscope_bench.errors import TaskError, field_error
 from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.splits import Split, split_name
-from microscope_bench.tasks.task_files import field_error
 
 
 class Draws:

@@ -9,7 +9,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from microscope_bench.tasks.task_files import field_error
+from microscope_bench.errors import field_error
 
 SPLIT = "evaluated"
 """The one split that the lm-eval task object gets to see."""

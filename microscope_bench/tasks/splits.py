@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import MicroscopeError, TaskError
+from microscope_bench.errors import MicroscopeError, TaskError, field_error
 from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.data_sets import (
     LOCAL_HINT,
@@ -19,7 +19,6 @@ from microscope_bench.tasks.data_sets import (
     pin_repository,
 )
 from microscope_bench.tasks.lm_eval_layer import describe
-from microscope_bench.tasks.task_files import field_error
 
 REPOSITORY_ARGUMENTS = ["dataset_path", "dataset_name", "revision", "data_dir"]
 SAME_SPLIT = {"val": "validation", "validation": "val", "valid": "validation"}

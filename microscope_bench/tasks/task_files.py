@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from microscope_bench.errors import TaskError
+from microscope_bench.errors import TaskError, field_error
 
 IncludePath = str | Path | Sequence[str | Path] | None
 
@@ -64,11 +64,6 @@ class FunctionReference:
 
     spec: str
     directory: Path
-
-
-def field_error(path: str | Path, field: str, cause: object) -> TaskError:
-    """The error for one field of one task file."""
-    return TaskError(f"{path}: field {field}: {cause}")
 
 
 def builtin_task_dir() -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import TaskError
+from microscope_bench.errors import TaskError, field_error
 from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.expansion import TaskNames, TaskSpec
 from microscope_bench.tasks.fewshot import Draws, fewshot_pool, fewshot_split, number_of_shots
@@ -15,7 +15,7 @@ from microscope_bench.tasks.lm_eval_layer import build_task, describe, task_fiel
 from microscope_bench.tasks.settings import TaskSettings, rows_to_measure, seeded, stated_version
 from microscope_bench.tasks.splits import known_arguments, load_split
 from microscope_bench.tasks.task import Task
-from microscope_bench.tasks.task_files import IncludePath, field_error, read_task_file, resolve_functions
+from microscope_bench.tasks.task_files import IncludePath, read_task_file, resolve_functions
 
 log = logging.getLogger(__name__)
 

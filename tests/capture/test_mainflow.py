@@ -15,7 +15,7 @@ from microscope_bench.capture.disk_space import store_bytes
 from microscope_bench.capture.fingerprints import probe_inputs, run_identity
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.loop import Capture
-from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
+from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import MainflowError, StoreError
 from microscope_bench.protocol import Protocol
@@ -80,7 +80,7 @@ def batch_of(adapter, n=3):
 def captured(path, adapter=None, task=None, batch_size=4, mainflow=True):
     adapter, task = adapter or pre_norm_adapter(), task or ToyTask(20)
     capture = Capture(adapter, task, FEW, batch_size)
-    chain = mainflow and capture.mainflow_or_reason()
+    chain = capture.find_mainflow() if mainflow else None
     run = run_identity(adapter, task, FEW, probe_inputs(adapter, task, 0), chain)
     store = TokenStore.open_or_create(path, run, n_examples=len(task), part_examples=8)
     with writing(store.path):
@@ -120,7 +120,7 @@ def test_a_block_that_is_not_what_its_parts_suggest_is_refused(lie, reason):
     with pytest.raises(MainflowError, match=reason) as error:
         chain_of(adapter, batch_of(adapter))
     assert "--mainflow" in str(error.value) and "--mainflow" not in error.value.reason
-    assert mainflow_or_reason(adapter, batch_of(adapter)) == error.value.reason
+    assert find_mainflow(adapter, batch_of(adapter)) == Mainflow(error.value.reason)
     assert n_hooks(adapter) == 0
 
 
@@ -170,8 +170,7 @@ def test_the_store_holds_the_chain_beside_untouched_boundaries(tmp_path):
     adapter = pre_norm_adapter()
     store = captured(tmp_path / "a", adapter)
     plain = captured(tmp_path / "b", adapter, mainflow=False)
-    assert (store.mainflow, plain.mainflow) == (True, False)
-    assert "mainflow" not in plain.manifest["run"]["capture"], "stores made before there was this stream stay valid"
+    assert (store.mainflow, plain.mainflow) == (Mainflow(), None)
     boundaries = by_token(store, "boundary", first=0)
     for key, states in by_token(plain, "boundary", first=0).items():
         assert torch.equal(states, boundaries[key])
@@ -210,7 +209,7 @@ def test_an_interrupted_capture_resumes_to_the_same_states(tmp_path):
 
 def test_a_model_without_a_main_flow_has_its_boundaries_stored_and_the_reason(tmp_path):
     store = captured(tmp_path / "s", ToyAdapter(), ToyTask(10, broken={0: "picture"}))
-    assert store.mainflow == (
+    assert store.mainflow == Mainflow(
         "block 1 (ToyBlock) is not made of norm, attention, norm and MLP under the usual names, but of mix, mlp"
     )
     assert TokenStore(tmp_path / "s").mainflow == store.mainflow
@@ -230,15 +229,15 @@ def test_what_is_written_into_the_stream_in_a_later_pass_alone_stops_the_run(tmp
 
 
 def test_the_chain_is_counted_in_the_size_of_the_store():
-    shape = {"n_examples": 3, "tokens_per_example": 2, "n_modalities": 1, "hidden_size": 5, "dtype": torch.float16}
-    assert store_bytes(**shape, n_boundaries=9) == 3 * 2 * 9 * 5 * 2
-    assert store_bytes(**shape, n_boundaries=9, mainflow=True) == 3 * 2 * (9 + 8) * 5 * 2
+    shape = {"n_boundaries": 9, "hidden_size": 5, "dtype": torch.float16}
+    assert store_bytes(6, **shape) == 6 * 9 * 5 * 2
+    assert store_bytes(6, **shape, mainflow=True) == 6 * (9 + 8) * 5 * 2
 
 
 def test_evaluate_asks_for_it(tmp_path, caplog):
     options = {"metrics": "anisotropy", "progress": False, "keep_store": True, "mainflow": True}
     evaluate(pre_norm_adapter(), ToyTask(20), store=tmp_path / "a", **options)
-    assert TokenStore(tmp_path / "a").mainflow is True
+    assert TokenStore(tmp_path / "a").has_mainflow
     with caplog.at_level(logging.WARNING):
         evaluate(ToyAdapter(), ToyTask(20), store=tmp_path / "b", **options)
     assert "mainflow is left out: block 1 (ToyBlock)" in caplog.text
@@ -273,7 +272,7 @@ def test_the_first_example_with_a_medium_and_the_first_without_decide(tmp_path):
             return replace(example, images=(), text=example.text.replace("<image>", "")) if index < 3 else example
 
     store = captured(tmp_path / "s", Deepstack(), TextFirst(10))
-    assert isinstance(store.mainflow, str) and "what enters block 2" in store.mainflow
+    assert "what enters block 2" in store.mainflow.missing_because
 
 
 def test_a_disk_that_holds_the_boundaries_alone_is_too_small_for_the_chain(tmp_path, monkeypatch):

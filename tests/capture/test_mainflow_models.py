@@ -12,7 +12,7 @@ from torch import nn
 
 from microscope_bench.adapters.base import TEXT
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.capture.mainflow import mainflow_hooks, mainflow_or_reason
+from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.errors import MainflowError
 from tests.capture.chains import chain_of
 from tests.tiny.families import MULTIMODAL, TEXT_ONLY
@@ -64,7 +64,7 @@ REFUSED = {
 def test_which_families_have_a_main_flow(tiny_adapter, family):
     adapter = tiny_adapter(family)
     batch = adapter.encode(TEXT_QUESTIONS if family in TEXT_ONLY else PICTURE_QUESTIONS)
-    assert mainflow_or_reason(adapter, batch) == REFUSED.get(family, True)
+    assert find_mainflow(adapter, batch) == Mainflow(REFUSED.get(family))
 
 
 @pytest.mark.parametrize(

@@ -114,9 +114,7 @@ def test_a_full_disk_is_reported_and_leaves_no_half_part(tmp_path, monkeypatch):
 
 
 def test_store_bytes_at_the_shape_of_llava_next_7b_on_scienceqa():
-    size = store_bytes(
-        n_examples=2017, tokens_per_example=32, n_modalities=2, n_boundaries=33, hidden_size=4096, dtype=torch.float16
-    )
+    size = store_bytes(2017 * 32 * 2, 33, 4096, torch.float16)
     assert size == 2017 * 64 * 33 * 4096 * 2
     assert 34e9 < size < 36e9
 

@@ -59,7 +59,7 @@ def test_measure_gives_the_scores_of_the_run_again(run):
 
 def test_the_main_flow_is_captured_when_asked_for_and_a_model_without_one_says_so(run, caplog):
     assert measure_toy(run, "--mainflow", "--keep_store", "--store", "states")[0] == 0
-    reason = TokenStore(Path("states")).mainflow
+    reason = TokenStore(Path("states")).mainflow.missing_because
     assert reason.startswith("block 1 (ToyBlock)") and reason in caplog.text
 
 

@@ -44,7 +44,7 @@ def test_the_chain_of_stream_mainflow_has_moments_too(
 ) -> None:
     asked: list[int] = []
     monkeypatch.setattr(space.Workspace, "within", lambda *sizes: asked.append(sizes[3]))
-    store = SimpleNamespace(mainflow=mainflow)
+    store = SimpleNamespace(has_mainflow=mainflow)
     tokens = SimpleNamespace(store=store, modalities=["text", "image"], modality=[0] * 9, protocol=PROTOCOL)
     tokens.dim, tokens.n_folds = 8, 10
     space.workspace_for(tokens, 10**9)

@@ -89,8 +89,9 @@ class Cloud(ABC):
         n_folds: number of folds of whole examples; 1 where there are fewer than two examples.
         next: the same tokens at boundary l + 1; None at the last one.
         text: the text tokens at boundary l, for a cloud of another single modality; else None.
-        mainflow: the same tokens in the skip-free chain of stream ``mainflow`` (with a ``next`` of its own); the reason
-            why the model has none; or None where it was not asked for.
+        mainflow: the same tokens in the skip-free chain of stream ``mainflow``, with a ``next`` of its own; None where
+            it was not asked for or the model has none.
+        no_mainflow: why the model has no such chain, where it was asked for.
         n_neighbours: how many nearest neighbours :attr:`neighbours` holds at most.
         workspace: how much it holds at once.
     """
@@ -101,7 +102,8 @@ class Cloud(ABC):
     n_folds: int
     next: Cloud | None = None
     text: Cloud | None = None
-    mainflow: Cloud | str | None = None
+    mainflow: Cloud | None = None
+    no_mainflow: str | None = None
     n_neighbours: int = 2
     workspace: Workspace = Workspace()
 
