@@ -26,7 +26,8 @@ from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.measure import measure
 from microscope_bench.metrics.core.cloud import Cloud
-from microscope_bench.metrics.registry import METRICS, EstimatorScore, Metric
+from microscope_bench.metrics.record import EstimatorScore, Metric
+from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import named_protocol
 
 PER_EXAMPLE = 32

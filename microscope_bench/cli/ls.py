@@ -79,7 +79,7 @@ def _metrics(args: argparse.Namespace) -> Listing:
     from microscope_bench.metrics.registry import METRICS
 
     metrics = [METRICS.get(name) for name in METRICS]
-    return [[m.name, str(m.version), ", ".join(m.estimators), m.description] for m in metrics], [
+    return [[m.name, str(m.version), ", ".join(m.estimators), m.explanation] for m in metrics], [
         "metric",
         "version",
         "estimators",

@@ -18,7 +18,8 @@ from microscope_bench.measure.memory_budget import workspace_for
 from microscope_bench.measure.survey import Survey, survey
 from microscope_bench.measure.tokens import JOINT, StoredTokens
 from microscope_bench.metrics.core.sinks import notable_dimensions, top_variance_share
-from microscope_bench.metrics.registry import METRICS, Metric
+from microscope_bench.metrics.record import Metric
+from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Score, SinkLayer, Sinks
 from microscope_bench.system.processes import ALONE, Processes

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from microscope_bench.metrics.functions import intrinsic_dimension as intrinsic_dimension
     from microscope_bench.metrics.functions import linearity as linearity
     from microscope_bench.metrics.functions import pareto_distance as pareto_distance
+    from microscope_bench.metrics.record import Headline as Headline
+    from microscope_bench.metrics.record import Metric as Metric
     from microscope_bench.metrics.registry import METRICS as METRICS
-    from microscope_bench.metrics.registry import Metric as Metric
     from microscope_bench.metrics.several import estimates as estimates
 
 _PUBLIC = {
@@ -49,7 +50,8 @@ _PUBLIC = {
     "modality_integration_rate": "cross_modal_functions",
     "estimates": "several",
     "Estimate": "core.estimate",
-    "Metric": "registry",
+    "Metric": "record",
+    "Headline": "record",
     "METRICS": "registry",
 }
 

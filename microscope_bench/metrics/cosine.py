@@ -13,7 +13,7 @@ from microscope_bench.metrics.core.jackknife import Outcome
 from microscope_bench.metrics.core.means import centre
 from microscope_bench.metrics.core.text_pair import Pair
 from microscope_bench.metrics.gap import ALL_ZERO, zero_flags
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 
 class Cosines:

@@ -20,7 +20,7 @@ from microscope_bench.metrics.core.jackknife import Outcome, attempted, jackknif
 from microscope_bench.metrics.core.linear_solve import ROUNDING
 from microscope_bench.metrics.core.moments import Moments
 from microscope_bench.metrics.core.text_pair import Pair
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 OUTLIER_STDS = 3.0
 EPS = torch.finfo(torch.float64).eps

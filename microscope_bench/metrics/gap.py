@@ -10,7 +10,7 @@ from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.core.jackknife import Outcome
 from microscope_bench.metrics.core.means import centre
 from microscope_bench.metrics.core.text_pair import Pair
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 ALL_ZERO = "all tokens of one modality are zeros and have no direction"
 

@@ -14,7 +14,7 @@ from microscope_bench.metrics.core.eigenvalues import has_variance
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
 from microscope_bench.metrics.core.moments import Moments
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 ESTIMATORS = ("linear", "debiased")
 

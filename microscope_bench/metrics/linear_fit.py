@@ -12,7 +12,7 @@ from microscope_bench.metrics.core.jackknife import Outcome, attempted, jackknif
 from microscope_bench.metrics.core.linear_solve import PERMUTED, LinearFit, Spread
 from microscope_bench.metrics.core.moments import Moments
 from microscope_bench.metrics.core.rank import numerical_rank
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 STREAMS = ("hidden", "update")
 ESTIMATORS = ("in_sample", "adjusted", "held_out", "identity", "in_sample_permuted", "held_out_permuted")

@@ -8,7 +8,7 @@ from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.core.jackknife import Outcome
 from microscope_bench.metrics.core.text_pair import Pair
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 ESTIMATORS = {"k1": 1, "k10": 10}
 """Name → number of principal axes; at most as many as a spectrum keeps."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.distances import NeighbourDistances, log_ratios, scores_of_each
 from microscope_bench.metrics.core.estimate import Estimate
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 ESTIMATORS = ("ks_distance",)
 

@@ -1,48 +1,12 @@
-"""What a metric is to the measuring stage, and the table of all metrics. Imports no torch until one is computed."""
+"""The table of all metrics. Imports no torch until one is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.metrics.record import Headline, Metric
 from microscope_bench.system.lazy_registry import Registry
-
-if TYPE_CHECKING:
-    from microscope_bench.metrics.core.cloud import Cloud
-    from microscope_bench.metrics.core.estimate import Estimate
-
-EstimatorScore = tuple[str, str | None, "Estimate"]
-"""Estimator, stream (None where a metric has no streams), and what it gave."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A pure function of a token cloud.
-
-    Attributes:
-        name: as results and ``--metrics`` write it.
-        version: raised by every change that moves a number.
-        description: one line for ``ls metrics``.
-        headline: estimator and stream that tables show.
-        estimators: all of them, in the order of the scores.
-        streams: all of them; empty where the metric has none.
-        scores: every estimator on every stream of one cloud. It draws on what the cloud keeps
-            (``moments``, ``matched``, ``neighbours``, ...), may look at the clouds it stands beside (``next``,
-            ``text``), and yields nothing where it does not apply.
-        neighbours: how many nearest neighbours ``Cloud.neighbours`` is to hold; 0 for a metric that looks at none.
-    """
-
-    name: str
-    version: int
-    description: str
-    headline: tuple[str, str | None]
-    estimators: tuple[str, ...]
-    streams: tuple[str, ...]
-    scores: Callable[[Cloud], Iterable[EstimatorScore]]
-    neighbours: int = 0
-
 
 METRICS: Registry[Metric] = Registry(
     "metric",
@@ -98,3 +62,19 @@ def metric_names(wanted: str | Sequence[str]) -> list[str]:
                 f"metric {name!r} calls itself {METRICS.get(name).name!r}; entry point and Metric.name must agree"
             )
     return chosen
+
+
+def find_metric(name: str) -> Metric | None:
+    """The record of a metric that a result names; None where no installed package registers it."""
+    return METRICS.get(name) if name in METRICS else None
+
+
+def headlines(metrics: Iterable[str] = DEFAULT_METRICS) -> tuple[Headline, ...]:
+    """What stands for some metrics in tables and charts: the default ones first, in their order, then by name.
+
+    Args:
+        metrics: names, those of metrics that are not registered here among them; such have no headlines.
+    """
+    there = set(metrics)
+    ordered = [name for name in DEFAULT_METRICS if name in there] + sorted(there.difference(DEFAULT_METRICS))
+    return tuple(one for name in ordered if (metric := find_metric(name)) for one in metric.headlines)

@@ -10,7 +10,7 @@ from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.distances import NeighbourDistances, scores_of_each
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.core.neighbours import nearest_neighbours
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 from microscope_bench.metrics.two_nn import twonn_discard10
 
 SIZES = {f"n{n}": n for n in (256, 512, 1024, 2048, 4096, 8192)}

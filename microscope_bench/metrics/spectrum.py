@@ -10,7 +10,7 @@ from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.eigenvalues import FULL_SPECTRUM_UP_TO, Spectrum, has_variance, top_eigenvalue
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 NO_VARIANCE = "the states have no variance beyond rounding"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.distances import NeighbourDistances, log_ratios, scores_of_each
 from microscope_bench.metrics.core.neighbours import nearest_neighbours, same_group
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 LINEAGE_EPS = 1e-8
 """llm-microscope leaves out a token with r₁ below this, in units of the mean norm, and a μ below 1 plus this."""

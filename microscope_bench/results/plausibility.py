@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
+from microscope_bench.metrics.record import Metric
+from microscope_bench.metrics.registry import find_metric
 from microscope_bench.results.result import FAILED, Result, Score
 from microscope_bench.results.signature import signature
 
@@ -21,54 +23,6 @@ ROUNDING = 1e-3
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What is known of every value of a metric, whatever the model.
-
-    Attributes:
-        low: the least it can be.
-        high: the most; ``WIDTH`` stands for the number of dimensions.
-        between: whether it lies between two boundaries, so that the last layer is L - 1 and not L.
-        beside_text: whether it relates a modality to text and counts the tokens of both.
-        estimators: estimator → other ends, for those that have some.
-    """
-
-    low: float
-    high: float
-    between: bool = False
-    beside_text: bool = False
-    estimators: tuple[tuple[str, float, float], ...] = ()
-
-    def ends(self, estimator: str, width: int) -> tuple[float, float]:
-        """The least and the most that an estimator can give."""
-        found = next(((low, high) for name, low, high in self.estimators if name == estimator), (self.low, self.high))
-        return found[0], float(width) if found[1] == WIDTH else found[1]
-
-
-ANY, WIDTH = math.inf, -1.0
-RULES = {
-    # every R² is at most 1; only a map that was fitted on what it is scored on cannot be worse than the mean
-    "linearity": Rule(-ANY, 1, between=True, estimators=(("in_sample", 0, 1), ("in_sample_permuted", 0, 1))),
-    "anisotropy": Rule(0, 1),
-    "intrinsic_dimension": Rule(0, ANY),
-    "intrinsic_dimension_by_scale": Rule(0, ANY),
-    "intrinsic_dimension_by_n": Rule(0, ANY),
-    "intrinsic_dimension_across_examples": Rule(0, ANY),
-    "intrinsic_dimension_fit": Rule(0, 1),
-    "participation_ratio": Rule(1, WIDTH),
-    "effective_rank": Rule(1, WIDTH),
-    "isoscore": Rule(0, 1),
-    "cka": Rule(0, 1, between=True, estimators=(("debiased", -1, 1),)),
-    "modality_gap": Rule(0, ANY, beside_text=True, estimators=(("unit", 0, 2),)),
-    "cosine_alignment": Rule(-1, 1, beside_text=True),
-    "subspace_overlap": Rule(0, 1, beside_text=True),
-    "mir": Rule(0, ANY, beside_text=True, estimators=(("mir_fast_compat", -ANY, ANY),)),
-}
-"""Metric → its rule. A metric that is not here is a plug-in's, whose range and layers nobody else knows."""
-
-_DROPS_COPIES = {name for name in RULES if name.startswith("intrinsic_dimension")}
-
-
 def implausible(result: Result) -> list[str]:
     """What in a result no run of this package writes, each with its place and rule; empty where there is nothing.
 
@@ -76,7 +30,10 @@ def implausible(result: Result) -> list[str]:
     """
     found = list(_signature(result))
     if result.status != FAILED:
-        found += [*_counts(result), *_accuracy(result), *_scores(result), *_layers(result)]
+        names = {*result.identity.metrics, *(score.metric for score in result.scores)}
+        # of a metric that is not registered here, a plug-in's, nobody knows the range and the layers
+        known = {name: metric for name in names if (metric := find_metric(name))}
+        found += [*_counts(result), *_accuracy(result), *_scores(result, known), *_layers(result, known)]
     return found
 
 
@@ -128,54 +85,54 @@ def _accuracy(result: Result) -> Iterator[str]:
                 yield f"accuracy.stderr: {accuracy.stderr}; that of {accuracy.value} of {accuracy.n} is {expected:.4g}"
 
 
-def _scores(result: Result) -> Iterator[str]:
+def _scores(result: Result, known: dict[str, Metric]) -> Iterator[str]:
     identity = result.identity
     kept = {entry.modality: entry.n_tokens for entry in result.sinks or ()}
     most = identity.protocol.tokens_per_example * identity.n_examples
     modalities = {score.modality for score in result.scores} - {"joint"}
     for index, score in enumerate(result.scores):
-        rule = RULES.get(score.metric)
+        record = known.get(score.metric)
         where = f"scores[{index}] ({_name(score)}, layer {score.layer})"
         ceiling = kept.get(score.modality, most * (len(modalities) if score.modality == "joint" else 1))
-        if rule is None or rule.beside_text:
+        if record is None or record.beside_text:
             ceiling += kept.get("text", most)
         if score.n_tokens > ceiling:
             yield f"{where}.n_tokens: {score.n_tokens}, but {ceiling} were kept"
         if score.n_examples > identity.n_examples:
             yield f"{where}.n_examples: {score.n_examples} of {identity.n_examples}"
         # where copies are dropped, the one that is kept stands for the examples of all
-        if score.metric not in _DROPS_COPIES and score.n_examples > score.n_tokens:
+        if not (record and record.drops_copies) and score.n_examples > score.n_tokens:
             yield f"{where}.n_examples: {score.n_examples} among {score.n_tokens} tokens"
         if score.value is None:
             continue
         if score.n_tokens == 0 or score.n_examples == 0:
             yield f"{where}.value: {score.value} of no tokens"
-        if rule is None:
+        if record is None:
             continue
-        low, high = rule.ends(score.estimator, identity.model.hidden_size)
+        low, high = record.range_of(score.estimator, identity.model.hidden_size)
         if not low - ROUNDING * max(1, abs(low)) <= score.value <= high + ROUNDING * max(1, abs(high)):
             yield f"{where}.value: {score.value} lies outside {low:g} to {high:g}"
 
 
-def _layers(result: Result) -> Iterator[str]:
+def _layers(result: Result, known: dict[str, Metric]) -> Iterator[str]:
     """Every series of a metric that is known has all of its layers, and every such metric has a series."""
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
     for score in result.scores:
         found[score.metric, _name(score)].add(score.layer)
     n_layers = result.identity.model.n_layers
     for (metric, name), layers in found.items():
-        rule = RULES.get(metric)
-        if rule is None:
+        record = known.get(metric)
+        if record is None:
             continue
-        missing = sorted(set(range(n_layers + (0 if rule.between else 1))) - layers)
+        missing = sorted(set(range(n_layers + (0 if record.between else 1))) - layers)
         if missing:
             yield f"scores: {name} has no row of layer {_some(missing)}"
-        if rule.between and n_layers in layers:
+        if record.between and n_layers in layers:
             yield f"scores: {name} has a row of layer {n_layers}, behind which there is no other"
     measured = {metric for metric, _ in found}
-    for metric in sorted(result.identity.metrics.keys() & RULES.keys() - measured):
+    for metric in sorted(result.identity.metrics.keys() & known.keys() - measured):
         # what relates a modality to text has nothing to say of text alone
-        if not RULES[metric].beside_text and not (RULES[metric].between and n_layers == 0):
+        if not known[metric].beside_text and not (known[metric].between and n_layers == 0):
             yield f"identity.metrics: {metric} has a version but no scores"
 
 

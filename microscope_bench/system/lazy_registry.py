@@ -67,7 +67,7 @@ class Registry(Generic[T]):
         return sorted({*self._paths, *self._objects, *self._plugins()})
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        return name in self._paths or name in self._objects or name in self._plugins()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

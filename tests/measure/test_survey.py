@@ -13,7 +13,8 @@ from microscope_bench.measure.clouds import boundaries
 from microscope_bench.measure.survey import survey
 from microscope_bench.metrics import two_nn
 from microscope_bench.metrics.core.estimate import Estimate
-from microscope_bench.metrics.registry import METRICS, Metric
+from microscope_bench.metrics.record import Metric
+from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from tests.measure.stores import CPU, noise, noise_layers, write_store
 
@@ -155,7 +156,9 @@ def test_what_a_metric_is_given_does_not_depend_on_the_metrics_beside_it(tmp_pat
         n = len(cloud.matched.x)
         yield "n", None, Estimate(float(n), None, n, cloud.n_examples)
 
-    counts = Metric("counts", 1, "rows it was given", ("n", None), ("n",), (), scores)
+    counts = Metric(
+        name="counts", version=1, title="counts", explanation="rows it was given", estimators=("n",), scores=scores
+    )
     monkeypatch.setitem(METRICS._objects, "counts", counts)
     store = write_store(tmp_path / "s", {"text": noise_layers(700, 8, 2, 1), "image": noise_layers(2000, 8, 2, 2)}, 10)
 
@@ -171,7 +174,11 @@ def test_an_estimator_that_a_metric_does_not_list_is_refused(tmp_path, monkeypat
     def scores(cloud):
         yield "other", None, Estimate(1.0, None, 1, 1)
 
-    monkeypatch.setitem(METRICS._objects, "odd", Metric("odd", 1, "odd", ("one", None), ("one",), (), scores))
+    monkeypatch.setitem(
+        METRICS._objects,
+        "odd",
+        Metric(name="odd", version=1, title="odd", explanation="odd", estimators=("one",), scores=scores),
+    )
     store = write_store(tmp_path / "s", {"image": noise_layers(50, 4, 2)}, 10)
     with pytest.raises(MicroscopeError, match="metric odd gave estimator 'other'"):
         measure(store, Protocol("geometry/1"), ["odd"], n_layers=1, device=CPU, progress=False)

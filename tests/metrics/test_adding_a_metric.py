@@ -40,7 +40,7 @@ def test_the_example_is_found_and_computes(metric: Any) -> None:
     assert "norm_spread" in METRICS.names() and metric.name == "norm_spread"
     x, example = gaussian(200, 6), torch.arange(200) // 10
     ((estimator, stream, estimate),) = metric.scores(ArrayCloud(x, None, example % 10, example, 10))
-    assert (estimator, stream) == metric.headline
+    assert [(one.estimator, one.stream) for one in metric.headlines] == [(estimator, stream)]
     norms = x.norm(dim=1)
     assert estimate.value == pytest.approx(float(norms.std(correction=0) / norms.mean()))
     assert 0 < estimate.stderr < 0.1

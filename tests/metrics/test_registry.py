@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from microscope_bench.errors import MicroscopeError, UnknownNameError
 from microscope_bench.metrics.core.cloud import ArrayCloud
-from microscope_bench.metrics.registry import METRICS, metric_names
+from microscope_bench.metrics.record import WIDTH, Headline, Metric
+from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS, find_metric, headlines, metric_names
 from tests.metrics.oracles import gaussian, next_states
 
 
@@ -34,7 +37,7 @@ def test_every_metric_yields_what_it_declares(name: str) -> None:
     declared = {(e, s) for e in metric.estimators for s in metric.streams or (None,)}
     assert len(found) == len(set(found))
     assert set(found) == declared - UNDEFINED
-    assert metric.headline in found and metric.name == name
+    assert all((one.estimator, one.stream) in found for one in metric.headlines) and metric.name == name
     for estimator, _, e in metric.scores(cloud):
         needs_more_tokens = name == "intrinsic_dimension_by_n" and estimator != "n256"
         assert needs_more_tokens or (e.value is not None and e.stderr is not None), (estimator, e.reason)
@@ -72,8 +75,8 @@ def test_an_unknown_metric_is_answered_with_the_nearest() -> None:
 
 def test_describing_the_metrics_imports_no_torch() -> None:
     run(
-        "import sys; from microscope_bench.metrics import METRICS; [METRICS.get(n).description for n in METRICS];"
-        "assert 'torch' not in sys.modules"
+        "import sys; from microscope_bench.metrics import METRICS; [METRICS.get(n).explanation for n in METRICS];"
+        "assert not {'torch', 'numpy'} & sys.modules.keys()"
     )
 
 
@@ -102,3 +105,35 @@ def test_a_metric_goes_by_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
         metric_names(" , ")
     monkeypatch.delitem(METRICS._objects, "alias")
     assert metric_names(["linearity", "all"]) == METRICS.names()
+
+
+def test_the_headlines_of_the_default_metrics_come_first() -> None:
+    titles = [one.title for one in headlines(["modality_gap", "cka", "nobody_s", *sorted(DEFAULT_METRICS)])]
+    assert titles == [
+        "linearity (hidden)",
+        "linearity (update)",
+        "intrinsic dimension",
+        "anisotropy",
+        "modality gap (unit)",
+    ]
+    assert headlines() == headlines(DEFAULT_METRICS) and {one.metric for one in headlines()} == set(DEFAULT_METRICS)
+    assert find_metric("nobody_s") is None
+
+
+def test_a_record_knows_where_its_values_lie() -> None:
+    linearity, rank = METRICS.get("linearity"), METRICS.get("effective_rank")
+    assert linearity.range_of("held_out", 64) == (-math.inf, 1) and linearity.range_of("in_sample", 64) == (0, 1)
+    assert rank.range_of("covariance", 64) == (1, 64.0) and rank.high is WIDTH
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"headlines": (Headline(estimator="b", title="t", explanation="e", extreme="min"),)},
+        {"headlines": (Headline(estimator="a", stream="s", title="t", explanation="e", extreme="min"),)},
+        {"estimator_ranges": {"b": (0, 1)}},
+    ],
+)
+def test_a_record_speaks_of_estimators_that_it_lists(wrong: dict[str, Any]) -> None:
+    with pytest.raises(MicroscopeError, match="metric toy has"):
+        Metric(name="toy", version=1, title="toy", explanation="e", estimators=("a",), scores=lambda _: [], **wrong)

@@ -10,7 +10,7 @@ from torch import Tensor
 from microscope_bench.metrics.core.cloud import Cloud, Sample
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
-from microscope_bench.metrics.registry import EstimatorScore
+from microscope_bench.metrics.record import EstimatorScore
 
 
 class NeighbourDistances:
