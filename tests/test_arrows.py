@@ -183,3 +183,13 @@ def test_results_are_read_where_there_are_no_unix_locks():
     code = f"import sys; sys.modules['fcntl'] = None; import {names}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_tests_share_what_they_share_by_modules_that_hold_no_test():
+    tests = Path(__file__).parent
+    found = {
+        file.relative_to(tests).as_posix(): shared
+        for file in tests.rglob("*.py")
+        if (shared := {name for name in imports_of(file) if name.startswith("tests.") and ".test_" in name})
+    }
+    assert not found

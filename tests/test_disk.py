@@ -22,8 +22,7 @@ from microscope_bench.results.result_files import find_results
 from microscope_bench.system import disk
 from microscope_bench.system.disk import LOCK, is_locked, locked, replacing, write_whole
 from tests.results.sample import sample
-from tests.test_runner import result_files, run
-from tests.toy import ToyAdapter
+from tests.toy import ToyAdapter, result_files, run
 
 
 def test_a_file_is_replaced_in_one_step_or_not_at_all(tmp_path):

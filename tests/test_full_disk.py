@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from microscope_bench.errors import MicroscopeError
-from tests.test_runner import result_files, run
-from tests.toy import ToyAdapter
+from tests.toy import ToyAdapter, result_files, run
 
 KINDS = {
     "tensors": ".safetensors",

@@ -10,15 +10,7 @@ import pytest
 from microscope_bench import evaluate, load_result
 from microscope_bench.errors import CaptureError, MicroscopeError, ResultError, StoreError
 from microscope_bench.run.measure_store import measure_store
-from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask
-
-
-def run(path=None, adapter=None, task=None, **options):
-    return evaluate(adapter or ToyAdapter(), task or ToyTask(40), output_path=path, progress=False, **options)
-
-
-def result_files(path):
-    return sorted(file for file in path.rglob("*.json") if ".stores" not in file.parts)
+from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask, result_files, run
 
 
 def test_a_run_writes_one_valid_file_that_loads_as_the_result_and_leaves_no_store(tmp_path):

@@ -11,8 +11,7 @@ from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.cli.main import main
 from microscope_bench.system import signals
-from tests.test_runner import result_files, run
-from tests.toy import ToyAdapter
+from tests.toy import ToyAdapter, result_files, run
 
 BATCH = 4
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from microscope_bench import evaluate
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, TEXT, Adapter, Batch, ModelInfo
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import Example
+from microscope_bench.results.result import Result
 
 PATCHES = 6
 WIDTH = 16
@@ -167,3 +171,15 @@ class ToyTask:
             answer=row % 3,
             converted_from=("P",),
         )
+
+
+def run(
+    path: Path | None = None, adapter: Adapter | None = None, task: ToyTask | None = None, **options: Any
+) -> Result:
+    """The toy model on forty toy questions, unless told otherwise."""
+    return evaluate(adapter or ToyAdapter(), task or ToyTask(40), output_path=path, progress=False, **options)
+
+
+def result_files(path: Path) -> list[Path]:
+    """The result files below a directory, token stores left out."""
+    return sorted(file for file in path.rglob("*.json") if ".stores" not in file.parts)

@@ -11,8 +11,7 @@ import torch
 
 from microscope_bench.errors import ExampleError, MicroscopeError
 from microscope_bench.system.memory import out_of_memory
-from tests.test_runner import run
-from tests.toy import ToyAdapter, ToyTask
+from tests.toy import ToyAdapter, ToyTask, run
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -10,7 +10,7 @@ from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.host_copies import HostCopies
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.errors import CaptureError
-from tests.capture.test_loop import FEW
+from tests.capture.captured import FEW
 from tests.toy import LAYERS, ToyAdapter, ToyTask
 
 

@@ -150,8 +150,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_of_a_damaged_store_the_damaged_part_alone_is_captured_again(tmp_path, damage):
-    from tests.test_runner import run
-    from tests.toy import ToyAdapter
+    from tests.toy import ToyAdapter, run
 
     undisturbed = run(None, store=tmp_path / "s", keep_store=True, metrics="anisotropy", batch_size=4)
     name, do = DAMAGE[damage]
@@ -192,7 +191,7 @@ def test_no_byte_of_a_record_or_manifest_changes_unseen(tmp_path, file, data):
 
 def test_a_resumed_run_reads_every_part_once_for_its_checksum(tmp_path, monkeypatch):
     from microscope_bench.capture import store as module
-    from tests.test_runner import run
+    from tests.toy import run
 
     run(None, store=tmp_path / "s", keep_store=True, metrics="anisotropy")
     hashed = []

@@ -12,7 +12,7 @@ from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.capture.writer import PartWriter
 from microscope_bench.errors import StoreError
-from tests.capture.test_loop import FEW, by_token, captured
+from tests.capture.captured import FEW, by_token, captured
 from tests.toy import ToyAdapter, ToyTask
 
 

@@ -1,10 +1,11 @@
-"""The example result with a tenth of its rows: reading and writing it a hundred times takes seconds, not minutes."""
+"""The example result with a tenth of its rows, which reads and writes in milliseconds, and another model's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from microscope_bench.results.result import Result
+from microscope_bench.results.result import Result, Score
 from tests.results.sample import sample, with_scores
 
 ESTIMATORS = {"held_out", "twonn_discard10", "top_share"}
@@ -19,3 +20,9 @@ def small(**changes: Any) -> Result:
 
 
 SMALL = small()
+
+MODEL_B = sample(model={"name": "Beta", "repo": "org/Beta", "revision": "sha256-0123456789abcdef"})
+
+
+def replace_no_sinks(result: Result, change: Callable[[Score], Score]) -> Result:
+    return with_scores(result, lambda s: change(s) if s.tokens == "no_sinks" else s)

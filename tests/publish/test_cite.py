@@ -15,8 +15,8 @@ from microscope_bench.publish.cite import PAPER, SOFTWARE, bibtex, model_card, r
 from microscope_bench.publish.form_names import CITATIONS
 from microscope_bench.publish.summary import plus_minus
 from microscope_bench.tasks import list_tasks
-from tests.publish.test_injection import HOSTILE, everywhere
-from tests.publish.test_leaderboard import MODEL_B
+from tests.publish.hostile import HOSTILE, everywhere
+from tests.publish.small import MODEL_B
 from tests.results.sample import SAMPLE_FILE, failed, sample
 
 CFF = yaml.safe_load((Path(__file__).resolve().parents[2] / "CITATION.cff").read_text(encoding="utf-8"))

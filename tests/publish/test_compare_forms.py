@@ -18,8 +18,8 @@ from microscope_bench.publish.compare.forms import FORMS
 from microscope_bench.publish.compare.paths import Pair, Report
 from microscope_bench.publish.compare.table import SHOWN
 from microscope_bench.results.result import Result
+from tests.publish.hostile import HOSTILE, rendered
 from tests.publish.small import SMALL, small
-from tests.publish.test_injection import HOSTILE, rendered
 from tests.results.sample import with_scores
 
 

@@ -23,8 +23,8 @@ from microscope_bench.publish.compare.tolerances import Tolerances
 from microscope_bench.results.document import canonical, parse
 from microscope_bench.results.result import Result, Score, load_result
 from tests.publish.small import SMALL
+from tests.results.mutations import BYTES, DOCUMENT, mutations
 from tests.results.sample import forge
-from tests.results.test_fuzz import BYTES, DOCUMENT, mutations
 
 SHARED = [HealthCheck.function_scoped_fixture]
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)

@@ -22,8 +22,8 @@ from microscope_bench.publish.leaderboard.csv_json import records, to_csv, to_js
 from microscope_bench.publish.leaderboard.formats import render_as
 from microscope_bench.publish.leaderboard.latex_tables import latex, latex_tables
 from microscope_bench.results.result_files import result_path
-from tests.publish.test_injection import HOSTILE, entries
-from tests.publish.test_leaderboard import MODEL_B
+from tests.publish.hostile import HOSTILE, entries
+from tests.publish.small import MODEL_B
 from tests.results.sample import failed, sample, with_scores
 
 FORMULAS = ["=HYPERLINK(1)", "+1", "-1+1", "@SUM(A1)", '=cmd|" /C calc"!A0']

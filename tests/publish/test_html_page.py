@@ -21,9 +21,9 @@ from microscope_bench.publish.leaderboard.html_page import render_html, sparklin
 from microscope_bench.publish.leaderboard.markdown_page import render_board
 from microscope_bench.publish.summary import HEADLINES
 from microscope_bench.results.result_files import each_result
+from tests.publish.hostile import HOSTILE, entries
 from tests.publish.html_reader import Page
-from tests.publish.test_injection import HOSTILE, entries
-from tests.publish.test_leaderboard import MODEL_B, replace_no_sinks
+from tests.publish.small import MODEL_B, replace_no_sinks
 from tests.results.sample import failed, sample, with_scores
 
 ROOT = Path(__file__).resolve().parents[2]

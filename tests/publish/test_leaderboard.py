@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,10 +11,10 @@ from microscope_bench.publish.leaderboard.markdown_page import render
 from microscope_bench.publish.summary import HEADLINES, summarise
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Accuracy, Result, Score
+from tests.publish.small import MODEL_B, replace_no_sinks
 from tests.results.sample import failed, sample, with_scores
 
 NAMED = named_protocol("geometry/1")
-MODEL_B = sample(model={"name": "Beta", "repo": "org/Beta", "revision": "sha256-0123456789abcdef"})
 
 
 def section(page: str, title: str) -> str:
@@ -91,10 +90,6 @@ def test_a_value_that_needs_care_refers_to_a_note() -> None:
     assert all(cell.endswith(f"<sup>{number[1]}</sup>") for cell in shown[1:3]) and "<sup>" not in shown[4]
     assert f"beware, text; text, no sinks; image; joint; joint, no sinks: {caution}" in summary_table(few)
     assert caution not in render([("a.json", sample())])
-
-
-def replace_no_sinks(result: Result, change: Callable[[Score], Score]) -> Result:
-    return with_scores(result, lambda s: change(s) if s.tokens == "no_sinks" else s)
 
 
 def test_it_describes_and_does_not_rank() -> None:

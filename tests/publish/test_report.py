@@ -10,7 +10,6 @@ import time
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pytest
 from jinja2 import StrictUndefined
@@ -21,22 +20,14 @@ from microscope_bench.errors import ResultError
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish.report.page import _templates, render
 from microscope_bench.publish.summary import HEADLINES, Summary, plus_minus, summarise
-from microscope_bench.results.result import Result, Score, load_result
+from microscope_bench.results.result import Score, load_result
+from tests.publish.many_layers import big, named
 from tests.publish.report_page import Element, figure, read
 from tests.results.sample import SAMPLE_FILE, failed, sample, with_scores
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results"
 WITH_GAP = COMMITTED / "zoo-llava/sha256-9fd3683a3ee8ad34/scienceqa_img.json"
 LINEARITY, UPDATE, DIMENSION, ANISOTROPY = HEADLINES
-
-
-SAMPLE = sample()
-
-
-def named(name: str, **changes: Any) -> Result:
-    identity = SAMPLE.identity
-    changed = replace(identity, model=replace(identity.model, name=name, **changes))
-    return replace(SAMPLE, identity=changed, signature="")
 
 
 def values(score: Score, change: float) -> Score:
@@ -336,22 +327,6 @@ def test_a_template_that_names_nothing_is_an_error():
 def test_the_templates_are_in_the_package():
     folder = resources.files("microscope_bench.publish") / "templates"
     assert {entry.name for entry in folder.iterdir()} >= {"report.html", "report.css", "report.js"}
-
-
-def big(name: str, layers: int = 32) -> Result:
-    """A model of 32 blocks: the scores of the example at every layer, with sinks in every modality."""
-    result = named(name, n_layers=layers)
-    kept = [s for s in result.scores if s.layer == 0 and s.tokens in ("all", "no_sinks")]
-    scores = tuple(
-        replace(s, layer=layer, value=0.5 + layer / 97, stderr=0.0123)
-        for s in kept
-        for layer in range(layers if s.metric == "linearity" else layers + 1)
-    )
-    image = (s for s in scores if (s.metric, s.modality) == ("anisotropy", "image"))
-    gap = tuple(replace(s, metric="modality_gap", estimator="unit") for s in image)
-    sinks = tuple(replace(s, n_sinks=3, layers=()) for s in result.sinks or ())
-    identity = replace(result.identity, metrics={**result.identity.metrics, "modality_gap": 1})
-    return replace(result, scores=scores + gap, sinks=sinks, identity=identity, signature="")
 
 
 def test_a_report_of_ten_models_of_32_blocks_is_small_and_quick():

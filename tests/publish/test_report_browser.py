@@ -19,7 +19,7 @@ import pytest
 
 from microscope_bench.publish.report.page import render
 from microscope_bench.results.result import Result, load_result
-from tests.publish.test_report import big, named
+from tests.publish.many_layers import big, named
 from tests.results.sample import with_scores
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

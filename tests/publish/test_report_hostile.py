@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from microscope_bench.publish.report.page import render
 from microscope_bench.results.result import Failure, Result, Score, Skipped
+from tests.publish.hostile import HOSTILE
 from tests.publish.report_page import Element, read
-from tests.publish.test_injection import HOSTILE
 from tests.results.sample import failed, sample, with_scores
 
 PAYLOADS = [

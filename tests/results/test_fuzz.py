@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -14,61 +13,12 @@ from microscope_bench.errors import ResultError
 from microscope_bench.publish.leaderboard.markdown_page import render
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Result, load_result
-from tests.results.sample import SAMPLE_FILE, forge
-
-ORIGINAL = load_result(SAMPLE_FILE)
-# few rows, so that most mutations hit something else than a row
-DOCUMENT: dict[str, Any] = forge(ORIGINAL.to_dict() | {"scores": ORIGINAL.to_dict()["scores"][:4]})
-BYTES = json.dumps(DOCUMENT).encode()
+from tests.results.mutations import BYTES, DOCUMENT, mutations
+from tests.results.sample import forge
 
 QUICK = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
-
-deep: Any = 0
-for _ in range(300):
-    deep = [deep]
-VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(10**30), 10**30),
-    st.floats(),
-    st.text(max_size=20),
-    st.sampled_from(["\ud800", "\0", "a\nb", "x" * 100_000, 10**400, deep, {}, [], {"": {}}, {"\ud800": 1}]),
-    st.lists(st.integers(), max_size=3),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-)
-
-
-def places(node: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    steps = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    return [at, *(place for key, value in steps for place in places(value, (*at, key)))]
-
-
-PLACES = places(DOCUMENT)[1:]
-
-
-@st.composite
-def mutations(draw: st.DrawFn) -> dict[str, Any]:
-    changed = copy.deepcopy(DOCUMENT)
-    for _ in range(draw(st.integers(1, 3))):
-        *parents, last = draw(st.sampled_from(PLACES))
-        try:
-            at: Any = changed
-            for step in parents:
-                at = at[step]
-            match draw(st.sampled_from(["replace", "delete", "add", "repeat"])):
-                case "replace":
-                    at[last] = draw(VALUES)
-                case "delete":
-                    del at[last]
-                case "add" if isinstance(at, dict):
-                    at[draw(st.text(max_size=5))] = draw(VALUES)
-                case _ if isinstance(at, list):
-                    at.append(at[last])
-        except (KeyError, IndexError, TypeError):
-            continue  # an earlier mutation took this place away
-    return changed
 
 
 def load(path: Path, content: bytes) -> Result | None:

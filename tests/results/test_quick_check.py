@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from microscope_bench.results.quick_check import quick_check
 from microscope_bench.results.validation import NEWEST, _quick_check, _validator, schema
+from tests.results.mutations import DOCUMENT, mutations
 from tests.results.sample import HISTORIC
-from tests.results.test_fuzz import DOCUMENT, mutations
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 FILES = sorted([*HISTORIC.glob("*.json"), *RESULTS.rglob("shapesqa.json")])
