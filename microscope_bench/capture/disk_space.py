@@ -27,17 +27,10 @@ def store_bytes(
 
 
 def check_space(path: Path, adapter: Adapter, protocol: Protocol, n_examples: int, mainflow: bool = False) -> None:
-    """Logs how large a store will be at most: every example full, in every modality.
-
-    Args:
-        path: an existing directory on its disk.
-        adapter: gives depth, width, dtype and modalities.
-        protocol: gives the tokens per example.
-        n_examples: how many are still to be captured.
-        mainflow: whether stream ``mainflow`` is captured too.
+    """Logs how large a store for ``n_examples`` more will be at most: every example full, in every modality.
 
     Raises:
-        StoreError: the disk cannot hold it.
+        StoreError: the disk of ``path``, an existing directory, cannot hold it.
     """
     info = adapter.info
     n_tokens = n_examples * protocol.tokens_per_example * len(adapter.modalities)

@@ -46,12 +46,8 @@ def boundary_hooks(
 
     Boundary l < L is the input of block l + 1, boundary L the output of the last block, before the final norm. The
     tensor is the model's own: read it at once and do not change it. Hooks are removed on the way out, whatever happens.
-
-    Args:
-        blocks: the L decoder blocks in order; there may be none.
-        last: the module whose output is boundary L.
-        on_boundary: receives (l, hidden states as the block saw them).
-        end_pass: leave the forward pass right after boundary L; run it inside :func:`run_pass`.
+    There may be no blocks: the output of ``last`` is boundary L. With ``end_pass``, which needs :func:`run_pass` around
+    it, the forward pass is left right after boundary L.
     """
 
     def before(layer: int) -> Callable[..., None]:
@@ -115,11 +111,8 @@ def watched(
 ) -> Iterator[None]:
     """Hands every boundary of the one forward pass inside this context to ``on_boundary``, in order and once.
 
-    Args:
-        adapter: whose model runs.
-        on_boundary: see :func:`boundary_hooks`; it gets the residual stream, (B, S, d).
-        end_pass: leave the forward pass right after boundary L; see :func:`boundary_hooks`.
-        first_pass_only: let further passes go by unseen, as the decode steps are that follow a prompt's.
+    Unlike :func:`boundary_hooks` it gives the residual stream, (B, S, d). With ``first_pass_only`` further passes go by
+    unseen, such as the decode steps that follow a prompt.
 
     Raises:
         CaptureError: a boundary came twice, out of order, or not at all.

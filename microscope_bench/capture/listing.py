@@ -20,14 +20,10 @@ class StoreListing:
     """What can be told of a store without reading its states.
 
     Attributes:
-        path: its directory.
-        model: what it was captured from; "" where the manifest cannot be read, as ``task``.
-        task: the task's name.
-        captured: examples that are there.
-        n_examples: examples that the run has.
-        n_bytes: on disk.
+        model: name of the model; "" where the manifest cannot be read, as ``task`` is.
+        captured: how many of the run's ``n_examples`` are there.
         written: when its last file was written.
-        in_use: whether a run holds it.
+        in_use: whether a run holds its lock.
     """
 
     path: Path

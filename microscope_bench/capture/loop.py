@@ -29,8 +29,6 @@ from microscope_bench.system.processes import ALONE, Processes, ProcessesError
 LOG = logging.getLogger("microscope_bench")
 MAINFLOW_EXAMPLES = 16
 """Examples among which one with a medium and one without are looked for, to see whether the model has a main flow."""
-
-
 _TOO_LARGE = (
     "Not even example {} alone fits: load the model smaller (--model_args dtype=bfloat16, or quantization=...), spread "
     "it (device_map=auto), give it smaller pictures, or take a device with more memory"
@@ -39,13 +37,7 @@ _TOO_LARGE = (
 
 @dataclass(frozen=True)
 class _Captured:
-    """Some consecutive examples of a part.
-
-    Attributes:
-        records: one for each.
-        states: of those that were measured; None where there is none.
-        measured: which these are: their numbers within the part.
-    """
+    """Some consecutive examples of a part; ``measured`` numbers, within the part, those that have states."""
 
     records: list[ExampleRecord]
     states: BatchStates | None
@@ -68,6 +60,7 @@ class Capture:
         self.protocol = protocol
         self.batch_size = min(batch_size, adapter.max_batch or batch_size)
 
+    @signals.deferred()
     def fill(
         self,
         store: TokenStore,
@@ -75,9 +68,7 @@ class Capture:
         on_examples: Callable[[int], object],
         processes: Processes = ALONE,
     ) -> None:
-        """Captures the given parts, or what is missing of them.
-
-        Whatever ends it before its end, the examples captured so far are stored.
+        """Captures the given parts, or what is missing of them; what ends it early leaves what was captured stored.
 
         Args:
             store: opened for this run, its lock held.
@@ -90,12 +81,6 @@ class Capture:
             MicroscopeError: memory ran out with a single example.
             Stopped: a signal asked for the end, under handlers of :mod:`microscope_bench.system.signals`.
         """
-        with signals.deferred():
-            self._fill(store, parts, on_examples, processes)
-
-    def _fill(
-        self, store: TokenStore, parts: Sequence[int], on_examples: Callable[[int], object], processes: Processes
-    ) -> None:
         n_examples = int(store.manifest["n_examples"])
         done = [part for part in range(store.n_parts) if part not in set(parts)]
         skipped = [record for part in done for record in store.part_records(part) if record.skipped]
@@ -184,11 +169,7 @@ class Capture:
         return before, done
 
     def _capture_chunk(self, chunk: Sequence[int], first: int, mainflow: bool) -> _Captured | None:
-        """One batch; None where it does not fit into memory and there is less to try.
-
-        Raises:
-            MicroscopeError: not even one example fits.
-        """
+        """One batch; None where it does not fit into memory and there is less to try."""
         ids = ", ".join(self.source.ids[index] for index in chunk)
         with memory_enough(_TOO_LARGE.format(ids)) if len(chunk) == 1 else nullcontext():
             try:

@@ -86,11 +86,7 @@ class _Block:
 
     @classmethod
     def read(cls, block: nn.Module, number: int) -> _Block:
-        """The block as its parts' names suggest it.
-
-        Raises:
-            MainflowError: they suggest another form.
-        """
+        """The block as its parts' names suggest it."""
         title = f"block {number} ({type(block).__name__})"
         parts = {name: child for name, child in block.named_children() if child is not None}
         for form in _FORMS:
@@ -110,11 +106,7 @@ class _Block:
         return [part for branch in self.branches for part in branch.values()]
 
     def verify(self, entering: Tensor, leaving: Tensor) -> None:
-        """Raises unless the calls add up to h + attention(norm(h)), then + mlp(norm(.)), within rounding.
-
-        Raises:
-            MainflowError: naming the part where they do not.
-        """
+        """Raises unless the calls add up to h + attention(norm(h)), then + mlp(norm(.)), within rounding."""
         stream, called = entering, "the block's input"
         for branch in self.branches:
             flow = stream

@@ -7,12 +7,10 @@ close means a hundredth of the norm. What went into them can.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from microscope_bench.adapters.base import TEXT
-from microscope_bench.capture.selection import splitmix64
+from microscope_bench.capture.selection import key_hash, splitmix64
 
 
 def token_origins(
@@ -37,21 +35,17 @@ def token_origins(
     n = len(labels)
     position = np.arange(n, dtype=np.uint64)
     if len(tokens) != n:
-        own = splitmix64(position + _key(f"position\0{example_id}"))
+        own = splitmix64(position + key_hash(f"position\0{example_id}"))
         return own, own
-    own = splitmix64(np.asarray(tokens).astype(np.uint64) + _key("token"))
+    own = splitmix64(np.asarray(tokens).astype(np.uint64) + key_hash("token"))
     for label in np.unique(labels[labels > TEXT]):
         places = np.flatnonzero(labels == label)
         source = f"media\0{media}" if media is not None else f"media of\0{example_id}"
-        own[places] = splitmix64(np.arange(len(places), dtype=np.uint64) + _key(f"{label}\0{source}"))
+        own[places] = splitmix64(np.arange(len(places), dtype=np.uint64) + key_hash(f"{label}\0{source}"))
     with np.errstate(over="ignore"):
         prefix = np.cumsum(splitmix64(own ^ splitmix64(position)), dtype=np.uint64)
         if sees == "media":
-            prefix = splitmix64(prefix ^ _key(f"sees\0{media if media is not None else example_id}"))
+            prefix = splitmix64(prefix ^ key_hash(f"sees\0{media if media is not None else example_id}"))
         elif sees == "sequence":
             prefix = splitmix64(prefix ^ splitmix64(prefix[-1:]))
     return own, prefix
-
-
-def _key(text: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))

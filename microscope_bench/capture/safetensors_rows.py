@@ -38,16 +38,10 @@ _ABSENT = -1
 
 
 class StoredRows:
-    """Reads rows of a store's tensors by part and row.
-
-    Args:
-        store: a complete store.
+    """Reads rows of a complete store's tensors by part and row.
 
     Attributes:
         n_tokens: int64 (parts,), how many tokens each part has.
-
-    Raises:
-        StoreError: a part cannot be read.
     """
 
     def __init__(self, store: TokenStore) -> None:
@@ -70,11 +64,7 @@ class StoredRows:
                     self._places[name][part] = start + about["data_offsets"][0]
 
     def kind(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
-        """Type and shape of one row of a tensor.
-
-        Raises:
-            StoreError: no part has such a tensor with a row in it.
-        """
+        """Type and shape of one row of a tensor."""
         if name not in self._kinds:
             raise StoreError(f"the store {self.store.path} holds no tokens with a {name}")
         return self._kinds[name]
@@ -91,9 +81,6 @@ class StoredRows:
             name: the tensor's.
             part: integers (n,).
             row: integers (n,), within the part.
-
-        Raises:
-            StoreError: a part cannot be read, lacks the tensor, or ends too soon.
         """
         dtype, shape = self.kind(name)
         out = torch.empty((len(row), *shape), dtype=dtype)

@@ -57,7 +57,7 @@ def token_hashes(positions: np.ndarray, key: str) -> np.ndarray:
 
 
 def key_hash(key: str) -> np.uint64:
-    """What a key adds to the positions under it before they are hashed; see :func:`token_hashes`."""
+    """64 bits of a key's BLAKE2b: what the key adds to the numbers under it before they are hashed."""
     return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"))
 
 

@@ -25,15 +25,7 @@ SIGN = ".seen-by-all-"
 
 
 def check_same_run(processes: Processes, run: Mapping[str, Any]) -> None:
-    """Makes sure that all processes are about to measure the same.
-
-    Args:
-        processes: of the run.
-        run: JSON-able; what must be equal in all of them.
-
-    Raises:
-        ProcessesError: it is not; the message names the fields that differ.
-    """
+    """Raises a ProcessesError that names the fields in which ``run``, JSON-able, differs between the processes."""
     everyone = processes.gather(json.dumps(run, sort_keys=True))
     for rank, other in enumerate(everyone):
         differing = sorted(differences(json.loads(everyone[0]), json.loads(other)))
@@ -88,11 +80,7 @@ def _await_sign(processes: Processes, path: Path) -> None:
 
 
 def await_parts(processes: Processes, store: TokenStore) -> None:
-    """Returns once every process has filled its parts and this one sees all of them.
-
-    Raises:
-        StoreError: a part does not show.
-    """
+    """Returns once every process has filled its parts and this one sees all of them."""
     processes.wait()
     if processes.size > 1:
         for part in range(store.n_parts):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,16 +19,8 @@ from microscope_bench.errors import AdapterError, CaptureError
 from microscope_bench.example import Example
 from microscope_bench.protocol import Protocol
 
-
-@dataclass(frozen=True)
-class _Selected:
-    """The kept tokens of one batch: (row, column) into (B, S), and what they are."""
-
-    row: np.ndarray
-    column: np.ndarray
-    modality: np.ndarray
-    position: np.ndarray
-    number: np.ndarray
+TOKEN_COLUMNS = ("modality", "example", "position", "number", "origin", "prefix")
+"""What a store says of each token: one number, int8 for the modality and int64 for the others."""
 
 
 class BatchStates:
@@ -44,7 +35,6 @@ class BatchStates:
         batch: what runs; positions labelled as padding are never kept.
         examples: one for each row of the batch.
         rows: for each example its row in the hidden states, where these hold others too; None means all in order.
-
     """
 
     def __init__(
@@ -59,18 +49,14 @@ class BatchStates:
         self._tokens = batch.tokens
         self._batch: Batch | None = batch
         self._labels: np.ndarray | None = None
-        self._selected: _Selected | None = None
+        self._selected: dict[str, np.ndarray] = {}
         self._copies: HostCopies | None = None
         self._tensors: dict[str, Tensor] = {}
-        self._origins: tuple[np.ndarray, np.ndarray] | None = None
         self._records: list[ExampleRecord] = []
+        self._columns: dict[str, np.ndarray] | None = None
 
     def keep_boundary(self, layer: int, hidden: Tensor) -> None:
-        """Keeps the selected tokens of boundary ``layer``; an ``on_boundary`` of :mod:`capture.hooks`.
-
-        Args:
-            layer: 0 comes first.
-            hidden: (B, S, d).
+        """Keeps the selected tokens of boundary ``layer`` of ``hidden``, (B, S, d); boundary 0 comes first.
 
         Raises:
             AdapterError: the labels are of another shape.
@@ -92,14 +78,14 @@ class BatchStates:
         Raises:
             CaptureError: no boundary was handed over.
         """
-        if self._origins is None:
-            chosen = self.selected
-            assert self._labels is not None and self._copies is not None  # set where the tokens are selected
+        if self._columns is None:
+            if self._labels is None or self._copies is None:
+                raise CaptureError(f"{self._adapter.info.name}: no boundary was handed over")
             media = [media_sha256(example) for example in self._examples]
             self._records = list(self._describe(self._labels, media))
-            origins = self._find_origins(self._labels, chosen, media)
+            columns = self._selected | self._find_origins(self._labels, media)
             self._copies.wait()
-            self._origins = origins  # last: an interrupt before it leaves the rest to be done again
+            self._columns = columns  # last: an interrupt before it leaves the rest to be done again
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -114,18 +100,11 @@ class BatchStates:
         return self._records
 
     @property
-    def origins(self) -> tuple[np.ndarray, np.ndarray]:
-        """uint64 (n,) twice: of each kept token the keys of :func:`~microscope_bench.capture.origins.token_origins`."""
+    def columns(self) -> dict[str, np.ndarray]:
+        """Name → (n,), what the kept tokens are: ``row`` and ``column`` in (B, S), and :data:`TOKEN_COLUMNS`."""
         self.finish()
-        assert self._origins is not None
-        return self._origins
-
-    @property
-    def selected(self) -> _Selected:
-        """Which tokens are kept."""
-        if self._selected is None:
-            raise CaptureError(f"{self._adapter.info.name}: no boundary was handed over")
-        return self._selected
+        assert self._columns is not None
+        return self._columns
 
     def score_choices(self, logits: Tensor, prompts: Sequence[str]) -> None:
         """Notes the log-probability of each choice that is one short word, as the next token.
@@ -134,44 +113,44 @@ class BatchStates:
             logits: float32 (B, vocabulary), those after each example's last token.
             prompts: the batch's.
         """
-        ids = [self._choice_ids(example, prompt) for example, prompt in zip(self._examples, prompts, strict=True)]
-        for row, (found, record) in enumerate(zip(ids, self.records, strict=True)):  # a GPU is waited for here
-            if isinstance(found, str):
-                record.unscored = found
-            elif found is not None:
-                logprobs = torch.log_softmax(logits[row].double(), dim=-1)[found].tolist()
-                if np.isfinite(logprobs).all():
-                    record.choice_logprobs = logprobs
-                else:
-                    record.unscored = "the logits hold NaN or infinity"
+        ids: dict[int, list[int]] = {}
+        refused: dict[int, str] = {}
+        for row, (example, prompt) in enumerate(zip(self._examples, prompts, strict=True)):
+            if example.choices is not None and example.has_short_choices:
+                try:
+                    ids[row] = self._choice_ids(prompt, example.choices)
+                except AdapterError as error:
+                    refused[row] = str(error)
+        records = self.records  # a GPU is waited for here
+        for row, reason in refused.items():
+            records[row].unscored = reason
+        for row, choices in ids.items():
+            logprobs = torch.log_softmax(logits[row].double(), dim=-1)[choices].tolist()
+            if np.isfinite(logprobs).all():
+                records[row].choice_logprobs = logprobs
+            else:
+                records[row].unscored = "the logits hold NaN or infinity"
 
-    def _choice_ids(self, example: Example, prompt: str) -> list[int] | str | None:
-        """One token for each choice; why there is not; or None where one pass is not asked to score them."""
-        if not example.has_short_choices or example.choices is None:
-            return None
-        try:
-            ids = self._adapter.choice_token_ids(prompt, example.choices)
-        except AdapterError as error:
-            return str(error)
+    def _choice_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
+        ids = self._adapter.choice_token_ids(prompt, choices)
         if len(set(ids)) < len(ids):  # such as the unknown token for each
-            return f"two of the choices {', '.join(example.choices)} are the same token"
+            raise AdapterError(f"two of the choices {', '.join(choices)} are the same token")
         return ids
 
     def _begin(self, batch: Batch, hidden: Tensor) -> None:
         if self._rows is not None:
             hidden = hidden[torch.as_tensor(self._rows, device=hidden.device)]
         self._adapter.check_labels(batch, hidden)
-        labels = self._adapter.refine_labels(batch, hidden)
-        self._check_media_found(labels)
-        pieces = list(self._select(labels))
-        chosen = _Selected(
-            *(np.concatenate([p[k] for p in pieces]) if pieces else np.empty(0, dtype=np.int64) for k in range(5))
-        )
-        self._labels, self._selected = labels, chosen
-        row = chosen.row if self._rows is None else np.asarray(self._rows, dtype=np.int64)[chosen.row]
-        self._copies = HostCopies(row, chosen.column)
+        self._labels = self._adapter.refine_labels(batch, hidden)
+        self._check_media_found(self._labels)
+        self._selected = self._select(self._labels)
+        row = self._selected["row"]
+        if self._rows is not None:
+            row = np.asarray(self._rows, dtype=np.int64)[row]
+        self._copies = HostCopies(row, self._selected["column"])
 
-    def _select(self, labels: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    def _select(self, labels: np.ndarray) -> dict[str, np.ndarray]:
+        found = [(np.empty(0, dtype=np.int64),) * 5]
         for row, example in enumerate(self._examples):
             real = np.flatnonzero(labels[row] != PADDING)
             for modality in MODALITIES:
@@ -185,14 +164,14 @@ class BatchStates:
                     example_id=example.id,
                     modality=modality,
                 )
-                n = len(positions)
-                number = number_from_last(positions, of_modality)
-                yield np.full(n, row), real[positions], np.full(n, code), positions, number
+                n, number = len(positions), number_from_last(positions, of_modality)
+                found.append((np.full(n, row), real[positions], np.full(n, code), positions, number))
+        names = ("row", "column", "modality", "position", "number")
+        return {name: np.concatenate(pieces) for name, pieces in zip(names, zip(*found, strict=True), strict=True)}
 
-    def _find_origins(
-        self, labels: np.ndarray, chosen: _Selected, media: Sequence[str | None]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        origin, prefix = (np.empty(len(chosen.row), dtype=np.uint64) for _ in range(2))
+    def _find_origins(self, labels: np.ndarray, media: Sequence[str | None]) -> dict[str, np.ndarray]:
+        rows, positions = self._selected["row"], self._selected["position"]
+        found = {name: np.empty(len(rows), dtype=np.uint64) for name in ("origin", "prefix")}
         for row, example in enumerate(self._examples):
             keys = token_origins(
                 labels[row][labels[row] != PADDING],
@@ -201,9 +180,10 @@ class BatchStates:
                 example_id=example.id,
                 sees=self._adapter.sees,
             )
-            of_row = chosen.row == row
-            origin[of_row], prefix[of_row] = (key[chosen.position[of_row]] for key in keys)
-        return origin, prefix
+            of_row = rows == row
+            for column, key in zip(found.values(), keys, strict=True):
+                column[of_row] = key[positions[of_row]]
+        return {name: column.view(np.int64) for name, column in found.items()}  # 64 bits are 64 bits, signed or not
 
     def _check_media_found(self, labels: np.ndarray) -> None:
         for row, example in enumerate(self._examples):
@@ -237,25 +217,16 @@ def join(collected: Sequence[BatchStates], numbers: Sequence[Sequence[int]]) -> 
     Args:
         collected: the batches of the part.
         numbers: for each batch, the number of each of its examples within the part.
+
+    Returns:
+        ``boundary.<l>`` (n, d) for every l, ``mainflow.<l>`` where it was captured, and :data:`TOKEN_COLUMNS` (n,),
+        of which ``example`` is the number within the part.
     """
-    if not collected:
-        nothing = torch.empty(0, dtype=torch.int64)
-        names = ("example", "position", "number", "origin", "prefix")
-        return {"modality": nothing.to(torch.int8), **{name: nothing.clone() for name in names}}
-    chosen = [states.selected for states in collected]
-    example = np.concatenate([np.asarray(n)[s.row] for s, n in zip(chosen, numbers, strict=True)])
-    modality = np.concatenate([s.modality for s in chosen])
-    position = np.concatenate([s.position for s in chosen])
-    order = np.lexsort((position, modality, example))
-    permutation = torch.from_numpy(order)
-    tensors = {
-        name: torch.cat([states.tensors[name] for states in collected])[permutation] for name in collected[0].tensors
-    }
-    tensors["modality"] = torch.from_numpy(modality[order].astype(np.int8))
-    tensors["example"] = torch.from_numpy(example[order].astype(np.int64))
-    tensors["position"] = torch.from_numpy(position[order].astype(np.int64))
-    tensors["number"] = torch.from_numpy(np.concatenate([s.number for s in chosen])[order].astype(np.int64))
-    for k, name in enumerate(("origin", "prefix")):
-        column = np.concatenate([states.origins[k] for states in collected])[order]
-        tensors[name] = torch.from_numpy(column.view(np.int64))  # 64 bits are 64 bits, signed or not
-    return tensors
+    columns = {name: [states.columns[name] for states in collected] for name in TOKEN_COLUMNS if name != "example"}
+    columns["example"] = [np.asarray(n)[s.columns["row"]] for s, n in zip(collected, numbers, strict=True)]
+    joined = {name: np.concatenate([np.empty(0, np.int64), *columns[name]]) for name in TOKEN_COLUMNS}
+    joined["modality"] = joined["modality"].astype(np.int8)
+    order = np.lexsort((joined["position"], joined["modality"], joined["example"]))
+    names = collected[0].tensors if collected else ()
+    tensors = {name: torch.cat([s.tensors[name] for s in collected])[torch.from_numpy(order)] for name in names}
+    return tensors | {name: torch.from_numpy(column[order]) for name, column in joined.items()}

@@ -47,11 +47,7 @@ _PART_FILES = r"\d{5,}\.(json|safetensors)"
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Holds the lock of the store at ``path``; taken before the store is opened or made.
-
-    Raises:
-        StoreError: another run is writing there, or no store can be there.
-    """
+    """Holds the lock of the store at ``path``; taken before the store is opened or made."""
     with ExitStack() as held:
         held.callback(_remove_if_empty, path)  # after the lock, whose file lies in it
         try:
@@ -96,13 +92,9 @@ class TokenStore:
 
     @classmethod
     def open_or_create(cls, path: Path, run: Mapping[str, Any], *, n_examples: int, part_examples: int) -> TokenStore:
-        """The store at ``path``, created if there is none yet.
+        """The store at ``path``, created if there is none yet; one that is there keeps its own ``part_examples``.
 
-        Args:
-            path: the store's directory.
-            run: JSON-able; everything that decides what the states are. It must equal the one already there.
-            n_examples: how many examples the run has.
-            part_examples: how many examples make a part; an existing store keeps its own.
+        ``run`` is JSON-able and holds everything that decides what the states are.
 
         Raises:
             StoreError: there is a store of another run; the message names the fields that differ.
@@ -132,11 +124,7 @@ class TokenStore:
         return cls(path)
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """Notes what a result needs to know of the capture (environment, timing); not compared on resume.
-
-        Raises:
-            StoreError: it cannot be written.
-        """
+        """Notes what a result needs to know of the capture (environment, timing); not compared on resume."""
         self.manifest["about"] = dict(about)
         try:
             write_whole(self.path / "manifest.json", signed(self.manifest))
@@ -190,11 +178,7 @@ class TokenStore:
         self.tensor_file(part).unlink(missing_ok=True)
 
     def check_complete(self) -> None:
-        """Raises unless every part is there and whole.
-
-        Raises:
-            StoreError: naming the first part that is not.
-        """
+        """Raises a StoreError that names the first part that is not there, or not whole."""
         for part in range(self.n_parts):
             n, wanted = self._check_part(part), len(self.part_range(part))
             if n < wanted:
@@ -211,12 +195,8 @@ class TokenStore:
 
         Args:
             part: its number.
-            tensors: ``boundary.<l>`` (n, d) for every l, ``modality`` int8 (n,), ``example`` int64 (n,), an index into
-                ``records``, and ``position`` int64 (n,).
+            tensors: as :func:`microscope_bench.capture.states.join` gives them.
             records: one for each example of :meth:`part_range`, skipped ones included, or for the first few of them.
-
-        Raises:
-            StoreError: it cannot be written.
         """
         try:
             with replacing(self.tensor_file(part)) as temporary:
@@ -241,11 +221,7 @@ class TokenStore:
         return [record for part in range(self.n_parts) for record in self.part_records(part)]
 
     def part_records(self, part: int) -> list[ExampleRecord]:
-        """One for each example of a part, or for the first few of a part that is begun.
-
-        Raises:
-            StoreError: there is none, or it is damaged.
-        """
+        """One for each example of a part, or for the first few of a part that is begun."""
         return [ExampleRecord(**fields) for fields in self._read_record(part)["examples"]]
 
     def tensor_file(self, part: int) -> Path:

@@ -32,14 +32,11 @@ class PartWriter:
         self._under_way: Future[None] | None = None
 
     def write(self, part: int, content: Callable[[], tuple[dict[str, Tensor], Sequence[ExampleRecord]]]) -> None:
-        """Starts to write a part once the one before is written.
+        """Starts to write a part once the one before is written, whose failure shows here.
 
         Args:
             part: its number.
             content: makes what :meth:`~microscope_bench.capture.store.TokenStore.write_part` takes; runs in the thread.
-
-        Raises:
-            StoreError: the part before this one cannot be written.
         """
         self._wait()
         self._under_way = self._thread.submit(lambda: self._store.write_part(part, *content()))
