@@ -150,18 +150,12 @@ class GeometryRegression:
 
 def _problem(result: Result, path: Path, tolerances: Mapping[str, str] | None, allow: Iterable[str]) -> str:
     """Why the result does not pass, or ""."""
-    from microscope_bench.publish.compare.comparison import WITHIN, check_names, compare_results
+    from microscope_bench.publish.compare.comparison import WITHIN
     from microscope_bench.publish.compare.forms import as_text
-    from microscope_bench.publish.compare.paths import Pair, Report
+    from microscope_bench.publish.compare.paths import compare_to_file
     from microscope_bench.publish.compare.tolerances import Tolerances
-    from microscope_bench.results.result import FAILED, load_result
 
     if not path.is_file():
         return f"there is no baseline {path}; look at the result, then write it with: pytest {UPDATE}"
-    baseline, chosen = load_result(path), Tolerances(tolerances)
-    check_names(chosen, (baseline, result))
-    comparison = compare_results(baseline, result, chosen, allow)
-    if comparison.status == WITHIN:
-        return ""
-    accept = () if result.status == FAILED else (f"pytest {UPDATE}",)
-    return as_text(Report(((Pair(path.name, path, path, accept), comparison),)))
+    found = compare_to_file(result, path, Tolerances(tolerances), allow, accept=(f"pytest {UPDATE}",))
+    return "" if found.status == WITHIN else as_text(found)

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.publish.form_names import CITATIONS
+from microscope_bench.publish.output_forms import CITATIONS
 
 if TYPE_CHECKING:
-    from microscope_bench.publish.cite import CitationOf
+    from microscope_bench.publish.output_forms import TextOf
     from microscope_bench.results.result import Result
 
 
@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Prints it."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.cite import render_citation
+    from microscope_bench.publish.output_forms import render_citation
     from microscope_bench.results.result import FAILED, load_result
     from microscope_bench.results.result_files import find_results
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _citations(include_path: str | None) -> CitationOf:
+def _citations(include_path: str | None) -> TextOf:
     """Whom to cite, from the task files of this package and of ``include_path``."""
     from microscope_bench.tasks import list_tasks
 

@@ -13,7 +13,7 @@ exit status: 0 within tolerance; 1 drift; 2 not comparable, invalid or missing
 
 examples:
   microscope-bench compare baseline.json new.json
-  microscope-bench compare baselines/ results/ --format junit -o geometry.xml
+  microscope-bench compare baselines/ results/ --format json -o geometry.json
   microscope-bench compare base.json int8.json --allow model.quantization,model.n_parameters --tolerance linearity=0.05
   microscope-bench compare --spread first.json second.json third.json -o tolerances.txt
   microscope-bench compare baseline.json new.json --tolerances tolerances.txt"""
@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=[],
         help="fields of identity that may differ, such as model.dtype (docs/result_format.md lists them)",
     )
-    parser.add_argument("--format", choices=("text", "markdown", "json", "junit"), default="text", help="default: text")
+    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text", help="default: text")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
     parser.add_argument(
         "--spread",
@@ -74,17 +74,17 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.publish.compare.forms import FORMS
     from microscope_bench.publish.compare.paths import compare_paths
     from microscope_bench.publish.compare.spread import read_tolerances
-    from microscope_bench.publish.compare.table import plain
     from microscope_bench.publish.compare.tolerances import Tolerances, parse_tolerances
+    from microscope_bench.publish.escape import printable
 
     chosen = read_tolerances(args.tolerances) if args.tolerances else {}
     tolerances = Tolerances({**chosen, **parse_tolerances(args.tolerance)})
     baseline, new = args.paths
-    report = compare_paths(baseline, new, tolerances, args.allow)
-    _give(FORMS[args.format](report), args.output)
+    comparisons = compare_paths(baseline, new, tolerances, args.allow)
+    _give(FORMS[args.format](comparisons), args.output)
     if args.output:
-        _say(plain(report.verdict) + "\n")
-    return report.status
+        _say(printable(comparisons.verdict) + "\n")
+    return comparisons.status
 
 
 def _spread(args: argparse.Namespace) -> int:

@@ -14,7 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.publish.form_names import SUFFIXES
+from microscope_bench.publish.escape import printable
+from microscope_bench.publish.output_forms import LEADERBOARDS
 
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result
@@ -36,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--format",
-        choices=list(SUFFIXES),
+        choices=list(LEADERBOARDS),
         help="default: what the ending of --output says (.md .html .tex .csv .json), else markdown",
     )
     parser.add_argument("--check", action="store_true", help="only compare; exit status 1 if the page is stale")
@@ -47,13 +48,13 @@ def run(args: argparse.Namespace) -> int:
     """Writes the page, or compares it."""
     from microscope_bench.errors import ResultError
     from microscope_bench.publish.leaderboard.board import board_of
-    from microscope_bench.publish.leaderboard.formats import render_as
+    from microscope_bench.publish.output_forms import render_leaderboard
     from microscope_bench.results.document import write_atomically
     from microscope_bench.results.result_files import each_result
 
-    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
+    by_suffix = {suffix: name for name, suffix in LEADERBOARDS.items()}
     name = args.format or by_suffix.get(Path(args.output or "").suffix.lower(), "markdown")
-    default = Path(args.results).resolve().parent / f"leaderboard{SUFFIXES[name]}"
+    default = Path(args.results).resolve().parent / f"leaderboard{LEADERBOARDS[name]}"
     page = Path(args.output) if args.output else default
     if page.is_dir():
         raise ResultError(f"{page} is a directory; name a file: -o {shlex.quote(str(page / default.name))}")
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     with _no_collection():
         results = each_result(args.results, processes=_processors())
         board = board_of((Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in results)
-    text = render_as(name, board, _fusion_of)
+    text = render_leaderboard(name, board, _fusion_of)
     if args.check:
         return _check(page, text, args)
     write_atomically(page, text)
@@ -118,6 +119,7 @@ def _check(page: Path, text: str, args: argparse.Namespace) -> int:
     print(f"{page} {what}; make it again: {again}", file=sys.stderr)
     if there:
         diff = difflib.unified_diff(there.splitlines(), text.splitlines(), "the page", "the results", lineterm="", n=0)
-        lines = [line if len(line) <= 160 else f"{line[:157]}..." for line in islice(diff, _DIFF_LINES + 1)]
+        shown = map(printable, islice(diff, _DIFF_LINES + 1))
+        lines = [line if len(line) <= 160 else f"{line[:157]}..." for line in shown]
         print("\n".join([*lines[:_DIFF_LINES], *(["..."] if len(lines) > _DIFF_LINES else [])]), file=sys.stderr)
     return 1

@@ -27,8 +27,10 @@ def run(args: argparse.Namespace) -> int:
         raise MicroscopeError(f"--fusion chooses among models; `ls {args.what}` has none")
     from tabulate import tabulate
 
+    from microscope_bench.publish.escape import printable
+
     rows, headers = LISTS[args.what](args)
-    print(tabulate(rows, headers=headers, tablefmt="simple"))
+    print(tabulate([list(map(printable, row)) for row in rows], headers=headers, tablefmt="simple"))
     if args.what == "stores":
         hint = "The command of a run goes on with its store. To give one up: rm -r STORE"
         print(f"\n{hint}" if rows else f"no token stores in {args.output_path}; name another --output_path")

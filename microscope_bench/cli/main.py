@@ -26,6 +26,7 @@ from microscope_bench.cli import (
     validate,
 )
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.publish.escape import printable_lines
 from microscope_bench.system import signals
 from microscope_bench.system.processes import launched
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         processes = launched()
     except MicroscopeError as error:
-        print(f"microscope-bench: {error}", file=sys.stderr)
+        print(f"microscope-bench: {printable_lines(error)}", file=sys.stderr)
         return 2
     args.command = processes.command(args.arguments)
     # of several processes that do the same, one tells what they do; each tells what goes wrong
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MicroscopeError as error:
         if args.debug:
             raise
-        print(f"{name}:", error, *getattr(error, "__notes__", ()), file=sys.stderr)
+        print(f"{name}:", *map(printable_lines, (error, *getattr(error, "__notes__", ()))), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # the reader of our output (head, less) has gone; there is nobody left to tell

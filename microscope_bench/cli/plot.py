@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from microscope_bench.cli.options import names
 from microscope_bench.publish.figure_file import FORMATS
-from microscope_bench.publish.form_names import TOKEN_SETS
 
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result
@@ -40,14 +39,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--task", metavar="NAME", help="leaves out the results of other tasks")
     parser.add_argument("--format", choices=FORMATS, help="of the pictures in a directory (default: svg)")
-    parser.add_argument("--tokens", choices=TOKEN_SETS, default="all", help="token set (default: all)")
+    parser.add_argument(
+        "--tokens",
+        metavar="SET",
+        default="all",
+        help="all, no_sinks, correct, wrong, ... (default: all)",
+    )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Draws and says what was drawn."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.figure_choice import of_task
+    from microscope_bench.publish.figure_choice import check_token_set, of_task
     from microscope_bench.publish.figure_file import picture_format
 
     path = Path(args.output)
@@ -55,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if file_format is not None and args.format not in (None, file_format):
         raise ResultError(f"--format {args.format} contradicts -o {path}; leave one of them out")
     results = of_task(_loaded(args.results), args.task)
+    check_token_set(results, args.tokens)
     try:
         written = [_draw_one(results, path, args)] if file_format else _draw_all(results, path, args)
     except OSError as error:

@@ -24,6 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Prints one line per file."""
     from microscope_bench.errors import ResultError
+    from microscope_bench.publish.escape import printable, printable_lines
     from microscope_bench.results.plausibility import implausible
     from microscope_bench.results.result import COMPLETE, load_result
     from microscope_bench.results.result_files import find_results
@@ -33,22 +34,24 @@ def run(args: argparse.Namespace) -> int:
         paths = find_results(name) if Path(name).is_dir() else [Path(name)]
         if not paths:
             bad += 1
-            print(f"BAD  {name}: holds no result files")
+            print(f"BAD  {printable(name)}: holds no result files")
         for path in paths:
             try:
                 result = load_result(path)
             except ResultError as error:
                 bad += 1
-                print(f"BAD  {error}")
+                print(f"BAD  {printable_lines(error)}")
                 continue
             problems = implausible(result)
             if problems:
                 bad += 1
-                print(f"BAD  {path}: no run of this package writes this; repeat the run, or report a wrong rule")
-                print("\n".join(f"     {problem}" for problem in problems[:_SHOWN]))
+                print(
+                    f"BAD  {printable(path)}: no run of this package writes this; repeat the run, or report a wrong rule"
+                )
+                print("\n".join(f"     {printable(problem)}" for problem in problems[:_SHOWN]))
                 if len(problems) > _SHOWN:
                     print(f"     and {len(problems) - _SHOWN} more")
             else:
                 note = "" if result.status == COMPLETE else " (of a failed run)"
-                print(f"ok   {path}: {result.short_id}{note}")
+                print(f"ok   {printable(path)}: {result.short_id}{note}")
     return 1 if bad else 0

@@ -39,7 +39,7 @@ HIGHEST = 98
 
 
 @dataclass(frozen=True)
-class Shown:
+class DrawnExample:
     """What there is to draw.
 
     Attributes:
@@ -87,7 +87,7 @@ def draw_example(
         raise StoreError("no layer to draw")
     processor = getattr(rerun.adapter, "processor", None)
     scale = getattr(rerun.adapter, "image_processor", None) or getattr(processor, "image_processor", None)
-    what = Shown(
+    what = DrawnExample(
         words_of(rerun),
         _views(rerun, scale),
         values,
@@ -121,7 +121,7 @@ def _about(opened: OpenStore, rerun: Rerun, fitted: TokenMap, stream: str, relat
     ]
 
 
-def _page(Figure: type[Figure], what: Shown, about: list[str], relative: bool) -> Figure:
+def _page(Figure: type[Figure], what: DrawnExample, about: list[str], relative: bool) -> Figure:
     import matplotlib
     from matplotlib.colors import Normalize
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
 
-from microscope_bench.publish.escape import one_line
-from microscope_bench.publish.grouping import Entry, data_of, protocol_title
-from microscope_bench.publish.leaderboard.board import row_of, tables_of
-from microscope_bench.publish.leaderboard.latex_tables import breakable, latex, latex_tables
+from microscope_bench.publish.escape import breakable, latex, one_line
+from microscope_bench.publish.grouping import data_of, protocol_title
+from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import (
     HEADLINES,
     Withheld,
@@ -24,9 +23,6 @@ from microscope_bench.publish.summary import (
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import safe_name
 from microscope_bench.results.signature import short_revision
-
-CitationOf = Callable[[Result], str]
-"""Whom to cite for the data of a result's task, as ``Name et al., Title, Venue Year``; "" where it is not known."""
 
 SOFTWARE = {
     "title": "microscope_bench: the geometry inside multimodal LLMs, measured per layer and per modality",
@@ -74,7 +70,7 @@ def sentence(result: Result) -> str:
     )
 
 
-def bibtex(results: Sequence[Result], citation_of: CitationOf = lambda _: "") -> str:
+def bibtex(results: Sequence[Result], citation_of: TextOf = nothing_known) -> str:
     """BibTeX: the software in each version used, the paper, the data of each task where known, and each result."""
     entries: dict[str, dict[str, str]] = {}
     for version in sorted({result.environment.package_version for result in results}):
@@ -110,41 +106,24 @@ def model_card(results: Iterable[Result]) -> str:
     return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
 
 
-def render_citation(form: str, entries: Sequence[Entry], citation_of: CitationOf = lambda _: "") -> str:
-    """Results in one of :data:`~microscope_bench.publish.form_names.CITATIONS`.
+def sentences(results: Sequence[Result], citation_of: TextOf) -> str:
+    """:func:`sentence` of each result, and BibTeX."""
+    return "\n\n".join([*map(sentence, results), bibtex(results, citation_of)])
 
-    Args:
-        form: its name.
-        entries: (path, complete result).
-        citation_of: whom to cite for the data.
 
-    Returns:
-        The same text for the same results in the same order.
-    """
-    results = list({result.signature: result for _, result in entries}.values())
-    if form == "bibtex":
-        return bibtex(results, citation_of)
-    if form == "latex":
-        return latex_tables(tables_of([row_of(path, result) for path, result in entries]))
-    if form == "model-card":
-        return model_card(results)
-    if form == "json":
-        document = {
-            "results": [_record(result, citation_of) for result in results],
-            "bibtex": bibtex(results, citation_of),
+def citations_json(results: Sequence[Result], citation_of: TextOf) -> str:
+    """The same for programs."""
+    records = [
+        {
+            "signature": result.signature,
+            "id": result.short_id,
+            "sentence": sentence(result),
+            "data": citation_of(result),
         }
-        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    said = "\n\n".join(sentence(result) for result in results)
-    return f"{said}\n\n{bibtex(results, citation_of)}"
-
-
-def _record(result: Result, citation_of: CitationOf) -> dict[str, str]:
-    return {
-        "signature": result.signature,
-        "id": result.short_id,
-        "sentence": sentence(result),
-        "data": citation_of(result),
-    }
+        for result in results
+    ]
+    document = {"results": records, "bibtex": bibtex(results, citation_of)}
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -1,34 +1,76 @@
-"""Markdown that code hosts render, made of text that comes from files and is not to be trusted."""
+"""The one place that makes text from files safe for what it is written into: a terminal, markdown, HTML, LaTeX, CSV.
+
+Names, reasons and commands in a result come from whoever made the file. Each function here returns text that reads as
+the original does and that its reader (a terminal, a browser, TeX, a spreadsheet, a CI log) takes for text alone.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import re
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tabulate import tabulate
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
+UNSEEN = (
+    r"\x00-\x1f\x7f-\x9f"  # control characters, the escape of a terminal and line breaks among them
+    r"\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # without width, or turning the direction of writing
+    r"\u2028\u2029"  # separators of lines and paragraphs
+    r"\ud800-\udfff\ufffe\uffff"  # no characters at all
+)
+"""Characters that nobody sees and that change how others are seen or read; the inside of a character class."""
+
+_UNSEEN = re.compile(f"[{UNSEEN}]+")
+_UNSEEN_OR_BLANK = re.compile(rf"[\s{UNSEEN}]+")
+_UNSEEN_IN_LINES = re.compile(rf"(?:(?![\n\t])[{UNSEEN}])+")
+_LOG_COMMAND = re.compile(r"^([^\S\n]*:)(?=:)|(##)(?=\[|vso\[)", re.MULTILINE)
 _MARKUP = re.compile(r"[\\`*\[\]|~$#!{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINK = re.compile(r"(?<=:)/(?=/)|(?<=www)\.|@", re.IGNORECASE)
 
 
 def one_line(text: object) -> str:
-    """Text on one line: runs of blanks, control characters and marks that turn the direction of writing are a space."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+", " ", str(text)).strip()
+    """Text on one line: a run of blanks and unseen characters is one space."""
+    return _UNSEEN_OR_BLANK.sub(" ", str(text)).strip()
+
+
+def printable(text: object) -> str:
+    r"""One line for a terminal or a CI log: no unseen character, and nothing that a log takes for a workflow command.
+
+    Blanks stay as they are, so that a path is still the path.
+
+    >>> printable("::error::x\x1b[2J")
+    ': :error::x [2J'
+    """
+    return _LOG_COMMAND.sub(r"\1\2 ", _UNSEEN.sub(" ", str(text)).strip())
+
+
+def printable_lines(text: object) -> str:
+    """The same for a message of several lines, which keep their breaks."""
+    return _LOG_COMMAND.sub(r"\1\2 ", _UNSEEN_IN_LINES.sub(" ", str(text)))
 
 
 def escape(text: object) -> str:
-    """Text as text: no markup, no HTML, no link, no mention, no line break, wherever in a page or a table it stands."""
+    """Markdown that shows the text: no markup, no HTML, no link, no mention, no line break, in a table too."""
     marked = _MARKUP.sub(lambda match: f"&#{ord(match.group())};", html.escape(one_line(text), quote=False))
     # html.escape made entities of its own: their "#" never occurs, as it writes names (&lt;) only
     return _LINK.sub(lambda match: f"&#{ord(match.group())};", marked)
 
 
 def code(text: object) -> str:
-    """A code span outside of tables; a backtick, which would end it, becomes an apostrophe."""
-    safe = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", str(text)).replace("`", "'").strip()
-    return f"`{safe or ' '}`"
+    """A code span of markdown outside of tables; a backtick, which would end it, becomes an apostrophe."""
+    return f"`{one_line(text).replace('`', chr(39)) or ' '}`"
+
+
+def code_block(text: str, language: str = "") -> str:
+    """A fenced block of markdown; the fence is longer than any run of backticks in the text."""
+    fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def link(text: str, path: str) -> str:
@@ -47,7 +89,95 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "r
     Cells are not padded to equal width: a new row then changes no other line, and the text does not depend on how wide
     an installed library believes a character to be.
     """
+    from tabulate import tabulate
+
     columns = ("left", *[align] * (len(headers) - 1))
     lines = tabulate(rows, headers, "pipe", colalign=columns, disable_numparse=True).splitlines()
     lines[1] = re.sub(r"-+", "---", lines[1])
     return "\n".join(re.sub(r" {2,}", " ", line) for line in lines)
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        # not \{ and \}: BibTeX counts braces, escaped or not
+        "{": r"\textbraceleft{}",
+        "}": r"\textbraceright{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        '"': r"\textquotedbl{}",
+        "–": "--",
+        "—": "---",
+        "±": r"$\pm$",
+        "²": "$^2$",
+        **{character: f"\\{character}" for character in "&%$#_"},
+    }
+)
+
+
+def latex(text: object) -> str:
+    r"""Text as text in LaTeX and BibTeX: no command, no math, no comment, braces balanced.
+
+    >>> latex("50% of zoo_llava\\input{x}")
+    '50\\% of zoo\\_llava\\textbackslash{}input\\textbraceleft{}x\\textbraceright{}'
+    """
+    return one_line(text).translate(_LATEX)
+
+
+def breakable(text: str) -> str:
+    """A long line such as a signature, in LaTeX, that may be broken after its separators."""
+    return latex(text).replace(r"\textbar{}", r"\textbar\allowbreak{}")
+
+
+def csv_cell(value: Any) -> Any:
+    """A value that no spreadsheet runs as a formula: text that begins like one gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") else value
+
+
+def html_page(name: str, values: dict[str, Any]) -> str:
+    """Renders ``templates/NAME.html`` with ``NAME.css`` and, where there is one, ``NAME.js`` in the page.
+
+    The template escapes every value. The page's content security policy lets the browser load nothing, and apply and
+    run nothing but this style and this script, which are files of the package and hold nothing of a result.
+    """
+    from jinja2 import TemplateNotFound
+    from markupsafe import Markup
+
+    pages = _templates()
+    assert pages.loader is not None
+    style = pages.loader.get_source(pages, f"{name}.css")[0].strip()
+    try:
+        script = pages.loader.get_source(pages, f"{name}.js")[0].strip()
+    except TemplateNotFound:
+        script = ""
+    may_run = f"script-src {_hash_of(script)}; " if script else ""
+    policy = f"default-src 'none'; style-src {_hash_of(style)}; {may_run}base-uri 'none'; form-action 'none'"
+    return pages.get_template(f"{name}.html").render(
+        policy=policy, style=Markup(style), script=Markup(script), **values
+    )
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("microscope_bench.publish"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_seen,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _seen(value: object) -> object:
+    """What a template prints of a value; what is markup already stays."""
+    return value if hasattr(value, "__html__") else _UNSEEN_IN_LINES.sub(" ", str(value))
+
+
+def _hash_of(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

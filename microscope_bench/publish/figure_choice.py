@@ -24,6 +24,17 @@ def of_task(results: Sequence[Result], task: str | None) -> list[Result]:
     return [result for result in results if task in (None, result.identity.task.name)]
 
 
+def check_token_set(results: Sequence[Result], tokens: str) -> None:
+    """Raises for a token set that no result has scores of.
+
+    Raises:
+        UnknownNameError: with the token sets that there are.
+    """
+    there = {score.tokens for result in results for score in result.scores}
+    if there and tokens not in there:
+        raise unknown_name("token set", tokens, sorted(there), "These results hold no other.")
+
+
 def one_comparison(results: Iterable[Result]) -> list[Result]:
     """The results for one picture: the complete ones, if they compare.
 

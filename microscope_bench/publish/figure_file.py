@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
+from microscope_bench.publish.escape import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,8 +32,6 @@ SETTINGS: dict[Any, Any] = {
 LONGEST = 60
 """Characters of a name that are shown; what is longer is cut in the middle."""
 
-_UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufffe\uffff]+")
-
 
 def picture_format(path: Path) -> str | None:
     """The format that a file name asks for by its suffix; None for the name of a directory.
@@ -49,7 +47,7 @@ def picture_format(path: Path) -> str | None:
 
 def shown(text: object, longest: int = LONGEST) -> str:
     """Text from a file as one line of a picture: nothing that breaks a line, turns its direction or is no character."""
-    line = _UNPRINTABLE.sub(" ", str(text)).strip()
+    line = one_line(text)
     if len(line) > longest:
         line = f"{line[: longest // 2]}…{line[len(line) - longest // 2 + 1 :]}"
     return f" {line}" if line.startswith("_") else line  # a legend leaves out what begins with an underscore

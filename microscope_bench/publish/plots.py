@@ -45,7 +45,7 @@ NOTHING = "there is nothing to draw: no complete result has a value of what was 
 
 
 @dataclass(frozen=True)
-class Line:
+class PlottedLine:
     """One model in one panel, a value per layer; NaN where the result has none.
 
     Attributes:
@@ -63,7 +63,7 @@ class Line:
     left_out: int = 0
 
 
-def line_of(result: Result, label: str, headline: Headline, modality: str, tokens: str = "all") -> Line | None:
+def line_of(result: Result, label: str, headline: Headline, modality: str, tokens: str = "all") -> PlottedLine | None:
     """The values of one result that a panel shows; None where there is none.
 
     A linearity lies between two boundaries and is drawn half way. A layer without a value interrupts the line, a value
@@ -78,7 +78,7 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
     values = [rows[layer].value if layer in rows else None for layer in layers]
     stderrs = [rows[layer].stderr if layer in rows else None for layer in layers]
     shift = 0.5 if headline.between else 0.0
-    return Line(
+    return PlottedLine(
         label,
         [(layer + shift) / max(n_layers, 1) for layer in layers],
         [math.nan if value is None else value for value in values],
@@ -107,7 +107,7 @@ def draw_all(
         headlines: the metrics.
         modalities: a panel for each that has values.
         file_format: a member of :data:`~microscope_bench.publish.figure_file.FORMATS`.
-        tokens: a member of :data:`~microscope_bench.publish.form_names.TOKEN_SETS`.
+        tokens: a token set that the results hold.
 
     Returns:
         The files, in order.
@@ -272,7 +272,7 @@ def styles_of(named: Sequence[tuple[str, Result]]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _plot(axes: Axes, line: Line, style: dict[str, Any]) -> Artist:
+def _plot(axes: Axes, line: PlottedLine, style: dict[str, Any]) -> Artist:
     low = [value - stderr for value, stderr in zip(line.values, line.stderrs, strict=True)]
     high = [value + stderr for value, stderr in zip(line.values, line.stderrs, strict=True)]
     axes.fill_between(line.depths, low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
+from microscope_bench.publish.escape import printable_lines
 from microscope_bench.publish.summary import (
     HEADLINES,
     Withheld,
@@ -48,7 +49,8 @@ def _halves_table(result: Result) -> list[str]:
 def summary_table(result: Result) -> str:
     """A result as a few lines for a terminal: the same numbers as on the leaderboard, and the signature."""
     if result.error is not None:
-        return f"failed in {result.error.where}: {result.error.type}: {result.error.message}\n{result.signature}"
+        failure = f"failed in {result.error.where}: {result.error.type}: {result.error.message}"
+        return printable_lines(f"{failure}\n{result.signature}")
     rows, withheld, cautions = [], [], dict[str, dict[str, None]]()
     for modality in measured_modalities(result):
         for token_set in token_sets(result, modality):
@@ -86,7 +88,7 @@ def summary_table(result: Result) -> str:
         lines.append(f"in the result file too: {', '.join(others)}")
     if result.accuracy is not None:
         lines.append(f"accuracy {accuracy_text(result)}")
-    return "\n".join([*lines, result.signature])
+    return printable_lines("\n".join([*lines, result.signature]))
 
 
 def timing_line(result: Result) -> str:

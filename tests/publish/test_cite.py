@@ -11,8 +11,8 @@ import yaml
 
 import microscope_bench
 from microscope_bench.cli.main import main
-from microscope_bench.publish.cite import PAPER, SOFTWARE, bibtex, model_card, render_citation, sentence
-from microscope_bench.publish.form_names import CITATIONS
+from microscope_bench.publish.cite import PAPER, SOFTWARE, bibtex, model_card, sentence
+from microscope_bench.publish.output_forms import CITATIONS, render_citation
 from microscope_bench.publish.summary import plus_minus
 from microscope_bench.tasks import list_tasks
 from tests.publish.hostile import HOSTILE, everywhere

@@ -1,4 +1,4 @@
-"""A comparison as text, markdown, JSON and JUnit: what is in it, and that no text of a file escapes from it."""
+"""A comparison as text, markdown and JSON: what is in it, and that no text of a file escapes from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from microscope_bench.cli.main import main
 from microscope_bench.publish.compare.comparison import compare_results
 from microscope_bench.publish.compare.forms import FORMS
-from microscope_bench.publish.compare.paths import Pair, Report
+from microscope_bench.publish.compare.paths import Comparisons, FilePair
 from microscope_bench.publish.compare.table import SHOWN
 from microscope_bench.results.result import Result
 from tests.publish.hostile import HOSTILE, rendered
@@ -29,11 +28,10 @@ def drifted(by: float = 0.5) -> Result:
     )
 
 
-def report(baseline: Result, new: Result, name: str = "x.json", allow: tuple[str, ...] = ()) -> Report:
+def report(baseline: Result, new: Result, name: str = "x.json", allow: tuple[str, ...] = ()) -> Comparisons:
     accept = (f"cp -- new/{name} base/{name}",)
-    return Report(
-        ((Pair(name, Path("base") / name, Path("new") / name, accept), compare_results(baseline, new, None, allow)),)
-    )
+    pair = FilePair(name, Path("base") / name, Path("new") / name, accept)
+    return Comparisons(((pair, compare_results(baseline, new, None, allow)),))
 
 
 DRIFT = report(SMALL, drifted())
@@ -41,7 +39,7 @@ REPORTS = {
     "within": report(SMALL, SMALL),
     "drift": DRIFT,
     "refused": report(SMALL, small(n_examples=3)),
-    "several": Report((*DRIFT.outcomes, *report(SMALL, SMALL, "y.json").outcomes)),
+    "several": Comparisons((*DRIFT.outcomes, *report(SMALL, SMALL, "y.json").outcomes)),
 }
 
 
@@ -73,26 +71,6 @@ def test_json_holds_everything() -> None:
     ]
 
 
-def test_junit_has_a_case_per_series_and_tells_drift_from_what_cannot_be_compared() -> None:
-    (suite,) = ElementTree.fromstring(FORMS["junit"](DRIFT).encode())
-    series = {(s.metric, s.estimator, s.stream, s.modality, s.tokens) for s in SMALL.scores}
-    cases = suite.findall("testcase")
-    assert len(cases) == 1 + len(series) == int(suite.get("tests"))
-    failed = {case.get("name") for case in cases if case.find("failure") is not None}
-    assert failed == {f"anisotropy top_share {modality} all" for modality in ("text", "image", "joint")}
-    assert int(suite.get("failures")) == len(failed) and suite.get("errors") == "0"
-
-    (suite,) = ElementTree.fromstring(FORMS["junit"](REPORTS["refused"]).encode())
-    (case,) = suite.findall("testcase")
-    assert "not comparable: n_examples differs" in case.find("error").get("message")
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("1", "0", "1")
-
-
-def test_junit_says_failure_of_accuracy_too() -> None:
-    (suite,) = ElementTree.fromstring(FORMS["junit"](report(SMALL, replace(SMALL, accuracy=None))).encode())
-    assert [c.get("name") for c in suite.findall("testcase") if c.find("failure") is not None] == ["accuracy"]
-
-
 def test_markdown_is_a_table_with_the_worst_first_and_how_to_accept() -> None:
     text = FORMS["markdown"](DRIFT)
     assert text.startswith("### Geometry: drift\n\nthe model changed: 6 of ")
@@ -112,7 +90,7 @@ def test_a_long_table_is_cut_and_says_so() -> None:
     assert len(json.loads(FORMS["json"](report(result, moved)))["results"][0]["drifts"]) == SHOWN + 5
 
 
-def everywhere(text: str) -> Report:
+def everywhere(text: str) -> Comparisons:
     """A comparison in which ``text`` stands wherever a file can put text."""
     result = small(model={"name": text, "repo": text, "options": {text: text}})
     base = replace(
@@ -124,7 +102,7 @@ def everywhere(text: str) -> Report:
     null = replace(null, environment=replace(base.environment, packages=packages, processor=text), signature=text)
     other = replace(null, identity=replace(null.identity, task=replace(null.identity.task, name=text + "2")))
     pairs = [report(base, null, text), report(base, other, text)]
-    return Report(tuple(outcome for one in pairs for outcome in one.outcomes))
+    return Comparisons(tuple(outcome for one in pairs for outcome in one.outcomes))
 
 
 PLAIN = rendered(FORMS["markdown"](everywhere("plain")))
@@ -138,7 +116,6 @@ def test_hostile_text_stays_text(text: str) -> None:
         written = FORMS[form](hostile)
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", written), form
         written.encode()
-    ElementTree.fromstring(FORMS["junit"](hostile).encode())
     json.loads(FORMS["json"](hostile))
 
 
@@ -146,7 +123,6 @@ def test_hostile_text_stays_text(text: str) -> None:
 @given(st.text(max_size=10))
 def test_any_text_gives_a_document_that_can_be_read(text: str) -> None:
     hostile = everywhere(f"x{text}x")
-    ElementTree.fromstring(FORMS["junit"](hostile).encode())
     assert len(json.loads(FORMS["json"](hostile))["results"]) == 2
     FORMS["text"](hostile).encode()
 
@@ -154,10 +130,10 @@ def test_any_text_gives_a_document_that_can_be_read(text: str) -> None:
 def test_a_file_is_written_and_the_verdict_still_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     SMALL.save(tmp_path / "a.json")
     drifted().save(tmp_path / "b.json")
-    out = tmp_path / "made" / "geometry.xml"
+    out = tmp_path / "made" / "geometry.json"
     assert (
-        main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--format", "junit", "-o", str(out)]) == 1
+        main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--format", "json", "-o", str(out)]) == 1
     )
     assert capsys.readouterr().out.startswith("the model changed: 6 of ")
-    assert ElementTree.parse(out).getroot().tag == "testsuites"
+    assert json.loads(out.read_text())["status"] == "drift"
     assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "-o", str(tmp_path)]) == 2

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from microscope_bench.cli.leaderboard import _fusion_of
 from microscope_bench.cli.main import main
-from microscope_bench.publish.form_names import SUFFIXES
+from microscope_bench.publish.escape import latex
 from microscope_bench.publish.leaderboard.board import board_of
 from microscope_bench.publish.leaderboard.csv_json import records, to_csv, to_json
-from microscope_bench.publish.leaderboard.formats import render_as
-from microscope_bench.publish.leaderboard.latex_tables import latex, latex_tables
+from microscope_bench.publish.leaderboard.latex_tables import latex_tables
+from microscope_bench.publish.output_forms import LEADERBOARDS, render_leaderboard
 from microscope_bench.results.result_files import result_path
 from tests.publish.hostile import HOSTILE, entries
 from tests.publish.small import MODEL_B
@@ -105,10 +105,10 @@ def test_each_format_by_the_ending_of_its_file(tmp_path: Path, capsys: pytest.Ca
         (path.relative_to(tmp_path).as_posix(), result)
         for path, result in ((result_path(root, r), r) for r in (sample(), MODEL_B))
     )
-    for name, suffix in SUFFIXES.items():
+    for name, suffix in LEADERBOARDS.items():
         page = tmp_path / f"page{suffix}"
         assert main(["leaderboard", str(root), "-o", str(page)]) == 0
-        assert page.read_text(encoding="utf-8") == render_as(name, board)
+        assert page.read_text(encoding="utf-8") == render_leaderboard(name, board)
         assert main(["leaderboard", str(root), "-o", str(page), "--check"]) == 0
         assert main(["leaderboard", str(root), "--format", name]) == 0
         assert (tmp_path / f"leaderboard{suffix}").read_text(encoding="utf-8") == page.read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ MOVED, MISSING, EXTRA, NULL, FILLED = "moved", "missing", "extra", "null", "fill
 """How a value drifted: beyond its tolerance; gone, or new, with its whole row; it became null, or was null before."""
 
 
-class Series(NamedTuple):
+class Quantity(NamedTuple):
     """What a value is of, but for the layer; accuracy, skipped and sinks have empty fields."""
 
     metric: str
@@ -44,7 +44,7 @@ class Series(NamedTuple):
 class Value:
     """One value of one result; ``layer`` is None where a value is of the whole result."""
 
-    series: Series
+    series: Quantity
     layer: int | None
     value: float | None
     stderr: float | None = None
@@ -68,7 +68,7 @@ class Drift:
         reason: why there is no value, where one is null.
     """
 
-    series: Series
+    series: Quantity
     layer: int | None
     kind: str
     baseline: float | None
@@ -193,14 +193,14 @@ def _failure(result: Result, which: str) -> str:
     return f"{which} is of a run that failed ({result.error.type if result.error else 'no reason given'})"
 
 
-Key = tuple[Series, int | None]
+Key = tuple[Quantity, int | None]
 
 
 def values_of(result: Result) -> dict[Key, Value]:
     """Every value that is compared, by what it is of and its layer."""
     rows = [
         Value(
-            Series(s.metric, s.estimator, s.stream, s.modality, s.tokens),
+            Quantity(s.metric, s.estimator, s.stream, s.modality, s.tokens),
             s.layer,
             s.value,
             s.stderr,
@@ -211,11 +211,11 @@ def values_of(result: Result) -> dict[Key, Value]:
     ]
     if result.accuracy is not None:
         accuracy = result.accuracy
-        rows.append(Value(Series(ACCURACY), None, accuracy.value, accuracy.stderr, accuracy.reason))
-    rows.append(Value(Series(SKIPPED), None, len(result.inputs.skipped)))
+        rows.append(Value(Quantity(ACCURACY), None, accuracy.value, accuracy.stderr, accuracy.reason))
+    rows.append(Value(Quantity(SKIPPED), None, len(result.inputs.skipped)))
     for sinks in result.sinks or ():
         share = sinks.n_sinks / sinks.n_tokens if sinks.n_tokens else 0.0
-        rows.append(Value(Series(SINKS, modality=sinks.modality), None, share))
+        rows.append(Value(Quantity(SINKS, modality=sinks.modality), None, share))
     values = {(row.series, row.layer): row for row in rows}
     if len(values) < len(rows):
         raise ResultError("a result with two values of one metric, estimator, stream, modality, tokens and layer")

@@ -24,7 +24,7 @@ from microscope_bench.results.result_files import find_results, safe_name
 
 
 @dataclass(frozen=True)
-class Pair:
+class FilePair:
     """A result file and its baseline.
 
     Attributes:
@@ -41,10 +41,10 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What came of every pair, in the order of their names."""
+class Comparisons:
+    """What came of every pair of files, in the order of their names."""
 
-    outcomes: tuple[tuple[Pair, Comparison], ...]
+    outcomes: tuple[tuple[FilePair, Comparison], ...]
 
     @property
     def status(self) -> int:
@@ -65,7 +65,7 @@ class Report:
 
 def compare_paths(
     baseline: str | Path, new: str | Path, tolerances: Tolerances | None = None, allow: Iterable[str] = ()
-) -> Report:
+) -> Comparisons:
     """Holds a file against a file, or a directory against a directory.
 
     A file that cannot be read or has no partner is an outcome of its own, not an exception: the others are compared.
@@ -83,7 +83,32 @@ def compare_paths(
     if results:
         check_names(tolerances, results)
     outcomes = ((pair, _compare(pair, loaded, tolerances, allow)) for pair in pairs)
-    return Report(tuple((_acceptable(pair, loaded), comparison) for pair, comparison in outcomes))
+    return Comparisons(tuple((_acceptable(pair, loaded), comparison) for pair, comparison in outcomes))
+
+
+def compare_to_file(
+    result: Result,
+    baseline: Path,
+    tolerances: Tolerances | None = None,
+    allow: Iterable[str] = (),
+    accept: tuple[str, ...] = (),
+) -> Comparisons:
+    """Holds a result in memory against the file of its baseline.
+
+    Args:
+        result: what is asked about.
+        baseline: path of the file.
+        tolerances: how far values may move.
+        allow: fields of ``identity`` that may differ.
+        accept: shell commands that make the result the baseline.
+
+    Raises:
+        ResultError: the baseline cannot be read, or a tolerance or field does not exist.
+    """
+    old, tolerances = load_result(baseline), tolerances or Tolerances()
+    check_names(tolerances, (old, result))
+    pair = FilePair(baseline.name, baseline, baseline, accept if result.status != FAILED else ())
+    return Comparisons(((pair, compare_results(old, result, tolerances, allow)),))
 
 
 Loaded = Mapping[Path, Result | ResultError]
@@ -106,12 +131,12 @@ def _local(path: str | Path) -> Path:
 _GET_A_FILE = "get the file first, for instance `git show REVISION:PATH > baseline.json`, and name that"
 
 
-def _pairs(baseline: Path, new: Path) -> tuple[list[Pair], Loaded]:
+def _pairs(baseline: Path, new: Path) -> tuple[list[FilePair], Loaded]:
     if baseline.is_dir() != new.is_dir():
         raise ResultError(f"{baseline} and {new}: one is a file, the other a directory; name two of a kind")
     if not baseline.is_dir():
         accept = shlex.join(["cp", "--", str(new), str(baseline)])
-        return [Pair(new.name, baseline, new, (accept,))], {path: _load(path) for path in (baseline, new)}
+        return [FilePair(new.name, baseline, new, (accept,))], {path: _load(path) for path in (baseline, new)}
     ours = {path.relative_to(baseline).as_posix(): path for path in find_results(baseline)}
     theirs = {path.relative_to(new).as_posix(): path for path in find_results(new)}
     loaded = {path: _load(path) for path in [*ours.values(), *theirs.values()]}
@@ -121,15 +146,15 @@ def _pairs(baseline: Path, new: Path) -> tuple[list[Pair], Loaded]:
         {name: loaded[path] for name, path in theirs.items() if name not in partners},
     )
     pairs = [
-        Pair(name, ours.get(name), theirs[name], _accept(baseline, new, name, name))
+        FilePair(name, ours.get(name), theirs[name], _accept(baseline, new, name, name))
         for name in theirs.keys() - partners.values()
     ]
     for name, path in ours.items():
         partner = partners.get(name)
         if partner is None:
-            pairs.append(Pair(name, path, None, (shlex.join(["rm", "--", str(path)]),)))
+            pairs.append(FilePair(name, path, None, (shlex.join(["rm", "--", str(path)]),)))
         else:
-            pairs.append(Pair(partner, path, theirs[partner], _accept(baseline, new, name, partner)))
+            pairs.append(FilePair(partner, path, theirs[partner], _accept(baseline, new, name, partner)))
     return sorted(pairs, key=lambda pair: pair.name), loaded
 
 
@@ -172,7 +197,7 @@ def _accept(baseline: Path, new: Path, old_name: str, name: str) -> tuple[str, .
     return tuple(map(shlex.join, commands))
 
 
-def _acceptable(pair: Pair, loaded: Loaded) -> Pair:
+def _acceptable(pair: FilePair, loaded: Loaded) -> FilePair:
     """The pair without advice to accept what is no complete result."""
     new = loaded[pair.new] if pair.new else None
     broken = isinstance(new, ResultError) or (new is not None and new.status == FAILED)
@@ -186,7 +211,7 @@ def _load(path: Path) -> Result | ResultError:
         return error
 
 
-def _compare(pair: Pair, loaded: Loaded, tolerances: Tolerances, allow: tuple[str, ...]) -> Comparison:
+def _compare(pair: FilePair, loaded: Loaded, tolerances: Tolerances, allow: tuple[str, ...]) -> Comparison:
     if pair.baseline is None:
         return Comparison(problem="there is no baseline for it")
     if pair.new is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,9 +17,10 @@ from microscope_bench.publish.compare.comparison import (
     WITHIN,
     Comparison,
     Drift,
-    Series,
+    Quantity,
 )
-from microscope_bench.publish.compare.paths import Pair
+from microscope_bench.publish.compare.paths import FilePair
+from microscope_bench.publish.escape import printable
 from microscope_bench.publish.summary import accuracy_text, show_layers
 
 SHOWN = 20
@@ -35,21 +35,13 @@ _KINDS = {
     NULL: "became null",
     FILLED: "null in the baseline",
 }
-_CONTROL = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]+"
-)
-
-
-def plain(text: object) -> str:
-    """One line without control characters, whatever file the text comes from: it may go to a terminal."""
-    return _CONTROL.sub(" ", str(text)).strip()
 
 
 @dataclass(frozen=True)
 class SeriesDrift:
     """The drifts of one series, worst first; there is at least one."""
 
-    series: Series
+    series: Quantity
     drifts: tuple[Drift, ...]
 
     @property
@@ -61,7 +53,7 @@ class SeriesDrift:
         times = f"{worst.excess:.3g}" if math.isfinite(worst.excess) else "∞" if worst.kind == MOVED else ""
         there = {"baseline": worst.kind != EXTRA, "new": worst.kind != MISSING}
         return (
-            plain(self.series),
+            printable(self.series),
             layers,
             "" if worst.layer is None else str(worst.layer),
             _number(worst.baseline) if there["baseline"] else "none",
@@ -74,7 +66,7 @@ class SeriesDrift:
 
 def by_series(drifts: Iterable[Drift]) -> list[SeriesDrift]:
     """Drifts by what they are of, in the order of each one's worst."""
-    groups: dict[Series, list[Drift]] = {}
+    groups: dict[Quantity, list[Drift]] = {}
     for drift in drifts:
         groups.setdefault(drift.series, []).append(drift)
     return [SeriesDrift(series, tuple(group)) for series, group in groups.items()]
@@ -92,7 +84,7 @@ def about_lines(comparison: Comparison) -> list[str]:
             lines.append(f"may differ, {row}")
     lines += [f"inputs differ, {row}" for row in comparison.inputs]
     lines += [f"environment differs, {row}" for row in comparison.environment]
-    return [plain(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def count_lines(comparison: Comparison) -> list[str]:
@@ -110,10 +102,10 @@ def count_lines(comparison: Comparison) -> list[str]:
     old, new = (accuracy_text(result) for result in (comparison.baseline, comparison.new))
     if old or new:
         lines.append(f"accuracy: {old or 'not measured'} → {new or 'not measured'}")
-    return [plain(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
-def advice(pair: Pair, comparison: Comparison) -> tuple[str, tuple[str, ...]]:
+def advice(pair: FilePair, comparison: Comparison) -> tuple[str, tuple[str, ...]]:
     """How to go on: a sentence, and the commands it speaks of; both empty where all is well."""
     if comparison.status == WITHIN:
         return "", ()
@@ -133,7 +125,7 @@ def advice(pair: Pair, comparison: Comparison) -> tuple[str, tuple[str, ...]]:
         sentence = "If the new result is right, make it the baseline:"
     else:
         sentence = "Repeat the run, or take the original file"
-    return (plain(sentence) if pair.accept else plain(sentence).rstrip(":")), pair.accept
+    return (printable(sentence) if pair.accept else printable(sentence).rstrip(":")), pair.accept
 
 
 def _number(value: float | None) -> str:

@@ -56,7 +56,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Line:
+class ModalityRow:
     """What one result says of one modality in one token set.
 
     Attributes:
@@ -79,7 +79,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One result.
 
     Attributes:
@@ -91,7 +91,7 @@ class Row:
 
     path: str
     result: Result
-    lines: tuple[Line, ...]
+    lines: tuple[ModalityRow, ...]
     label: Label
 
 
@@ -107,7 +107,7 @@ class Table:
 
     protocol: tuple[str, ...]
     comparable: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Board:
     """
 
     tables: tuple[Table, ...]
-    hidden: tuple[Row, ...]
+    hidden: tuple[ResultRow, ...]
 
 
 def board_of(entries: Iterable[Entry]) -> Board:
@@ -136,7 +136,7 @@ def board_of(entries: Iterable[Entry]) -> Board:
     )
 
 
-def tables_of(rows: Iterable[Row]) -> tuple[Table, ...]:
+def tables_of(rows: Iterable[ResultRow]) -> tuple[Table, ...]:
     """The rows in tables of what may stand side by side."""
     by_result = {id(row.result): row for row in rows}
     entries = [(row.path, row.result) for row in by_result.values()]
@@ -147,7 +147,7 @@ def tables_of(rows: Iterable[Row]) -> tuple[Table, ...]:
     )
 
 
-def row_of(path: str, result: Result) -> Row:
+def row_of(path: str, result: Result) -> ResultRow:
     """A result as a row."""
     by_set: dict[tuple[str, str], list[Score]] = defaultdict(list)
     for score in result.scores:
@@ -159,7 +159,7 @@ def row_of(path: str, result: Result) -> Row:
         for modality in measured_modalities(result)
         for token_set in token_sets(result, modality)
     ]
-    return Row(path, replace(result, scores=()), tuple(lines), Label(shown_name(result)))
+    return ResultRow(path, replace(result, scores=()), tuple(lines), Label(shown_name(result)))
 
 
 def why_not_shown(result: Result) -> str | None:
@@ -172,12 +172,12 @@ def why_not_shown(result: Result) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _line(slim: Result, modality: str, token_set: str, scores: Sequence[Score]) -> Line:
+def _line(slim: Result, modality: str, token_set: str, scores: Sequence[Score]) -> ModalityRow:
     # the metrics that keep duplicates count every token; intrinsic dimension names its own n
     counted = [s for s in scores if s.metric in ("linearity", "anisotropy")] or scores
     sinks = sinks_of(slim, modality)
     n_sinks = 0 if token_set != "all" else None if sinks is None else sinks.n_sinks
-    return Line(
+    return ModalityRow(
         modality=modality,
         tokens=token_set,
         summaries=tuple(summarise(slim, headline, modality, token_set) for headline in HEADLINES),
@@ -195,10 +195,10 @@ def _ends(numbers: Sequence[int]) -> tuple[int, int] | None:
     return (min(numbers), max(numbers)) if numbers else None
 
 
-def _told_apart(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _told_apart(rows: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
     """The rows sorted by name, each with a label of its own."""
 
-    def order(row: Row) -> tuple[str, ...]:
+    def order(row: ResultRow) -> tuple[str, ...]:
         model = row.result.identity.model
         return (model.name.casefold(), model.name, model.repo, model.revision, row.result.short_id, row.path)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from microscope_bench.publish.leaderboard.board import Board, Line, Row, why_not_shown
+from microscope_bench.publish.escape import csv_cell
+from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, why_not_shown
+from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import HEADLINES, Headline, Summary, Withheld, accuracy_text
-from microscope_bench.results.result import Result
 from microscope_bench.results.signature import protocol_label
 
 VERSION = 1
 """Of the layout of the JSON form; raised when a field changes its name or meaning."""
 
 
-def records(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> Iterator[dict[str, Any]]:
+def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[str, Any]]:
     """One flat record per row, modality, token set and headline, in the order of the page.
 
     Args:
@@ -36,7 +37,7 @@ def records(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> 
                     yield {**known, **_line(line), **_summary(headline, summary), **_source(row)}
 
 
-def to_csv(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> str:
+def to_csv(board: Board, fusion_of: TextOf = nothing_known) -> str:
     """The records as CSV with a head line (RFC 4180, but lines end in a line feed).
 
     Text that a spreadsheet would run as a formula (beginning with ``= + - @`` or a control character) gets an
@@ -47,11 +48,11 @@ def to_csv(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> s
     writer = csv.DictWriter(file, list(rows[0]) if rows else ["model"], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: _inert(value) for name, value in row.items()})
+        writer.writerow({name: csv_cell(value) for name, value in row.items()})
     return file.getvalue()
 
 
-def to_json(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> str:
+def to_json(board: Board, fusion_of: TextOf = nothing_known) -> str:
     """The records as one JSON object: ``version``, ``rows`` and ``not_shown``."""
     hidden = [
         {
@@ -66,7 +67,7 @@ def to_json(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> 
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _identity(row: Row) -> dict[str, Any]:
+def _identity(row: ResultRow) -> dict[str, Any]:
     identity = row.result.identity
     model, data = identity.model, identity.dataset
     return {
@@ -91,7 +92,7 @@ def _identity(row: Row) -> dict[str, Any]:
     }
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: ModalityRow) -> dict[str, Any]:
     tokens, examples = line.n_tokens or (None, None), line.n_examples or (None, None)
     return {
         "modality": line.modality,
@@ -124,7 +125,7 @@ def _summary(headline: Headline, summary: Summary | Withheld) -> dict[str, Any]:
     }
 
 
-def _source(row: Row) -> dict[str, Any]:
+def _source(row: ResultRow) -> dict[str, Any]:
     accuracy = row.result.accuracy
     shown = accuracy is not None and not accuracy_text(row.result).startswith("none: ")
     return {
@@ -133,7 +134,3 @@ def _source(row: Row) -> dict[str, Any]:
         "signature": row.result.signature,
         "path": row.path,
     }
-
-
-def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") else value

@@ -4,21 +4,15 @@ curves, sorting and filters.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
-
-from microscope_bench.publish.escape import one_line, relative_url
+from microscope_bench.publish.escape import html_page, one_line, relative_url
 from microscope_bench.publish.grouping import Data, data_of, protocol_title
-from microscope_bench.publish.leaderboard.board import Board, Line, Row, Table, why_not_shown
+from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table, why_not_shown
 from microscope_bench.publish.leaderboard.markdown_page import COLUMNS, Notes, shortened, show_count, summary_lines
+from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import HEADLINES, MODALITIES, Withheld, accuracy_text, show_layers, show_range
 from microscope_bench.results.result import Result
 from microscope_bench.results.signature import short_revision
@@ -28,7 +22,7 @@ WIDTH, HEIGHT, MARGIN = 96.0, 22.0, 2.0
 
 
 @dataclass(frozen=True)
-class Section:
+class TableOfPage:
     """One table of the page, as the template reads it."""
 
     protocol: str
@@ -38,7 +32,7 @@ class Section:
     notes: list[str]
 
 
-def render_html(board: Board, fusion_of: Callable[[Result], str] = lambda _: "") -> str:
+def render_html(board: Board, fusion_of: TextOf = nothing_known) -> str:
     """The page.
 
     Args:
@@ -55,29 +49,23 @@ def render_html(board: Board, fusion_of: Callable[[Result], str] = lambda _: "")
     found["modality"] &= set(MODALITIES)
     order = {"modality": MODALITIES.index}
     filters = [(name, sorted(found[name], key=order.get(name))) for name in FILTERS if len(found[name]) > 1]
-    style, script = _text("leaderboard.css"), _text("leaderboard.js")
-    policy = (
-        f"default-src 'none'; style-src {_hash_of(style)}; script-src {_hash_of(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return _template().render(
-        policy=policy,
-        style=Markup(style),  # both are files of this package, and hold nothing of a result's
-        script=Markup(script),
-        columns=COLUMNS,
-        headlines=[headline.title for headline in HEADLINES],
-        filters=filters,
-        sections=sections,
-        hidden=[
-            {
-                "url": relative_url(row.path),
-                "label": row.label.text,
-                "task": row.result.identity.task.name,
-                "reason": shortened(str(why_not_shown(row.result))),
-            }
-            for row in board.hidden
-        ],
-    )
+    hidden = [
+        {
+            "url": relative_url(row.path),
+            "label": row.label.text,
+            "task": row.result.identity.task.name,
+            "reason": shortened(str(why_not_shown(row.result))),
+        }
+        for row in board.hidden
+    ]
+    values = {
+        "columns": COLUMNS,
+        "headlines": [headline.title for headline in HEADLINES],
+        "filters": filters,
+        "sections": sections,
+        "hidden": hidden,
+    }
+    return html_page("leaderboard", values)
 
 
 def sparkline(curve: Sequence[tuple[int, float | None]]) -> dict[str, Any] | None:
@@ -111,7 +99,7 @@ def sparkline(curve: Sequence[tuple[int, float | None]]) -> dict[str, Any] | Non
     }
 
 
-def _section(table: Table, fusion_of: Callable[[Result], str]) -> Section:
+def _section(table: Table, fusion_of: TextOf) -> TableOfPage:
     notes = Notes()
     first = table.rows[0].result
     fusions = {row.path: fusion_of(row.result) for row in table.rows}
@@ -122,7 +110,7 @@ def _section(table: Table, fusion_of: Callable[[Result], str]) -> Section:
         for line in row.lines
         if line.modality == modality
     ]
-    return Section(
+    return TableOfPage(
         protocol=protocol_title(first),
         data=data_of(first),
         lines=lines,
@@ -131,7 +119,7 @@ def _section(table: Table, fusion_of: Callable[[Result], str]) -> Section:
     )
 
 
-def _line(row: Row, line: Line, fusion: str, notes: Notes) -> dict[str, Any]:
+def _line(row: ResultRow, line: ModalityRow, fusion: str, notes: Notes) -> dict[str, Any]:
     return {
         "task": one_line(row.result.identity.task.name),
         "url": relative_url(row.path),
@@ -162,7 +150,7 @@ def _cell(headline: Any, summary: Any, curve: Any, *, notes: Notes) -> dict[str,
     }
 
 
-def _model(row: Row, fusion: str) -> dict[str, Any]:
+def _model(row: ResultRow, fusion: str) -> dict[str, Any]:
     identity = row.result.identity
     model, ids = identity.model, (identity.example_ids_sha256 or "")[:6]
     return {
@@ -183,24 +171,3 @@ def _model(row: Row, fusion: str) -> dict[str, Any]:
 def _dtype(result: Result) -> str:
     model = result.identity.model
     return f"{model.dtype}, {model.quantization}" if model.quantization else model.dtype
-
-
-def _finalized(value: Any) -> Any:
-    """Text that comes from files is one line without control characters; what is escaped already stays."""
-    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalized
-    )
-    return environment.from_string(_text("leaderboard.html.j2"))
-
-
-def _text(name: str) -> str:
-    return (files("microscope_bench.publish") / "templates" / name).read_text(encoding="utf-8").strip()
-
-
-def _hash_of(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

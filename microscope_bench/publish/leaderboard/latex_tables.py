@@ -4,44 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from microscope_bench.publish.escape import one_line
+from microscope_bench.publish.escape import latex, one_line
 from microscope_bench.publish.grouping import data_of, protocol_title
-from microscope_bench.publish.leaderboard.board import Line, Row, Table
+from microscope_bench.publish.leaderboard.board import ModalityRow, ResultRow, Table
 from microscope_bench.publish.leaderboard.markdown_page import Notes
 from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline, Summary, Withheld, plus_minus, show_range
-
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    # not \{ and \}: BibTeX counts braces, escaped or not
-    "{": r"\textbraceleft{}",
-    "}": r"\textbraceright{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "|": r"\textbar{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    '"': r"\textquotedbl{}",
-    "–": "--",
-    "—": "---",
-    "±": r"$\pm$",
-    "²": "$^2$",
-    **{character: f"\\{character}" for character in "&%$#_"},
-}
-_TRANSLATION = str.maketrans(_SPECIAL)
-
-
-def latex(text: object) -> str:
-    r"""Text as text in LaTeX and BibTeX: no command, no math, no comment, braces balanced.
-
-    >>> latex("50% of zoo_llava\\input{x}")
-    '50\\% of zoo\\_llava\\textbackslash{}input\\textbraceleft{}x\\textbraceright{}'
-    """
-    return one_line(text).translate(_TRANSLATION)
-
-
-def breakable(text: str) -> str:
-    """A long line such as a signature, in LaTeX, that may be broken after its separators."""
-    return latex(text).replace(r"\textbar{}", r"\textbar\allowbreak{}")
 
 
 def latex_tables(tables: Iterable[Table]) -> str:
@@ -94,7 +61,7 @@ def _table(table: Table) -> str:
     )
 
 
-def _cells(row: Row, line: Line, notes: Notes) -> list[str]:
+def _cells(row: ResultRow, line: ModalityRow, notes: Notes) -> list[str]:
     label = row.label.text if line.tokens == "all" else f"{row.label.text}, no sinks"
     counts = ["" if ends is None else latex(show_range(ends)) for ends in (line.n_tokens, line.n_examples)]
     cells = [_mean(*pair, notes) for pair in zip(HEADLINES, line.summaries, strict=True)]

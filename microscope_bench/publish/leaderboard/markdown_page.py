@@ -7,7 +7,7 @@ from itertools import groupby
 
 from microscope_bench.publish.escape import code, escape, link, table
 from microscope_bench.publish.grouping import Entry
-from microscope_bench.publish.leaderboard.board import Board, Line, Row, Table, board_of, why_not_shown
+from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table, board_of, why_not_shown
 from microscope_bench.publish.summary import (
     HEADLINES,
     MODALITIES,
@@ -113,7 +113,7 @@ def _task_section(entry: Table) -> list[str]:
     return parts
 
 
-def _geometry_cells(row: Row, line: Line, notes: Notes) -> list[str]:
+def _geometry_cells(row: ResultRow, line: ModalityRow, notes: Notes) -> list[str]:
     label = row.label.markdown if line.tokens == "all" else f"{row.label.markdown}, no sinks"
     cells = [_summary_cell(*pair, notes) for pair in zip(HEADLINES, line.summaries, strict=True)]
     sinks = "not looked for" if line.n_sinks is None else f"{line.n_sinks:,}"
@@ -129,7 +129,7 @@ def _summary_cell(headline: Headline, summary: Summary | Withheld, notes: Notes)
     return "<br>".join(lines).replace(" ", NO_BREAK) + marks  # a number and its error stay on one line
 
 
-def _model_cells(row: Row, notes: Notes) -> list[str]:
+def _model_cells(row: ResultRow, notes: Notes) -> list[str]:
     identity, accuracy = row.result.identity, accuracy_text(row.result)
     model, ids = identity.model, (identity.example_ids_sha256 or "")[:6]
     if accuracy.startswith("none: "):
@@ -172,7 +172,7 @@ def _notes_text(notes: Notes) -> str:
     return "<br>\n".join(f"<sup>{k}</sup> {escape(reason)}" for k, reason in enumerate(notes.reasons, start=1))
 
 
-def _hidden_line(row: Row) -> str:
+def _hidden_line(row: ResultRow) -> str:
     shown = shortened(str(why_not_shown(row.result)))
     return f"- {link(row.label.markdown, row.path)} on {escape(row.result.identity.task.name)}: {escape(shown)}"
 

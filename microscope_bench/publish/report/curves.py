@@ -60,7 +60,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Series:
+class ShownSeries:
     """The scores of one result that make one curve and one column of a table.
 
     Attributes:
@@ -134,13 +134,13 @@ def shown_results(results: Sequence[Result], first: int) -> list[Shown]:
     return shown
 
 
-def series_of(shown: Shown, headline: Headline, modality: str, tokens: str, title: str = "") -> Series | None:
+def series_of(shown: Shown, headline: Headline, modality: str, tokens: str, title: str = "") -> ShownSeries | None:
     """The scores of one result; None where the metric has no row for this modality and token set."""
     rows = shown.result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
-    return Series(shown, tokens, title or shown.label, tuple(rows), headline) if rows else None
+    return ShownSeries(shown, tokens, title or shown.label, tuple(rows), headline) if rows else None
 
 
-def panels_of(shown: Sequence[Shown], headline: Headline) -> list[tuple[str, list[Series]]]:
+def panels_of(shown: Sequence[Shown], headline: Headline) -> list[tuple[str, list[ShownSeries]]]:
     """(title, series) of each panel of one metric: a modality, and again without sinks where a model has some."""
     found = []
     for modality in MODALITIES:
@@ -152,7 +152,7 @@ def panels_of(shown: Sequence[Shown], headline: Headline) -> list[tuple[str, lis
     return found
 
 
-def halves_of(shown: Sequence[Shown], headline: Headline) -> list[tuple[str, list[Series]]]:
+def halves_of(shown: Sequence[Shown], headline: Headline) -> list[tuple[str, list[ShownSeries]]]:
     """The same for examples answered rightly and wrongly, two series a model, where runs split their scores."""
     found = []
     for modality in MODALITIES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from microscope_bench.publish.report.curves import Series
+from microscope_bench.publish.report.curves import ShownSeries
 from microscope_bench.publish.summary import CAUTIONS, cautions_of, show_layers, show_range, sinks_of
 from microscope_bench.results.result import Score
 
@@ -12,7 +12,7 @@ _SAID_OTHERWISE = {*CAUTIONS, "tokens/d", "examples/d"}
 """Flags that have a sentence of their own, or that every value carries and only ``few_...`` makes a warning."""
 
 
-def notes_of(series: Sequence[Series]) -> list[tuple[str, list[int]]]:
+def notes_of(series: Sequence[ShownSeries]) -> list[tuple[str, list[int]]]:
     """(sentence, numbers of the results that it concerns), a sentence once."""
     notes: dict[str, dict[int, None]] = {}
     for one in series:
@@ -23,7 +23,7 @@ def notes_of(series: Sequence[Series]) -> list[tuple[str, list[int]]]:
     return [(text, list(keys)) for text, keys in notes.items()]
 
 
-def _of_one(series: Series) -> list[str]:
+def _of_one(series: ShownSeries) -> list[str]:
     rows, result = series.rows, series.shown.result
     half = series.title.rpartition(", ")[2] + ": " if series.tokens.startswith(("correct", "wrong")) else ""
     cautions = cautions_of(rows, series.headline.metric, result.identity.model.dtype)
@@ -53,7 +53,7 @@ def _of_one(series: Series) -> list[str]:
     return found
 
 
-def _flags(series: Sequence[Series]) -> dict[str, list[int]]:
+def _flags(series: Sequence[ShownSeries]) -> dict[str, list[int]]:
     """Each other flag once, with the range of its values where it has some."""
     values: dict[str, list[str]] = {}
     layers: dict[str, set[int]] = {}
@@ -89,7 +89,7 @@ def _layers(layers: Sequence[int]) -> str:
     return f"layer{'' if len(layers) == 1 else 's'} {show_layers(layers)}"
 
 
-def incomparable(first: Series, second: Series) -> str | None:
+def incomparable(first: ShownSeries, second: ShownSeries) -> str | None:
     """Why two results are not compared layer by layer; None where they are."""
     depths = [series.shown.result.identity.model.n_layers for series in (first, second)]
     if depths[0] != depths[1]:
@@ -97,7 +97,7 @@ def incomparable(first: Series, second: Series) -> str | None:
     return None
 
 
-def differing_layers(first: Series, second: Series) -> tuple[list[int], list[int]]:
+def differing_layers(first: ShownSeries, second: ShownSeries) -> tuple[list[int], list[int]]:
     """Layers at which two results differ by more than both standard errors together, and those not comparable.
 
     A layer without a value or a standard error in either does not compare, nor intrinsic dimension on unequal numbers
@@ -123,7 +123,7 @@ def _number(value: float | None) -> float:
     return 0.0 if value is None else value
 
 
-def comparison(first: Series, second: Series) -> str:
+def comparison(first: ShownSeries, second: ShownSeries) -> str:
     """One sentence on how the second differs from the baseline."""
     if reason := incomparable(first, second):
         return reason
@@ -137,7 +137,7 @@ def comparison(first: Series, second: Series) -> str:
     return "; ".join(said)
 
 
-def counted(series: Series) -> str:
+def counted(series: ShownSeries) -> str:
     """Fewest and most tokens and examples of a series' values."""
     rows = [row for row in series.rows if row.value is not None] or list(series.rows)
     tokens, examples = [row.n_tokens for row in rows], [row.n_examples for row in rows]

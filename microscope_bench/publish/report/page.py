@@ -6,24 +6,17 @@ security policy lets the browser load nothing and run nothing but the style and 
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from microscope_bench import __version__
 from microscope_bench.errors import ResultError
+from microscope_bench.publish.escape import html_page
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
 from microscope_bench.publish.report import axis as report_scale
 from microscope_bench.publish.report.curves import (
-    Series,
     Shown,
+    ShownSeries,
     halves_of,
     modalities_of,
     panels_of,
@@ -47,6 +40,9 @@ EXPLAINED = {
 GAP_EXPLAINED = "Distance between the centres of a modality's tokens and of text tokens, all scaled to length 1."
 
 
+Panels = list[tuple[str, list[ShownSeries]]]
+
+
 @dataclass(frozen=True)
 class Chart:
     """One metric: its panels on one axis, and those of the examples answered rightly and wrongly."""
@@ -58,7 +54,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """Results that compare: one task, one data set, one protocol with the same deviations, the same metric versions."""
 
     title: str
@@ -87,7 +83,7 @@ def render(results: Sequence[Result]) -> str:
         raise ResultError(
             "there is nothing to report: no complete result. `microscope-bench validate` says what each is"
         )
-    sections: list[Section] = []
+    sections: list[ReportSection] = []
     # the place in the order stands in for a path, so that sorting groups does not sort the results in them
     entries = [(f"{place:09d}", result) for place, result in enumerate(complete)]
     for _, in_protocol in grouped(entries, protocol_key):
@@ -95,29 +91,23 @@ def render(results: Sequence[Result]) -> str:
             first = 1 + sum(len(section.shown) for section in sections)
             sections.append(_section(shown_results([result for _, result in comparable], first)))
     shown = [one for section in sections for one in section.shown]
-    return (
-        _templates()
-        .get_template("report.html")
-        .render(
-            title=_title(sections, shown),
-            policy=_policy(),
-            style=Markup(_source("report.css")),
-            script=Markup(_source("report.js")),
-            scale=report_scale,
-            sections=sections,
-            results=[(one, facts_of(one.result), reproduction(one.result)) for one in shown],
-            failed=[(shown_name(result), result) for result in results if result.status == FAILED],
-            version=__version__,
-        )
-    )
+    values = {
+        "title": _title(sections, shown),
+        "scale": report_scale,
+        "sections": sections,
+        "results": [(one, facts_of(one.result), reproduction(one.result)) for one in shown],
+        "failed": [(shown_name(result), result) for result in results if result.status == FAILED],
+        "version": __version__,
+    }
+    return html_page("report", values)
 
 
-def _section(shown: Sequence[Shown]) -> Section:
+def _section(shown: Sequence[Shown]) -> ReportSection:
     identity = shown[0].result.identity
     data, tap = identity.dataset, identity.model.options.get("tap")
     changes = protocol_deviations(identity.protocol.as_dict())
     listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
-    return Section(
+    return ReportSection(
         title=f"{identity.task.name}, version {identity.task.version}{f', tap {tap}' if tap else ''}",
         description=f"Protocol {identity.protocol.name}{f' with {listed}' if listed else ''}. Data: {data.path}"
         f"{f', {data.name}' if data.name else ''} at {short_revision(data.revision)}, split {data.split}. Token "
@@ -131,10 +121,10 @@ def _section(shown: Sequence[Shown]) -> Section:
     )
 
 
-def _chart(title: str, panels: list[tuple[str, list[Series]]], halves: list[tuple[str, list[Series]]]) -> Chart:
+def _chart(title: str, panels: Panels, halves: Panels) -> Chart:
     axes = scales([*panels, *halves])
 
-    def placed(several: list[tuple[str, list[Series]]]) -> tuple[Panel, ...]:
+    def placed(several: Panels) -> tuple[Panel, ...]:
         return tuple(panel_of(name, s, s[0].headline, axes.get(s[0].modality)) for name, s in several)
 
     return Chart(title, EXPLAINED.get(title, GAP_EXPLAINED), placed(panels), placed(halves))
@@ -154,46 +144,8 @@ def _section_notes(shown: Sequence[Shown]) -> list[str]:
     return notes
 
 
-def _title(sections: Sequence[Section], shown: Sequence[Shown]) -> str:
+def _title(sections: Sequence[ReportSection], shown: Sequence[Shown]) -> str:
     tasks = list(dict.fromkeys(one.result.identity.task.name for one in shown))
     names = list(dict.fromkeys(one.label for one in shown))
     who = " and ".join(names) if len(names) <= 2 else f"{len(shown)} results"
     return f"Geometry of {who} on {', '.join(tasks[:3])}{', …' if len(tasks) > 3 else ''}"
-
-
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-
-
-def as_text(value: object) -> object:
-    """What a template prints of a value: control characters and those that turn the direction of text are blanks."""
-    return value if isinstance(value, Markup) else _UNSEEN.sub(" ", str(value))
-
-
-def _policy() -> str:
-    """The content security policy: nothing from anywhere, no style and no script but ours."""
-    hashes = [
-        f"'sha256-{base64.b64encode(hashlib.sha256(_source(name).encode()).digest()).decode()}'"
-        for name in ("report.css", "report.js")
-    ]
-    return f"default-src 'none'; style-src {hashes[0]}; script-src {hashes[1]}; base-uri 'none'; form-action 'none'"
-
-
-@cache
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("microscope_bench.publish"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=as_text,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: Mapping[str, Any] = {"anchor": lambda key: f"result-{key}"}
-    environment.filters.update(filters)
-    return environment
-
-
-def _source(name: str) -> str:
-    environment = _templates()
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]

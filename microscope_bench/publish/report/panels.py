@@ -17,7 +17,7 @@ from microscope_bench.publish.report.axis import (
     shorten,
     spread,
 )
-from microscope_bench.publish.report.curves import TOKEN_SET_TITLES, Series
+from microscope_bench.publish.report.curves import TOKEN_SET_TITLES, ShownSeries
 from microscope_bench.publish.report.notes import comparison, counted, differing_layers, incomparable, notes_of
 from microscope_bench.publish.summary import Headline, plus_minus
 from microscope_bench.results.result import Score
@@ -101,7 +101,7 @@ class Panel:
     rows: tuple[tuple[int, list[Cell]], ...]
 
 
-def scales(panels: Sequence[tuple[str, list[Series]]]) -> dict[str, Scale]:
+def scales(panels: Sequence[tuple[str, list[ShownSeries]]]) -> dict[str, Scale]:
     """Modality → the axis that its panels share, whatever their token set; without those that have no value at all."""
     values: dict[str, list[tuple[float, float]]] = {}
     floor = None
@@ -112,7 +112,7 @@ def scales(panels: Sequence[tuple[str, list[Series]]]) -> dict[str, Scale]:
     return {modality: scale_of(pairs, floor) for modality, pairs in values.items() if pairs}
 
 
-def panel_of(title: str, series: Sequence[Series], headline: Headline, scale: Scale | None) -> Panel:
+def panel_of(title: str, series: Sequence[ShownSeries], headline: Headline, scale: Scale | None) -> Panel:
     """Places one panel; two series of which the first is a baseline are compared."""
     compared = len(series) == 2 and series[0].shown.baseline and series[0].shown is not series[1].shown
     differ: set[int] = set()
@@ -155,7 +155,7 @@ def panel_of(title: str, series: Sequence[Series], headline: Headline, scale: Sc
     )
 
 
-def _whose(keys: Sequence[int], series: Sequence[Series]) -> str:
+def _whose(keys: Sequence[int], series: Sequence[ShownSeries]) -> str:
     everybody = len(keys) > 3 and set(keys) == {one.shown.key for one in series}
     return "all" if everybody else ", ".join(map(str, keys))
 
@@ -164,7 +164,7 @@ def _verdict(compared: bool, differs: bool) -> list[Cell]:
     return [Cell("yes" if differs else "", differs)] if compared else []
 
 
-def _curve(series: Series, scale: Scale, height: int, end: float, label_y: float, differ: set[int]) -> Curve:
+def _curve(series: ShownSeries, scale: Scale, height: int, end: float, label_y: float, differ: set[int]) -> Curve:
     rows = series.drawn
     wrong = series.tokens.startswith("wrong")
     runs: list[list[Score]] = []
@@ -199,7 +199,7 @@ def _curve(series: Series, scale: Scale, height: int, end: float, label_y: float
     return Curve(series.title, series.shown.colour, dash, line, band, tuple(marks), label, _short(label_y), leader)
 
 
-def _direct(series: Series) -> str:
+def _direct(series: ShownSeries) -> str:
     """The label at a curve: which half of the examples comes first where there are two of a model."""
     half = series.title.rpartition(", ")[2]
     return f"{half}: {series.shown.label}" if series.title != series.shown.label else series.title
@@ -216,7 +216,7 @@ def _with_stderr(run: Sequence[Score]) -> list[list[Score]]:
     return [part for part in parts if len(part) > 1]
 
 
-def says(series: Series, row: Score) -> str:
+def says(series: ShownSeries, row: Score) -> str:
     """A value in words: number of the result, layer, value ± standard error, n, flags."""
     flags = [flag for flag in row.flags if flag.partition("=")[0] not in BARE_FLAGS]
     half = f" {TOKEN_SET_TITLES[series.tokens]}" if series.tokens.startswith(("correct", "wrong")) else ""
@@ -232,13 +232,13 @@ def value_text(row: Score) -> str:
     return f"{row.value:.4g} (no standard error)" if row.stderr is None else plus_minus(row.value, row.stderr)
 
 
-def _cell(series: Series, row: Score | None) -> Cell:
+def _cell(series: ShownSeries, row: Score | None) -> Cell:
     if row is None or row.value is None:
         return Cell("—")
     return Cell(value_text(row) + ("" if row in series.drawn else " *"))
 
 
-def _off_axis(series: Sequence[Series], scale: Scale) -> list[tuple[str, list[int]]]:
+def _off_axis(series: Sequence[ShownSeries], scale: Scale) -> list[tuple[str, list[int]]]:
     notes = []
     for one in series:
         off = [row for row in one.drawn if not scale.holds(_value(row))]
@@ -249,7 +249,7 @@ def _off_axis(series: Sequence[Series], scale: Scale) -> list[tuple[str, list[in
     return notes
 
 
-def _in_words(title: str, series: Sequence[Series], headline: Headline) -> str:
+def _in_words(title: str, series: Sequence[ShownSeries], headline: Headline) -> str:
     words = []
     for one in series:
         rows = one.drawn
@@ -264,7 +264,7 @@ def _in_words(title: str, series: Sequence[Series], headline: Headline) -> str:
     return f"{headline.title} over relative depth, {title}. {'; '.join(words)}. The table below has every value."
 
 
-def _x(series: Series, layer: int) -> float:
+def _x(series: ShownSeries, layer: int) -> float:
     return LEFT + series.depth(layer) * PLOT_WIDTH
 
 

@@ -1,0 +1,66 @@
+"""The forms in which a leaderboard and a citation can be written; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from microscope_bench.publish.grouping import Entry
+    from microscope_bench.publish.leaderboard.board import Board
+    from microscope_bench.results.result import Result
+
+TextOf = Callable[["Result"], str]
+"""What somebody else knows of a result: the fusion class of its model, whom to cite for its data; "" for nothing."""
+
+LEADERBOARDS = {"markdown": ".md", "html": ".html", "latex": ".tex", "csv": ".csv", "json": ".json"}
+"""Form of a leaderboard → ending of its files."""
+
+CITATIONS = ("text", "bibtex", "latex", "json", "model-card")
+
+
+def nothing_known(result: Result) -> str:
+    """The :data:`TextOf` of somebody who knows nothing."""
+    return ""
+
+
+def render_leaderboard(form: str, board: Board, fusion_of: TextOf = nothing_known) -> str:
+    """A leaderboard in one of :data:`LEADERBOARDS`; the same text for the same rows.
+
+    Args:
+        form: its name.
+        board: the rows.
+        fusion_of: the fusion class of a result's model, for the forms that show it.
+    """
+    from microscope_bench.publish.leaderboard import csv_json, html_page, latex_tables, markdown_page
+
+    writers: dict[str, Callable[[], str]] = {
+        "markdown": lambda: markdown_page.render_board(board),
+        "html": lambda: html_page.render_html(board, fusion_of),
+        "latex": lambda: latex_tables.latex_tables(board.tables),
+        "csv": lambda: csv_json.to_csv(board, fusion_of),
+        "json": lambda: csv_json.to_json(board, fusion_of),
+    }
+    return writers[form]()
+
+
+def render_citation(form: str, entries: Sequence[Entry], citation_of: TextOf = nothing_known) -> str:
+    """Results in one of :data:`CITATIONS`; the same text for the same results in the same order.
+
+    Args:
+        form: its name.
+        entries: (path, complete result).
+        citation_of: whom to cite for the data of a result's task, as ``Name et al., Title, Venue Year``.
+    """
+    from microscope_bench.publish import cite
+    from microscope_bench.publish.leaderboard import board, latex_tables
+
+    results = list({result.signature: result for _, result in entries}.values())
+    writers: dict[str, Callable[[], str]] = {
+        "text": lambda: cite.sentences(results, citation_of),
+        "bibtex": lambda: cite.bibtex(results, citation_of),
+        "latex": lambda: latex_tables.latex_tables(board.tables_of(board.row_of(*entry) for entry in entries)),
+        "json": lambda: cite.citations_json(results, citation_of),
+        "model-card": lambda: cite.model_card(results),
+    }
+    return writers[form]()
