@@ -45,9 +45,8 @@ def run(args: argparse.Namespace) -> int:
             problems = implausible(result)
             if problems:
                 bad += 1
-                print(
-                    f"BAD  {printable(path)}: no run of this package writes this; repeat the run, or report a wrong rule"
-                )
+                why = "no run of this package writes this; repeat the run, or report a wrong rule"
+                print(f"BAD  {printable(path)}: {why}")
                 print("\n".join(f"     {printable(problem)}" for problem in problems[:_SHOWN]))
                 if len(problems) > _SHOWN:
                     print(f"     and {len(problems) - _SHOWN} more")
