@@ -40,51 +40,31 @@ class DatasetIdentity:
     split: str
 
 
-@dataclass(frozen=True)
-class PinnedRepository:
-    """A hub repository at one commit.
-
-    Attributes:
-        sha: the full commit.
-        source: what ``datasets.load_dataset`` opens: the repository or, without a hub, its cached snapshot.
-        revision: what ``load_dataset`` is told with it; None for a folder, which is at that commit already.
-    """
-
-    sha: str
-    source: str
-    revision: str | None
-
-
 def is_hub_repository(path: str) -> bool:
     """Whether ``load_dataset(path)`` would ask the hub."""
     return path not in FILE_FORMATS and not Path(path).expanduser().exists()
 
 
-def pin_repository(path: str, revision: str | None = None) -> PinnedRepository:
-    """Resolves a branch, tag or commit (None: the main branch) of a hub data set to its full commit.
+def pin_repository(path: str, revision: str | None = None) -> tuple[str, dict[str, str | None]]:
+    """The full commit that a branch, tag or commit (None: the main branch) of a hub data set means now.
 
-    In offline mode the data set is read from its snapshot in the local hub cache.
+    Beside it the ``dataset_path`` and ``revision`` under which it is opened: in offline mode those of its snapshot in
+    the local hub cache.
 
     Raises:
         TaskError: no such repository or revision, or the hub cannot be reached.
     """
     sha = resolve_commit(path, revision, "dataset", local_hint=LOCAL_HINT, error_type=TaskError)
     if not is_offline():
-        return PinnedRepository(sha, path, sha)
+        return sha, {"dataset_path": path, "revision": sha}
     snapshot = cached_snapshot(path, sha, "dataset")
     if snapshot is None:
         raise TaskError(f"{path}@{sha} is not in the local hub cache and HF_HUB_OFFLINE is set. {LOCAL_HINT}")
-    return PinnedRepository(sha, str(snapshot), None)
+    return sha, {"dataset_path": str(snapshot), "revision": None}
 
 
 def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``datasets.load_dataset`` as split name → ``datasets.Dataset``; never runs code of a repository.
-
-    Args:
-        path: hub repository, local directory, or file format.
-        name: the repository's configuration.
-        options: further arguments of ``load_dataset``: ``revision``, ``data_files``, ``data_dir``, ``split`` ...
-    """
+    """``datasets.load_dataset`` as split name → ``datasets.Dataset``; never runs code of a repository."""
     import datasets
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code" and value is not None}
@@ -110,10 +90,8 @@ def _state(directory: Path) -> str:
 def hash_rows(rows: Any) -> str:
     """A content hash of a ``datasets.Dataset``: of its rows in their order, with the bytes of its pictures.
 
-    Where the files lie and how they are packed (JSON, Parquet, ...) does not enter. Rows are read in small batches.
-
-    Returns:
-        ``sha256-`` and 16 hexadecimal digits.
+    Where the files lie and how they are packed (JSON, Parquet, ...) does not enter. It is ``sha256-`` and 16
+    hexadecimal digits.
     """
     digest = hashlib.sha256()
     for table in rows.with_format("arrow").iter(batch_size=64):

@@ -11,7 +11,7 @@ from typing import Any
 
 from microscope_bench.errors import TaskError, field_error
 from microscope_bench.system.lazy_registry import unknown_name
-from microscope_bench.tasks.lm_eval_layer import group_fields, lm_eval_groups, lm_eval_tags, lm_eval_task_files
+from microscope_bench.tasks.lm_eval_layer import group_fields, lm_eval_names
 from microscope_bench.tasks.task_files import IncludePath, read_task_file, scan
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,7 @@ class TaskSpec:
     """One task to load.
 
     Attributes:
-        name: the task's name.
-        path: its file; of a task written out inside a group, the group's.
+        path: the task's file; of a task written out inside a group, the group's.
         changes: fields that a group sets for it; they win over the file's.
         inline: whether ``changes`` is the whole task and the file only says where it stands.
     """
@@ -43,6 +42,7 @@ class TaskNames:
     def __init__(self, include_path: IncludePath = None) -> None:
         self._files = scan(include_path)
         self._known = {listing.name: listing for listing in reversed(self._files.tasks)}
+        self._ours = {*self._known, *self._files.groups, *self._files.tags}
 
     def expand(self, names: Sequence[str]) -> list[TaskSpec]:
         """The tasks behind names, paths of YAML files, groups, tags and patterns (``mmlu_*``), each once.
@@ -76,7 +76,7 @@ class TaskNames:
             matching = sorted(known for known in self._all() if fnmatchcase(known, name))
             if not matching:
                 raise TaskError(f"no task, group or tag has a name like {name}; see: microscope-bench ls tasks --all")
-            tasks = {known for known in matching if self._is_task(known)}
+            tasks = {known for known in matching if known in self._known or known in lm_eval_names().tasks}
             for known in matching:
                 for spec in self._named(known, changes, (*within, name)):
                     # what fits the pattern itself is not asked for a second time by a group that fits it too
@@ -92,12 +92,12 @@ class TaskNames:
         elif name in self._files.tags:
             for member in sorted(self._files.tags[name]):
                 yield from self._named(member, changes, (*within, name))
-        elif name in (theirs := lm_eval_task_files()):
-            yield TaskSpec(name, theirs[name], changes)
-        elif name in (groups := lm_eval_groups()):
-            yield from self._file(groups[name], changes, within)
-        elif name in (tags := lm_eval_tags()):
-            for member in tags[name]:
+        elif name in (theirs := lm_eval_names()).tasks:
+            yield TaskSpec(name, theirs.tasks[name], changes)
+        elif name in theirs.groups:
+            yield from self._file(theirs.groups[name], changes, within)
+        elif name in theirs.tags:
+            for member in theirs.tags[name]:
                 yield from self._named(member, changes, (*within, name))
         else:
             broken = [str(listing.path) for listing in self._files.tasks if listing.error]
@@ -105,15 +105,14 @@ class TaskNames:
             raise unknown_name("task", name, self._all(), hint + "List the tasks with: microscope-bench ls tasks")
 
     def _all(self) -> list[str]:
-        ours = {**self._known, **self._files.groups, **self._files.tags}
-        return sorted({*ours, *lm_eval_task_files(), *lm_eval_groups(), *lm_eval_tags()})
-
-    def _is_task(self, name: str) -> bool:
-        return name in self._known or name in lm_eval_task_files()
+        theirs = lm_eval_names()
+        return sorted({*self._ours, *theirs.tasks, *theirs.groups, *theirs.tags})
 
     def _knows(self, name: str) -> bool:
-        ours = name in self._known or name in self._files.groups or name in self._files.tags
-        return ours or name in lm_eval_task_files() or name in lm_eval_groups() or name in lm_eval_tags()
+        if name in self._ours:
+            return True
+        theirs = lm_eval_names()
+        return name in theirs.tasks or name in theirs.groups or name in theirs.tags
 
     def _file(self, path: Path, changes: Mapping[str, Any], within: tuple[str, ...]) -> Iterator[TaskSpec]:
         config = read_task_file(path)

@@ -21,9 +21,6 @@ class Draws:
         sampler: lm-eval's, its seed set.
         rows: the rows to measure, in their order.
         exclude_row: whether lm-eval tells the sampler which row the examples are for.
-
-    Attributes:
-        row: index of the row that is rendered next.
     """
 
     def __init__(self, sampler: Any, rows: Any, *, exclude_row: bool) -> None:
@@ -31,7 +28,7 @@ class Draws:
         self._rows = rows
         self._exclude_row = exclude_row
         self._drawn: list[list[Any]] = []
-        self.row = 0
+        self.row = 0  # the one that is rendered next
 
     def sample(self, n: int, **_: object) -> list[Any]:
         """The ``n`` examples of the current row; ``n`` is the same in every call."""
@@ -45,9 +42,6 @@ def number_of_shots(config: Mapping[str, Any], asked: int | None, path: Path) ->
     """How many few-shot examples a task's prompts have, and whether the file overruled what was asked for.
 
     lm-eval's rule: what is asked for, but a file that says 0 keeps 0; what is not asked for is the file's.
-
-    Raises:
-        TaskError: the task has pictures or sound and would have few-shot examples.
     """
     own = config.get("num_fewshot")
     wanted = int(own or 0) if asked is None else asked
@@ -66,9 +60,6 @@ def fewshot_pool(config: Mapping[str, Any], split: Split, rows: Any, path: Path)
 
     That is ``fewshot_split``, else the samples of ``fewshot_config``, else the training split, else the validation
     split, else the rows themselves.
-
-    Raises:
-        TaskError: it cannot be had; the message names file and field.
     """
     own: Mapping[str, Any] = config.get("fewshot_config") or {}
     wanted, process = fewshot_split(config), config.get("process_docs")
@@ -84,7 +75,7 @@ def fewshot_pool(config: Mapping[str, Any], split: Split, rows: Any, path: Path)
     if not wanted:
         return list(rows)
     try:
-        found = split.others[split_name(split.others, wanted)]
+        found = split.every[split_name(split.every, wanted)]
         return list(process(found) if process is not None else found)
     except Exception as error:  # of the task's own function, or no such split
         raise field_error(path, field, f"few-shot examples cannot be had: {describe(error)}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from pathlib import Path
 from traceback import walk_tb
@@ -14,7 +14,6 @@ from microscope_bench.errors import field_error
 SPLIT = "evaluated"
 """The one split that the lm-eval task object gets to see."""
 
-
 NOT_TO_RENDER = frozenset(
     {"tag", "group", "class", "task_list", "custom_dataset", "process_docs"}
     | {"training_split", "validation_split", "fewshot_split"}
@@ -22,7 +21,6 @@ NOT_TO_RENDER = frozenset(
     | {"metric_list", "filter_list", "process_results"}
 )
 """Fields that lm-eval's task object is not shown: what they say is done already, or is not wanted."""
-
 
 TEMPLATES = 256
 """Compiled templates that are kept: a task has about five, unless those that its rows hold are templates too."""
@@ -39,34 +37,28 @@ def keep_compiled_templates() -> None:
         env.from_string = lru_cache(maxsize=TEMPLATES)(env.from_string)
 
 
+@dataclass(frozen=True)
+class LmEvalNames:
+    """The names of lm-eval's own: tasks and groups with their YAML file, tags with the tasks that carry them."""
+
+    tasks: dict[str, Path]
+    groups: dict[str, Path]
+    tags: dict[str, list[str]]
+
+
 @cache
-def _lm_eval_index() -> Any:
+def lm_eval_names() -> LmEvalNames:
+    """lm-eval's index, which takes seconds to build: it reads some 14,000 files."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager()  # reads some 14,000 files: seconds
+    manager = TaskManager()
 
+    def files(names: list[str]) -> dict[str, Path]:
+        paths = ((name, manager.task_index[name].yaml_path) for name in names)
+        return {name: path for name, path in paths if path is not None}
 
-def lm_eval_task_files() -> dict[str, Path]:
-    """lm-eval's own tasks: name → YAML file, without groups and tags."""
-    manager = _lm_eval_index()
-    return _files(manager, manager.all_subtasks)
-
-
-def lm_eval_groups() -> dict[str, Path]:
-    """lm-eval's own groups: name → YAML file."""
-    manager = _lm_eval_index()
-    return _files(manager, manager.all_groups)
-
-
-def lm_eval_tags() -> dict[str, list[str]]:
-    """lm-eval's own tags: name → names of the tasks that carry it, sorted."""
-    manager = _lm_eval_index()
-    return {name: sorted(manager.task_index[name].tags) for name in manager.all_tags}
-
-
-def _files(manager: Any, names: list[str]) -> dict[str, Path]:
-    paths = ((name, manager.task_index[name].yaml_path) for name in names)
-    return {name: path for name, path in paths if path is not None}
+    tags = {name: sorted(manager.task_index[name].tags) for name in manager.all_tags}
+    return LmEvalNames(files(manager.all_subtasks), files(manager.all_groups), tags)
 
 
 def group_fields() -> frozenset[str]:
@@ -94,9 +86,6 @@ def build_task(
         path: the task file, for messages.
         num_fewshot: solved examples before each question.
         pool: what they are drawn from.
-
-    Raises:
-        TaskError: a field that lm-eval refuses, or that fails on the first row.
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +12,9 @@ from typing import Any
 from microscope_bench.tasks.data_sets import DatasetIdentity, hash_rows, is_hub_repository
 from microscope_bench.tasks.fewshot import Draws
 from microscope_bench.tasks.lm_eval_layer import keep_compiled_templates
-from microscope_bench.tasks.settings import TaskSettings, rows_to_measure, seeded, stated_version
+from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
 from microscope_bench.tasks.splits import function_arguments, generated_revision
 from microscope_bench.tasks.task import Task
-from microscope_bench.tasks.task_loading import row_ids
 
 NO_SOURCE = {"dataset_path": None, "dataset_name": None}
 
@@ -26,9 +25,6 @@ def task_around(renderer: Any, settings: TaskSettings) -> Task:
     Args:
         renderer: a ``lm_eval.api.task.ConfigurableTask`` with its data loaded; it stays as it is.
         settings: what the evaluation asks of its tasks. Of few-shot examples the task object knows the number itself.
-
-    Raises:
-        TaskError: its ids are not unique, or its data set cannot be identified.
     """
     keep_compiled_templates()
     config = renderer.config
@@ -37,36 +33,16 @@ def task_around(renderer: Any, settings: TaskSettings) -> Task:
     where = Path(name)
     with seeded(settings.seeds):
         every_row = renderer.eval_docs
-    ids, rows, chosen = row_ids(every_row, metadata.get("id_column"), where), every_row, None
-    if name in settings.samples:
-        chosen = rows_to_measure(settings.samples[name], len(every_row), name)
-        ids, rows = [ids[index] for index in chosen], _select(every_row, chosen)
+    measured = measured_rows(every_row, name, metadata, shots, settings, where)
     if shots:
         renderer = copy(renderer)
         sampler = copy(renderer.sampler).set_rnd(settings.seeds.fewshot)
-        renderer.sampler = Draws(sampler, rows, exclude_row=renderer.fewshot_cfg.split == config.test_split)
-    return Task(
-        name=name,
-        version=stated_version(str(metadata.get("version", "unversioned")), settings, shots, chosen),
-        dataset=_identity(renderer, config, metadata, where),
-        ids=ids,
-        has_images=config.doc_to_image is not None,
-        has_audio=config.doc_to_audio is not None,
-        description=" ".join(str(metadata.get("description", "")).split()),
-        licence=str(metadata.get("licence", "")),
-        citation=str(metadata.get("citation", "")).strip(),
-        rows=rows,
-        renderer=renderer,
-        num_fewshot=shots,
-        settings=settings,
-    )
+        renderer.sampler = Draws(sampler, measured.rows, exclude_row=renderer.fewshot_cfg.split == config.test_split)
+    dataset = _dataset(renderer, config, metadata, where)
+    return Task(name, measured.version, dataset, measured.ids, measured.rows, renderer, settings)
 
 
-def _select(rows: Any, chosen: Sequence[int]) -> Any:
-    return rows.select(chosen) if hasattr(rows, "select") else [rows[index] for index in chosen]
-
-
-def _identity(renderer: Any, config: Any, metadata: Mapping[str, Any], where: Path) -> DatasetIdentity:
+def _dataset(renderer: Any, config: Any, metadata: Mapping[str, Any], where: Path) -> DatasetIdentity:
     split = str(config.test_split if renderer.has_test_docs() else config.validation_split)
     if generated := metadata.get("generated"):
         given = {"task": config.task, "metadata": metadata, "dataset_kwargs": config.dataset_kwargs}

@@ -14,11 +14,7 @@ from microscope_bench.example import Audio
 
 
 def pictures_in(found: Any) -> list[Any]:
-    """The PIL images among what ``doc_to_image`` gives, as they are.
-
-    Raises:
-        TypeError: it gives something else.
-    """
+    """The PIL images among what ``doc_to_image`` gives, as they are."""
     from PIL.Image import Image
 
     pictures = [p for p in (found if isinstance(found, list | tuple) else [found]) if p is not None]
@@ -34,10 +30,6 @@ def sounds_in(found: Any) -> tuple[Audio, ...]:
     Args:
         found: one or a list of: ``{"array": ..., "sampling_rate": ...}``, the undecoded column of a data set
             (``{"bytes": ..., "path": ...}``, WAV files only), a decoder of torchcodec, an :class:`Audio`, or None.
-
-    Raises:
-        TypeError: it gives something else.
-        ValueError: a file that is no WAV, or an empty recording.
     """
     sounds = tuple(_sound(s) for s in (found if isinstance(found, list | tuple) else [found]) if s is not None)
     for sound in sounds:
@@ -74,11 +66,7 @@ def _wav(content: bytes) -> Audio:
 
 
 def _mono(samples: np.ndarray, sampling_rate: int) -> Audio:
-    """(n,) or (n, channels) as numbers in [-1, 1], or as whole numbers of 8 (unsigned), 16 or 32 bits.
-
-    Raises:
-        ValueError: of another form, or beyond that range.
-    """
+    """Takes (n,) or (n, channels), as numbers in [-1, 1] or as whole numbers of 8 (unsigned), 16 or 32 bits."""
     if samples.ndim > 2 or (samples.ndim == 2 and samples.shape[1] > samples.shape[0]):
         raise ValueError(f"a recording has shape {samples.shape}; give (samples,) or (samples, channels)")
     if np.issubdtype(samples.dtype, np.integer):

@@ -7,10 +7,13 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from microscope_bench.errors import TaskError
+from microscope_bench.errors import TaskError, field_error
+from microscope_bench.system.lazy_registry import unknown_name
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,60 @@ class TaskSettings:
             raise TaskError(f"num_fewshot must be at least 0, not {self.num_fewshot}")
 
 
-def rows_to_measure(samples: Sequence[int], n_rows: int, task: str) -> list[int]:
-    """The rows that ``samples`` asks for, each once and in the order of the data, as lm-eval takes them.
+@dataclass(frozen=True)
+class MeasuredRows:
+    """What a run measures of a task.
 
-    Raises:
-        TaskError: an index is not a row of the task, or there is none (which lm-eval reads as "all").
+    Attributes:
+        rows: all of the split, or those that ``samples`` names.
+        ids: one for each.
+        version: the task's, with what the run changed about it.
     """
-    if not samples:
+
+    rows: Any
+    ids: list[str]
+    version: str
+
+
+def measured_rows(
+    rows: Any, task: str, metadata: Mapping[str, Any], num_fewshot: int, settings: TaskSettings, path: Path
+) -> MeasuredRows:
+    """What a run measures of a split.
+
+    Args:
+        rows: of the split, processed.
+        task: its name.
+        metadata: of the task file.
+        num_fewshot: what the prompts really have.
+        settings: of the run.
+        path: the task file, for messages.
+    """
+    ids, chosen = _row_ids(rows, metadata.get("id_column"), path), None
+    if task in settings.samples:
+        chosen = _chosen(settings.samples[task], len(rows), task)
+        ids = [ids[index] for index in chosen]
+        rows = rows.select(chosen) if hasattr(rows, "select") else [rows[index] for index in chosen]
+    version = stated_version(str(metadata.get("version", "unversioned")), settings, num_fewshot, chosen)
+    return MeasuredRows(rows, ids, version)
+
+
+def _row_ids(rows: Any, column: str | None, path: Path) -> list[str]:
+    """The ids that the task file names a column for, else the rows' numbers."""
+    if column is None:
+        return [str(index) for index in range(len(rows))]
+    if column not in rows.column_names:
+        raise field_error(path, "metadata.id_column", f"{unknown_name('column', column, rows.column_names)}")
+    # without its format: reading a whole column must not draw or decode the rows' pictures
+    ids = [str(value) for value in rows.select_columns([column]).with_format(None)[column]]
+    if len(set(ids)) < len(ids):
+        twice = next(value for index, value in enumerate(ids) if value in ids[:index])
+        raise field_error(path, "metadata.id_column", f"ids must be unique, but {column} holds {twice!r} twice")
+    return ids
+
+
+def _chosen(samples: Sequence[int], n_rows: int, task: str) -> list[int]:
+    """The rows that ``samples`` asks for, each once and in the order of the data, as lm-eval takes them."""
+    if not samples:  # which lm-eval reads as "all"
         raise TaskError(f"samples of {task} is empty; leave the task out of samples to measure all of it")
     for index in samples:
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_rows:
@@ -68,12 +118,6 @@ def rows_to_measure(samples: Sequence[int], n_rows: int, task: str) -> list[int]
 
 def stated_version(version: str, settings: TaskSettings, num_fewshot: int, rows: Sequence[int] | None) -> str:
     """A task's version with everything that a run changed about it: this is what results and signatures show.
-
-    Args:
-        version: ``metadata.version`` of the task file.
-        settings: of the run.
-        num_fewshot: what the prompts really have.
-        rows: those measured because ``samples`` named them, or None.
 
     >>> stated_version("1.0", TaskSettings(), 5, None)
     '1.0+num_fewshot:5'

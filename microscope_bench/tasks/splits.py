@@ -26,21 +26,15 @@ SAME_SPLIT = {"val": "validation", "validation": "val", "valid": "validation"}
 
 @dataclass(frozen=True)
 class Split:
-    """The split to evaluate and those beside it.
-
-    Attributes:
-        rows: as they lie in the data set, a ``datasets.Dataset``.
-        dataset: which data that is.
-        others: split name → rows, of the whole data set.
-    """
+    """The split to evaluate, a ``datasets.Dataset``; which data that is; and all splits of the data set by name."""
 
     rows: Any
     dataset: DatasetIdentity
-    others: Mapping[str, Any]
+    every: Mapping[str, Any]
 
 
 def known_arguments(config: Mapping[str, Any]) -> list[str] | None:
-    """The arguments a task takes, or None where it takes any."""
+    """The arguments a task takes; None where it takes any, for a function of ``**kwargs`` alone does not say which."""
     custom = config.get("custom_dataset")
     named = REPOSITORY_ARGUMENTS if custom is None else list(_parameters(custom))
     return [*named, "split"] if named else None
@@ -52,11 +46,7 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
     Args:
         config: the task file's fields, functions resolved.
         path: the task file, for messages.
-        task_args: see :func:`microscope_bench.tasks.load_task`.
-
-    Raises:
-        UnknownNameError: no such task argument or split.
-        TaskError: the data cannot be had; the message names file and field.
+        task_args: see :func:`microscope_bench.tasks.load_task`; the task takes all of them (:func:`known_arguments`).
     """
     wanted = task_args.get("split") or config.get("test_split") or config.get("validation_split")
     if wanted is None:
@@ -69,15 +59,15 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
         field = "custom_dataset"
         arguments = function_arguments(custom, config, task_args, path)
     generated = config["metadata"].get("generated")
-    repository, pin = arguments.get("dataset_path"), None
+    repository, commit = arguments.get("dataset_path"), None
     if (
         isinstance(repository, str)
         and not arguments.get("data_dir")
         and not generated
         and is_hub_repository(repository)
     ):
-        pin = pin_repository(repository, arguments.get("revision"))
-        arguments |= {"dataset_path": pin.source, "revision": pin.revision}
+        commit, opened = pin_repository(repository, arguments.get("revision"))
+        arguments |= opened
     try:
         if custom is None:
             options = {k: v for k, v in arguments.items() if k not in ("dataset_path", "dataset_name")}
@@ -90,11 +80,11 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
     except MicroscopeError:
         raise
     except Exception as error:  # of datasets, of the network, or of the task's own function
-        raise field_error(path, field, f"{describe(error)}{f'. Or {LOCAL_HINT}' if pin else ''}") from error
+        raise field_error(path, field, f"{describe(error)}{f'. Or {LOCAL_HINT}' if commit else ''}") from error
     if n_rows == 0:
         raise field_error(path, field, f"split {split!r} has no rows")
-    if pin is not None:
-        dataset = DatasetIdentity(str(repository), arguments.get("dataset_name"), pin.sha, split)
+    if commit is not None:
+        dataset = DatasetIdentity(str(repository), arguments.get("dataset_name"), commit, split)
     elif generated:
         dataset = DatasetIdentity("generated", None, generated_revision(generated, arguments, path), split)
     else:
@@ -112,7 +102,6 @@ def generated_revision(template: str, arguments: Mapping[str, Any], path: Path) 
 
 def _repository_arguments(config: Mapping[str, Any], task_args: Mapping[str, Any]) -> dict[str, Any]:
     """What ``load_dataset`` is called with: the file's fields, then the task arguments."""
-    _refuse_unknown(task_args, [*REPOSITORY_ARGUMENTS, "split"], config["task"])
     given = {key: value for key, value in task_args.items() if key != "split"}
     fields = {key: config.get(key) for key in ("dataset_path", "dataset_name")}
     arguments = {**(config.get("dataset_kwargs") or {}), **fields, **given}
@@ -128,8 +117,6 @@ def function_arguments(
 ) -> dict[str, Any]:
     """What ``custom_dataset`` is called with: as lm-eval does, metadata and dataset_kwargs; then the task arguments."""
     named = _parameters(function)
-    if named:  # a function of **kwargs alone does not say what it takes
-        _refuse_unknown(task_args, [*named, "split"], config["task"])
     arguments = {name: default for name, default in named.items() if default is not inspect.Parameter.empty}
     arguments |= {**config["metadata"], **(config.get("dataset_kwargs") or {})}
     for name, value in task_args.items():
@@ -148,18 +135,8 @@ def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def _refuse_unknown(task_args: Mapping[str, Any], known: list[str], task: str) -> None:
-    for name in task_args:
-        if name not in known:
-            raise unknown_name("task argument", name, known, f"(task {task})")
-
-
 def split_name(splits: Any, wanted: str) -> str:
-    """The name that a data set has for a split: ``val`` and ``validation`` are the same.
-
-    Raises:
-        UnknownNameError: it has no such split.
-    """
+    """The name that a data set has for a split: ``val`` and ``validation`` are the same."""
     if not isinstance(splits, Mapping):
         raise TypeError(f"must give split name → Dataset, gives {type(splits).__name__}")
     if wanted in splits:

@@ -24,14 +24,8 @@ class Task:
             settings changed about prompts or rows.
         dataset: which data, pinned.
         ids: one id per row, unique and stable between runs.
-        has_images: whether the task shows pictures.
-        has_audio: whether it lets sound be heard.
-        description: one line, or "".
-        licence: of the data, or "".
-        citation: whom to cite for the data, or "".
         rows: what is measured of the evaluated split, a ``datasets.Dataset``.
         renderer: lm-eval's task object.
-        num_fewshot: solved examples before each question.
         settings: of the run.
     """
 
@@ -39,18 +33,27 @@ class Task:
     version: str
     dataset: DatasetIdentity
     ids: Sequence[str]
-    has_images: bool
-    has_audio: bool
-    description: str
-    licence: str
-    citation: str
     rows: Any
     renderer: Any
-    num_fewshot: int = 0
     settings: TaskSettings = field(default_factory=TaskSettings)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the task shows pictures."""
+        return self.renderer.config.doc_to_image is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the task lets sound be heard."""
+        return self.renderer.config.doc_to_audio is not None
+
+    @property
+    def num_fewshot(self) -> int:
+        """Solved examples before each question."""
+        return int(self.renderer.config.num_fewshot or 0)
 
     @property
     def sampled(self) -> bool:
@@ -61,9 +64,6 @@ class Task:
         """Renders one row, whatever was rendered before it.
 
         Pictures become RGB; a picture's EXIF orientation is not applied, as in transformers' image processors.
-
-        Args:
-            index: the row, 0 .. ``len(task) - 1``.
 
         Raises:
             ExampleError: the row cannot be rendered: a picture that does not open, another number of pictures than of
@@ -76,16 +76,7 @@ class Task:
         return self.render(index, row)
 
     def render(self, index: int, row: Any, pictures: Sequence[Any] | None = None) -> Example:
-        """Renders a row that is at hand; see :meth:`example`.
-
-        Args:
-            index: its number.
-            row: as the data set gives it.
-            pictures: the row's, where they are decoded already.
-
-        Raises:
-            ExampleError: the row cannot be rendered.
-        """
+        """Renders a row that is at hand, with its pictures where they are decoded already; see :meth:`example`."""
         example_id = self.ids[index]
         try:
             with seeded(self.settings.seeds, index):

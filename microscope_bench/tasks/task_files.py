@@ -1,4 +1,4 @@
-"""Task files on disk: which there are, and what one says. Needs neither lm-eval nor ``datasets``."""
+"""Task files on disk: which there are, and what one says."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from microscope_bench.errors import TaskError, field_error
+from microscope_bench.tasks.lm_eval_layer import LmEvalNames, lm_eval_names
 
 IncludePath = str | Path | Sequence[str | Path] | None
 
@@ -25,7 +26,7 @@ class TaskListing:
 
     Attributes:
         name: the task's name (of a broken file: what it seems to be called).
-        description: the file's ``metadata.description``; of a broken file, what is wrong with it.
+        description: the file's ``metadata.description``.
         path: the file.
         error: what is wrong with the file, or None.
         citation: whom to cite for the data (``metadata.citation``), or "".
@@ -40,13 +41,7 @@ class TaskListing:
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """What some directories hold.
-
-    Attributes:
-        tasks: one listing a task file, broken files among them.
-        groups: group name → its file.
-        tags: tag → names of the tasks that carry it.
-    """
+    """What some directories hold: task files, broken ones too; groups with their file; tags with their tasks."""
 
     tasks: list[TaskListing]
     groups: dict[str, Path]
@@ -55,12 +50,7 @@ class TaskFiles:
 
 @dataclass(frozen=True)
 class FunctionReference:
-    """A ``!function module.name`` of a task file that has not been imported yet.
-
-    Attributes:
-        spec: ``module.name`` as written.
-        directory: where the file lies that says so; its neighbours are looked at first.
-    """
+    """A ``!function module.name`` of a task file in ``directory`` that has not been imported yet."""
 
     spec: str
     directory: Path
@@ -74,11 +64,7 @@ def builtin_task_dir() -> Path:
 
 
 def include_directories(include_path: IncludePath) -> list[Path]:
-    """The directories of ``include_path``, which may be one or several.
-
-    Raises:
-        TaskError: one of them is not a directory.
-    """
+    """The directories of ``include_path``, which may be one or several."""
     given = [include_path] if isinstance(include_path, str | Path) else list(include_path or ())
     directories = [Path(directory).expanduser() for directory in given]
     for directory in directories:
@@ -99,28 +85,20 @@ def list_tasks(include_path: IncludePath = None, *, everything: bool = False) ->
     """
     listings = scan(include_path).tasks
     if everything:
-        from microscope_bench.tasks.lm_eval_layer import lm_eval_task_files
-
         own = {listing.name for listing in listings}
-        listings += [TaskListing(n, "", path) for n, path in sorted(lm_eval_task_files().items()) if n not in own]
+        listings += [TaskListing(n, "", path) for n, path in sorted(lm_eval_names().tasks.items()) if n not in own]
     return listings
 
 
 def list_groups(include_path: IncludePath = None, *, everything: bool = False) -> list[TaskListing]:
     """The groups and tags that can be named; each stands for several tasks.
 
-    Args:
-        include_path: directories with further task files.
-        everything: also lm-eval's own, some thousands.
-
     Returns:
         Groups, then tags, both sorted by name; what each is stands in place of a description.
     """
-    from microscope_bench.tasks.lm_eval_layer import lm_eval_groups, lm_eval_tags
-
     found = scan(include_path)
-    groups = {**(lm_eval_groups() if everything else {}), **found.groups}
-    tags = {**(lm_eval_tags() if everything else {}), **found.tags}
+    theirs = lm_eval_names() if everything else LmEvalNames({}, {}, {})
+    groups, tags = theirs.groups | found.groups, theirs.tags | found.tags
     listed = [TaskListing(name, "group", groups[name]) for name in sorted(groups)]
     return [*listed, *(TaskListing(name, f"tag of {len(tags[name])} tasks", Path()) for name in sorted(tags))]
 
@@ -152,7 +130,7 @@ def _scan_into(found: TaskFiles, root: Path) -> None:
         except TaskError as error:
             if is_part:
                 continue
-            found.tasks.append(TaskListing(_presumed_name(path), f"BROKEN: {error}", path, error=str(error)))
+            found.tasks.append(TaskListing(_presumed_name(path), "", path, error=str(error)))
             continue
         if "group" in config:
             found.groups.setdefault(config["group"], path)
@@ -179,11 +157,7 @@ def _presumed_name(path: Path) -> str:
 
 
 def read_task_file(path: Path) -> dict[str, Any]:
-    """A task file with its includes merged in; functions stay :class:`FunctionReference`.
-
-    Raises:
-        TaskError: the file, or one that it includes, is not readable YAML or names no task.
-    """
+    """A task file with its includes merged in; functions stay :class:`FunctionReference`."""
     # realpath, as resolve() raises for a link to itself
     config = _read_yaml(Path(os.path.realpath(path.expanduser())), ())
     if not isinstance(config.get("group") if "group" in config else config.get("task"), str):
@@ -228,11 +202,7 @@ def _read_yaml(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def resolve_functions(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The same configuration with every ``!function`` imported. This runs the Python files beside the task file.
-
-    Raises:
-        TaskError: a function cannot be imported; the message names file and field.
-    """
+    """The same configuration with every ``!function`` imported. This runs the Python files beside the task file."""
     modules: dict[Path, ModuleType] = {}
 
     def resolve(value: Any, field: str) -> Any:

@@ -12,7 +12,7 @@ from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.expansion import TaskNames, TaskSpec
 from microscope_bench.tasks.fewshot import Draws, fewshot_pool, fewshot_split, number_of_shots
 from microscope_bench.tasks.lm_eval_layer import build_task, describe, task_fields
-from microscope_bench.tasks.settings import TaskSettings, rows_to_measure, seeded, stated_version
+from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
 from microscope_bench.tasks.splits import known_arguments, load_split
 from microscope_bench.tasks.task import Task
 from microscope_bench.tasks.task_files import IncludePath, read_task_file, resolve_functions
@@ -50,10 +50,8 @@ def load_task(
             f"{str(name_or_path)!r} stands for {len(specs)} tasks; name one of them, or load all with load_tasks: "
             f"{listed}{', ...' * (len(specs) > 8)}"
         )
-    settings = settings or TaskSettings()
-    _refuse_unknown_samples(settings, specs)
-    (spec,) = specs
-    return _load(spec, _config(spec), dict(task_args or {}), settings)
+    (task,) = _load_all(specs, task_args or {}, settings or TaskSettings())
+    return task
 
 
 def load_tasks(
@@ -69,26 +67,24 @@ def load_tasks(
         UnknownNameError: no such task, an argument that none of them knows, or ``samples`` of a task not among them.
         TaskError: see :func:`load_task`.
     """
-    specs = TaskNames(include_path).expand(names)
-    settings, given = settings or TaskSettings(), dict(task_args or {})
-    _refuse_unknown_samples(settings, specs)
-    configs = [_config(spec) for spec in specs]
-    known = [known_arguments(config) for config in configs]
-    for argument in given:
-        if all(accepted is not None and argument not in accepted for accepted in known):
-            every = sorted({a for accepted in known for a in accepted or ()})
-            raise unknown_name("task argument", argument, every, f"(task {', '.join(names)})")
-    return [
-        _load(spec, config, {k: v for k, v in given.items() if accepted is None or k in accepted}, settings)
-        for spec, config, accepted in zip(specs, configs, known, strict=True)
-    ]
+    return _load_all(TaskNames(include_path).expand(names), task_args or {}, settings or TaskSettings())
 
 
-def _refuse_unknown_samples(settings: TaskSettings, specs: Sequence[TaskSpec]) -> None:
+def _load_all(specs: Sequence[TaskSpec], task_args: Mapping[str, Any], settings: TaskSettings) -> list[Task]:
     names = [spec.name for spec in specs]
     for task in settings.samples:
         if task not in names:
             raise unknown_name("task in samples", task, names, "A task that samples does not name is measured whole.")
+    configs = [_config(spec) for spec in specs]
+    known = [known_arguments(config) for config in configs]
+    for argument in task_args:
+        if all(accepted is not None and argument not in accepted for accepted in known):
+            every = sorted({a for accepted in known for a in accepted or ()})
+            raise unknown_name("task argument", argument, every, f"(task {', '.join(names)})")
+    return [
+        _load(spec, config, {k: v for k, v in task_args.items() if accepted is None or k in accepted}, settings)
+        for spec, config, accepted in zip(specs, configs, known, strict=True)
+    ]
 
 
 def _config(spec: TaskSpec) -> dict[str, Any]:
@@ -98,7 +94,7 @@ def _config(spec: TaskSpec) -> dict[str, Any]:
 
 
 def _load(spec: TaskSpec, config: dict[str, Any], task_args: dict[str, Any], settings: TaskSettings) -> Task:
-    path, metadata = spec.path, config["metadata"]
+    path = spec.path
     shots, overruled = number_of_shots(config, settings.num_fewshot, path)
     if overruled:
         log.warning("%s: num_fewshot is 0 in the task file, which overrules --num_fewshot, as in lm-eval", spec.name)
@@ -106,30 +102,13 @@ def _load(spec: TaskSpec, config: dict[str, Any], task_args: dict[str, Any], set
         split = load_split(config, path, task_args)
         every_row = _processed(split.rows, config, path)
         pool = fewshot_pool(config, split, every_row, path) if shots else None
-    ids, rows, chosen = row_ids(every_row, metadata.get("id_column"), path), every_row, None
-    if spec.name in settings.samples:
-        chosen = rows_to_measure(settings.samples[spec.name], len(every_row), spec.name)
-        ids, rows = [ids[index] for index in chosen], every_row.select(chosen)
+    measured = measured_rows(every_row, spec.name, config["metadata"], shots, settings, path)
     with seeded(settings.seeds):
-        renderer = build_task(config, rows, path, num_fewshot=shots, pool=pool)
+        renderer = build_task(config, measured.rows, path, num_fewshot=shots, pool=pool)
     if shots:
         renderer.set_fewshot_seed(settings.seeds.fewshot)
-        renderer.sampler = _draws(renderer.sampler, rows, config, task_args, shots, path)
-    return Task(
-        name=config["task"],
-        version=stated_version(str(metadata.get("version", "unversioned")), settings, shots, chosen),
-        dataset=split.dataset,
-        ids=ids,
-        has_images=config.get("doc_to_image") is not None,
-        has_audio=config.get("doc_to_audio") is not None,
-        description=" ".join(str(metadata.get("description", "")).split()),
-        licence=str(metadata.get("licence", "")),
-        citation=str(metadata.get("citation", "")).strip(),
-        rows=rows,
-        renderer=renderer,
-        num_fewshot=shots,
-        settings=settings,
-    )
+        renderer.sampler = _draws(renderer.sampler, measured.rows, config, task_args, shots, path)
+    return Task(config["task"], measured.version, split.dataset, measured.ids, measured.rows, renderer, settings)
 
 
 def _draws(
@@ -175,17 +154,3 @@ def _processed(rows: Any, config: Mapping[str, Any], path: Path) -> Any:
     if n_rows == 0 or not features:
         raise field_error(path, "process_docs", "leaves no rows")
     return rows
-
-
-def row_ids(rows: Any, column: str | None, path: Path) -> list[str]:
-    """The ids that the task file names a column for, else the rows' numbers."""
-    if column is None:
-        return [str(index) for index in range(len(rows))]
-    if column not in rows.column_names:
-        raise field_error(path, "metadata.id_column", f"{unknown_name('column', column, rows.column_names)}")
-    # without its format: reading a whole column must not draw or decode the rows' pictures
-    ids = [str(value) for value in rows.select_columns([column]).with_format(None)[column]]
-    if len(set(ids)) < len(ids):
-        twice = next(value for index, value in enumerate(ids) if value in ids[:index])
-        raise field_error(path, "metadata.id_column", f"ids must be unique, but {column} holds {twice!r} twice")
-    return ids

@@ -9,6 +9,7 @@ import pytest
 from microscope_bench.errors import TaskError, UnknownNameError
 from microscope_bench.tasks import list_tasks, load_task, load_tasks
 from microscope_bench.tasks.expansion import TaskNames
+from microscope_bench.tasks.lm_eval_layer import LmEvalNames
 
 
 @pytest.fixture
@@ -18,7 +19,8 @@ def no_index(monkeypatch):
     def built(*_, **__):
         raise AssertionError("lm-eval's 14,000 task files were indexed")
 
-    monkeypatch.setattr("microscope_bench.tasks.lm_eval_layer._lm_eval_index", built)
+    for module in ("expansion", "task_files"):
+        monkeypatch.setattr(f"microscope_bench.tasks.{module}.lm_eval_names", built)
 
 
 @pytest.fixture
@@ -59,8 +61,8 @@ def test_a_task_written_out_in_a_group(tree, monkeypatch):
     body = (tree / "red.yaml").read_text().replace("task: red", "task: inner").strip().splitlines()
     member = "\n".join(f"    {line}" for line in body).replace("    task", "  - task", 1)
     (tree / "group.yaml").write_text(f"group: outer\ntask:\n{member}\n")
-    for known in ("task_files", "groups", "tags"):  # lm-eval has no task called inner
-        monkeypatch.setattr(f"microscope_bench.tasks.expansion.lm_eval_{known}", dict)
+    # lm-eval has no task called inner
+    monkeypatch.setattr("microscope_bench.tasks.expansion.lm_eval_names", lambda: LmEvalNames({}, {}, {}))
     (task,) = load_tasks(["outer"], include_path=tree)
     assert task.name == "outer::inner" and len(task) == 2
 

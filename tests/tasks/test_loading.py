@@ -104,7 +104,7 @@ def test_a_broken_neighbour_spoils_nothing_until_it_is_asked_for(write_task, tmp
     listed = {listing.name: listing for listing in list_tasks(tmp_path)}
     assert set(listed) == {"toy", "broken_one"} | {listing.name for listing in list_tasks()}
     assert listed["toy"].description == "a task of the tests" and listed["toy"].error is None
-    assert listed["broken_one"].description.startswith("BROKEN: ") and "line 3" in listed["broken_one"].error
+    assert "line 3" in listed["broken_one"].error
     with pytest.raises(TaskError, match=r"broken\.yaml: not valid YAML: .*line 3"):
         load_task("broken_one", include_path=tmp_path)
 
