@@ -1,7 +1,9 @@
-"""One rendered row of a task: what an adapter encodes. Knows neither lm-eval nor a model."""
+"""One rendered row of a task: what an adapter encodes; and what gives them. Knows neither lm-eval nor a model."""
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,3 +86,26 @@ class Example:
         only some rows have options of one token, accuracy would be that of those rows.
         """
         return self.has_letter_choices or {choice.lower() for choice in self.choices or ()} in WORD_PAIRS
+
+
+class ExampleSource(typing.Protocol):
+    """What the capture needs of a task: its examples, one at a time, and what they are."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+
+    @property
+    def version(self) -> str:
+        """The task's version."""
+
+    @property
+    def dataset(self) -> Any:
+        """A dataclass that says which data, pinned."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of all examples, in order."""
+
+    def example(self, index: int) -> Example:
+        """One rendered example; raises ExampleError."""

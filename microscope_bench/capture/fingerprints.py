@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import typing
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,31 +15,8 @@ from microscope_bench.adapters.base import Adapter
 from microscope_bench.capture.mainflow import Mainflow
 from microscope_bench.capture.selection import RULE
 from microscope_bench.errors import ExampleError
-from microscope_bench.example import Example
+from microscope_bench.example import Example, ExampleSource
 from microscope_bench.protocol import Protocol
-
-
-class ExampleSource(typing.Protocol):
-    """What the capture needs of a task."""
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-
-    @property
-    def version(self) -> str:
-        """The task's version."""
-
-    @property
-    def dataset(self) -> Any:
-        """A dataclass that says which data, pinned."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Ids of all examples, in order."""
-
-    def example(self, index: int) -> Example:
-        """One rendered example; raises ExampleError."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +65,7 @@ def run_identity(
     probed: ProbedInputs,
     mainflow: Mainflow | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides what the stored states are; a store made for anything else is refused.
-
-    Args:
-        adapter: the loaded model.
-        task: the examples.
-        protocol: the choices under which they are captured.
-        probed: what the inputs look like.
-        mainflow: whether stream ``mainflow`` is captured too; None where it was not asked for.
-    """
+    """Everything that decides what the stored states are; a store made for anything else is refused."""
     identity: dict[str, Any] = {
         "model": asdict(adapter.info),
         "task": {"name": task.name, "version": task.version},
@@ -125,9 +92,7 @@ def run_identity(
 def example_sha256(example: Example, media: str | None = None) -> str:
     """Of an example as the task renders it: text, choices, answer, media, and turns where there are several.
 
-    Args:
-        example: the example.
-        media: its :func:`media_sha256`, where that is known already.
+    ``media`` is its :func:`media_sha256`, where that is known already.
     """
     asked: tuple[object, ...] = (example.text, example.choices, example.answer, media or media_sha256(example))
     asked += (example.turns,) if example.turns else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,11 +51,8 @@ def boundary_hooks(
     it, the forward pass is left right after boundary L.
     """
 
-    def before(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            on_boundary(layer, hidden_in(args, kwargs))
-
-        return hook
+    def before(layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        on_boundary(layer, hidden_in(args, kwargs))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         on_boundary(len(blocks), hidden_out(output))
@@ -64,7 +62,7 @@ def boundary_hooks(
     handles = []
     try:
         for layer, block in enumerate(blocks):
-            handles.append(block.register_forward_pre_hook(before(layer), with_kwargs=True))
+            handles.append(block.register_forward_pre_hook(partial(before, layer), with_kwargs=True))
         handles.append(last.register_forward_hook(after))
         yield
     finally:
@@ -80,21 +78,18 @@ def run_pass(
     logits: bool,
     beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Tensor | None:
-    """One forward pass that hands every boundary to ``on_boundary``, in order and once.
+    """One forward pass that hands every boundary to ``on_boundary``, in order and once; see :func:`watched`.
 
     Args:
         adapter: whose model runs.
         batch: from its ``encode``.
-        on_boundary: see :func:`boundary_hooks`.
+        on_boundary: receives (l, residual stream).
         logits: whether next-token logits are needed.
         beside: makes further hooks to hold during the pass; they run before those that end it.
 
     Returns:
         float32 (B, vocabulary) next-token logits, or None when ``logits`` is False (the pass then ends after the last
         block).
-
-    Raises:
-        CaptureError: a boundary came twice, out of order, or not at all.
     """
     result = None
     with torch.inference_mode(), beside(), watched(adapter, on_boundary, end_pass=not logits):

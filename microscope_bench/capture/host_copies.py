@@ -23,11 +23,7 @@ class HostCopies:
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def take(self, hidden: Tensor) -> Tensor:
-        """(n, d): the tokens of one tensor, on the host; to be read after :meth:`wait`.
-
-        Args:
-            hidden: (B, S, d), on any device, in any dtype; it may change afterwards.
-        """
+        """(n, d): the tokens of a tensor (B, S, d), which may change afterwards; to be read after :meth:`wait`."""
         device = hidden.device
         later = device.type == "cuda"
         if device not in self._on_device:

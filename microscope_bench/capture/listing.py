@@ -19,11 +19,8 @@ STORES = ".stores"
 class StoreListing:
     """What can be told of a store without reading its states.
 
-    Attributes:
-        model: name of the model; "" where the manifest cannot be read, as ``task`` is.
-        captured: how many of the run's ``n_examples`` are there.
-        written: when its last file was written.
-        in_use: whether a run holds its lock.
+    ``model`` and ``task`` are "" where the manifest cannot be read; ``captured`` of the run's ``n_examples`` are there;
+    ``written`` is the time of its last file; ``in_use`` says whether a run holds its lock.
     """
 
     path: Path

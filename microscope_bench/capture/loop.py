@@ -13,14 +13,14 @@ from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter, Batch
 from microscope_bench.capture.example_record import ExampleRecord
-from microscope_bench.capture.fingerprints import ExampleSource, example_sha256
+from microscope_bench.capture.fingerprints import example_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.capture.writer import PartWriter
+from microscope_bench.capture.writer import part_writer
 from microscope_bench.errors import CaptureError, ExampleError
-from microscope_bench.example import Example
+from microscope_bench.example import Example, ExampleSource
 from microscope_bench.protocol import Protocol
 from microscope_bench.system import signals
 from microscope_bench.system.memory import free_memory, memory_enough, out_of_memory
@@ -70,11 +70,8 @@ class Capture:
     ) -> None:
         """Captures the given parts, or what is missing of them; what ends it early leaves what was captured stored.
 
-        Args:
-            store: opened for this run, its lock held.
-            parts: the parts to capture.
-            on_examples: called with the number of examples just finished.
-            processes: those that share the parts; skipped examples are counted over all of them.
+        The store's lock is held. ``on_examples`` is called with the number of examples just finished. ``processes``
+        share the parts, and skipped examples are counted over all of them.
 
         Raises:
             CaptureError: more examples had to be skipped than the protocol allows, or the model broke the contract.
@@ -86,7 +83,7 @@ class Capture:
         skipped = [record for part in done for record in store.part_records(part) if record.skipped]
         n_before, count = len(skipped), processes.counter()
         self._allow(n_before, n_examples, skipped)  # a store may be resumed under a stricter max_skipped
-        with PartWriter(store) as writer:
+        with part_writer(store) as write:
             for part in processes.take(parts):
                 before, captured = self._capture_part(store, part, on_examples)
                 content = partial(_joined, store, part, before, captured)
@@ -96,10 +93,10 @@ class Capture:
                 try:
                     n_skipped = n_before + count(len(just_skipped))
                 except ProcessesError:  # another process has ended; what this one has captured is kept
-                    writer.write(part, content)
+                    write(part, content)
                     raise
                 self._allow(n_skipped, n_examples, skipped)
-                writer.write(part, content)
+                write(part, content)
 
     def _allow(self, n_skipped: int, n_examples: int, skipped: Sequence[ExampleRecord]) -> None:
         """Raises where more examples are skipped, over all processes, than the protocol allows."""
@@ -125,10 +122,8 @@ class Capture:
             if batch is not None and bool(batch.media) not in found:
                 with memory_enough(_TOO_LARGE.format(self.source.ids[index])):
                     found[bool(batch.media)] = find_mainflow(self.adapter, batch)
-        missing = [mainflow for mainflow in found.values() if not mainflow.exists]
-        if not found:
-            return Mainflow("no example could be measured")
-        return missing[0] if missing else Mainflow()
+        outcomes = sorted(found.values(), key=lambda mainflow: mainflow.exists)  # one that is missing comes first
+        return outcomes[0] if outcomes else Mainflow("no example could be measured")
 
     def outdated_parts(self, store: TokenStore, parts: Sequence[int]) -> list[int]:
         """Those of the parts that hold an example the task now renders otherwise: its wording or data was edited."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def _same(found: Tensor, expected: Tensor) -> bool:
 
 
 class _Chain:
-    """The skip-free chain of one forward pass; its methods are what the hooks call."""
+    """The skip-free chain of one forward pass; ``enter``, ``note`` and ``leave`` are the hooks."""
 
     def __init__(self, blocks: Sequence[nn.Module], padding: Tensor, on_state: OnState) -> None:
         self.blocks = [_Block.read(block, number) for number, block in enumerate(blocks, start=1)]
@@ -153,20 +154,21 @@ class _Chain:
         self.state: Tensor | None = None
         self.stream: Tensor | None = None
 
-    def enter(self, layer: int, entering: Tensor) -> None:
-        block = self.blocks[layer]
+    def enter(self, layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        block, entering = self.blocks[layer], hidden_in(args, kwargs)
         if self.stream is None:
             self.state = entering
         elif not _same(entering, self.stream):
             raise MainflowError(f"what enters {block.title} is not what left the block before it")
         self.stream, self.running = entering, block
 
-    def note(self, part: nn.Module, call: _Call) -> None:
+    def note(self, part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.running is not None:
-            self.running.calls.setdefault(part, []).append(call)
+            self.running.calls.setdefault(part, []).append(_Call(args, kwargs, output))
 
-    def leave(self, layer: int, leaving: Tensor) -> None:
+    def leave(self, layer: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         block, self.running = self.blocks[layer], None  # what the chain itself calls is not noted
+        leaving = hidden_out(output)
         assert self.stream is not None and self.state is not None  # a block is left after it was entered
         block.verify(self.stream, leaving)
         # attention gives padding the weight 0, and 0 times an overflow there would be not-a-number everywhere
@@ -181,35 +183,21 @@ class _Chain:
 def mainflow_hooks(blocks: Sequence[nn.Module], labels: np.ndarray, on_state: OnState) -> Iterator[None]:
     """Calls ``on_state(l, mf_l)`` for l = 1..L while the blocks run inside this context; mf_0 is boundary 0.
 
-    mf_l comes after boundary l − 1 and before boundary l. The blocks and what they return are left as they are. Hooks
-    are removed on the way out, whatever happens.
-
-    Args:
-        blocks: the L decoder blocks in order.
-        labels: int8 (B, S), by which padding is told; no state depends on what stands there.
-        on_state: receives (l, mf_l), mf_l (B, S, d) in the model's dtype.
+    mf_l, (B, S, d) in the model's dtype, comes after boundary l − 1 and before boundary l. The blocks and what they
+    return are left as they are. By ``labels``, int8 (B, S), padding is told, on which no state depends. Hooks are
+    removed on the way out, whatever happens.
 
     Raises:
         MainflowError: a block is not of the usual pre-norm form, which may show when it runs.
     """
     chain = _Chain(blocks, torch.from_numpy(labels == PADDING).unsqueeze(-1), on_state)
-
-    def enter(layer: int) -> Callable[..., None]:
-        return lambda block, args, kwargs: chain.enter(layer, hidden_in(args, kwargs))
-
-    def leave(layer: int) -> Callable[..., None]:
-        return lambda block, args, output: chain.leave(layer, hidden_out(output))
-
-    def note(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        chain.note(part, _Call(args, kwargs, output))
-
     handles = []
     try:
         for part in {part: None for block in chain.blocks for part in block.parts}:
-            handles.append(part.register_forward_hook(note, with_kwargs=True))
+            handles.append(part.register_forward_hook(chain.note, with_kwargs=True))
         for layer, block in enumerate(blocks):
-            handles.append(block.register_forward_pre_hook(enter(layer), with_kwargs=True))
-            handles.append(block.register_forward_hook(leave(layer)))
+            handles.append(block.register_forward_pre_hook(partial(chain.enter, layer), with_kwargs=True))
+            handles.append(block.register_forward_hook(partial(chain.leave, layer)))
         yield
     finally:
         for handle in handles:

@@ -23,7 +23,7 @@ def token_origins(
         tokens: int64 (n,), token ids; of another length where an adapter has none for some positions, and then no
             position is known to be the same as that of another example.
         media: hash of the example's pictures, or None where it is not known what its media hold.
-        example_id: unique within the task.
+        example_id: the example's id.
         sees: what a state is a function of, see :attr:`~microscope_bench.adapters.base.Adapter.sees`.
 
     Returns:

@@ -32,7 +32,6 @@ DTYPES = {
     "I8": torch.int8,
 }
 """The types a store holds, by the names that safetensors has for them."""
-
 _LENGTH_BYTES = 8
 _ABSENT = -1
 
@@ -75,13 +74,7 @@ class StoredRows:
         return self.read(name, np.full(n, part), np.arange(n)).numpy() if n else np.empty(0, dtype=np.int64)
 
     def read(self, name: str, part: np.ndarray, row: np.ndarray) -> Tensor:
-        """(n, ...): some rows of a tensor, in the order in which they are named, in the type they are stored in.
-
-        Args:
-            name: the tensor's.
-            part: integers (n,).
-            row: integers (n,), within the part.
-        """
+        """(n, ...): rows of a tensor as they are stored; ``part`` and ``row``, integers (n,), name them in order."""
         dtype, shape = self.kind(name)
         out = torch.empty((len(row), *shape), dtype=dtype)
         if not out.numel():

@@ -17,17 +17,9 @@ RULE = "blake2b-splitmix64/2"
 
 
 def select_positions(positions: np.ndarray, *, limit: int, seed: int, example_id: str, modality: str) -> np.ndarray:
-    """The positions to keep: those with the ``limit`` smallest hashes.
+    """The positions to keep, ascending: those with the ``limit`` smallest hashes.
 
-    Args:
-        positions: int64 (n,), positions of all the example's tokens of one modality.
-        limit: how many to keep at most.
-        seed: the protocol's seed.
-        example_id: unique within the task.
-        modality: a member of :data:`~microscope_bench.adapters.base.MODALITIES`.
-
-    Returns:
-        int64 (min(n, limit),), ascending.
+    ``positions`` are those of all tokens of one modality of an example, int64 (n,).
 
     >>> few = select_positions(np.arange(100), limit=4, seed=0, example_id="q1", modality="text")
     >>> more = select_positions(np.arange(100), limit=8, seed=0, example_id="q1", modality="text")

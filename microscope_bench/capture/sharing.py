@@ -19,7 +19,6 @@ from microscope_bench.system.processes import Processes, ProcessesError
 PATIENCE_SECONDS = 90.0
 """How long a file that another machine wrote may take to show: network file systems remember for a minute at most that
 a file was not there."""
-
 SIGN = ".seen-by-all-"
 """How the name of a file begins that lies in a store for a moment, to see whether all processes see it."""
 
@@ -40,11 +39,7 @@ def check_same_run(processes: Processes, run: Mapping[str, Any]) -> None:
 def shared_store(
     processes: Processes, path: Path, run: Mapping[str, Any], *, n_examples: int, part_examples: int
 ) -> Iterator[TokenStore]:
-    """The store of a run, opened in every process; its lock is held. See :meth:`TokenStore.open_or_create`.
-
-    Raises:
-        StoreError: a store of another run, another run writing to it, or a directory that not all processes see.
-    """
+    """The store of a run, opened in every process; its lock is held. See :meth:`TokenStore.open_or_create`."""
     if not processes.is_first:
         _await_sign(processes, path)
         processes.wait()

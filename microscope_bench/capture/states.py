@@ -109,9 +109,7 @@ class BatchStates:
     def score_choices(self, logits: Tensor, prompts: Sequence[str]) -> None:
         """Notes the log-probability of each choice that is one short word, as the next token.
 
-        Args:
-            logits: float32 (B, vocabulary), those after each example's last token.
-            prompts: the batch's.
+        ``logits`` are those after each example's last token, float32 (B, vocabulary).
         """
         ids: dict[int, list[int]] = {}
         refused: dict[int, str] = {}
@@ -212,15 +210,13 @@ class BatchStates:
 
 
 def join(collected: Sequence[BatchStates], numbers: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """The tensors of a part: one per boundary and state of the chain, rows ordered by example, modality and position.
+    """The tensors of a part, rows ordered by example, modality and position.
 
-    Args:
-        collected: the batches of the part.
-        numbers: for each batch, the number of each of its examples within the part.
+    ``numbers`` are, for each batch, those of its examples within the part.
 
     Returns:
-        ``boundary.<l>`` (n, d) for every l, ``mainflow.<l>`` where it was captured, and :data:`TOKEN_COLUMNS` (n,),
-        of which ``example`` is the number within the part.
+        ``boundary.<l>`` (n, d) for every l, ``mainflow.<l>`` where it was captured, and :data:`TOKEN_COLUMNS` (n,), of
+        which ``example`` is the number within the part.
     """
     columns = {name: [states.columns[name] for states in collected] for name in TOKEN_COLUMNS if name != "example"}
     columns["example"] = [np.asarray(n)[s.columns["row"]] for s, n in zip(collected, numbers, strict=True)]

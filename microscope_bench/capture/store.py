@@ -60,10 +60,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class TokenStore:
-    """One run's store; see the module's docstring for what lies where.
-
-    Args:
-        path: the store's directory.
+    """One run's store in the directory ``path``; see the module's docstring for what lies where.
 
     Raises:
         StoreError: the directory holds no store, or one of another format.
@@ -193,10 +190,8 @@ class TokenStore:
         A part that was begun is replaced. Between the two steps it is the new tensors with the old record: a kill there
         costs the examples that were begun, no more, since their checksum no longer matches.
 
-        Args:
-            part: its number.
-            tensors: as :func:`microscope_bench.capture.states.join` gives them.
-            records: one for each example of :meth:`part_range`, skipped ones included, or for the first few of them.
+        ``tensors`` are those of :func:`microscope_bench.capture.states.join`; ``records`` are of the examples of
+        :meth:`part_range`, skipped ones included, or of the first few of them.
         """
         try:
             with replacing(self.tensor_file(part)) as temporary:

@@ -15,7 +15,7 @@ from microscope_bench.system.lazy_registry import unknown_name
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
-    from microscope_bench.capture.fingerprints import ExampleSource
+    from microscope_bench.example import ExampleSource
 
 
 @dataclass(frozen=True)

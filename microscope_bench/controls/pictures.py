@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from microscope_bench.capture.fingerprints import ExampleSource, media_sha256
+from microscope_bench.capture.fingerprints import media_sha256
 from microscope_bench.capture.selection import token_hashes
 from microscope_bench.controls import Run
 from microscope_bench.errors import ExampleError, MicroscopeError
-from microscope_bench.example import IMAGE_PLACEHOLDER, Example
+from microscope_bench.example import IMAGE_PLACEHOLDER, Example, ExampleSource
 
 LOG = logging.getLogger("microscope_bench")
 _PLACEHOLDERS = re.compile(rf"(\s*){IMAGE_PLACEHOLDER}(?:\s*{IMAGE_PLACEHOLDER})*(\s*)")

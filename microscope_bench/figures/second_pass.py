@@ -15,11 +15,11 @@ from torch import Tensor
 
 from microscope_bench.adapters.base import PADDING, Adapter, Batch
 from microscope_bench.capture.example_record import ExampleRecord
-from microscope_bench.capture.fingerprints import ExampleSource, example_sha256
+from microscope_bench.capture.fingerprints import example_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import StoreError
-from microscope_bench.example import Example
+from microscope_bench.example import Example, ExampleSource
 from microscope_bench.figures.stores import OpenStore
 from microscope_bench.system.lazy_registry import unknown_name
 

@@ -10,7 +10,7 @@ import torch
 
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.capture.writer import PartWriter
+from microscope_bench.capture.writer import part_writer
 from microscope_bench.errors import StoreError
 from tests.capture.captured import FEW, by_token, captured
 from tests.toy import ToyAdapter, ToyTask
@@ -38,8 +38,8 @@ def content():
 
 def test_a_part_is_written_while_the_caller_goes_on_and_the_end_waits_for_it():
     store = Slow()
-    with PartWriter(store) as writer:
-        writer.write(0, content)
+    with part_writer(store) as write:
+        write(0, content)
         assert store.written == []
         store.gate.set()
     assert store.written == [0]
@@ -48,9 +48,9 @@ def test_a_part_is_written_while_the_caller_goes_on_and_the_end_waits_for_it():
 def test_parts_keep_their_order_and_one_waits_at_most():
     store = Slow()
     store.gate.set()
-    with PartWriter(store) as writer:
+    with part_writer(store) as write:
         for part in range(20):
-            writer.write(part, content)
+            write(part, content)
             assert len(store.written) >= part, "the part before is written"
     assert store.written == list(range(20))
     assert store.most == 1
@@ -60,9 +60,9 @@ def test_parts_keep_their_order_and_one_waits_at_most():
 def test_what_cannot_be_written_is_raised_where_the_capture_runs(fails_at):
     store = Slow(fails_at)
     store.gate.set()
-    with pytest.raises(StoreError, match=f"part {fails_at} cannot"), PartWriter(store) as writer:
+    with pytest.raises(StoreError, match=f"part {fails_at} cannot"), part_writer(store) as write:
         for part in range(3):
-            writer.write(part, content)
+            write(part, content)
     assert store.written == list(range(fails_at))
 
 
@@ -72,9 +72,9 @@ def test_what_ended_the_run_is_not_hidden_by_a_part_that_fails_too(caplog):
     with (
         caplog.at_level(logging.WARNING),
         pytest.raises(KeyboardInterrupt),
-        PartWriter(store) as writer,
+        part_writer(store) as write,
     ):
-        writer.write(0, content)
+        write(0, content)
         raise KeyboardInterrupt
     assert "part 0 cannot be written" in caplog.text
 
@@ -83,12 +83,12 @@ def test_nor_by_one_that_cannot_be_put_together(caplog):
     def too_large():
         raise MemoryError
 
-    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt), PartWriter(Slow()) as writer:
-        writer.write(0, too_large)
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt), part_writer(Slow()) as write:
+        write(0, too_large)
         raise KeyboardInterrupt
     assert "MemoryError" in caplog.text
-    with pytest.raises(MemoryError), PartWriter(Slow()) as writer:
-        writer.write(0, too_large)
+    with pytest.raises(MemoryError), part_writer(Slow()) as write:
+        write(0, too_large)
 
 
 def test_no_thread_is_left(tmp_path):
