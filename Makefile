@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 MODELS := zoo-llava zoo-llava-next zoo-omnifusion zoo-qformer zoo-fuyu
+# tests on every core, up to eight; a worker that has none left takes over tests of another
+JOBS ?= logical
+SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
 # questions a model; QUICK=1 is for a first look, its numbers are rough
 QUESTIONS := $(if $(QUICK),126,1008)
 
@@ -24,7 +27,7 @@ demo: $(VENV)/.demo
 	@echo "results: $(DEMO)/results    leaderboard: $(DEMO)/leaderboard.md    pictures: $(DEMO)/plots"
 
 test: lint
-	$(BIN)/python -m pytest -m "not heavy"
+	$(BIN)/python -m pytest $(SPREAD) -m "not heavy"
 
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy -s

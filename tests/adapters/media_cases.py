@@ -10,8 +10,8 @@ import pytest
 from microscope_bench.adapters.base import AUDIO, IMAGE, VIDEO
 from microscope_bench.check.probes import capture
 from microscope_bench.example import Audio, Example
+from tests.tiny.checkpoints import NEEDS
 from tests.tiny.questions import TALL, WIDE, picture
-from tests.tiny.sound_and_video import NEEDS
 
 WATCHES = find_spec("torchvision") is not None
 RATE = 16000

@@ -16,8 +16,9 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, ExampleError, MicroscopeError, UnknownNameError
-from tests.tiny.families import FAMILIES, LAYERS, MULTIMODAL, TEXT_ONLY
+from tests.tiny.checkpoints import MULTIMODAL, TEXT_ONLY
 from tests.tiny.questions import PICTURE_QUESTIONS, TALL, TEXT_QUESTIONS, WIDE, question
+from tests.tiny.shrink import LAYERS
 
 # (image, structure) positions of the 60 × 40 and of the 40 × 80 picture. Towers see 32 × 32 pixels in 8 × 8 patches.
 EXPECTED = {
@@ -47,7 +48,7 @@ def label_counts(adapter, examples, *labels):
     return [tuple(int((row == label).sum()) for label in labels) for row in refined]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MULTIMODAL + TEXT_ONLY)
 def test_contract(family, tiny_adapter):
     adapter = tiny_adapter(family)
     report = check(adapter, TEXT_QUESTIONS if family in TEXT_ONLY else PICTURE_QUESTIONS)

@@ -12,7 +12,7 @@ from microscope_bench.adapters.initialisation import seeded_initialisation, untr
 from microscope_bench.adapters.omnifusion.adapter import OmniFusionAdapter
 from microscope_bench.errors import AdapterError
 from microscope_bench.zoo.shipped import untrained_checkpoint
-from tests.tiny.families import FAMILIES
+from tests.tiny.checkpoints import MULTIMODAL, TEXT_ONLY
 
 
 def load(name, tiny, dtype="auto"):
@@ -34,7 +34,7 @@ def tiny_llama(cls=LlamaForCausalLM, **config):
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-@pytest.mark.parametrize("name", [*FAMILIES, "omnifusion"])
+@pytest.mark.parametrize("name", [*MULTIMODAL, *TEXT_ONLY, "omnifusion"])
 def test_the_checkpoints_weights_are_gone_and_the_rest_stays(name, dtype, tiny):
     adapter = load(name, tiny, dtype)
     with torch.no_grad():

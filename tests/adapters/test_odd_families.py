@@ -25,11 +25,8 @@ from microscope_bench.check import check
 from microscope_bench.check.probes import capture
 from microscope_bench.errors import AdapterError
 from microscope_bench.example import IMAGE_PLACEHOLDER, Example
-from tests.matrix.torchvision_ops import declare_operators
-from tests.tiny.odd_families import FAMILIES, build
+from tests.tiny.checkpoints import ODD
 from tests.tiny.questions import PICTURE_QUESTIONS, TALL, TEXT_QUESTIONS, WIDE, picture, question
-
-declare_operators()  # where torchvision is installed, its image processors take the place of Pillow's
 
 CROSS_ATTENTION = ("mllama", "idefics", "pix2struct", "donut")
 ENCODER_DECODER = ("florence2", "t5gemma2")
@@ -52,19 +49,6 @@ EXPECTED = {
     "chameleon": [(16, 2, 2, 29), (16, 2, 2, 41)],
     "donut": [(0, 0, 0, 29), (0, 0, 0, 41)],
 }
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory):
-    """``odd("mllama")``: the directory of that family's checkpoint."""
-    root = tmp_path_factory.mktemp("odd")
-    return functools.cache(lambda name: build(name, root / name))
-
-
-@pytest.fixture(scope="module")
-def odd_adapter(odd):
-    """``odd_adapter("mllama")``: that checkpoint, loaded on the CPU. Shared: leave it as it is."""
-    return functools.cache(lambda name: HFAdapter.load({"pretrained": str(odd(name))}, device="cpu"))
 
 
 def counts(labels):
@@ -120,16 +104,16 @@ def direct(adapter, example, answer=""):
     return processor(images=shown, text=(processor.image_token if family == "t5gemma2" else "") + words, **options)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_contract(family, odd_adapter):
-    report = check(odd_adapter(family), PICTURE_QUESTIONS)
+@pytest.mark.parametrize("family", ODD)
+def test_contract(family, tiny_adapter):
+    report = check(tiny_adapter(family), PICTURE_QUESTIONS)
     assert report.passed, str(report)
     assert {c.name for c in report.checks if c.status == "skipped"} == SKIPPED.get(family, set())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_positions_of_each_label(family, odd_adapter):
-    adapter = odd_adapter(family)
+@pytest.mark.parametrize("family", ODD)
+def test_positions_of_each_label(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     for example, expected in zip(PICTURE_QUESTIONS, EXPECTED[family], strict=True):
         named = dict(zip(("image", "structure", "special", "text"), expected, strict=True))
         (labels,) = capture(adapter, (example,)).batch.labels
@@ -150,8 +134,8 @@ def test_positions_of_each_label(family, odd_adapter):
         ("donut", "DonutProcessor", "DonutImageProcessor"),
     ],
 )
-def test_identity(family, processor, image_processor, odd_adapter):
-    info = odd_adapter(family).info
+def test_identity(family, processor, image_processor, tiny_adapter):
+    info = tiny_adapter(family).info
     assert info.processor == processor
     assert info.image_processor.removesuffix("Pil") == image_processor
     assert (info.chat_template_sha256 is not None) == (family == "mllama")
@@ -159,17 +143,17 @@ def test_identity(family, processor, image_processor, odd_adapter):
 
 
 @pytest.mark.parametrize(("family", "model_type"), [("kosmos_2", "kosmos-2"), ("donut", "vision-encoder-decoder")])
-def test_processors_that_no_mapping_names_are_found_by_the_files(family, model_type, odd, odd_adapter):
-    assert odd_adapter(family).model.config.model_type == model_type
+def test_processors_that_no_mapping_names_are_found_by_the_files(family, model_type, tiny, tiny_adapter):
+    assert tiny_adapter(family).model.config.model_type == model_type
     assert PROCESSOR_MAPPING_NAMES.get(model_type) is None
-    named = json.loads((odd(family) / "processor_config.json").read_text())["processor_class"]
-    assert type(odd_adapter(family).processor).__name__ == named
+    named = json.loads((tiny(family) / "processor_config.json").read_text())["processor_class"]
+    assert type(tiny_adapter(family).processor).__name__ == named
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in (*ENCODER_DECODER, "chameleon")])
-def test_no_prompt_ends_with_the_token_that_ends_an_answer(family, odd_adapter):
+@pytest.mark.parametrize("family", [f for f in ODD if f not in (*ENCODER_DECODER, "chameleon")])
+def test_no_prompt_ends_with_the_token_that_ends_an_answer(family, tiny_adapter):
     """The tokenizers of BERT, BART and T5 close a text with it, after which a decoder has nothing more to say."""
-    adapter = odd_adapter(family)
+    adapter = tiny_adapter(family)
     ends = {adapter.tokenizer.eos_token_id, adapter.tokenizer.sep_token_id}
     batch = adapter.encode(PICTURE_QUESTIONS)
     for prompt, tokens in zip(batch.prompts, batch.tokens, strict=True):
@@ -191,16 +175,16 @@ def test_no_prompt_ends_with_the_token_that_ends_an_answer(family, odd_adapter):
         ("donut", "{}"),
     ],
 )
-def test_prompts_are_what_the_model_reads(family, prompt, odd_adapter):
-    (seen,) = odd_adapter(family).encode(PICTURE_QUESTIONS[:1]).prompts
+def test_prompts_are_what_the_model_reads(family, prompt, tiny_adapter):
+    (seen,) = tiny_adapter(family).encode(PICTURE_QUESTIONS[:1]).prompts
     asked = "<|start_header_id|>assistant<|end_header_id|>\n\n" if family == "mllama" else ""
     assert seen == prompt.format("What is it?\nA. x\nB. y\nAnswer:") + asked
 
 
 # Where the first cross-attention stands: before the first block, in the first block, in the block with index 1.
 @pytest.mark.parametrize(("family", "first"), [("idefics", 0), ("pix2struct", 1), ("donut", 1), ("mllama", 2)])
-def test_cross_attention_brings_the_picture_into_a_stream_of_text(family, first, odd_adapter):
-    adapter = odd_adapter(family)
+def test_cross_attention_brings_the_picture_into_a_stream_of_text(family, first, tiny_adapter):
+    adapter = tiny_adapter(family)
     assert set(adapter.unplaced) == {"image"}
     one, other = (capture(adapter, (question("q", picture(60, 40, seed=seed)),)) for seed in (1, 2))
     assert not (one.labels == IMAGE).any()
@@ -217,8 +201,8 @@ READS_STATES = {
 
 
 @pytest.mark.parametrize("family", CROSS_ATTENTION)
-def test_the_projector_tap_is_what_the_text_attends_to(family, odd_adapter):
-    adapter = odd_adapter(family)
+def test_the_projector_tap_is_what_the_text_attends_to(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     path, name = READS_STATES[family]
     tapped = adapter.tapped("projector")
     for example in PICTURE_QUESTIONS:
@@ -245,14 +229,14 @@ IN_THE_TOWER = {
 
 
 @pytest.mark.parametrize("family", IN_THE_TOWER)
-def test_the_vision_tap_tells_patches_from_what_fills_up(family, odd_adapter):
-    tapped = odd_adapter(family).tapped("vision")
+def test_the_vision_tap_tells_patches_from_what_fills_up(family, tiny_adapter):
+    tapped = tiny_adapter(family).tapped("vision")
     seen = [final_labels(tapped, [example])[0] for example in PICTURE_QUESTIONS]
     assert [(int((row == IMAGE).sum()), int((row == STRUCTURE).sum())) for row in seen] == IN_THE_TOWER[family]
 
 
-def test_mllama_without_a_picture_leaves_out_its_cross_attention(odd_adapter):
-    adapter = odd_adapter("mllama")
+def test_mllama_without_a_picture_leaves_out_its_cross_attention(tiny_adapter):
+    adapter = tiny_adapter("mllama")
     assert adapter.optional_blocks() == {1, 3}
     report = check(adapter, TEXT_QUESTIONS)
     assert report.passed, str(report)
@@ -275,9 +259,9 @@ def test_mllama_without_a_picture_leaves_out_its_cross_attention(odd_adapter):
     assert unchanged == [[False, True, False, True, False], [False] * 5]
 
 
-def test_mllama_takes_batches_of_equal_numbers_of_pictures(odd_adapter):
+def test_mllama_takes_batches_of_equal_numbers_of_pictures(tiny_adapter):
     """Text that may see no picture attends to all that the batch has, the zeros that fill it up too."""
-    adapter = odd_adapter("mllama")
+    adapter = tiny_adapter("mllama")
     two = (question("two", WIDE, TALL), question("also two", TALL, WIDE, text="Which of the two is it?"))
     report = check(adapter, two)
     assert report.passed, str(report)
@@ -286,8 +270,8 @@ def test_mllama_takes_batches_of_equal_numbers_of_pictures(odd_adapter):
             adapter.encode(mixed)
 
 
-def test_mllama_lets_text_attend_to_the_tiles_of_its_picture(odd_adapter):
-    batch = odd_adapter("mllama").encode(PICTURE_QUESTIONS)
+def test_mllama_lets_text_attend_to_the_tiles_of_its_picture(tiny_adapter):
+    batch = tiny_adapter("mllama").encode(PICTURE_QUESTIONS)
     mask = batch.inputs["cross_attention_mask"][:, :, 0]  # (B, S, tiles)
     for row, (length, tiles) in enumerate(zip(batch.lengths(), (4, 2), strict=True)):
         (start,) = np.flatnonzero(batch.labels[row] == STRUCTURE)
@@ -296,14 +280,14 @@ def test_mllama_lets_text_attend_to_the_tiles_of_its_picture(odd_adapter):
 
 
 @pytest.mark.parametrize("family", ["idefics", "t5gemma2", "chameleon"])
-def test_rows_with_no_one_and_two_pictures_share_a_batch(family, odd_adapter):
+def test_rows_with_no_one_and_two_pictures_share_a_batch(family, tiny_adapter):
     mixed = (question("none"), question("one", TALL), question("two", WIDE, TALL))
-    report = check(odd_adapter(family), mixed)
+    report = check(tiny_adapter(family), mixed)
     assert report.passed, str(report)
 
 
-def test_idefics_keeps_the_place_of_a_picture_in_the_text(odd_adapter):
-    adapter = odd_adapter("idefics")
+def test_idefics_keeps_the_place_of_a_picture_in_the_text(tiny_adapter):
+    adapter = tiny_adapter("idefics")
     example = Example("between", f"Before{IMAGE_PLACEHOLDER}after", images=(WIDE,))
     batch = adapter.encode([example])
     shown = adapter.tokenizer.decode(batch.tokens[0])
@@ -313,20 +297,20 @@ def test_idefics_keeps_the_place_of_a_picture_in_the_text(odd_adapter):
 
 
 @pytest.mark.parametrize("family", ["florence2", "kosmos_2", "pix2struct", "donut"])
-def test_rows_without_a_picture_are_refused_where_model_or_processor_need_one(family, odd_adapter):
+def test_rows_without_a_picture_are_refused_where_model_or_processor_need_one(family, tiny_adapter):
     with pytest.raises(AdapterError, match="no prompt without a picture"):
-        odd_adapter(family).encode(TEXT_QUESTIONS)
+        tiny_adapter(family).encode(TEXT_QUESTIONS)
 
 
 @pytest.mark.parametrize("family", ["florence2", "git", "kosmos_2", "pix2struct", "donut"])
-def test_a_second_picture_is_refused_where_a_prompt_has_place_for_one(family, odd_adapter):
+def test_a_second_picture_is_refused_where_a_prompt_has_place_for_one(family, tiny_adapter):
     with pytest.raises(AdapterError, match="takes one picture in a prompt and example two has 2"):
-        odd_adapter(family).encode((question("two", WIDE, TALL),))
+        tiny_adapter(family).encode((question("two", WIDE, TALL),))
 
 
-def test_a_processor_that_makes_no_tokens_of_a_prompt_is_named(odd, tmp_path):
+def test_a_processor_that_makes_no_tokens_of_a_prompt_is_named(tiny, tmp_path):
     """TrOCR's gives a text back as training target alone, for its models transcribe without a prompt."""
-    copy = shutil.copytree(odd("donut"), tmp_path / "trocr")
+    copy = shutil.copytree(tiny("donut"), tmp_path / "trocr")
     file = copy / "processor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "processor_class": "TrOCRProcessor"}))
     adapter = HFAdapter.load({"pretrained": str(copy)}, device="cpu")
@@ -334,8 +318,8 @@ def test_a_processor_that_makes_no_tokens_of_a_prompt_is_named(odd, tmp_path):
         adapter.encode(PICTURE_QUESTIONS)
 
 
-def test_git_without_a_picture_is_a_language_model(odd_adapter):
-    adapter = odd_adapter("git")
+def test_git_without_a_picture_is_a_language_model(tiny_adapter):
+    adapter = tiny_adapter("git")
     report = check(adapter, TEXT_QUESTIONS)
     assert report.passed, str(report)
     with pytest.raises(AdapterError, match="cannot mix prompts"):
@@ -343,8 +327,8 @@ def test_git_without_a_picture_is_a_language_model(odd_adapter):
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODER)
-def test_the_encoder_is_the_stream_and_the_decoder_answers(family, odd_adapter):
-    adapter = odd_adapter(family)
+def test_the_encoder_is_the_stream_and_the_decoder_answers(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     path = {"florence2": "model.language_model.encoder.layers", "t5gemma2": "model.encoder.text_model.layers"}[family]
     assert adapter.blocks() == list(adapter.model.get_submodule(path))
     # BART answers begin </s><s>: generate() forces the second (forced_bos_token_id); Gemma's begin <s>
@@ -365,8 +349,8 @@ def test_the_encoder_is_the_stream_and_the_decoder_answers(family, odd_adapter):
         torch.testing.assert_close(last, output.encoder_last_hidden_state, atol=1e-5, rtol=0)
 
 
-def test_git_puts_the_picture_first_and_answers_after_the_text(odd_adapter):
-    adapter = odd_adapter("git")
+def test_git_puts_the_picture_first_and_answers_after_the_text(tiny_adapter):
+    adapter = tiny_adapter("git")
     probe = capture(adapter, PICTURE_QUESTIONS)
     assert (probe.labels[:, :17] == IMAGE).all()
     assert not (probe.labels[:, 17:] == IMAGE).any()
@@ -377,8 +361,8 @@ def test_git_puts_the_picture_first_and_answers_after_the_text(odd_adapter):
         torch.testing.assert_close(probe.logits[row], logits[-1].float(), atol=1e-5, rtol=0)
 
 
-def test_kosmos_2_has_its_latents_where_the_processor_says(odd_adapter):
-    adapter = odd_adapter("kosmos_2")
+def test_kosmos_2_has_its_latents_where_the_processor_says(tiny_adapter):
+    adapter = tiny_adapter("kosmos_2")
     probe = capture(adapter, PICTURE_QUESTIONS)
     marked = probe.batch.inputs["image_embeds_position_mask"].numpy() == 1
     assert np.array_equal(probe.labels == IMAGE, marked)
@@ -387,8 +371,8 @@ def test_kosmos_2_has_its_latents_where_the_processor_says(odd_adapter):
         assert np.flatnonzero(probe.labels[row] == STRUCTURE).tolist() == [1, 66]
 
 
-def test_chameleon_has_codes_of_its_vocabulary_where_the_picture_stands(odd_adapter):
-    adapter = odd_adapter("chameleon")
+def test_chameleon_has_codes_of_its_vocabulary_where_the_picture_stands(tiny_adapter):
+    adapter = tiny_adapter("chameleon")
     (example,) = PICTURE_QUESTIONS[:1]
     probe = capture(adapter, (example,))
     codes = [index for token, index in adapter.tokenizer.get_vocab().items() if token.startswith("IMGIMG")]
@@ -401,8 +385,8 @@ def test_chameleon_has_codes_of_its_vocabulary_where_the_picture_stands(odd_adap
 
 
 @pytest.mark.parametrize("family", [*CROSS_ATTENTION, "git", *ENCODER_DECODER])
-def test_letters_from_one_pass_equal_scoring_each_choice_alone(family, odd_adapter):
-    adapter = odd_adapter(family)
+def test_letters_from_one_pass_equal_scoring_each_choice_alone(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     probe = capture(adapter, PICTURE_QUESTIONS)
     start = {"florence2": ["</s>", "<s>"], "t5gemma2": ["<s>"]}.get(family, [])
     for row, example in enumerate(PICTURE_QUESTIONS):
@@ -423,13 +407,13 @@ def test_letters_from_one_pass_equal_scoring_each_choice_alone(family, odd_adapt
 
 
 @pytest.mark.parametrize("name", ["mllama", "pix2struct"])
-def test_a_picture_that_does_not_reach_the_text_is_no_cross_attention(name, odd):
+def test_a_picture_that_does_not_reach_the_text_is_no_cross_attention(name, tiny):
     class Blind(HFAdapter):
         def process(self, text, **options):
             encoded = dict(super().process(text, **options))
             shown = "flattened_patches" if name == "pix2struct" else "pixel_values"
             return {**encoded, shown: torch.ones_like(encoded[shown])}
 
-    report = check(Blind.load({"pretrained": str(odd(name))}, device="cpu"))
+    report = check(Blind.load({"pretrained": str(tiny(name))}, device="cpu"))
     (follows,) = (c for c in report.checks if c.name == "labels agree with what the media change")
     assert follows.status == "failed" and follows.seen.endswith("other media change the stream nowhere")

@@ -13,7 +13,6 @@ from microscope_bench.adapters.placement import quantization_name
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, UnknownNameError
-from tests.tiny.odd_families import build as build_odd
 from tests.tiny.questions import PICTURE_QUESTIONS
 
 
@@ -101,10 +100,9 @@ def test_torchao_int8(tiny, tiny_adapter, tmp_path):
         quantised.fresh_weights(0)
 
 
-def test_an_architecture_that_accelerate_cannot_offload_says_so(tmp_path):
+def test_an_architecture_that_accelerate_cannot_offload_says_so(tiny, tmp_path):
     pytest.importorskip("accelerate")
-    checkpoint = build_odd("mllama", tmp_path / "mllama")
     args = {"device_map": "auto", "max_memory": "cpu:60KB", "offload_folder": str(tmp_path / "offloaded")}
-    adapter = HFAdapter.load({"pretrained": str(checkpoint), **args})
+    adapter = HFAdapter.load({"pretrained": str(tiny("mllama")), **args})
     with pytest.raises(AdapterError, match=r"cannot be offloaded by accelerate as it is .*max_memory"):
         adapter.forward(adapter.encode(PICTURE_QUESTIONS[:1]), logits=True)

@@ -5,8 +5,8 @@ Without torchvision processors come without their video half; then the tests of 
 
 from __future__ import annotations
 
-import functools
 import json
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -41,21 +41,14 @@ from tests.adapters.media_cases import (
     recording,
     with_video,
 )
+from tests.tiny.checkpoints import SOUND_AND_VIDEO
 from tests.tiny.questions import TALL, WIDE
-from tests.tiny.sound_and_video import FAMILIES, build
 from tests.tiny.tokenizer import byte_tokenizer
 
 
-@pytest.fixture(scope="module")
-def hearing(tmp_path_factory):
-    """``hearing("gemma4")``: that family's checkpoint, loaded on the CPU. Shared: leave it as it is."""
-    root = tmp_path_factory.mktemp("sound_and_video")
-    return functools.cache(lambda name: HFAdapter.load({"pretrained": str(build(name, root / name))}, device="cpu"))
-
-
-@pytest.mark.parametrize("family", marked(FAMILIES))
-def test_contract(family, hearing):
-    adapter = hearing(family)
+@pytest.mark.parametrize("family", marked(SOUND_AND_VIDEO))
+def test_contract(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     report = check(adapter)
     assert report.passed, str(report)
     assert {c.name for c in report.checks if c.status == "skipped"} == SKIPPED.get(family, set())
@@ -65,9 +58,9 @@ def test_contract(family, hearing):
     assert again == set(taken[1:])
 
 
-@pytest.mark.parametrize("family", marked(FAMILIES))
-def test_modalities_and_identity(family, hearing):
-    adapter = hearing(family)
+@pytest.mark.parametrize("family", marked(SOUND_AND_VIDEO))
+def test_modalities_and_identity(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     with_all = {"text", *EXPECTED[family]}
     assert adapter.modalities == (with_all if WATCHES else with_all - {"video"})
     processor, images = IDENTITY[family]
@@ -79,20 +72,20 @@ def test_modalities_and_identity(family, hearing):
 
 
 @pytest.mark.parametrize("family", marked(having("image")))
-def test_positions_of_pictures(family, hearing):
-    assert label_counts(hearing(family), OF["image"], IMAGE, STRUCTURE) == EXPECTED[family]["image"]
+def test_positions_of_pictures(family, tiny_adapter):
+    assert label_counts(tiny_adapter(family), OF["image"], IMAGE, STRUCTURE) == EXPECTED[family]["image"]
 
 
 @pytest.mark.parametrize("family", marked(having("audio")))
-def test_positions_of_sound(family, hearing):
-    assert label_counts(hearing(family), OF["audio"], AUDIO, STRUCTURE) == EXPECTED[family]["audio"]
+def test_positions_of_sound(family, tiny_adapter):
+    assert label_counts(tiny_adapter(family), OF["audio"], AUDIO, STRUCTURE) == EXPECTED[family]["audio"]
 
 
 @with_video
 @pytest.mark.parametrize("family", marked(having("video")))
-def test_every_frame_of_a_video_is_seen(family, hearing):
+def test_every_frame_of_a_video_is_seen(family, tiny_adapter):
     """The checkpoints configure a choice of two frames; the task's own choice of frames stands."""
-    adapter = hearing(family)
+    adapter = tiny_adapter(family)
     assert adapter.processor.video_processor.do_sample_frames
     counts = [label_counts(adapter, [example], VIDEO, STRUCTURE)[0] for example in OF["video"]]
     assert counts == EXPECTED[family]["video"]
@@ -100,16 +93,16 @@ def test_every_frame_of_a_video_is_seen(family, hearing):
 
 @with_video
 @pytest.mark.parametrize("family", marked(["qwen2_vl", "qwen3_vl", "qwen2_5_omni", "gemma4"]))
-def test_videos_of_different_length_share_a_batch(family, hearing):
-    adapter = hearing(family)
+def test_videos_of_different_length_share_a_batch(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     assert label_counts(adapter, OF["video"], VIDEO, STRUCTURE) == EXPECTED[family]["video"]
     assert_alone_as_together(adapter, OF["video"])
 
 
 @with_video
 @pytest.mark.parametrize("family", ["llava_next_video", "llava_onevision", "internvl"])
-def test_videos_of_different_length_are_refused_where_the_processor_stacks_them(family, hearing):
-    adapter = hearing(family)
+def test_videos_of_different_length_are_refused_where_the_processor_stacks_them(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     with pytest.raises(AdapterError, match=r"one by one but not together .*Use --batch_size 1"):
         adapter.encode(OF["video"])
     cut = question("cut", videos=(LENGTHY[:2],), text="Which of the two is it?")
@@ -118,19 +111,19 @@ def test_videos_of_different_length_are_refused_where_the_processor_stacks_them(
 
 @with_video
 @pytest.mark.parametrize("family", marked(["smolvlm"]))
-def test_a_video_does_not_tell_how_long_its_neighbour_is(family, hearing):
+def test_a_video_does_not_tell_how_long_its_neighbour_is(family, tiny_adapter):
     """This processor writes the number of frames of the batch's longest video into every prompt."""
-    assert hearing(family).max_batch == 1
+    assert tiny_adapter(family).max_batch == 1
 
 
 @pytest.mark.parametrize("family", ["qwen2_audio", "voxtral", "qwen2_5_omni", "gemma4"])
-def test_sounds_of_different_length_share_a_batch(family, hearing):
-    assert_alone_as_together(hearing(family), OF["audio"])
+def test_sounds_of_different_length_share_a_batch(family, tiny_adapter):
+    assert_alone_as_together(tiny_adapter(family), OF["audio"])
 
 
 @pytest.mark.parametrize("family", marked(["phi4_multimodal"]))
-def test_sounds_are_heard_alone_where_the_encoder_attends_to_padding(family, hearing):
-    adapter = hearing(family)
+def test_sounds_are_heard_alone_where_the_encoder_attends_to_padding(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     assert adapter.max_batch == 1
     alone, together = (capture(adapter, examples) for examples in (OF["audio"][1:], OF["audio"]))
     moved = distance(
@@ -141,8 +134,8 @@ def test_sounds_are_heard_alone_where_the_encoder_attends_to_padding(family, hea
 
 
 @pytest.mark.parametrize("family", marked(having("audio")))
-def test_rows_with_no_one_and_two_sounds(family, hearing):
-    adapter = hearing(family)
+def test_rows_with_no_one_and_two_sounds(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     examples = (question("none"), question("one", audios=(SHORT,)), question("two", audios=(LONG, SHORT)))
     long, short = (count for count, _ in EXPECTED[family]["audio"])
     assert label_counts(adapter, examples, AUDIO) == [(0,), (short,), (long + short,)]
@@ -151,28 +144,28 @@ def test_rows_with_no_one_and_two_sounds(family, hearing):
 
 
 @pytest.mark.parametrize("family", marked(having("audio")))
-def test_sound_of_another_rate_is_refused(family, hearing):
+def test_sound_of_another_rate_is_refused(family, tiny_adapter):
     examples = (OF["audio"][0], question("slow", audios=(recording(1, rate=8000),)))
     with pytest.raises(ExampleError, match=rf"slow: its sound has 8000 samples per second and {family} takes 16000"):
-        hearing(family).encode(examples)
+        tiny_adapter(family).encode(examples)
 
 
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl"])
-def test_a_model_that_does_not_hear_refuses_sound(family, hearing):
+def test_a_model_that_does_not_hear_refuses_sound(family, tiny_adapter):
     with pytest.raises(AdapterError, match=r"has no modality audio: it takes .*Example long has sound"):
-        hearing(family).encode(OF["audio"])
+        tiny_adapter(family).encode(OF["audio"])
 
 
 @pytest.mark.skipif(WATCHES, reason="torchvision is installed")
 @pytest.mark.parametrize("family", ["gemma4", "qwen2_5_omni", "llava_next_video"])
-def test_without_torchvision_videos_are_refused(family, hearing):
+def test_without_torchvision_videos_are_refused(family, tiny_adapter):
     with pytest.raises(AdapterError, match=r"has no modality video: it takes .*Example brief has a video"):
-        hearing(family).encode(OF["video"])
+        tiny_adapter(family).encode(OF["video"])
 
 
 @pytest.mark.parametrize("family", marked(["qwen2_5_omni", "gemma4", "phi4_multimodal"]))
-def test_a_picture_and_sound_in_one_prompt(family, hearing):
-    adapter = hearing(family)
+def test_a_picture_and_sound_in_one_prompt(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     examples = (
         question("first", images=(WIDE,), audios=(LONG,)),
         question("second", images=(TALL,), audios=(SHORT,), text="Which of the two is it?"),
@@ -187,8 +180,8 @@ def test_a_picture_and_sound_in_one_prompt(family, hearing):
 
 @with_video
 @pytest.mark.parametrize("family", ["qwen2_5_omni", "gemma4"])
-def test_a_picture_a_video_and_sound_in_one_prompt(family, hearing):
-    adapter = hearing(family)
+def test_a_picture_a_video_and_sound_in_one_prompt(family, tiny_adapter):
+    adapter = tiny_adapter(family)
     examples = (
         question("first", images=(WIDE,), videos=(BRIEF,), audios=(LONG,)),
         question("second", images=(TALL,), videos=(LENGTHY,), audios=(SHORT,), text="Which of the two is it?"),
@@ -202,12 +195,12 @@ def test_a_picture_a_video_and_sound_in_one_prompt(family, hearing):
 
 @with_video
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "llava_next_video", "llava_onevision"])
-def test_a_picture_and_a_video_in_one_prompt(family, hearing):
+def test_a_picture_and_a_video_in_one_prompt(family, tiny_adapter):
     examples = (
         question("first", images=(WIDE,), videos=(BRIEF,)),
         question("second", images=(TALL,), videos=(LENGTHY[:2],), text="Which of the two is it?"),
     )
-    adapter = hearing(family)
+    adapter = tiny_adapter(family)
     pictures = [count for count, _ in EXPECTED[family]["image"]]
     # of the second video two frames alone: one pair of Qwen's, 4 positions each of LLaVA's
     videos = [8, 10 if "qwen" in family else 8]
@@ -218,15 +211,15 @@ def test_a_picture_and_a_video_in_one_prompt(family, hearing):
 
 @with_video
 @pytest.mark.parametrize("family", marked(["internvl", "smolvlm"]))
-def test_a_picture_beside_a_video_is_refused_where_frames_stand_as_pictures(family, hearing):
+def test_a_picture_beside_a_video_is_refused_where_frames_stand_as_pictures(family, tiny_adapter):
     with pytest.raises(AdapterError, match="turns the frames of a video into pictures, and example both has both"):
-        hearing(family).encode([question("both", images=(WIDE,), videos=(BRIEF,))])
+        tiny_adapter(family).encode([question("both", images=(WIDE,), videos=(BRIEF,))])
 
 
-@pytest.mark.parametrize("family", marked(FAMILIES))
-def test_media_hold_the_media_alone(family, hearing):
+@pytest.mark.parametrize("family", marked(SOUND_AND_VIDEO))
+def test_media_hold_the_media_alone(family, tiny_adapter):
     """No mask, no size, no time: only what changes with every pixel and sample."""
-    adapter = hearing(family)
+    adapter = tiny_adapter(family)
     for modality in adapter.modalities - {"text"}:
         (name,) = media_of(family, modality)
         first, second = OF[modality]
@@ -237,8 +230,8 @@ def test_media_hold_the_media_alone(family, hearing):
 
 
 @pytest.mark.parametrize("name", ["qwen2_audio", "qwen2_5_omni"])
-def test_sound_that_its_processor_would_cut_is_refused(name, hearing):
-    adapter = hearing(name)
+def test_sound_that_its_processor_would_cut_is_refused(name, tiny_adapter):
+    adapter = tiny_adapter(name)
     window = adapter.processor.feature_extractor.n_samples
     long = Example("long", "<audio>What?", audios=(Audio(np.zeros(window + 1, dtype=np.float32), RATE),))
     with pytest.raises(ExampleError, match=rf"example long: its sound has {window + 1} samples .* cuts it at {window}"):
@@ -247,17 +240,17 @@ def test_sound_that_its_processor_would_cut_is_refused(name, hearing):
     assert (adapter.encode([fits]).labels == AUDIO).any()
 
 
-def test_sound_longer_than_a_window_of_voxtral_is_two_windows(hearing):
-    adapter = hearing("voxtral")
+def test_sound_longer_than_a_window_of_voxtral_is_two_windows(tiny_adapter):
+    adapter = tiny_adapter("voxtral")
     examples = (question("over", audios=(recording(31),)), OF["audio"][1])
     assert label_counts(adapter, examples, AUDIO) == [(2 * 375,), (375,)]
     assert adapter.encode(examples).media["input_features"].shape == (3, 16, 3000)
     assert_alone_as_together(adapter, examples)
 
 
-def test_sound_reaches_the_encoder_as_the_feature_extractor_makes_it(hearing):
+def test_sound_reaches_the_encoder_as_the_feature_extractor_makes_it(tiny_adapter):
     """In the order of the examples, padded to the window, not cut."""
-    adapter = hearing("qwen2_audio")
+    adapter = tiny_adapter("qwen2_audio")
     features = adapter.encode(OF["audio"]).media["input_features"]
     for row, sound in enumerate((LONG, SHORT)):
         made = adapter.processor.feature_extractor(sound.samples, sampling_rate=RATE, return_tensors="pt")
@@ -267,8 +260,8 @@ def test_sound_reaches_the_encoder_as_the_feature_extractor_makes_it(hearing):
 
 
 @with_video
-def test_frames_reach_the_encoder_in_order(hearing):
-    adapter = hearing("llava_onevision")
+def test_frames_reach_the_encoder_in_order(tiny_adapter):
+    adapter = tiny_adapter("llava_onevision")
     forward, backward = (
         adapter.encode([question("video", videos=(frames,))]).media["pixel_values_videos"]
         for frames in (LENGTHY, LENGTHY[::-1])
@@ -300,8 +293,8 @@ def test_frames_reach_the_encoder_in_order(hearing):
         ),
     ],
 )
-def test_prompts_follow_the_chat_template(family, begins, ends, hearing):
-    adapter = hearing(family)
+def test_prompts_follow_the_chat_template(family, begins, ends, tiny_adapter):
+    adapter = tiny_adapter(family)
     batch = adapter.encode(OF["audio"][:1])
     assert batch.prompts[0].startswith(begins) and batch.prompts[0].endswith(ends)
     bos = adapter.tokenizer.bos_token_id
@@ -315,8 +308,8 @@ def test_prompts_follow_the_chat_template(family, begins, ends, hearing):
         ({"microscope_bench_untrained": True}, None),
     ],
 )
-def test_what_the_whole_omni_model_says_of_itself_holds_for_its_part(changes, message, tmp_path):
-    folder = build("qwen2_5_omni", tmp_path / "omni")
+def test_what_the_whole_omni_model_says_of_itself_holds_for_its_part(changes, message, tiny, tmp_path):
+    folder = shutil.copytree(tiny("qwen2_5_omni"), tmp_path / "omni")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
     if message is None:
@@ -326,8 +319,8 @@ def test_what_the_whole_omni_model_says_of_itself_holds_for_its_part(changes, me
         HFAdapter.load({"pretrained": str(folder)}, device="cpu")
 
 
-def test_of_an_omni_model_the_part_that_reads_is_loaded(hearing):
-    adapter = hearing("qwen2_5_omni")
+def test_of_an_omni_model_the_part_that_reads_is_loaded(tiny_adapter):
+    adapter = tiny_adapter("qwen2_5_omni")
     assert adapter.info.architecture == "Qwen2_5OmniThinkerForConditionalGeneration"
     assert not [name for name, _ in adapter.model.named_modules() if "talker" in name or "token2wav" in name]
 

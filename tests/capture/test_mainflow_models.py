@@ -15,7 +15,7 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.errors import MainflowError
 from tests.capture.chains import chain_of
-from tests.tiny.families import MULTIMODAL, TEXT_ONLY
+from tests.tiny.checkpoints import MULTIMODAL, TEXT_ONLY
 from tests.tiny.questions import PICTURE_QUESTIONS, TEXT_QUESTIONS
 
 

@@ -141,17 +141,3 @@ def load(tiny: Callable[[str], Path]) -> Callable[..., Any]:
         return Microscope.create_from_arg_obj({"pretrained": str(tiny(family)), "device": "cpu", **args})
 
     return make
-
-
-@pytest.fixture(scope="session")
-def family_at(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``family_at("mllama")``: the directory of a tiny checkpoint, of the odd and the hearing families too."""
-    from tests.tiny import families, odd_families, sound_and_video
-
-    root = tmp_path_factory.mktemp("families")
-
-    def build(name: str) -> Path:
-        room = next(room for room in (families, odd_families, sound_and_video) if name in room.FAMILIES)
-        return Path(room.build(name, root / name))
-
-    return build

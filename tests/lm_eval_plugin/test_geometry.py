@@ -117,9 +117,9 @@ FAMILIES = (
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families_that_pad_or_mark_prompts_in_their_own_ways(run_lm_eval, family_at, task_dir, tmp_path, family):
+def test_families_that_pad_or_mark_prompts_in_their_own_ways(run_lm_eval, tiny, task_dir, tmp_path, family):
     """All in one evaluation: lettered choices, an answer and words, with pictures where the model takes them."""
-    model_args = {"pretrained": str(family_at(family)), "device": "cpu"}
+    model_args = {"pretrained": str(tiny(family)), "device": "cpu"}
     lm = Microscope.create_from_arg_obj({**model_args, "batch_size": 3, "metrics": "+".join(METRICS)})
     lm.adapter.model.double()
     templated = lm.adapter.encoder.has_template

@@ -146,7 +146,7 @@ class StandInProcessor:
     """Stands in for an architecture's processor: expands placeholders and makes tensors as :class:`Medium` says.
 
     Attributes:
-        tokenizer: from :func:`tests.matrix.shrink.stand_in_tokenizer`.
+        tokenizer: from :func:`tests.tiny.shrink.stand_in_tokenizer`.
         config: the model's configuration, for the ids of frames.
         media: modality → how it enters.
         more: further tensors, by name, from (input_ids, attention_mask).

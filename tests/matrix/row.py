@@ -18,8 +18,8 @@ class Row:
     Attributes:
         model_type: its key in transformers' mapping of multimodal language models.
         media: modality → how it enters; every modality is checked.
-        config: dotted path → value of the configuration, where shrinking by name is not enough. A path that ends in
-            ``!`` is a top-level key given to the configuration class's constructor, before anything is shrunk.
+        config: what shrinking by name gets wrong, see :func:`tests.tiny.shrink.tiny_config`; the checkpoints of
+            ``tests/tiny``, whose processors are real, are built from it too.
         more: name → further tensors that its processor makes, from (input_ids, attention_mask).
         skips: names of checks that do not apply, as ``check`` itself says.
         needs: packages without which the architecture cannot be built.

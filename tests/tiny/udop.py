@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import transformers as hf
 
-from tests.tiny.families import fill_weights
+from tests.tiny.models import fill_weights
 
 
 def build_udop(directory: Path) -> Path:

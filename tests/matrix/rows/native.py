@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.matrix.media import Medium, Tensors, count, each, ones, patches, pictures, sound
 from tests.matrix.row import Row
-from tests.matrix.shrink import stand_in_tokenizer
+from tests.tiny.shrink import stand_in_tokenizer
 
 IMAGE, VIDEO, AUDIO = stand_in_tokenizer().convert_tokens_to_ids(["<image>", "<video>", "<audio>"])
 VOCABULARY = len(stand_in_tokenizer())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.matrix.media import Medium, Tensors, frames, ones, pictures, pixels
 from tests.matrix.row import Row
-from tests.matrix.shrink import stand_in_tokenizer
+from tests.tiny.shrink import stand_in_tokenizer
 
 IMAGE = stand_in_tokenizer().convert_tokens_to_ids("<image>")
 VIDEO = stand_in_tokenizer().convert_tokens_to_ids("<video>")
@@ -68,6 +68,15 @@ INSTRUCTED = replace(pictures(4, qformer_input_ids=ones(3)), prepended=True)
 INSTRUCTED_VIDEO = replace(
     frames(16, 4, name="pixel_values", qformer_input_ids=ones(3), qformer_attention_mask=ones(3)), prepended=True
 )
+FLORENCE = {
+    "text_config.encoder_layers": 4,
+    "text_config.decoder_layers": 2,
+    "vision_config.depths": [1, 1, 1, 1],
+    "vision_config.embed_dim": [8, 16, 16, 32],
+    "vision_config.num_heads": [2, 2, 2, 4],
+    "vision_config.num_groups": [2, 2, 2, 4],
+    "vision_config.window_size": 4,
+}
 BLIP = {"image_token_index": IMAGE, "num_query_tokens": 4}
 
 ROWS = [
@@ -76,7 +85,7 @@ ROWS = [
     Row("instructblip", {"image": INSTRUCTED}, BLIP),
     Row("evolla", unsupported="reads proteins"),
     Row("instructblipvideo", {"video": INSTRUCTED_VIDEO}, BLIP | {"video_token_index": VIDEO}),
-    Row("florence2", {"image": replace(pictures(2), prepended=True)}, without_taps=("vision",)),
+    Row("florence2", {"image": replace(pictures(2), prepended=True)}, FLORENCE, without_taps=("vision",)),
     Row("git", {"image": pictures(0)}),
     Row("mistral4", config={"num_key_value_heads": 4, "qk_head_dim": 16, "head_dim": 16}),
     Row("mllama", {"image": TILES}, MLLAMA, {"cross_attention_mask": attends(1, 2)}),

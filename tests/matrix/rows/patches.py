@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.matrix.media import Medium, count, ones, patches
 from tests.matrix.row import Row
-from tests.matrix.shrink import stand_in_tokenizer
+from tests.tiny.shrink import stand_in_tokenizer
 
 IMAGE: int = stand_in_tokenizer().convert_tokens_to_ids("<image>")
 VIDEO: int = stand_in_tokenizer().convert_tokens_to_ids("<video>")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.matrix.media import Medium, each, frames, ones, patches, pictures
 from tests.matrix.row import Row
-from tests.matrix.shrink import stand_in_tokenizer
+from tests.tiny.shrink import stand_in_tokenizer
 
 _TOKENIZER = stand_in_tokenizer()
 IMAGE_ID: int = _TOKENIZER.convert_tokens_to_ids("<image>")

@@ -9,7 +9,7 @@ import torch
 
 from tests.matrix.media import Medium, count, each, ones, patches, pictures, sound
 from tests.matrix.row import Row
-from tests.matrix.shrink import stand_in_tokenizer
+from tests.tiny.shrink import stand_in_tokenizer
 
 AUDIO_TOKEN, *MARKS = stand_in_tokenizer().convert_tokens_to_ids(["<audio>", "<mark21>", "<mark22>", "<mark23>"])
 """The stand-in's placeholder for sound and three marks that shrinking gives to nothing, for what has no default id."""

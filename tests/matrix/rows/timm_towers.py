@@ -6,7 +6,7 @@ import torch
 
 from tests.matrix.media import frames, ones, pictures, sound
 from tests.matrix.row import Row
-from tests.matrix.shrink import stand_in_tokenizer
+from tests.tiny.shrink import stand_in_tokenizer
 
 IMAGE, AUDIO = stand_in_tokenizer().convert_tokens_to_ids(["<image>", "<audio>"])
 NEEDS = ("timm", "torchvision")

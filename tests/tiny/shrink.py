@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
-from tests.tiny.tokenizer import BOS, EOS, PAD, byte_tokenizer
+from microscope_bench.example import PLACEHOLDERS
+from tests.tiny.tokenizer import byte_tokenizer
 
 HIDDEN, LAYERS, HEADS = 32, 4, 4
 
@@ -39,7 +40,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "moe_num_shared_experts"), 1),
     **dict.fromkeys(("image_size", "img_size"), 32),
     "patch_size": 8,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 4096,
     "sliding_window": 128,
     "num_mel_bins": 16,
     "pad_token_id": None,
@@ -47,8 +48,8 @@ SIZES: dict[str, Any] = {
 """Key → tiny value, wherever in the configuration it stands with a number (in vision parts 2 layers, see below)."""
 
 _VISION = re.compile(r"vision|visual|audio|speech|encoder_config|qformer|acoustic|semantic")
-_PLACEHOLDER = re.compile(r"^(image|video|audio)_(token_id|token_index|patch_id)$")
-_OTHER_TOKEN = re.compile(r"_(token_id|token_index|id)$")
+_TOKEN = re.compile(r"_(token_id|token_index|patch_id|id)$")
+_MARK = "<mark0>"
 
 
 def stand_in_tokenizer() -> Any:
@@ -60,16 +61,19 @@ def stand_in_tokenizer() -> Any:
 def tiny_config(model_type: str, tokenizer: Any, overrides: Mapping[str, Any] = {}) -> Any:
     """The architecture's default configuration with tiny sizes and the tokenizer's ids.
 
+    A key such as ``image_token_id`` gets the tokenizer's token of that name; of the stand-in, which has no names for
+    most, one of the marks.
+
     Args:
         model_type: its key in transformers' mapping.
-        tokenizer: from :func:`stand_in_tokenizer`.
-        overrides: dotted path → value, what shrinking by name gets wrong; applied last.
+        tokenizer: from :func:`stand_in_tokenizer`, or that of a processor.
+        overrides: dotted path → value, what shrinking by name gets wrong; applied last. A path that ends in ``!`` is
+            a top-level key given to the configuration class's constructor, before anything is shrunk.
     """
     kind = CONFIG_MAPPING[model_type]
     parts = {key.partition(".")[0]: value for key, value in overrides.items() if key.endswith("!")}
     tree = kind(**{key.rstrip("!"): value for key, value in parts.items()}).to_dict()
-    marks = iter(range(tokenizer.convert_tokens_to_ids("<mark0>"), len(tokenizer)))
-    _shrink(tree, "", tokenizer, marks, {})
+    _shrink(tree, "", tokenizer, _TokenIds(tokenizer))
     for path, value in overrides.items():
         *parents, key = path.rstrip("!").split(".")
         if path.endswith("!"):
@@ -81,26 +85,45 @@ def tiny_config(model_type: str, tokenizer: Any, overrides: Mapping[str, Any] = 
     return kind.from_dict(tree)
 
 
-def _shrink(tree: dict[str, Any], path: str, tokenizer: Any, marks: Any, known: dict[str, int]) -> None:
+class _TokenIds:
+    """Which id a key of the configuration gets."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        has_marks = _MARK in tokenizer.get_vocab()
+        self.marks = iter(range(tokenizer.convert_tokens_to_ids(_MARK), len(tokenizer))) if has_marks else None
+        self.known: dict[str, int] = {}
+
+    def of(self, key: str) -> int | None:
+        """The id of the token that the key names; None where the tokenizer has no such token."""
+        name = _TOKEN.sub("", key)
+        if self.marks is None or (name in PLACEHOLDERS and not key.endswith(f"{name}_id")):
+            return getattr(self.tokenizer, f"{name}_token_id", None)
+        if key not in self.known:
+            self.known[key] = next(self.marks)
+        return self.known[key]
+
+
+def _shrink(tree: dict[str, Any], path: str, tokenizer: Any, ids: _TokenIds) -> None:
     in_vision = bool(_VISION.search(path))
     depth = next((tree[k] for k in ("num_hidden_layers", "depth", "encoder_layers") if isinstance(tree.get(k), int)), 0)
     for key, value in tree.items():
         if isinstance(value, dict):
             if not str(key).startswith(("rope", "id2label", "label2id")):
-                _shrink(value, f"{path}.{key}", tokenizer, marks, known)
+                _shrink(value, f"{path}.{key}", tokenizer, ids)
         elif isinstance(value, list) and depth > LAYERS and len(value) == depth:
             tree[key] = value[: 2 if in_vision else LAYERS]
         elif not isinstance(key, str) or isinstance(value, bool) or not isinstance(value, int):
             continue
         elif key == "vocab_size":
             tree[key] = len(tokenizer)
-        elif key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
-            tree[key] = tokenizer.convert_tokens_to_ids({"bos": BOS, "eos": EOS, "pad": PAD, "dec": BOS}[key[:3]])
-        elif found := _PLACEHOLDER.match(key):
-            tree[key] = tokenizer.convert_tokens_to_ids(f"<{found[1]}>")
-        elif _OTHER_TOKEN.search(key):
-            known[key] = known[key] if key in known else next(marks)
-            tree[key] = known[key]
+        elif key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            tree[key] = getattr(tokenizer, key)
+        elif key == "decoder_start_token_id":
+            tree[key] = tokenizer.bos_token_id
+        elif _TOKEN.search(key):
+            found = ids.of(key)
+            tree[key] = value if found is None else found
         elif key in SIZES:
             small = SIZES[key]
             tree[key] = min(2, LAYERS) if in_vision and small == LAYERS and "layers" in key else small

@@ -1,0 +1,47 @@
+"""Tiny checkpoints by name, in the files that a published checkpoint has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.tiny import families, hearing, odd_families, watching
+from tests.tiny.watching import CHOOSING, VIDEO
+
+Builders = dict[str, Callable[[], tuple[Any, Any]]]
+
+
+def _of(module: Any, *names: str) -> Builders:
+    return {name: getattr(module, name) for name in names}
+
+
+_LANGUAGE = _of(families, "llama", "gpt2")
+_PICTURES = _of(families, "llava", "llava_next", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+_PICTURES |= _of(families, "idefics3", "paligemma", "gemma3", "internvl", "blip_2")
+_ODD = _of(odd_families, "mllama", "idefics", "florence2", "t5gemma2", "git", "kosmos_2")
+_ODD |= _of(odd_families, "pix2struct", "chameleon", "donut")
+_SOUND = _of(hearing, "qwen2_audio", "voxtral", "qwen2_5_omni", "gemma4", "phi4_multimodal")
+_VIDEO = _of(watching, "llava_next_video", "llava_onevision", "smolvlm")
+
+TEXT_ONLY = tuple(_LANGUAGE)
+MULTIMODAL = tuple(_PICTURES)
+"""Families whose pictures stand in a causal sequence."""
+ODD = tuple(_ODD)
+SOUND_AND_VIDEO = (*_SOUND, *_VIDEO, "qwen2_vl", "qwen3_vl", "internvl")
+
+NEEDS = {"smolvlm": ("num2words",), "phi4_multimodal": ("torchvision",)}
+"""Family → packages without which its processor cannot be built at all."""
+
+
+def build(name: str, directory: Path) -> Path:
+    """Writes the family's checkpoint into a directory and returns it."""
+    model, processor = (_LANGUAGE | _PICTURES | _ODD | _SOUND | _VIDEO)[name]()
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    if name == "voxtral":
+        (directory / "tekken.json").write_text(json.dumps(hearing.tekken()))
+    if name in VIDEO:  # where a processor loaded with torchvision finds them
+        (directory / "video_preprocessor_config.json").write_text(json.dumps(VIDEO[name] | CHOOSING))
+    return directory
