@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -42,20 +43,30 @@ def test_the_generic_adapter_sends_to_the_page(checkpoint):
         load_model("hf", {"pretrained": str(checkpoint)}, "cpu")
 
 
-def test_from_nothing_to_leaderboard(installed, checkpoint, tmp_path):
-    def microscope(*arguments: str) -> str:
-        command = [sys.executable, "-m", "microscope_bench", *arguments]
-        environment = {**os.environ, "PYTHONPATH": f"{installed}{os.pathsep}{Path(__file__).parents[2]}"}
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+COMMANDS = """
+import json, sys
+from microscope_bench.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    if status := main(arguments):
+        sys.exit(status)
+"""
 
+
+def test_from_nothing_to_leaderboard(installed, checkpoint, tmp_path):
+    """In another process, which knows of the plug-in as any Python does: by the folder it is installed in."""
     model = ["--model_args", f"pretrained={checkpoint}", "--device", "cpu"]
-    assert "\nudop " in microscope("ls", "models")
-    report = microscope("check", "udop", *model)
-    assert "adapter udop" in report and report.rstrip().endswith("no check failed")
-    microscope("run", "--model", "udop", *model, "--tasks", "shapesqa", "--task_args", "n=40", "--quiet")
-    microscope("leaderboard", "results")
+    commands = [
+        ["ls", "models"],
+        ["check", "udop", *model],
+        ["run", "--model", "udop", *model, "--tasks", "shapesqa", "--task_args", "n=40", "--quiet"],
+        ["leaderboard", "results"],
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{installed}{os.pathsep}{Path(__file__).parents[2]}"}
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nudop " in done.stdout
+    assert "adapter udop" in done.stdout and "\nno check failed\n" in done.stdout
     assert "| udop " in (tmp_path / "leaderboard.md").read_text()
 
 
