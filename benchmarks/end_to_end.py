@@ -34,8 +34,9 @@ from benchmarks.speed_parts.random_llava import text_shape, tower_shape, write_c
 from benchmarks.timing import interleaved, write_json
 from microscope_bench import evaluate
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.presets import load_model
 from microscope_bench.results.result import Result
-from microscope_bench.run.inputs import resolve_model, resolve_task, task_settings
+from microscope_bench.tasks import load_task
 
 STAGES = ("capture", "measure")
 
@@ -103,7 +104,7 @@ def main() -> None:
     if args.quick:
         args.limit, args.rounds = min(args.limit, 32), 1
     names = (args.model or ("zoo-llava" if args.quick else "zoo-llava,zoo-llava-next,random")).split(",")
-    task = resolve_task(args.task, None, {"data_dir": args.data_dir} if args.data_dir else {}, task_settings())
+    task = load_task(args.task, task_args={"data_dir": args.data_dir} if args.data_dir else {})
     found = []
     with tempfile.TemporaryDirectory() as directory:
         for name in names:
@@ -117,7 +118,7 @@ def main() -> None:
                 )
                 adapter: Any = HFAdapter.load({"pretrained": str(checkpoint)}, device=args.device)
             else:
-                adapter = resolve_model(name, {}, args.device)
+                adapter = load_model(name, {}, args.device)
             found.append(measured(adapter, task, args))
             print(f"{name}: run {found[-1]['ratio']:.2f} times bare", flush=True)
     rows = []

@@ -26,7 +26,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,27 +59,22 @@ def write_checkpoint(directory: Path, width: int, n_layers: int) -> None:
 
 def capture(checkpoint: Path, store: Path, n: int) -> float:
     """Seconds that the capture of n examples takes, without loading."""
-    from microscope_bench.capture.fingerprints import probe_inputs, run_identity
-    from microscope_bench.capture.loop import Capture
-    from microscope_bench.capture.store import TokenStore
-    from microscope_bench.protocol import named_protocol
-    from microscope_bench.results.provenance import environment
-    from microscope_bench.run.evaluate import PART_EXAMPLES
-    from microscope_bench.run.inputs import resolve_model, resolve_task, task_settings
+    from microscope_bench.adapters.presets import load_model
+    from microscope_bench.config import RunConfig
+    from microscope_bench.run.pipeline import capture, environment_of, opened_store
+    from microscope_bench.run.resolve import resolve_loaded
+    from microscope_bench.run.timing import Stopwatch
+    from microscope_bench.system.processes import ALONE
+    from microscope_bench.tasks import load_task
 
-    task = resolve_task("shapesqa", None, {"n": str(n)}, task_settings())
-    adapter = resolve_model("hf", {"pretrained": str(checkpoint)}, "cpu")
-    protocol = named_protocol("geometry/1")
+    task = load_task("shapesqa", task_args={"n": str(n)})
+    adapter = load_model("hf", {"pretrained": str(checkpoint)}, "cpu")
     begin = time.perf_counter()
-    probe = probe_inputs(adapter, task, 8)
-    run = run_identity(adapter, task, protocol, probe)
-    filled = TokenStore.open_or_create(store, run, n_examples=n, part_examples=PART_EXAMPLES)
-    Capture(adapter, task, protocol, batch_size=8).fill(filled, range(filled.n_parts), lambda _: None)
-    seconds = time.perf_counter() - begin
-    where = environment(device="cpu", processor="", image_processor=None, command=["scaling.py"])
-    about = {"protocol": protocol.as_dict(), "media_sha256": probe.media_sha256, "environment": asdict(where)}
-    filled.finish({**about, "capture_seconds": seconds})
-    return seconds
+    config = RunConfig(store=store, progress=False)
+    run = resolve_loaded(adapter, task, config, Stopwatch())
+    with opened_store(run, ALONE) as filled:
+        capture(run, filled, environment_of(adapter, ["scaling.py"]))
+    return time.perf_counter() - begin
 
 
 def check(store: Path) -> float:

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "evaluate": "microscope_bench.run.evaluate",
+    "RunConfig": "microscope_bench.config",
     "Result": "microscope_bench.results.result",
     "load_result": "microscope_bench.results.result",
     "Protocol": "microscope_bench.protocol",
@@ -20,6 +21,7 @@ _PUBLIC = {
 
 if TYPE_CHECKING:
     from microscope_bench import metrics as metrics
+    from microscope_bench.config import RunConfig as RunConfig
     from microscope_bench.protocol import Protocol as Protocol
     from microscope_bench.results.result import Result as Result
     from microscope_bench.results.result import load_result as load_result

@@ -11,11 +11,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {"errors", "example", "protocol", "identity", "config", "system"}
+FOUNDATION = {"errors", "example", "protocol", "identity", "system"}
 """What every room stands on."""
 
 ARROWS = {
+    "config": {"metrics", "controls", "adapters"},
     "cli": {
+        "config",
         "run",
         "check",
         "publish",
@@ -28,7 +30,7 @@ ARROWS = {
         "figures",
         "capture",
     },
-    "run": {"capture", "measure", "tasks", "results", "adapters", "metrics", "controls"},
+    "run": {"config", "capture", "measure", "tasks", "results", "adapters", "metrics", "controls"},
     "figures": {"run", "capture", "measure", "metrics", "adapters", "controls", "publish", "results"},
     "check": {"capture", "adapters"},
     "controls": {"capture", "adapters"},
@@ -38,7 +40,7 @@ ARROWS = {
     "pytest_plugin": {"publish", "results", "run"},
     "adapters": set(),
     "zoo": {"adapters", "tasks"},
-    "lm_eval_plugin": {"adapters", "capture", "measure", "run", "metrics", "results", "tasks", "publish"},
+    "lm_eval_plugin": {"config", "adapters", "capture", "run", "results", "tasks", "publish"},
     "tasks": set(),
     "metrics": set(),
     "results": {"metrics"},

@@ -153,19 +153,19 @@ def test_the_command_line_exits_with_128_and_the_signal(tmp_path, monkeypatch, c
 
 
 def test_measuring_ends_at_once_and_the_next_run_measures_without_a_pass(tmp_path, monkeypatch, handled):
-    import microscope_bench.run.measure_store as remeasure
+    import microscope_bench.run.pipeline as pipeline
 
-    measure = remeasure.measure
+    measure = pipeline.measure_tokens
 
     def signalled(*args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
         return measure(*args, **options)
 
-    monkeypatch.setattr(remeasure, "measure", signalled)
+    monkeypatch.setattr(pipeline, "measure_tokens", signalled)
     with pytest.raises(signals.Stopped):
         run(tmp_path)
     assert result_files(tmp_path) == []
-    monkeypatch.setattr(remeasure, "measure", measure)
+    monkeypatch.setattr(pipeline, "measure_tokens", measure)
     adapter = ToyAdapter()
     with signals.handled():
         run(tmp_path, adapter)

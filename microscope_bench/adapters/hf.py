@@ -24,7 +24,7 @@ from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.placement import input_device, offloading_fails
 from microscope_bench.adapters.prompting import chat_template, continuation_token_ids, template_sha256
-from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR, VISION
+from microscope_bench.adapters.tap_names import LANGUAGE, PROJECTOR, VISION
 from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.errors import AdapterError
 from microscope_bench.example import Example

@@ -9,16 +9,8 @@ from typing import Any
 from torch import nn
 
 from microscope_bench.adapters.decoder import describe_module_lists, module_lists
+from microscope_bench.adapters.tap_names import PROJECTOR, VISION
 from microscope_bench.errors import AdapterError
-from microscope_bench.system.lazy_registry import unknown_name
-
-LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector"
-TAPS = {
-    LANGUAGE: "the decoder blocks of the language model",
-    VISION: "the blocks of the vision tower",
-    PROJECTOR: "what leaves the projector for the language model; one boundary, no blocks",
-}
-"""Name → what is watched there."""
 
 _TOWER = re.compile(r"(^|[._])(vision|visual|image|img|vit|siglip|clip|dino\w*)")
 _NO_TOWER = re.compile(r"projector|connector|merger|qformer|resampler|perceiver|audio|language_model|deepstack")
@@ -40,16 +32,6 @@ _PROJECTORS = (
     "merger",
     "resampler",
 )
-
-
-def check_tap(tap: str) -> None:
-    """Raises unless it is one.
-
-    Raises:
-        UnknownNameError: with the nearest names.
-    """
-    if tap not in TAPS:
-        raise unknown_name("tap", tap, list(TAPS))
 
 
 def find_places(model: nn.Module, tap: str, paths: Sequence[str] | None) -> tuple[Sequence[nn.Module], nn.Module]:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from microscope_bench.adapters.base import LABELS, MODALITIES, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, first_tensor_at
-from microscope_bench.adapters.tap_places import check_tap, find_places
+from microscope_bench.adapters.tap_names import check_tap
+from microscope_bench.adapters.tap_places import find_places
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import PLACEHOLDERS, Example
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from microscope_bench.cli.options import add_model_options
-from microscope_bench.system.key_values import key_values
+from microscope_bench.cli.options import add_config_options, config_of
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,17 +18,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "model", metavar="MODEL", help="see `ls models`; or path/to/file.py:name for an adapter of yours"
     )
-    add_model_options(parser)
+    add_config_options(parser, ["model_args", "tap", "device"])
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report."""
-    model_args = key_values("--model_args", args.model_args)
+    config = config_of(args)
 
-    from microscope_bench.adapters.presets import load_model
     from microscope_bench.check import check
+    from microscope_bench.run.resolve import load_adapter_for
 
-    report = check(load_model(args.model, model_args, args.device).tapped(args.tap))
+    report = check(load_adapter_for(args.model, config))
     print(report)
     return 0 if report.passed else 1

@@ -34,7 +34,7 @@ VERBS = (run, measure, ls, check, validate, leaderboard, compare, report, plot, 
 
 EXIT_STATUS = """\
 exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a leaderboard is stale, a result drifted);
-2 it could not be done (wrong arguments, bad input, no space; of a sweep: a run failed, and the others are done);
+2 it could not be done (wrong arguments, bad input, no space; of several runs: one failed, and the others are done);
 130 interrupted (SIGINT), 143 terminated (SIGTERM): what was captured is kept, give the command again to resume"""
 
 
@@ -61,14 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 the answer is no; 2 it could not be done; 130 or 143: a signal ended it, 128 + its number.
     """
     args = build_parser().parse_args(argv)
-    args.arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         processes = launched()
     except MicroscopeError as error:
         print(f"microscope-bench: {printable_lines(error)}", file=sys.stderr)
         return 2
-    args.command = processes.command(args.arguments)
+    args.command = processes.command(sys.argv[1:] if argv is None else argv)
     # of several processes that do the same, one tells what they do; each tells what goes wrong
     logging.getLogger("microscope_bench").setLevel(logging.INFO if processes.is_first else logging.ERROR)
     name = f"microscope-bench{processes.label}"

@@ -15,7 +15,7 @@ from microscope_bench.errors import StoreError
 from microscope_bench.measure.survey import survey
 from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.protocol import Protocol
-from microscope_bench.run.measure_store import open_finished
+from microscope_bench.run.captured import open_finished
 
 
 @dataclass(frozen=True)

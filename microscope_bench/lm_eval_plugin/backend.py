@@ -36,7 +36,7 @@ class Microscope(TextModel):
                 f"geometry with: microscope-bench run"
             )
         kind = TextModel if adapter.processor is None else ImageModel
-        return kind(adapter, given.settings, **given.lm_eval)
+        return kind(adapter, given.config, **given.lm_eval)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> TextModel:

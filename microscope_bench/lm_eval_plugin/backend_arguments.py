@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from microscope_bench.adapters.model_args import boolean_arg
+from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError
-from microscope_bench.measure.correctness import check_split
-from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
-from microscope_bench.protocol import DEFAULT_PROTOCOL, Protocol, named_protocol
+
+CONFIG_ARGUMENTS = ("protocol", "tokens_per_example", "max_skipped", "metrics", "split_by", "measure_memory")
+"""Fields of the config that are given as model args; lm-eval has options of its own for others."""
 
 LM_EVAL_ARGUMENTS = ("batch_size", "max_batch_size", "add_bos_token", "prefix_token_id", "logits_cache")
 
@@ -20,35 +22,18 @@ LM_EVAL_DEVICE = "cuda:0"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is measured, and how.
-
-    Attributes:
-        geometry: whether anything is.
-        protocol: under which.
-        metrics: names.
-        split_by: by what the scores are split too, or None.
-    """
-
-    geometry: bool
-    protocol: Protocol
-    metrics: Sequence[str]
-    split_by: str | None = None
-
-
-@dataclass(frozen=True)
 class BackendArguments:
     """The model args, sorted by who reads them.
 
     Attributes:
-        settings: of the geometry.
+        config: what is measured, and how; None where nothing is.
         model: a named model or an adapter.
         adapter: model args of the adapter.
         device: "cpu", "cuda", ..., or None for a GPU where there is one.
         lm_eval: keyword arguments of lm-eval's class.
     """
 
-    settings: Settings
+    config: RunConfig | None
     model: str
     adapter: Mapping[str, str]
     device: str | None
@@ -64,19 +49,15 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
 
     Raises:
         AdapterError: ``pretrained`` is missing, or an argument that lm-eval has a flag for.
-        UnknownNameError: no such protocol, metric or split.
+        MicroscopeError: a value that means nothing.
     """
     rest = {key: value for key, value in given.items() if value is not None}
-    geometry = _boolean("geometry", rest.pop("geometry", True))
-    protocol = named_protocol(str(rest.pop("protocol", DEFAULT_PROTOCOL))).with_changes(
-        tokens_per_example=_whole("tokens_per_example", rest.pop("tokens_per_example", None)),
-        max_skipped=_share("max_skipped", rest.pop("max_skipped", None)),
-    )
-    named = rest.pop("metrics", None)
-    # lm-eval's command line splits model args at commas
-    metrics = metric_names(DEFAULT_METRICS if named is None else str(named).replace("+", ","))
-    split_by = rest.pop("split_by", None)
-    check_split(split_by)
+    asked = {key: rest.pop(key) for key in CONFIG_ARGUMENTS if key in rest}
+    if "metrics" in asked:  # lm-eval's command line splits model args at commas
+        asked["metrics"] = str(asked["metrics"]).replace("+", ",")
+    config = RunConfig(**asked, progress=False)
+    geometry = _flag(rest, "geometry", True)
+    rest.pop("geometry", None)
     if "seed" in rest:
         raise AdapterError(
             "microscope: model args have no seed; give lm-eval's --seed, which decides on the selection too"
@@ -88,7 +69,7 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     lm_eval = {key: rest.pop(key) for key in LM_EVAL_ARGUMENTS if key in rest}
     for key in ("add_bos_token", "logits_cache"):
         if key in lm_eval:
-            lm_eval[key] = _boolean(key, lm_eval[key])
+            lm_eval[key] = _flag(lm_eval, key, False)
     lm_eval |= {key: _whole(key, lm_eval[key]) for key in ("prefix_token_id",) if key in lm_eval}
     if "model_revision" in rest:  # lm-eval hands model args on to the tasks, where ``revision`` is that of the data
         rest["revision"] = rest.pop("model_revision")
@@ -99,22 +80,13 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     model = "hf"
     if adapter["pretrained"] in named_models:
         model = adapter.pop("pretrained")
-    settings = Settings(geometry, protocol, metrics, split_by)
-    return BackendArguments(settings, model, adapter, None if device is None else str(device), lm_eval)
+    return BackendArguments(
+        config if geometry else None, model, adapter, None if device is None else str(device), lm_eval
+    )
 
 
-def _boolean(key: str, value: Any) -> bool:
-    known = {"true": True, "1": True, "false": False, "0": False}
-    if str(value).lower() not in known:
-        raise AdapterError(f"microscope: model arg {key}={value} is not true or false")
-    return known[str(value).lower()]
-
-
-def _share(key: str, value: Any) -> float | None:
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        raise AdapterError(f"microscope: model arg {key}={value} is not a number") from None
+def _flag(given: Mapping[str, Any], key: str, default: bool) -> bool:
+    return boolean_arg({key: str(value) for key, value in given.items()}, key, default)
 
 
 def _whole(key: str, value: Any) -> int | None:

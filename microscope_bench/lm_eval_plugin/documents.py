@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.errors import ExampleError
 from microscope_bench.example import Example
-from microscope_bench.lm_eval_plugin.internals import Instance, Running, pictures_of
+from microscope_bench.lm_eval_plugin.internals import Instance, pictures_of
 from microscope_bench.tasks import Task
-from microscope_bench.tasks.settings import Seeds, TaskSettings
 
 Document = tuple[str, int]
 """Task name and lm-eval's number of the document."""
@@ -19,14 +18,6 @@ Document = tuple[str, int]
 def document_of(request: Instance) -> Document:
     """Whose a request is."""
     return str(request.task_name), int(request.doc_id)
-
-
-def task_settings(now: Running) -> TaskSettings:
-    """What the evaluation asks of its tasks, as `microscope-bench run` would be asked it."""
-    python, numpy, fewshot = (
-        default if seed is None else seed for seed, default in zip(now.seeds, astuple(Seeds()), strict=True)
-    )
-    return TaskSettings(None, now.system_instruction, now.samples, Seeds(python, numpy, fewshot))
 
 
 class Documents:

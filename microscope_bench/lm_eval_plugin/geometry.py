@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,22 @@ from microscope_bench.adapters.base import PADDING, Batch
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.hooks import watched
 from microscope_bench.capture.states import BatchStates
+from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, CaptureError, ExampleError, MicroscopeError
 from microscope_bench.example import Example
-from microscope_bench.lm_eval_plugin.backend_arguments import Settings
-from microscope_bench.lm_eval_plugin.documents import Document, Documents, document_of, task_settings
+from microscope_bench.lm_eval_plugin.documents import Document, Documents, document_of
 from microscope_bench.lm_eval_plugin.internals import Instance, running
 from microscope_bench.lm_eval_plugin.recorder import TaskRecorder
 from microscope_bench.lm_eval_plugin.refused_evaluations import checked
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Result
-from microscope_bench.results.result_files import save_result
-from microscope_bench.run.inputs import resolve_limit
+from microscope_bench.results.result_files import result_path
+from microscope_bench.run.resolve import task_settings
 from microscope_bench.tasks.lm_eval_tasks import task_around
 
 LOG = logging.getLogger("microscope_bench")
+RESULTS = "microscope"
+"""Where the results go, in lm-eval's output directory."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,14 @@ class Geometry:
 
     Args:
         adapter: the loaded model; its prompts follow what lm-eval does with the chat template.
-        settings: what to measure.
+        config: what to measure.
     """
 
-    def __init__(self, adapter: HFAdapter, settings: Settings) -> None:
-        self.adapter, self.settings = adapter, settings
+    def __init__(self, adapter: HFAdapter, config: RunConfig) -> None:
+        self.adapter, self.config = adapter, config
         self._evaluated: list[Any] = []
         self._recorders: dict[str, TaskRecorder] = {}
         self._documents = Documents(adapter, {}, templated=False)
-        self._logprobs: dict[str, dict[str, list[float]]] = {}
         self._same_delimiter: dict[str, bool] = {}
 
     def begin(self, requests: Sequence[Instance]) -> None:
@@ -92,11 +93,10 @@ class Geometry:
                     f"{name} asks for likelihoods and for answers too, so that each prompt would count twice; load the "
                     f"model with geometry=false"
                 )
-        found = {name: task_around(now.tasks[name], task_settings(now)) for name in wanted}
+        config = replace(now.filled_into(self.config), device=str(adapter.device))
+        found = {name: task_around(now.tasks[name], task_settings(config)) for name in wanted}
         for name, task in found.items():
-            changes = {"limit": resolve_limit(now.limit, task), "seed": now.seeds[0]}
-            protocol = self.settings.protocol.with_changes(**changes)
-            self._recorders[name] = TaskRecorder(adapter, task, protocol, len(wanted[name]))
+            self._recorders[name] = TaskRecorder(adapter, task, config, len(wanted[name]))
         self._documents = Documents(adapter, {**self._documents.tasks, **found}, templated=bool(now.templated))
         for request in requests:
             self._documents.add(request)
@@ -163,7 +163,7 @@ class Geometry:
         seconds = time.perf_counter() - begin
         for name, states in kept.items():
             recorder = self._recorders[name]
-            recorder.timing.seconds["capture"] += seconds * len(by_task[name]) / len(rows)
+            recorder.stopwatch.seconds["capture"] += seconds * len(by_task[name]) / len(rows)
             recorder.take(states)
 
     def scored(self, requests: Sequence[Instance], answers: Sequence[tuple[float, bool]]) -> None:
@@ -172,7 +172,7 @@ class Geometry:
             document = document_of(request)
             n_choices = self._documents.n_choices(document)
             if request.idx < n_choices and self._scores_as_a_run_would(request):
-                of_task = self._logprobs.setdefault(document[0], {})
+                of_task = self._recorders[document[0]].choice_logprobs
                 of_task.setdefault(self._documents.id_of(document), [math.nan] * n_choices)[request.idx] = logprob
 
     def _scores_as_a_run_would(self, request: Instance) -> bool:
@@ -206,16 +206,13 @@ class Geometry:
         Returns:
             Task → summary of its result; JSON types only.
         """
+        root = None if output_path is None else Path(output_path)
+        root = root.parent if root is not None and root.suffix == ".json" else root
         summary: dict[str, Any] = {}
         for name, recorder in self._recorders.items():
             try:
-                result = recorder.result(
-                    self.settings.metrics,
-                    self._logprobs.get(name, {}),
-                    ["lm_eval", *sys.argv[1:]],
-                    self.settings.split_by,
-                )
-                summary[name] = _summary(result, output_path)
+                result = recorder.result(["lm_eval", *sys.argv[1:]], None if root is None else root / RESULTS)
+                summary[name] = _summary(result, root)
             except Exception as error:
                 # the accuracies of hours must not be lost to it, memory that ran out included; there is no number then
                 LOG.error("%s: the geometry could not be measured: %s", name, error)
@@ -227,7 +224,7 @@ class Geometry:
     def _forget(self) -> None:
         for recorder in self._recorders.values():
             recorder.close()
-        self._evaluated, self._recorders, self._logprobs, self._same_delimiter = [], {}, {}, {}
+        self._evaluated, self._recorders, self._same_delimiter = [], {}, {}
         self._documents = Documents(self.adapter, {}, templated=False)
 
     def _states(
@@ -243,7 +240,7 @@ class Geometry:
             tokens=tuple(row.tokens for row in rows),
             other=other,
         )
-        return BatchStates(self.adapter, self._recorders[name].protocol, part, examples, rows=numbers)
+        return BatchStates(self.adapter, self._recorders[name].run.protocol, part, examples, rows=numbers)
 
 
 def without_tail(labels: np.ndarray, n: int) -> np.ndarray:
@@ -258,24 +255,17 @@ def without_tail(labels: np.ndarray, n: int) -> np.ndarray:
     return labels
 
 
-def _summary(result: Result, output_path: str | None) -> dict[str, Any]:
-    """Of a result, written beside lm-eval's where there is a place."""
-    summary: dict[str, Any] = {
+def _summary(result: Result, root: Path | None) -> dict[str, Any]:
+    """What lm-eval's results say of a result, and where its file is below their directory."""
+    LOG.info("%s", summary_table(result))
+    path = None if root is None else result_path(root / RESULTS, result)
+    return {
         "status": result.status,
         "signature": result.signature,
         "n_examples": result.identity.n_examples,
         "tokens_seen": dict(result.inputs.tokens_seen),
         "example_ids_sha256": result.identity.example_ids_sha256,
         "prompt_sha256": result.identity.prompt_sha256,
-        "path": None,
-        "sha256": None,
+        "path": None if path is None or root is None else path.relative_to(root).as_posix(),
+        "sha256": None if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    LOG.info("%s", summary_table(result))
-    if output_path is not None:
-        root = Path(output_path)
-        root = root.parent if root.suffix == ".json" else root
-        path = save_result(root / "microscope", result)
-        LOG.info("wrote %s", path)
-        summary["path"] = path.relative_to(root).as_posix()
-        summary["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return summary

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -19,6 +19,9 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+
+from microscope_bench.config import RunConfig
+from microscope_bench.tasks.settings import Seeds
 
 __all__ = [
     "HFLM",
@@ -61,6 +64,16 @@ class Running:
     system_instruction: str | None
     seeds: tuple[int | None, int | None, int | None]
     simple: bool
+
+    def filled_into(self, config: RunConfig) -> RunConfig:
+        """The config with what lm-eval's own options ask for."""
+        python, numpy, fewshot = (
+            default if seed is None else seed for seed, default in zip(self.seeds, astuple(Seeds()), strict=True)
+        )
+        seed = (python, numpy, 0, fewshot)
+        return replace(
+            config, limit=self.limit, samples=self.samples, system_instruction=self.system_instruction, seed=seed
+        )
 
 
 def running() -> Running | None:

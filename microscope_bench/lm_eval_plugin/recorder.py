@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +14,15 @@ from torch import Tensor
 from microscope_bench.adapters.base import Adapter
 from microscope_bench.capture.disk_space import check_space
 from microscope_bench.capture.example_record import ExampleRecord
-from microscope_bench.capture.fingerprints import probe_inputs, run_identity
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
+from microscope_bench.config import RunConfig
 from microscope_bench.errors import CaptureError, MicroscopeError
-from microscope_bench.measure import measure
-from microscope_bench.protocol import Protocol
-from microscope_bench.results.provenance import environment
 from microscope_bench.results.result import Result
-from microscope_bench.run.result_building import Timing, assemble
-from microscope_bench.system.devices import device_name
+from microscope_bench.run.pipeline import PART_EXAMPLES, environment_of, finish_capture, measure, write
+from microscope_bench.run.resolve import resolve_loaded
+from microscope_bench.run.timing import Stopwatch
 from microscope_bench.tasks import Task
-
-PART_EXAMPLES = 16
-PROBE_EXAMPLES = 8
 
 
 class TaskRecorder:
@@ -36,30 +31,30 @@ class TaskRecorder:
     Args:
         adapter: whose model runs.
         task: the documents.
-        protocol: decides how many tokens are kept.
+        config: what is asked of the geometry, lm-eval's own options among it.
         n_examples: how many documents will come.
 
     Attributes:
+        stopwatch: of this task.
         error: why nothing more of this task can be taken; None while all is well.
         unscored: why what lm-eval scored is no accuracy of ours, or None.
+        run: what is measured.
+        choice_logprobs: example id → what lm-eval got for each choice; no entry for an open question.
     """
 
-    def __init__(self, adapter: Adapter, task: Task, protocol: Protocol, n_examples: int) -> None:
-        self.adapter, self.task, self.protocol = adapter, task, protocol
-        self.timing = Timing()
-        self._n_examples = n_examples
-        self._directory = tempfile.TemporaryDirectory(prefix="microscope-lm-eval-")
-        with self.timing.stage("capture"):
-            self._probe = probe_inputs(adapter, task, min(PROBE_EXAMPLES, n_examples))
-            self._store = TokenStore.open_or_create(
-                Path(self._directory.name) / "store",
-                run_identity(adapter, task, protocol, self._probe),
-                n_examples=n_examples,
-                part_examples=PART_EXAMPLES,
-            )
-            check_space(self._store.path, adapter, protocol, n_examples, mainflow=False)
+    def __init__(self, adapter: Adapter, task: Task, config: RunConfig, n_examples: int) -> None:
+        self.stopwatch = Stopwatch()
         self.error: MicroscopeError | None = None
         self.unscored: str | None = None
+        self.choice_logprobs: dict[str, list[float]] = {}
+        self.run = resolve_loaded(adapter, task, config, self.stopwatch, n_examples)
+        self._directory = tempfile.TemporaryDirectory(prefix="microscope-lm-eval-")
+        with self.stopwatch.stage("capture"):
+            store = Path(self._directory.name) / "store"
+            self._store = TokenStore.open_or_create(
+                store, self.run.identity, n_examples=n_examples, part_examples=PART_EXAMPLES
+            )
+            check_space(store, adapter, self.run.protocol, n_examples)
         self._waiting: list[dict[str, Tensor]] = []
         self._records: list[ExampleRecord] = []
         self._parts = 0
@@ -83,69 +78,50 @@ class TaskRecorder:
         if len(self._records) >= PART_EXAMPLES:
             self._write(PART_EXAMPLES)
 
-    def result(
-        self,
-        metrics: Sequence[str],
-        choice_logprobs: Mapping[str, Sequence[float]],
-        command: Sequence[str],
-        split_by: str | None = None,
-    ) -> Result:
-        """Measures what was stored and deletes it.
-
-        Args:
-            metrics: names.
-            choice_logprobs: example id → what lm-eval got for each choice; no entry for an open question.
-            command: the command line to note in the result.
-            split_by: by what the scores are split too, or None.
+    def result(self, command: Sequence[str], output_path: Path | None) -> Result:
+        """Measures what was stored, and writes the result where there is an ``output_path``.
 
         Raises:
             CaptureError: too many documents were cut, or not all of them came.
         """
         if self.error is not None:
             raise self.error
-        if self._taken != self._n_examples:
-            raise CaptureError(
-                f"{self.task.name}: {self._taken} of {self._n_examples} documents went through the model where they "
-                f"could be watched; the rest of lm-eval's requests did not reach it as prompts of their own"
-            )
+        self._check_all_came()
         if self._records:
             self._write(len(self._records))
-        store = self._store
-        skipped = [record for record in store.records if record.skipped]
-        if len(skipped) > int(self.protocol.max_skipped * self._n_examples):
+        self._check_skipped()
+        for record in self._store.records:
+            if record.skipped is None:
+                self._note_choices(record)
+        config = replace(self.run.config, output_path=output_path)
+        captured = finish_capture(self.run, self._store, environment_of(self.run.adapter, command))
+        return write(captured, measure(captured, config), config)
+
+    def _check_all_came(self) -> None:
+        if self._taken != self.run.n_examples:
             raise CaptureError(
-                f"{self.task.name}: {len(skipped)} of {self._n_examples} documents could not be measured; first: "
-                f"{skipped[0].id}: {skipped[0].skipped}. To measure the others: --model_args ...,max_skipped=SHARE"
+                f"{self.run.source.name}: {self._taken} of {self.run.n_examples} documents went through the model "
+                f"where they could be watched; the rest of lm-eval's requests did not reach it as prompts of their own"
             )
-        for record in store.records:
-            if record.skipped is None and record.answer is not None and self.unscored is not None:
-                record.unscored = self.unscored
-            if record.skipped is None and record.id in choice_logprobs:
-                logprobs = list(choice_logprobs[record.id])
-                if np.isfinite(logprobs).all():
-                    record.choice_logprobs, record.unscored = logprobs, None
-                else:
-                    record.unscored = "the logits hold NaN or infinity"
-        where = environment(
-            device=device_name(self.adapter.device),
-            processor=self.adapter.info.processor,
-            image_processor=self.adapter.info.image_processor,
-            command=list(command),
-        )
-        about = {"protocol": self.protocol.as_dict(), "media_sha256": self._probe.media_sha256}
-        seconds = self.timing.seconds["capture"]
-        store.finish({**about, "environment": asdict(where), "capture_seconds": seconds})
-        with self.timing.stage("measure"):
-            measurement = measure(
-                store,
-                self.protocol,
-                metrics,
-                n_layers=self.adapter.info.n_layers,
-                split_by=split_by,
-                device=self.adapter.device,
-                progress=False,
+
+    def _check_skipped(self) -> None:
+        skipped = [record for record in self._store.records if record.skipped]
+        if len(skipped) > int(self.run.protocol.max_skipped * self.run.n_examples):
+            raise CaptureError(
+                f"{self.run.source.name}: {len(skipped)} of {self.run.n_examples} documents could not be measured; "
+                f"first: {skipped[0].id}: {skipped[0].skipped}. To measure the others: --model_args "
+                f"...,max_skipped=SHARE"
             )
-        return assemble(store, self.protocol, metrics, measurement, where, self.timing, split_by)
+
+    def _note_choices(self, record: ExampleRecord) -> None:
+        """What lm-eval got for the choices, or why there is no accuracy."""
+        if record.answer is not None and self.unscored is not None:
+            record.unscored = self.unscored
+        logprobs = self.choice_logprobs.get(record.id)
+        if logprobs is not None and np.isfinite(logprobs).all():
+            record.choice_logprobs, record.unscored = logprobs, None
+        elif logprobs is not None:
+            record.unscored = "the logits hold NaN or infinity"
 
     def close(self) -> None:
         """Deletes the stored states."""

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError
-from microscope_bench.lm_eval_plugin.backend_arguments import Settings
 from microscope_bench.lm_eval_plugin.documents import Document, document_of
 from microscope_bench.lm_eval_plugin.geometry import Geometry
 from microscope_bench.lm_eval_plugin.images import Answer
@@ -32,16 +32,16 @@ class TextModel(HFLM):  # type: ignore[misc]
 
     Args:
         adapter: the loaded model.
-        settings: what is measured.
+        config: what is measured; None measures nothing.
         options: keyword arguments of lm-eval's class.
     """
 
     # also for a model that takes no pictures: the refusal is to name the reason
     MULTIMODAL = True
 
-    def __init__(self, adapter: HFAdapter, settings: Settings, **options: Any) -> None:
+    def __init__(self, adapter: HFAdapter, config: RunConfig | None, **options: Any) -> None:
         self.adapter = adapter
-        self.geometry = Geometry(adapter, settings) if settings.geometry else None
+        self.geometry = None if config is None else Geometry(adapter, config)
         self.chat_applied = False
         self._scoring: Scoring | None = None
         self._generation: Generation | None = None

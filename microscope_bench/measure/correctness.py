@@ -9,26 +9,12 @@ import numpy as np
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.measure.clouds import ALL
 from microscope_bench.metrics.core.resampling import assign_folds
-from microscope_bench.system.lazy_registry import unknown_name
-
-SPLITS = ("correct",)
-"""By what scores can be split."""
 
 HALVES = ("correct", "wrong")
 """The two token sets of the only split there is."""
 
 VERSION = 1
 """Of the rule by which :func:`halves` chooses; part of a result's identity."""
-
-
-def check_split(split_by: str | None) -> None:
-    """Raises for what scores cannot be split by.
-
-    Raises:
-        UnknownNameError: it is not among ``SPLITS``.
-    """
-    if split_by is not None and split_by not in SPLITS:
-        raise unknown_name("split_by", split_by, list(SPLITS))
 
 
 def halves(records: Sequence[ExampleRecord], seed: int) -> dict[str, np.ndarray] | str:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import resource
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
 from typing import Any
 
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.selection import RULE
-from microscope_bench.capture.store import TokenStore
+from microscope_bench.config import RunConfig
 from microscope_bench.measure import Measurement
 from microscope_bench.measure.correctness import VERSION as SPLIT_VERSION
 from microscope_bench.metrics.registry import METRICS
@@ -34,68 +29,24 @@ from microscope_bench.results.result import (
     Skipped,
     TaskRecord,
 )
-from microscope_bench.results.result import Timing as TimingRecord
+from microscope_bench.run.captured import Captured
+from microscope_bench.run.resolve import Resolved
 
 
-class Timing:
-    """Seconds per stage of a run.
-
-    Attributes:
-        current: the stage that is under way, or the last one.
-    """
-
-    def __init__(self) -> None:
-        self.started = datetime.now(UTC)
-        self.seconds: dict[str, float] = {}
-        self.current = "load"
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the time inside the context to a stage."""
-        self.current = name
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-
-    def record(self) -> TimingRecord:
-        """What the result says of it, with the process's peak memory."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = self.seconds | {"total": sum(self.seconds.values())}
-        return TimingRecord(
-            started_utc=self.started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            seconds={name: round(value, 3) for name, value in seconds.items()},
-            # kilobytes on Linux, bytes on macOS
-            peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
-        )
-
-
-def assemble(
-    store: TokenStore,
-    protocol: Protocol,
-    metrics: Sequence[str],
-    measurement: Measurement,
-    environment: Environment,
-    timing: Timing,
-    split_by: str | None = None,
-) -> Result:
-    """The result of a store that was captured and measured.
+def result_of(captured: Captured, measurement: Measurement, config: RunConfig) -> Result:
+    """The result of a token store that was measured.
 
     Args:
-        store: complete; gives the identity, the inputs and the accuracy.
-        protocol: under which it was measured.
-        metrics: names of the metrics that were asked for.
-        measurement: what they gave.
-        environment: of the run.
-        timing: of the run.
-        split_by: by what the scores are split too, or None.
+        captured: gives the identity, the inputs and the accuracy.
+        measurement: what the metrics gave.
+        config: says which metrics, and by what the scores are split.
     """
+    store = captured.store
     run, about = store.manifest["run"], store.manifest["about"]
     # in an order that does not depend on the order of examples
     measured = sorted((record for record in store.records if record.skipped is None), key=lambda record: record.id)
     return Result(
-        identity=_identity(run, protocol, metrics, measured, split_by),
+        identity=_identity(run, captured.protocol, config, measured),
         inputs=Inputs(
             chat_template_sha256=run["model"]["chat_template_sha256"],
             tokens_sha256=_sha256(record.tokens_sha256 for record in measured),
@@ -106,40 +57,29 @@ def assemble(
                 Skipped(record.id, without_directories(record.skipped)) for record in store.records if record.skipped
             ),
         ),
-        environment=environment,
-        timing=timing.record(),
+        environment=captured.environment,
+        timing=captured.stopwatch.record(),
         sinks=measurement.sinks,
         scores=measurement.scores,
         accuracy=_accuracy(measured),
     )
 
 
-def assemble_failure(
-    run: Mapping[str, Any],
-    protocol: Protocol,
-    metrics: Sequence[str],
-    environment: Environment,
-    timing: Timing,
-    error: BaseException,
-    split_by: str | None = None,
-) -> Result:
+def failed_result(resolved: Resolved, here: Environment, error: BaseException) -> Result:
     """The result that says why there is none."""
+    run = resolved.identity
     return Result(
-        identity=_identity(run, protocol, metrics, None, split_by),
+        identity=_identity(run, resolved.protocol, resolved.config, None),
         inputs=Inputs(run["model"]["chat_template_sha256"], tokens_sha256=None, media_sha256=None),
-        environment=environment,
-        timing=timing.record(),
+        environment=here,
+        timing=resolved.stopwatch.record(),
         status=FAILED,
-        error=failure(error, timing.current),
+        error=failure(error, resolved.stopwatch.current),
     )
 
 
 def _identity(
-    run: Mapping[str, Any],
-    protocol: Protocol,
-    metrics: Sequence[str],
-    measured: Sequence[ExampleRecord] | None,
-    split_by: str | None,
+    run: Mapping[str, Any], protocol: Protocol, config: RunConfig, measured: Sequence[ExampleRecord] | None
 ) -> Identity:
     known = {field.name for field in fields(ModelRecord)}
     return Identity(
@@ -151,17 +91,17 @@ def _identity(
         example_ids_sha256=None if measured is None else _sha256(record.id for record in measured),
         prompt_sha256=None if measured is None else _sha256(r.example_sha256 for r in measured),
         selection=Selection(RULE),
-        metrics=_versions(metrics, split_by, mainflow="mainflow" in run.get("capture", {})),
+        metrics=_versions(config, mainflow="mainflow" in run.get("capture", {})),
     )
 
 
-def _versions(metrics: Sequence[str], split_by: str | None, *, mainflow: bool) -> dict[str, int]:
+def _versions(config: RunConfig, *, mainflow: bool) -> dict[str, int]:
     """Version of each metric. A run asked for stream ``mainflow`` or a split has more scores than one that was not."""
-    versions = {name: METRICS.get(name).version for name in metrics}
+    versions = {name: METRICS.get(name).version for name in config.metrics}
     if mainflow and "linearity" in versions:
         versions["linearity.mainflow"] = versions["linearity"]
-    if split_by is not None:
-        versions[f"split_by.{split_by}"] = SPLIT_VERSION
+    if config.split_by is not None:
+        versions[f"split_by.{config.split_by}"] = SPLIT_VERSION
     return dict(sorted(versions.items()))
 
 

@@ -90,12 +90,12 @@ def test_other_errors_are_not_taken_for_it_and_name_the_examples_of_their_batch(
 
 
 def test_memory_that_runs_out_in_measuring_is_an_error_that_says_what_to_do(tmp_path, monkeypatch):
-    import microscope_bench.run.measure_store as remeasure
+    import microscope_bench.run.pipeline as pipeline
 
     def too_large(*_args, **_options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr(remeasure, "measure", too_large)
+    monkeypatch.setattr(pipeline, "measure_tokens", too_large)
     with pytest.raises(MicroscopeError, match=r"--device cpu.*goes on with it"):
         run(tmp_path)
     monkeypatch.undo()

@@ -121,8 +121,8 @@ def test_check_prints_its_report(run):
         (["--metrics", "anisotrpy"], "anisotropy"),
         (["--protocol", "geometry/9"], "geometry/1"),
         (["--task_args", "data-dir=x"], "data-dir"),
-        (["--task_args", "x"], "--task_args: 'x' is not key=value"),
-        (["--tasks", ","], "names no task"),
+        (["--task_args", "x"], "task_args: 'x' is not key=value"),
+        (["--tasks", ","], "--tasks names none"),
         (["--tasks", "shapesqa,scienceqa_img", "--store", "s"], "--store holds one run"),
         (["--model", "nowhere.py:X"], "nowhere.py"),
     ],
@@ -136,20 +136,47 @@ def test_what_cannot_be_done_is_one_message_and_status_2(run, argv, message):
 
 
 @pytest.mark.parametrize(
-    "argv",
+    "argv, message",
     [
-        ["--limit", "0"],
-        ["--limit", "x"],
-        ["--batch_size", "-1"],
-        ["--seed", "-1"],
-        ["--max_skipped", "2"],
-        ["--nonsense"],
+        (["--limit", "0"], "limit must be a positive whole number"),
+        (["--limit", "x"], "limit must be a number, not 'x'"),
+        (["--batch_size", "-1"], "batch_size must be at least 1, not -1"),
+        (["--seed", "-1"], "seed must be at least 0, not -1"),
+        (["--max_skipped", "2"], "max_skipped must lie between 0 and 1"),
+        (["--measure_memory", "8"], "measure_memory: '8' is not a size in memory"),
+        (["--tap", "visoin"], "Did you mean vision"),
+        (["--split_by", "length"], "unknown split_by 'length'"),
+        (["--control", "noise"], "Did you mean noise_image"),
     ],
 )
-def test_options_out_of_range_are_refused_by_the_parser(run, argv, capsys):
+def test_values_out_of_range_are_refused_before_anything_is_loaded(run, argv, message, monkeypatch):
+    monkeypatch.setattr("microscope_bench.adapters.presets.load_model", lambda *_: pytest.fail("loaded"))
+    status, _, err = measure_toy(run, *argv)
+    assert status == 2 and message in err
+
+
+def test_an_option_that_is_none_is_refused_by_the_parser(run):
     with pytest.raises(SystemExit) as stop:
-        measure_toy(run, *argv)
+        measure_toy(run, "--nonsense")
     assert stop.value.code == 2
+
+
+def test_of_several_runs_one_that_fails_is_told_at_the_end_and_the_others_are_done(run, tmp_path):
+    (tmp_path / "broken.yaml").write_text(
+        f"task: broken\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.json}}}}\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_text: '{{ q }}'\ndoc_to_image: q\n"
+        "doc_to_target: q\nmetadata: {version: 1}\n"
+    )
+    (tmp_path / "rows.json").write_text('[{"q": "no picture"}, {"q": "nor here"}]')
+    models, tasks = f"nowhere.py:X,{TOY}", "broken,shapesqa"
+    status, out, err = measure_toy(run, "--model", models, "--tasks", tasks, "--include_path", tmp_path)
+    assert status == 2
+    assert [file.name for file in result_files("results")] == ["broken.json", "shapesqa.json"]
+    assert load_result(result_files("results")[0]).status == "failed"
+    told = err[err.index("2 failed. The other runs are done") :]
+    assert "nowhere.py:X: there is no file nowhere.py" in told or "nowhere.py:X: nowhere.py:X" in told
+    assert f"{TOY} on broken: " in told and "on shapesqa" not in told
+    assert "linearity (hidden)" in out
 
 
 def test_an_interruption_is_status_130_and_the_same_command_resumes(run, tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from microscope_bench.cli.main import main
-from microscope_bench.cli.plot_example import recorded_options
 from microscope_bench.errors import MicroscopeError, StoreError, UnknownNameError
 from microscope_bench.figures.example_pictures import draw_example
 from microscope_bench.figures.second_pass import run_again
@@ -115,15 +114,6 @@ def test_the_words_of_an_example_are_its_text(toy):
     rerun = run_again(toy, ReadingToy(), ToyTask(), "q7", {0})
     words = words_of(rerun)
     assert "".join(words[1:]) == ToyTask().example(7).text.replace("<image>", "")
-
-
-def test_the_command_of_a_run_tells_its_options():
-    found = recorded_options("microscope-bench run --model hf --model_args pretrained=a/b,dtype=float32 --tasks x,y")
-    assert (found.model, found.model_args, found.tasks) == ("hf", "pretrained=a/b,dtype=float32", "x,y")
-    assert recorded_options("microscope-bench run --model") is None
-    assert recorded_options("microscope-lm-eval run --model microscope") is None
-    assert recorded_options("microscope-bench run --config sweep.yaml") is None
-    assert recorded_options("evaluate 'unbalanced") is None
 
 
 @pytest.fixture(scope="module")

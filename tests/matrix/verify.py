@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 from microscope_bench.adapters.base import LABELS
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.overrides import overrides_for
-from microscope_bench.adapters.tap_places import PROJECTOR, VISION
+from microscope_bench.adapters.tap_names import PROJECTOR, VISION
 from microscope_bench.check import check, default_examples
 from microscope_bench.errors import AdapterError
 from tests.matrix.build import tiny_adapter

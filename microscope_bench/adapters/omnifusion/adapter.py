@@ -32,7 +32,7 @@ from microscope_bench.adapters.omnifusion.parts_loading import (
 )
 from microscope_bench.adapters.pinned_checkpoint import torch_dtype
 from microscope_bench.adapters.prompting import check_placeholders
-from microscope_bench.adapters.tap_places import LANGUAGE, PROJECTOR
+from microscope_bench.adapters.tap_names import LANGUAGE, PROJECTOR
 from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import IMAGE_PLACEHOLDER, Example

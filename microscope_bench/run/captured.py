@@ -1,0 +1,45 @@
+"""A token store that is whole, with all that measuring it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from microscope_bench.capture.store import TokenStore
+from microscope_bench.errors import StoreError
+from microscope_bench.protocol import Protocol
+from microscope_bench.results.records import Environment
+from microscope_bench.run.timing import Stopwatch
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What the capture hands over to measuring.
+
+    Attributes:
+        store: the states.
+        protocol: under which they were captured.
+        environment: of this process, and of the one that captured them if it was another.
+        stopwatch: of the run, under way.
+    """
+
+    store: TokenStore
+    protocol: Protocol
+    environment: Environment
+    stopwatch: Stopwatch
+
+
+def open_finished(store: str | Path) -> tuple[TokenStore, Protocol]:
+    """A kept token store that is whole, and the protocol it was captured under.
+
+    Raises:
+        StoreError: there is none, it is incomplete or damaged, or of another version.
+    """
+    token_store = TokenStore(Path(store))
+    token_store.check_complete()
+    if not token_store.manifest.get("about"):
+        raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
+    try:
+        return token_store, Protocol(**token_store.manifest["about"]["protocol"])
+    except TypeError as error:
+        raise StoreError(f"{store}: its protocol has fields that this version does not know ({error})") from error

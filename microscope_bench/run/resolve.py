@@ -1,0 +1,154 @@
+"""The first step of a run: from names to loaded objects, everything pinned, before the first forward pass."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from microscope_bench.adapters.presets import load_model
+from microscope_bench.capture.fingerprints import ExampleSource, ProbedInputs, probe_inputs, run_identity
+from microscope_bench.capture.loop import Capture
+from microscope_bench.config import RunConfig
+from microscope_bench.controls import Run, with_control
+from microscope_bench.errors import MicroscopeError
+from microscope_bench.protocol import Protocol
+from microscope_bench.run.timing import Stopwatch
+from microscope_bench.tasks.settings import Seeds, TaskSettings
+
+if TYPE_CHECKING:
+    from microscope_bench.adapters.base import Adapter
+    from microscope_bench.tasks import Task
+
+LOG = logging.getLogger("microscope_bench")
+PROBE_EXAMPLES = 8
+"""Examples encoded before a run, to tell whether a store found on disk is of the same inputs."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run before its first forward pass: everything that was named is found, loaded and pinned.
+
+    Attributes:
+        config: what was asked for.
+        protocol: the config's, its limit a number of this task's examples.
+        adapter: the model, as the control changes it.
+        source: the examples, likewise.
+        n_examples: how many of them are measured, counted from the first.
+        probed: what the first of them look like when they are encoded.
+        identity: what decides the stored states; it names the token store.
+        stopwatch: of the run, under way.
+        model_name: by which the model was loaded, where it was.
+    """
+
+    config: RunConfig
+    protocol: Protocol
+    adapter: Adapter
+    source: ExampleSource
+    n_examples: int
+    probed: ProbedInputs
+    identity: Mapping[str, Any]
+    stopwatch: Stopwatch
+    model_name: str | None = None
+
+
+def resolve(model: str | Adapter, task: str | Task, config: RunConfig) -> Resolved:
+    """Finds and loads what a run names; see :func:`microscope_bench.evaluate`.
+
+    Raises:
+        MicroscopeError: no such model or task, or one that is given loaded with fields that only loading could follow.
+    """
+    stopwatch = Stopwatch()
+    with stopwatch.stage("load"):
+        # the task first: it is the cheaper of the two to get wrong
+        task = load_task_for(task, config)
+        adapter = load_adapter_for(model, config)
+    resolved = resolve_loaded(adapter, task, config, stopwatch)
+    return replace(resolved, model_name=model if isinstance(model, str) else None)
+
+
+def load_adapter_for(model: str | Adapter, config: RunConfig) -> Adapter:
+    """The model of a name, or one that is loaded already, watched where the config says."""
+    if isinstance(model, str):
+        return load_model(model, config.model_args, config.device).tapped(config.tap)
+    if config.model_args:
+        given = ", ".join(config.model_args)
+        raise MicroscopeError(f"{model.info.name} is loaded already: give model args ({given}) where it is loaded")
+    return model.tapped(config.tap)
+
+
+def load_task_for(task: str | Task, config: RunConfig) -> Task:
+    """The task of a name, or one that is loaded already."""
+    if isinstance(task, str):
+        from microscope_bench.tasks import load_task  # needs lm_eval, which a run on a task object does not
+
+        return load_task(
+            task, include_path=config.include_path, task_args=config.task_args, settings=task_settings(config)
+        )
+    late = [
+        n
+        for n in ("task_args", "num_fewshot", "system_instruction", "samples")
+        if getattr(config, n) not in (None, {}, "")
+    ]
+    if late:
+        raise MicroscopeError(
+            f"task {task.name} is loaded already: give {', '.join(late)} to load_task; all but task_args as "
+            f"settings=TaskSettings(...)"
+        )
+    return task
+
+
+def task_settings(config: RunConfig) -> TaskSettings:
+    """What a run asks of its tasks."""
+    seeds = Seeds() if config.seed is None else Seeds(config.seed[0], config.seed[1], config.seed[3])
+    return TaskSettings(config.num_fewshot, config.system_instruction, config.samples, seeds)
+
+
+def resolve_loaded(
+    adapter: Adapter, task: Task, config: RunConfig, stopwatch: Stopwatch, n_examples: int | None = None
+) -> Resolved:
+    """A run of a model and a task that are loaded.
+
+    Args:
+        adapter: the model, at its tap.
+        task: the examples.
+        config: what was asked for.
+        stopwatch: of the run, under way.
+        n_examples: how many examples will come; None means those that the config asks for.
+
+    Raises:
+        MicroscopeError: what was asked for makes no sense for this model or task.
+    """
+    protocol = config.protocol.with_changes(limit=limit_of(config.limit, task))
+    if adapter.info.n_layers == 0 and set(config.metrics) == {"linearity"}:
+        raise MicroscopeError("the projector is one boundary and linearity maps one to the next; choose other metrics")
+    if n_examples is None:
+        n_examples = min(len(task), protocol.limit or len(task))
+    with stopwatch.stage("load"):
+        changed = with_control(config.control, Run(adapter, task, n_examples, protocol.seed))
+    adapter, source = changed.adapter, changed.source
+    with stopwatch.stage("capture"):
+        probed = probe_inputs(adapter, source, min(PROBE_EXAMPLES, n_examples))
+        loop = Capture(adapter, source, protocol, config.batch_size)
+        mainflow = loop.find_mainflow() if config.mainflow else None
+    if config.mainflow and "linearity" not in config.metrics:
+        LOG.warning("stream mainflow is captured, but only metric linearity measures it: --metrics linearity,...")
+    if mainflow is not None and not mainflow.exists:
+        LOG.warning("stream mainflow is left out: %s", mainflow.missing_because)
+    identity = run_identity(adapter, source, protocol, probed, mainflow)
+    return Resolved(config, protocol, adapter, source, n_examples, probed, identity, stopwatch)
+
+
+def limit_of(limit: float | None, task: Task) -> int | None:
+    """How many examples a limit stands for: below 1 it is a share of the task's, rounded up, as in lm-eval.
+
+    Raises:
+        MicroscopeError: the task's rows were chosen by ``samples``.
+    """
+    if limit is None:
+        return None
+    if getattr(task, "sampled", False):
+        raise MicroscopeError(f"limit and samples exclude each other, and samples chose the rows of {task.name}")
+    return math.ceil(len(task) * limit) if limit < 1 else int(limit)
