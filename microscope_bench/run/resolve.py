@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.adapters.presets import load_model
-from microscope_bench.capture.fingerprints import ExampleSource, ProbedInputs, probe_inputs, run_identity
+from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs, run_identity
 from microscope_bench.capture.loop import Capture
 from microscope_bench.config import RunConfig
 from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.example import ExampleSource
 from microscope_bench.protocol import Protocol
 from microscope_bench.run.timing import Stopwatch
 from microscope_bench.tasks.settings import Seeds, TaskSettings
