@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.fusion_parts import tables
 from benchmarks.fusion_parts.tables import ANISOTROPY, DIMENSION, HIDDEN, UPDATE, Experiment
+from microscope_bench.metrics.registry import headlines
 from microscope_bench.publish.plots import draw
-from microscope_bench.publish.summary import HEADLINES
 from microscope_bench.zoo import FUSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def draw_curves(results: Path, directory: Path) -> None:
     """A picture per headline metric into a directory: the trained models and their untrained twins."""
     experiment = Experiment(results)
     shown = [experiment.under(fusion, condition) for fusion in FUSIONS for condition in ("trained", "untrained")]
-    for headline in HEADLINES:
+    for headline in headlines():
         stream = f".{headline.stream}" if headline.stream else ""
         draw(shown, (headline,), directory / f"{headline.metric}{stream}.svg")
 

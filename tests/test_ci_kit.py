@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import pytest
 import yaml
 
 from microscope_bench.cli.main import build_parser
+from microscope_bench.metrics.record import USUAL_TOLERANCE
+from microscope_bench.metrics.registry import METRICS
+from microscope_bench.publish.compare.tolerances import DTYPES, default_tolerance
 from microscope_bench.results.result import load_result
 from tests.publish.small import small
 from tests.results.sample import forge
@@ -133,8 +137,13 @@ def test_the_pages_snippets_are_yaml_and_give_the_action_what_it_takes() -> None
 
 
 def test_the_pages_tolerances_are_the_ones_in_the_code() -> None:
-    from microscope_bench.publish.compare.tolerances import DEFAULTS
-
+    metrics = [METRICS.get(name) for name in METRICS]
+    records = {metric.name: metric for metric in metrics if metric.tolerance != USUAL_TOLERANCE}
+    named = [(name, "") for name in [*records, "accuracy", "skipped", "sinks"]]
+    named += [(name, estimator) for name, record in records.items() for estimator in record.estimator_tolerances]
+    known = {".".join(filter(None, name)): [str(default_tolerance(*name, dtype)) for dtype in DTYPES] for name in named}
+    known[""] = list(astuple(USUAL_TOLERANCE))
+    assert not [m.name for m in metrics if m.estimator_tolerances and m.name not in records]
     rows = re.findall(r"^\| (`.+?`|any other metric) \| (\S+) \| (\S+) \| (\S+) \|$", PAGE, re.MULTILINE)
     listed = {name.strip("`") if name.startswith("`") else "": values for name, *values in rows}
-    assert listed == {name: [str(DEFAULTS[dtype][name]) for dtype in DEFAULTS] for name in DEFAULTS["float32"]}
+    assert listed == known

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from microscope_bench.metrics.record import Headline
+from microscope_bench.metrics.registry import METRICS, headlines
 from microscope_bench.publish.escape import table
-from microscope_bench.publish.summary import HEADLINES, Headline, of_one_n, plus_minus
+from microscope_bench.publish.summary import of_one_n, plus_minus
 from microscope_bench.results.result import COMPLETE, Result
 from microscope_bench.results.result_files import load_results
 from microscope_bench.zoo import FUSIONS
 
-HIDDEN, UPDATE, DIMENSION, ANISOTROPY = HEADLINES
+HIDDEN, UPDATE, DIMENSION, ANISOTROPY = headlines()
 REPEATED = ("llava-next", "omnifusion")
 """Fusions that were trained from three seeds."""
 SEEDS = (0, 1, 2)
@@ -160,7 +162,8 @@ def by_layer(experiment: Experiment, headline: Headline, modality: str) -> str:
             shown = curve(experiment.under(fusion, condition), headline, modality)
             rows.append(_layers(f"{fusion}, {condition}", shown))
     n_layers = len(rows[0]) - 2
-    columns = [f"{layer}→{layer + 1}" if headline.between else str(layer) for layer in range(n_layers)]
+    between = METRICS.get(headline.metric).between
+    columns = [f"{layer}→{layer + 1}" if between else str(layer) for layer in range(n_layers)]
     return table(["model", *columns, "last − first"], rows)
 
 

@@ -69,12 +69,16 @@ def find_metric(name: str) -> Metric | None:
     return METRICS.get(name) if name in METRICS else None
 
 
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Names of metrics as tables and citations list them: the default ones first, then by name."""
+    there = set(metrics)
+    return [name for name in DEFAULT_METRICS if name in there] + sorted(there.difference(DEFAULT_METRICS))
+
+
 def headlines(metrics: Iterable[str] = DEFAULT_METRICS) -> tuple[Headline, ...]:
-    """What stands for some metrics in tables and charts: the default ones first, in their order, then by name.
+    """What stands for some metrics in tables and charts, in the order of :func:`in_order`.
 
     Args:
         metrics: names, those of metrics that are not registered here among them; such have no headlines.
     """
-    there = set(metrics)
-    ordered = [name for name in DEFAULT_METRICS if name in there] + sorted(there.difference(DEFAULT_METRICS))
-    return tuple(one for name in ordered if (metric := find_metric(name)) for one in metric.headlines)
+    return tuple(one for name in in_order(metrics) if (metric := find_metric(name)) for one in metric.headlines)

@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
+from microscope_bench.metrics.registry import find_metric, in_order
 from microscope_bench.publish.escape import breakable, latex, one_line
 from microscope_bench.publish.grouping import data_of, protocol_title
 from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import (
-    HEADLINES,
     Withheld,
+    columns_of,
     measured_modalities,
     shown_name,
     summarise,
@@ -37,13 +38,6 @@ PAPER = {
 }
 """Both as in CITATION.cff; a test holds them together."""
 
-METRICS = {
-    "linearity": "linearity (held-out R² of one linear map from a layer to the next, streams hidden and update",
-    "intrinsic_dimension": "intrinsic dimension (TwoNN, estimator twonn_discard10",
-    "anisotropy": "anisotropy (share of the variance along the first principal axis",
-}
-"""Metric → what a methods section calls its headline estimator; the version and ``)`` follow."""
-
 _CITATION = re.compile(r"(?P<who>[^,]+) et al\., (?P<title>.+), (?P<venue>[^,]*?) ?(?P<year>(?:19|20)\d\d)")
 
 
@@ -56,9 +50,7 @@ def sentence(result: Result) -> str:
     how += [f"attention {model.attention}"] if model.attention else []
     how += [f"control {model.control}"] if model.control else []
     where = f"at every boundary of {model.options['tap']}" if "tap" in model.options else "at every decoder layer"
-    known = [f"{text}, version {identity.metrics[name]})" for name, text in METRICS.items() if name in identity.metrics]
-    other = sorted(identity.metrics.keys() - METRICS.keys())
-    known += [f"{name} (version {identity.metrics[name]})" for name in other]
+    known = [_metric_text(name, identity.metrics[name]) for name in in_order(identity.metrics)]
     title = protocol_title(result)
     return one_line(
         f"We measured the residual stream of {shown_name(result)} ({', '.join(how)}) {where} on {data.title} "
@@ -68,6 +60,13 @@ def sentence(result: Result) -> str:
         f"Standard errors are from a delete-a-group jackknife over at most {protocol.folds} groups of whole examples; "
         f"that of a mean over layers is given by its upper bound. Signature: {result.signature}"
     )
+
+
+def _metric_text(name: str, version: object) -> str:
+    record = find_metric(name)
+    if record is None or not record.cited_as:
+        return f"{name} (version {version})"
+    return f"{record.title} ({record.cited_as}, version {version})"
 
 
 def bibtex(results: Sequence[Result], citation_of: TextOf = nothing_known) -> str:
@@ -175,7 +174,7 @@ def _card_result(result: Result) -> dict[str, Any]:
     metrics = []
     for modality in modalities:
         for tokens in token_sets(result, modality):
-            for headline in HEADLINES:
+            for headline in columns_of(result):
                 summary = summarise(result, headline, modality, tokens)
                 if isinstance(summary, Withheld):
                     continue  # a model card has no place for a reason; the result has

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from microscope_bench.errors import ResultError
-from microscope_bench.publish.plots import NOTHING, comparable
-from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline
+from microscope_bench.metrics.record import Headline
+from microscope_bench.metrics.registry import headlines
+from microscope_bench.publish.plots import NOTHING, columns_shown, comparable
+from microscope_bench.publish.summary import MODALITIES
 from microscope_bench.results.result import Result
 from microscope_bench.results.signature import protocol_label
 from microscope_bench.system.lazy_registry import unknown_name
@@ -70,17 +72,18 @@ def chosen_headlines(
     """
     if metric is None and estimator is not None:
         raise ResultError(f"--estimator {estimator} belongs to a metric; name it with --metric")
-    fitting = [h for h in HEADLINES if metric in (None, h.metric) and stream in (None, h.stream)]
+    known = columns_shown(results) if metric is None else headlines([metric])
+    fitting = [one for one in known if stream in (None, one.stream)]
     if fitting and estimator is None:
         return fitting
     if metric is None:
-        raise unknown_name("stream", str(stream), sorted({h.stream for h in HEADLINES if h.stream}))
+        raise unknown_name("stream", str(stream), sorted({one.stream for one in known if one.stream}))
     rows = [score for result in results for score in result.scores]
     named = [score for score in rows if score.metric == metric]
     if not named:
         raise unknown_name("metric", metric, sorted({score.metric for score in rows}), "These results hold no other.")
     estimators = sorted({score.estimator for score in named})
-    estimator = estimator or next((h.estimator for h in HEADLINES if h.metric == metric), None)
+    estimator = estimator or next((one.estimator for one in known), None)
     if estimator is None and len(estimators) > 1:
         raise ResultError(f"{metric} has the estimators {', '.join(estimators)}; choose one with --estimator")
     if estimator is not None and estimator not in estimators:
@@ -89,13 +92,17 @@ def chosen_headlines(
     streams = sorted({score.stream for score in named if score.estimator == estimator}, key=str)
     if stream is not None and stream not in streams:
         raise unknown_name("stream", stream, [s for s in streams if s])
-    # a metric between two boundaries has no row at the last one
-    last = max(result.identity.model.n_layers for result in results)
-    between = all(score.layer < last for score in named)
     return [
-        Headline(metric, estimator, s, _title(metric, estimator, s), "min", between)
-        for s in streams
-        if stream in (None, s)
+        Headline(
+            metric=metric,
+            estimator=estimator,
+            stream=one,
+            title=_title(metric, estimator, one),
+            explanation="",
+            extreme="min",
+        )
+        for one in streams
+        if stream in (None, one)
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from microscope_bench.publish.escape import code, escape
-from microscope_bench.publish.summary import HEADLINES
+from microscope_bench.publish.summary import columns_of
 from microscope_bench.results.result import Result
 from microscope_bench.results.signature import protocol_deviations, protocol_label, short_revision
 
@@ -48,7 +48,7 @@ def data_of(result: Result) -> Data:
     """What a result was measured on."""
     identity = result.identity
     data, task, tap = identity.dataset, identity.task, identity.model.options.get("tap")
-    shown = sorted({headline.metric for headline in HEADLINES} & identity.metrics.keys())
+    shown = sorted({column.metric for column in columns_of(result)} & identity.metrics.keys())
     return Data(
         title=f"{task.name}, version {task.version}{f', tap {tap}' if tap else ''}",
         source=f"{data.path}, {data.name}" if data.name else data.path,

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
+from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.figure_file import COLOURS, drawing, save, shown
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
 from microscope_bench.publish.summary import (
-    HEADLINES,
     MODALITIES,
     UNTRAINED,
-    Headline,
+    columns_of,
+    depths_of,
+    has_own_n,
     of_one_n,
     shown_name,
     watched_name,
@@ -69,18 +71,16 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
     A linearity lies between two boundaries and is drawn half way. A layer without a value interrupts the line, a value
     without a standard error the band. A value on less than half as many tokens as the others is left out.
     """
-    n_layers = result.identity.model.n_layers
     series = result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
     rows = {row.layer: row for row in of_one_n(series)}
     if all(row.value is None for row in rows.values()):
         return None
-    layers = range(n_layers + (0 if headline.between else 1))
-    values = [rows[layer].value if layer in rows else None for layer in layers]
-    stderrs = [rows[layer].stderr if layer in rows else None for layer in layers]
-    shift = 0.5 if headline.between else 0.0
+    depths = depths_of(result, headline)
+    values = [rows[layer].value if layer in rows else None for layer in depths]
+    stderrs = [rows[layer].stderr if layer in rows else None for layer in depths]
     return PlottedLine(
         label,
-        [(layer + shift) / max(n_layers, 1) for layer in layers],
+        list(depths.values()),
         [math.nan if value is None else value for value in values],
         [math.nan if stderr is None else stderr for stderr in stderrs],
         left_out=len(series) - len(rows),
@@ -91,7 +91,7 @@ def draw_all(
     results: Iterable[Result],
     directory: Path,
     *,
-    headlines: Sequence[Headline] = HEADLINES,
+    headlines: Sequence[Headline] = (),
     modalities: Sequence[str] = MODALITIES,
     file_format: str = "svg",
     tokens: str = "all",
@@ -104,7 +104,7 @@ def draw_all(
         results: complete results, controls among them; failed ones are left out.
         directory: gets ``<task>.<metric>[.<stream>][.<token set>].<format>``, with ``~2`` and so on behind the task
             where its results do not all compare; files of that name are replaced.
-        headlines: the metrics.
+        headlines: the metrics; none means those that tables show.
         modalities: a panel for each that has values.
         file_format: a member of :data:`~microscope_bench.publish.figure_file.FORMATS`.
         tokens: a token set that the results hold.
@@ -120,7 +120,7 @@ def draw_all(
         task = safe_name(together[0].identity.task.name)
         seen[task] += 1
         name = task if seen[task] == 1 else f"{task}~{seen[task]}"
-        for headline in headlines:
+        for headline in headlines or columns_shown(together):
             parts = (name, headline.metric, headline.stream, None if tokens == "all" else tokens, file_format)
             path = directory / ".".join(part for part in parts if part)
             if draw(together, (headline,), path, modalities=modalities, tokens=tokens):
@@ -128,6 +128,11 @@ def draw_all(
     if not written:
         raise ResultError(NOTHING)
     return written
+
+
+def columns_shown(results: Iterable[Result]) -> list[Headline]:
+    """What tables show of any of some results."""
+    return list(dict.fromkeys(column for result in results for column in columns_of(result)))
 
 
 def comparable(results: Iterable[Result]) -> list[list[Result]]:
@@ -219,7 +224,7 @@ def _title(result: Result, headlines: Sequence[Headline], tokens: str) -> str:
 
 def _counted(result: Result, headlines: Sequence[Headline]) -> str:
     """The number of tokens behind a label where the metric depends on it."""
-    estimators = {(h.metric, h.estimator) for h in headlines if h.metric == "intrinsic_dimension"}
+    estimators = {(h.metric, h.estimator) for h in headlines if has_own_n(h.metric)}
     rows = [row for row in result.scores if (row.metric, row.estimator) in estimators]
     counts = sorted({row.n_tokens for row in of_one_n(rows) if row.value is not None})
     return f", n = {' / '.join(f'{count:,}' for count in counts[-2:])}" if counts else ""

@@ -9,51 +9,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from microscope_bench.metrics.record import Headline
+from microscope_bench.metrics.registry import DEFAULT_METRICS, find_metric, headlines
 from microscope_bench.results.result import Result, Score, Sinks
 
 MODALITIES = ("text", "image", "video", "audio", "joint")
 
 
-@dataclass(frozen=True)
-class Headline:
-    """One column: a metric in the estimator that stands for it.
-
-    Attributes:
-        metric: its name.
-        estimator: the estimator shown.
-        stream: for linearity, else None.
-        title: of the column.
-        extreme: "min" or "max", whichever end tells more.
-        between: whether it lies between two boundaries, so that L + 1 boundaries give L values.
-    """
-
-    metric: str
-    estimator: str
-    stream: str | None
-    title: str
-    extreme: str
-    between: bool
-
-
-HEADLINES = (
-    Headline("linearity", "held_out", "hidden", "linearity (hidden)", "min", between=True),
-    Headline("linearity", "held_out", "update", "linearity (update)", "min", between=True),
-    Headline("intrinsic_dimension", "twonn_discard10", None, "intrinsic dimension", "max", between=False),
-    Headline("anisotropy", "top_share", None, "anisotropy", "max", between=False),
-)
-
-
 UNTRAINED = "-untrained"
 """What the names of the zoo's untrained twins end in."""
-
-CAUTIONS = {
-    "few_tokens": "fewer than 16 tokens per dimension: held-out linearity is a lower bound",
-    "few_examples": "fewer than 4 examples per dimension: held-out linearity is a lower bound",
-    "half_precision": "rounding of a half type raises intrinsic dimension at the scale of the nearest neighbours",
-    "unmatched_n": "intrinsic dimension of some layers is of fewer distinct tokens than elsewhere in the run; those of "
-    "less than half as many as the others are left out of mean and extreme",
-}
-"""Flag, or what is known otherwise → what it means for a reader of a table."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +52,48 @@ class Withheld:
     reason: str
 
 
+def columns_of(result: Result) -> tuple[Headline, ...]:
+    """What tables show of a result: the default metrics, measured or not, and its others that declare a column."""
+    return tuple(one for one in headlines({*DEFAULT_METRICS, *result.identity.metrics}) if one.in_tables)
+
+
+def has_own_n(metric: str) -> bool:
+    """Whether a metric's values are of distinct tokens, so that their number stands beside them."""
+    record = find_metric(metric)
+    return record is not None and record.drops_copies
+
+
+def layers_of(result: Result, headline: Headline) -> range:
+    """The layers at which a result should have a value: 0..L, or to L − 1 for what lies between two boundaries.
+
+    Of a metric that no installed package registers its own scores tell.
+    """
+    n_layers, record = result.identity.model.n_layers, find_metric(headline.metric)
+    if record is not None:
+        return range(n_layers + (0 if record.between else 1))
+    layers = {score.layer for score in result.scores if score.metric == headline.metric}
+    return range(n_layers + (1 if n_layers in layers else 0))
+
+
+def depths_of(result: Result, headline: Headline) -> dict[int, float]:
+    """Layer → where its value lies, from 0 (into block 1) to 1 (out of the last); half way between two boundaries."""
+    layers, n_layers = layers_of(result, headline), result.identity.model.n_layers
+    shift = 0.5 if len(layers) == n_layers else 0.0
+    return {layer: (layer + shift) / max(n_layers, 1) for layer in layers}
+
+
 def summarise(result: Result, headline: Headline, modality: str, tokens: str = "all") -> Summary | Withheld:
     """The summary of one series in one token set, or why there is none."""
     if headline.metric not in result.identity.metrics:
         return Withheld(f"{headline.metric} was not measured")
     rows = result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
-    expected = range(result.identity.model.n_layers + (0 if headline.between else 1))
+    expected = layers_of(result, headline)
     if not expected:
         return Withheld(f"{headline.title}: there are no layers to map between")
     for problem in (_missing(rows, expected), _null(rows), _without_stderr(rows)):
         if problem:
             return Withheld(f"{headline.title}: {problem}")
-    cautions = cautions_of(rows, headline.metric, result.identity.model.dtype)
+    cautions = tuple(cautions_of(rows, headline.metric, result.identity.model.dtype).values())
     rows = of_one_n(rows)
     pick = min if headline.extreme == "min" else max
     extreme = pick(rows, key=_value)
@@ -195,16 +189,22 @@ def plus_minus(value: float, stderr: float) -> str:
     return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
-def accuracy_text(result: Result) -> str:
-    """Accuracy with its uncertainty and n, or why there is none; empty where the task has no answer to score."""
+def accuracy_of(result: Result) -> str | Withheld:
+    """Accuracy with its uncertainty and n, or why it is not shown; empty where the task has no answer to score."""
     accuracy = result.accuracy
     if accuracy is None:
         return ""
     if accuracy.value is None:
-        return f"none: {accuracy.reason}"
+        return Withheld(str(accuracy.reason))
     if accuracy.stderr is None:
-        return f"none: no standard error from {accuracy.n} examples"
+        return Withheld(f"no standard error from {accuracy.n} examples")
     return f"{plus_minus(accuracy.value, accuracy.stderr)} (n = {accuracy.n:,})"
+
+
+def accuracy_text(result: Result) -> str:
+    """:func:`accuracy_of` in words."""
+    shown = accuracy_of(result)
+    return f"none: {shown.reason}" if isinstance(shown, Withheld) else shown
 
 
 def show_range(ends: tuple[int, int]) -> str:
@@ -247,12 +247,15 @@ def _without_stderr(rows: Sequence[Score]) -> str | None:
     return f"no standard error at layers {show_layers(layers)}" if layers else None
 
 
-def cautions_of(rows: Sequence[Score], metric: str, dtype: str) -> tuple[str, ...]:
-    """What a reader should know of some of a series' values, from their flags and the type of the states."""
+def cautions_of(rows: Sequence[Score], metric: str, dtype: str) -> dict[str, str]:
+    """What a reader should know of some of a series' values: flag, or "half_precision" → the sentence of the record."""
+    record = find_metric(metric)
+    if record is None:
+        return {}
     found = {flag.partition("=")[0] for row in rows for flag in row.flags}
-    if metric == "intrinsic_dimension" and dtype in ("float16", "bfloat16"):
-        found.add("half_precision")
-    return tuple(text for flag, text in CAUTIONS.items() if flag in found)
+    half = {"half_precision": record.half_precision} if dtype in ("float16", "bfloat16") else {}
+    flagged = {flag: text for flag, text in record.cautions.items() if flag in found}
+    return {flag: text for flag, text in {**half, **flagged}.items() if text}
 
 
 def _value(row: Score) -> float:

@@ -6,9 +6,9 @@ from tabulate import tabulate
 
 from microscope_bench.publish.escape import printable_lines
 from microscope_bench.publish.summary import (
-    HEADLINES,
     Withheld,
     accuracy_text,
+    columns_of,
     layers_to_mir,
     measured_modalities,
     plus_minus,
@@ -30,7 +30,7 @@ def _halves_table(result: Result) -> list[str]:
         for token_set in token_sets(result, modality):
             behind = "" if token_set == "all" else f"_{token_set}"
             shown = modality if token_set == "all" else f"{modality}, no sinks"
-            for headline in HEADLINES:
+            for headline in columns_of(result):
                 if headline.metric not in result.identity.metrics:
                     continue
                 right, wrong = (summarise(result, headline, modality, half + behind) for half in ("correct", "wrong"))
@@ -55,7 +55,7 @@ def summary_table(result: Result) -> str:
     for modality in measured_modalities(result):
         for token_set in token_sets(result, modality):
             shown = modality if token_set == "all" else f"{modality}, no sinks"
-            for headline in HEADLINES:
+            for headline in columns_of(result):
                 if headline.metric not in result.identity.metrics:
                     continue
                 summary = summarise(result, headline, modality, token_set)
@@ -83,7 +83,8 @@ def summary_table(result: Result) -> str:
                 what = f"modality integration rate, {modality} to text, {token_set}"
                 lines.append(f"{what}: {rate[0]:.4f} (standard error at most {rate[1]:.2g})")
     lines += _halves_table(result)
-    others = sorted(result.identity.metrics.keys() - {h.metric for h in HEADLINES} - {"split_by.correct"})
+    in_table = {column.metric for column in columns_of(result)}
+    others = sorted(result.identity.metrics.keys() - in_table - {"split_by.correct"})
     if others:
         lines.append(f"in the result file too: {', '.join(others)}")
     if result.accuracy is not None:

@@ -34,10 +34,14 @@ def identity_columns(result: Result) -> dict[str, Any]:
         "quantization": model.quantization,
         "n_layers": model.n_layers,
         "hidden_size": model.hidden_size,
+        "n_parameters": model.n_parameters,
         "task": identity.task.name,
         "task_version": identity.task.version,
         "dataset": data.path,
+        "dataset_name": data.name,
         "dataset_revision": data.revision,
+        "split": data.split,
+        "n_measured": identity.n_examples,
         "signature": result.signature,
     }
 

@@ -41,6 +41,7 @@ class Registry(Generic[T]):
         self.hint = hint
         self._paths = dict(builtin)
         self._objects: dict[str, T] = {}
+        self._points: dict[str, EntryPoint] | None = None
 
     def register(self, name: str, target: T | str) -> None:
         """Adds a name. ``target`` is the object, or a ``"module:attribute"`` string imported on first use.
@@ -56,11 +57,14 @@ class Registry(Generic[T]):
             self._objects[name] = target
 
     def _plugins(self) -> dict[str, EntryPoint]:
-        if self.group is None:
-            return {}
-        from importlib.metadata import entry_points  # slow to import, and the built-in names do without it
+        if self._points is None:
+            self._points = {}
+            if self.group is not None:
+                from importlib.metadata import entry_points  # slow to import, and the built-in names do without it
 
-        return {point.name: point for point in entry_points(group=self.group)}
+                # once: it reads the metadata of every installed package, and a page asks for each metric of each result
+                self._points = {point.name: point for point in entry_points(group=self.group)}
+        return self._points
 
     def names(self) -> list[str]:
         """Every known name, sorted; imports nothing."""

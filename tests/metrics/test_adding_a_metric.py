@@ -33,6 +33,7 @@ def metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     points = {group: [EntryPoint(name, value, group)]}
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.get(group, []))
     monkeypatch.setattr(METRICS, "_objects", {})
+    monkeypatch.setattr(METRICS, "_points", None)
     return METRICS.get(name)
 
 

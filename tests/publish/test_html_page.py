@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microscope_bench.metrics.registry import headlines
 from microscope_bench.publish.leaderboard.board import Board, board_of
 from microscope_bench.publish.leaderboard.html_page import render_html, sparkline
 from microscope_bench.publish.leaderboard.markdown_page import render_board
-from microscope_bench.publish.summary import HEADLINES
 from microscope_bench.results.result_files import each_result
 from tests.publish.hostile import HOSTILE, entries
 from tests.publish.html_reader import Page
@@ -182,7 +182,7 @@ def test_a_browser_runs_our_script_and_no_other(tmp_path: Path, hostile: bool) -
     n_rows = sum(len(row.lines) for table in (board if hostile else committed()).tables for row in table.rows)
     assert f"{n_rows} of {n_rows} rows</output>" in dom
     assert dom.count('<button type="button" title="sort by ') == dom.count('<table class="geometry">') * (
-        7 + len(HEADLINES)
+        7 + len(headlines())
     )
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from microscope_bench.metrics.registry import headlines
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish.leaderboard.markdown_page import render
-from microscope_bench.publish.summary import HEADLINES, summarise
+from microscope_bench.publish.summary import summarise
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Accuracy, Result, Score
 from tests.publish.small import MODEL_B, replace_no_sinks
@@ -98,7 +99,7 @@ def test_it_describes_and_does_not_rank() -> None:
     assert "These describe, they do not rank" in page
     assert [row[0] for row in table(page, "image")] == ["a", "b", "C"]
     assert "**" not in page.split("## Protocol", 1)[1], "nothing is set in bold"
-    for headline in HEADLINES:
+    for headline in headlines():
         assert f"| {headline.title} | " in page, "every column is explained"
 
 
@@ -236,7 +237,7 @@ def test_absurd_numbers_do_not_break_the_page() -> None:
 
 
 def test_the_mean_needs_every_layer_to_be_exact() -> None:
-    summary = summarise(sample(), HEADLINES[3], "joint")
+    summary = summarise(sample(), headlines()[3], "joint")
     rows = sample().series("anisotropy", "top_share", None, "joint")
     assert summary.mean == pytest.approx(sum(r.value or 0 for r in rows) / 5, rel=1e-12)  # type: ignore[union-attr]
     assert summary.mean_stderr == pytest.approx(sum(r.stderr or 0 for r in rows) / 5)  # type: ignore[union-attr]

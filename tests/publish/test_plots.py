@@ -10,15 +10,16 @@ from PIL import Image
 from microscope_bench.cli.main import main
 from microscope_bench.controls import CONTROLS
 from microscope_bench.errors import ResultError
+from microscope_bench.metrics.registry import headlines
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish import plots
 from microscope_bench.publish.figure_choice import chosen_headlines
 from microscope_bench.publish.figure_file import shown
 from microscope_bench.publish.plots import draw_all, line_of
-from microscope_bench.publish.summary import HEADLINES
+from microscope_bench.publish.summary import layers_of
 from tests.results.sample import failed, sample, with_scores
 
-LINEARITY, UPDATE, DIMENSION, ANISOTROPY = HEADLINES
+LINEARITY, UPDATE, DIMENSION, ANISOTROPY = HEADLINES = headlines()
 
 
 def named(name, **changes):
@@ -218,11 +219,12 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path, capsys):
 def test_any_estimator_can_be_drawn(tmp_path):
     results = [sample()]
     (hidden, update) = chosen_headlines(results, "linearity", "in_sample")
-    assert hidden.between and (hidden.stream, update.stream) == ("hidden", "update")
+    assert len(layers_of(results[0], hidden)) == 4 and (hidden.stream, update.stream) == ("hidden", "update")
     (only,) = chosen_headlines(results, "linearity", "in_sample", "update")
     assert only == update
     assert chosen_headlines(results, None, stream="update") == [UPDATE]
-    assert not chosen_headlines(results, "intrinsic_dimension", "twonn_mle")[0].between
+    (dimension,) = chosen_headlines(results, "intrinsic_dimension", "twonn_mle")
+    assert len(layers_of(results[0], dimension)) == 5
     line = line_of(sample(), "m", update, "text")
     assert line.values == [r.value for r in sample().series("linearity", "in_sample", "update", "text")]
 

@@ -16,10 +16,11 @@ from jinja2.exceptions import UndefinedError
 
 from microscope_bench.cli.main import main
 from microscope_bench.errors import ResultError
+from microscope_bench.metrics.registry import METRICS, headlines
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish.escape import html_page
 from microscope_bench.publish.report.page import render
-from microscope_bench.publish.summary import HEADLINES, Summary, plus_minus, summarise
+from microscope_bench.publish.summary import Summary, plus_minus, summarise
 from microscope_bench.results.result import Score, load_result
 from tests.publish.many_layers import big, named
 from tests.publish.report_page import Element, figure, read
@@ -27,7 +28,7 @@ from tests.results.sample import SAMPLE_FILE, failed, sample, with_scores
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results"
 WITH_GAP = COMMITTED / "zoo-llava/sha256-9fd3683a3ee8ad34/scienceqa_img.json"
-LINEARITY, UPDATE, DIMENSION, ANISOTROPY = HEADLINES
+LINEARITY, UPDATE, DIMENSION, ANISOTROPY = HEADLINES = headlines()
 
 
 def values(score: Score, change: float) -> Score:
@@ -67,7 +68,7 @@ def test_a_ruler_reads_the_files_numbers_off_the_curves(headline, modality):
     for mark, row in zip(marks(panel, 0), rows, strict=True):
         assert read_off(panel, float(mark.attrs["y"] or "")) == pytest.approx(row.value, abs=0.06 * pixel)
         share = (float(mark.attrs["x"] or "") - 42) / (380 - 42 - 112)
-        assert share == pytest.approx((row.layer + headline.between * 0.5) / 4, abs=0.001)
+        assert share == pytest.approx((row.layer + METRICS.get(headline.metric).between * 0.5) / 4, abs=0.001)
         words = mark.one("title").text
         n = f"(n = {row.n_tokens:,}; {row.n_examples:,} examples)"
         assert words.startswith(f"1, layer {row.layer}: {plus_minus(row.value, row.stderr)} {n}")

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from microscope_bench.publish.summary import HEADLINES, Summary, layers_to_mir, plus_minus, show_layers, summarise
+from microscope_bench.metrics.registry import headlines
+from microscope_bench.publish.summary import Summary, layers_to_mir, plus_minus, show_layers, summarise
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Score
 from tests.results.sample import failed, sample, with_scores
@@ -82,7 +83,7 @@ def test_half_types_and_metrics_without_a_column_are_spoken_of() -> None:
 
 
 def test_a_layer_of_far_fewer_tokens_is_in_neither_mean_nor_extreme() -> None:
-    headline = next(h for h in HEADLINES if h.metric == "intrinsic_dimension")
+    headline = next(h for h in headlines() if h.metric == "intrinsic_dimension")
 
     def change(score: Score) -> Score:
         if (score.metric, score.layer) != ("intrinsic_dimension", 0):

@@ -9,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microscope_bench.errors import ResultError
+from microscope_bench.metrics.record import USUAL_TOLERANCE
+from microscope_bench.metrics.registry import METRICS
 from microscope_bench.publish.compare.spread import read_tolerances, to_lines
-from microscope_bench.publish.compare.tolerances import DEFAULTS, Tolerance, Tolerances, parse_tolerances
+from microscope_bench.publish.compare.tolerances import (
+    DTYPES,
+    Tolerance,
+    Tolerances,
+    default_tolerance,
+    parse_tolerances,
+)
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -61,8 +69,8 @@ def test_the_more_specific_wins_and_a_choice_goes_before_the_defaults() -> None:
     assert tolerances.find("intrinsic_dimension", "twonn_mle", both) == Tolerance(0.5)
     # the default of this very estimator does not go before what the user said about the metric
     assert tolerances.find("intrinsic_dimension", "twonn_regression20", both) == Tolerance(0, 0.03)
-    assert tolerances.find("linearity", "held_out", both) == DEFAULTS["float32"]["linearity"]
-    assert tolerances.find("a_plugin", "x", both) == DEFAULTS["float32"][""]
+    assert tolerances.find("linearity", "held_out", both) == default_tolerance("linearity", "held_out", "float32")
+    assert tolerances.find("a_plugin", "x", both) == Tolerance.parse(USUAL_TOLERANCE.float32)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +79,15 @@ def test_the_more_specific_wins_and_a_choice_goes_before_the_defaults() -> None:
      (("float32", "float8_e4m3fn"), "bfloat16")],
 )  # fmt: skip
 def test_the_coarser_type_counts(dtypes: tuple[str, str], counts: str) -> None:
-    assert Tolerances().find("linearity", "held_out", dtypes) == DEFAULTS[counts]["linearity"]
+    assert Tolerances().find("linearity", "held_out", dtypes) == default_tolerance("linearity", "held_out", counts)
 
 
 def test_coarser_types_are_never_held_to_less() -> None:
-    for name, single in DEFAULTS["float32"].items():
+    names = [(name, estimator) for name in METRICS for estimator in METRICS.get(name).estimators]
+    for name in [*names, ("accuracy", ""), ("skipped", ""), ("sinks", ""), ("a_plugin", "x")]:
         for value in (0.01, 1.0, 30.0):
-            half, brain = (DEFAULTS[dtype][name].limit(value) for dtype in ("float16", "bfloat16"))
-            assert single.limit(value) <= half <= brain
+            single, half, brain = (default_tolerance(*name, dtype).limit(value) for dtype in DTYPES)
+            assert single <= half <= brain
 
 
 @pytest.mark.parametrize("texts", [["linearity"], ["=3%"], ["a=1", "a=2"], ["a=b"]])

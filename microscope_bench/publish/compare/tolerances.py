@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from microscope_bench.errors import ResultError
+from microscope_bench.metrics.record import USUAL_TOLERANCE, ToleranceByDtype
+from microscope_bench.metrics.registry import find_metric
 
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _TOLERANCE = re.compile(rf"(?P<absolute>{_NUMBER})(?:\+(?P<relative>{_NUMBER})%)?|(?P<only>{_NUMBER})%")
@@ -64,38 +66,21 @@ class Tolerance:
         return "+".join([*parts, *([f"{self.relative * 100:g}%"] if self.relative else [])])
 
 
-FLOAT32, FLOAT16, BFLOAT16 = "float32", "float16", "bfloat16"
-_CLASS_OF_DTYPE = {"float64": FLOAT32, "float32": FLOAT32, "float16": FLOAT16}
+DTYPES = ("float32", "float16", "bfloat16")
+"""Of the hidden states, from fine to coarse: what defaults are known for."""
 
-# name: float32, float16, bfloat16. A metric that is not named (a plug-in's) has the last row's.
-_DEFAULTS = {
-    "linearity": ("0.0001", "0.001", "0.005"),
-    "anisotropy": ("0.0001", "0.0002", "0.001"),
-    "intrinsic_dimension": ("0.1%", "8%", "8%"),
-    "intrinsic_dimension.twonn_mle": ("0.1%", "30%", "30%"),
-    "intrinsic_dimension.twonn_regression20": ("0.1%", "12%", "12%"),
-    "intrinsic_dimension_across_examples": ("0.1%", "8%", "8%"),
-    "intrinsic_dimension_across_examples.twonn_mle": ("0.1%", "40%", "40%"),
-    "intrinsic_dimension_across_examples.twonn_regression20": ("0.1%", "12%", "12%"),
-    "intrinsic_dimension_by_n": ("0.1%", "12%", "12%"),
-    "intrinsic_dimension_by_scale": ("0.1%", "12%", "12%"),
-    "intrinsic_dimension_by_scale.gride_1": ("0.1%", "30%", "30%"),
-    "intrinsic_dimension_fit": ("0.0001", "0.08", "0.08"),
-    ACCURACY: ("0", "0.02", "0.02"),
-    SKIPPED: ("0", "0", "0"),
-    SINKS: ("0", "0.001", "0.001"),
-    "": ("0.0001+0.1%", "0.0005+0.5%", "0.002+1%"),
+_OTHERS = {
+    ACCURACY: ToleranceByDtype("0", "0.02", "0.02"),
+    SKIPPED: ToleranceByDtype("0", "0", "0"),
+    SINKS: ToleranceByDtype("0", "0.001", "0.001"),
 }
 
 
-def _parsed(column: int) -> dict[str, Tolerance]:
-    return {name: Tolerance.parse(row[column]) for name, row in _DEFAULTS.items()}
-
-
-DEFAULTS: Mapping[str, Mapping[str, Tolerance]] = {
-    dtype: _parsed(column) for column, dtype in enumerate((FLOAT32, FLOAT16, BFLOAT16))
-}
-"""dtype → metric, or metric.estimator → tolerance; ``""`` stands for every metric that is not named."""
+def default_tolerance(metric: str, estimator: str, dtype: str) -> Tolerance:
+    """The default for one of :data:`DTYPES`, from the metric's record; the usual one where nobody registers it."""
+    record = find_metric(metric)
+    texts = record.estimator_tolerances.get(estimator, record.tolerance) if record else USUAL_TOLERANCE
+    return Tolerance.parse(getattr(_OTHERS.get(metric, texts), dtype))
 
 
 class Tolerances:
@@ -120,17 +105,14 @@ class Tolerances:
         Args:
             metric: its name.
             estimator: its estimator, or "".
-            dtypes: of the hidden states of the results compared; the defaults of the coarsest are taken. A type that
-                is not in the table counts as the coarsest there is.
+            dtypes: of the hidden states of the results compared; the defaults of the coarsest are taken. float64
+                counts as float32, and a type that has no defaults as the coarsest there is.
         """
-        names = [f"{metric}.{estimator}", metric]
-        classes = [_CLASS_OF_DTYPE.get(dtype, BFLOAT16) for dtype in dtypes]
-        defaults = DEFAULTS[max(classes, key=list(DEFAULTS).index)]
-        for table, keys in ((self.chosen, names), (defaults, [*names, ""])):
-            for key in keys:
-                if key in table:
-                    return table[key]
-        raise AssertionError("the defaults end with an entry for every metric")
+        for name in (f"{metric}.{estimator}", metric):
+            if name in self.chosen:
+                return self.chosen[name]
+        known = ["float32" if dtype == "float64" else dtype if dtype in DTYPES else DTYPES[-1] for dtype in dtypes]
+        return default_tolerance(metric, estimator, max(known, key=DTYPES.index))
 
 
 def parse_tolerances(texts: Iterable[str]) -> dict[str, Tolerance]:

@@ -10,12 +10,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from microscope_bench.metrics.record import Headline
+from microscope_bench.metrics.registry import DEFAULT_METRICS, headlines
 from microscope_bench.publish.escape import code, escape
 from microscope_bench.publish.grouping import Entry, comparable_key, grouped, protocol_key
 from microscope_bench.publish.summary import (
-    HEADLINES,
     Summary,
     Withheld,
+    columns_of,
+    has_own_n,
     measured_modalities,
     shown_name,
     sinks_of,
@@ -23,8 +26,6 @@ from microscope_bench.publish.summary import (
     token_sets,
 )
 from microscope_bench.results.result import FAILED, Result, Score
-
-_HEADLINE_SERIES = {(headline.metric, headline.estimator, headline.stream) for headline in HEADLINES}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ModalityRow:
     Attributes:
         modality: "text", "image", ..., "joint".
         tokens: the token set, "all" or "no_sinks".
-        summaries: one per entry of ``HEADLINES``, or why there is none.
+        summaries: one per headline of the result, or why there is none.
         curves: per headline (layer, value) in the order of the layers; value None where there is none.
         n_sinks: massive-activation tokens among these; None where nobody looked for them.
         n_tokens: fewest and most tokens that a value was computed on; None where no value says.
@@ -85,12 +86,14 @@ class ResultRow:
     Attributes:
         path: of the result file, relative to the page.
         result: without its scores.
+        headlines: its columns.
         lines: per modality and token set, in the order they are shown.
         label: tells rows of one table apart.
     """
 
     path: str
     result: Result
+    headlines: tuple[Headline, ...]
     lines: tuple[ModalityRow, ...]
     label: Label
 
@@ -109,6 +112,11 @@ class Table:
     comparable: tuple[str, ...]
     rows: tuple[ResultRow, ...]
 
+    @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """The columns that all rows have: what is comparable has the same metrics."""
+        return self.rows[0].headlines
+
 
 @dataclass(frozen=True)
 class Board:
@@ -121,6 +129,12 @@ class Board:
 
     tables: tuple[Table, ...]
     hidden: tuple[ResultRow, ...]
+
+    @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """The columns that any table has; those of the default metrics where there is no table."""
+        found = [one for table in self.tables for one in table.headlines] or headlines()
+        return tuple(dict.fromkeys(found))
 
 
 def board_of(entries: Iterable[Entry]) -> Board:
@@ -152,14 +166,15 @@ def row_of(path: str, result: Result) -> ResultRow:
     by_set: dict[tuple[str, str], list[Score]] = defaultdict(list)
     for score in result.scores:
         by_set[score.modality, score.tokens].append(score)
-    headlines = tuple(s for s in result.scores if (s.metric, s.estimator, s.stream) in _HEADLINE_SERIES)
-    slim = replace(result, scores=headlines)
+    columns = columns_of(result)
+    wanted = {(one.metric, one.estimator, one.stream) for one in columns}
+    slim = replace(result, scores=tuple(s for s in result.scores if (s.metric, s.estimator, s.stream) in wanted))
     lines = [
-        _line(slim, modality, token_set, by_set[modality, token_set])
+        _modality_row(slim, columns, modality, token_set, by_set[modality, token_set])
         for modality in measured_modalities(result)
         for token_set in token_sets(result, modality)
     ]
-    return ResultRow(path, replace(result, scores=()), tuple(lines), Label(shown_name(result)))
+    return ResultRow(path, replace(result, scores=()), columns, tuple(lines), Label(shown_name(result)))
 
 
 def why_not_shown(result: Result) -> str | None:
@@ -172,19 +187,20 @@ def why_not_shown(result: Result) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _line(slim: Result, modality: str, token_set: str, scores: Sequence[Score]) -> ModalityRow:
-    # the metrics that keep duplicates count every token; intrinsic dimension names its own n
-    counted = [s for s in scores if s.metric in ("linearity", "anisotropy")] or scores
+def _modality_row(
+    slim: Result, columns: Sequence[Headline], modality: str, token_set: str, scores: Sequence[Score]
+) -> ModalityRow:
+    # the metrics that keep duplicates count every token; those that drop them name their own n
+    counting = {name for name in DEFAULT_METRICS if not has_own_n(name)}
+    counted = [s for s in scores if s.metric in counting] or scores
     sinks = sinks_of(slim, modality)
     n_sinks = 0 if token_set != "all" else None if sinks is None else sinks.n_sinks
+    series = [slim.series(one.metric, one.estimator, one.stream, modality, token_set) for one in columns]
     return ModalityRow(
         modality=modality,
         tokens=token_set,
-        summaries=tuple(summarise(slim, headline, modality, token_set) for headline in HEADLINES),
-        curves=tuple(
-            tuple((s.layer, s.value) for s in slim.series(h.metric, h.estimator, h.stream, modality, token_set))
-            for h in HEADLINES
-        ),
+        summaries=tuple(summarise(slim, one, modality, token_set) for one in columns),
+        curves=tuple(tuple((s.layer, s.value) for s in rows) for rows in series),
         n_sinks=n_sinks,
         n_tokens=_ends([s.n_tokens for s in counted]),
         n_examples=_ends([s.n_examples for s in counted]),

@@ -8,11 +8,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import csv_cell
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, why_not_shown
 from microscope_bench.publish.output_forms import TextOf, nothing_known
-from microscope_bench.publish.summary import HEADLINES, Headline, Summary, Withheld, accuracy_text
-from microscope_bench.results.signature import protocol_label
+from microscope_bench.publish.summary import Summary, Withheld, accuracy_of
+from microscope_bench.results.data_frame import identity_columns
 
 VERSION = 1
 """Of the layout of the JSON form; raised when a field changes its name or meaning."""
@@ -32,8 +33,8 @@ def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[st
     for table in board.tables:
         for row in table.rows:
             for line in row.lines:
-                for headline, summary in zip(HEADLINES, line.summaries, strict=True):
-                    known = {**_identity(row), "fusion": fusion_of(row.result)}
+                for headline, summary in zip(row.headlines, line.summaries, strict=True):
+                    known = {**identity_columns(row.result), "model": row.label.name, "fusion": fusion_of(row.result)}
                     yield {**known, **_line(line), **_summary(headline, summary), **_source(row)}
 
 
@@ -65,31 +66,6 @@ def to_json(board: Board, fusion_of: TextOf = nothing_known) -> str:
     ]
     document = {"version": VERSION, "rows": list(records(board, fusion_of)), "not_shown": hidden}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _identity(row: ResultRow) -> dict[str, Any]:
-    identity = row.result.identity
-    model, data = identity.model, identity.dataset
-    return {
-        "protocol": protocol_label(identity.protocol.as_dict()),
-        "task": identity.task.name,
-        "task_version": identity.task.version,
-        "dataset": data.path,
-        "dataset_name": data.name,
-        "dataset_revision": data.revision,
-        "split": data.split,
-        "n_measured": identity.n_examples,
-        "model": row.label.name,
-        "repo": model.repo,
-        "revision": model.revision,
-        "tap": model.options.get("tap"),
-        "trained": model.trained,
-        "dtype": model.dtype,
-        "quantization": model.quantization,
-        "n_layers": model.n_layers,
-        "hidden_size": model.hidden_size,
-        "n_parameters": model.n_parameters,
-    }
 
 
 def _line(line: ModalityRow) -> dict[str, Any]:
@@ -127,10 +103,9 @@ def _summary(headline: Headline, summary: Summary | Withheld) -> dict[str, Any]:
 
 def _source(row: ResultRow) -> dict[str, Any]:
     accuracy = row.result.accuracy
-    shown = accuracy is not None and not accuracy_text(row.result).startswith("none: ")
+    shown = not isinstance(accuracy_of(row.result), Withheld)
     return {
         "accuracy": accuracy.value if accuracy and shown else None,
         "accuracy_stderr": accuracy.stderr if accuracy and shown else None,
-        "signature": row.result.signature,
         "path": row.path,
     }

@@ -11,11 +11,16 @@ from typing import Any
 from microscope_bench.publish.escape import html_page, one_line, relative_url
 from microscope_bench.publish.grouping import Data, data_of, protocol_title
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table, why_not_shown
-from microscope_bench.publish.leaderboard.markdown_page import COLUMNS, Notes, shortened, show_count, summary_lines
+from microscope_bench.publish.leaderboard.columns import (
+    MODEL_COLUMNS,
+    Notes,
+    dtype_text,
+    meanings,
+    shortened,
+    summary_lines,
+)
 from microscope_bench.publish.output_forms import TextOf, nothing_known
-from microscope_bench.publish.summary import HEADLINES, MODALITIES, Withheld, accuracy_text, show_layers, show_range
-from microscope_bench.results.result import Result
-from microscope_bench.results.signature import short_revision
+from microscope_bench.publish.summary import MODALITIES, Withheld, accuracy_text, show_layers, show_range
 
 FILTERS = ("task", "modality", "fusion", "dtype", "tokens")
 WIDTH, HEIGHT, MARGIN = 96.0, 22.0, 2.0
@@ -27,6 +32,7 @@ class TableOfPage:
 
     protocol: str
     data: Data
+    headlines: list[str]
     lines: list[dict[str, Any]]
     models: list[dict[str, Any]]
     notes: list[str]
@@ -59,8 +65,8 @@ def render_html(board: Board, fusion_of: TextOf = nothing_known) -> str:
         for row in board.hidden
     ]
     values = {
-        "columns": COLUMNS,
-        "headlines": [headline.title for headline in HEADLINES],
+        "columns": meanings(board.headlines),
+        "model_columns": MODEL_COLUMNS,
         "filters": filters,
         "sections": sections,
         "hidden": hidden,
@@ -113,6 +119,7 @@ def _section(table: Table, fusion_of: TextOf) -> TableOfPage:
     return TableOfPage(
         protocol=protocol_title(first),
         data=data_of(first),
+        headlines=[headline.title for headline in table.headlines],
         lines=lines,
         models=[_model(row, fusions[row.path]) for row in table.rows],
         notes=notes.reasons,
@@ -127,8 +134,8 @@ def _line(row: ResultRow, line: ModalityRow, fusion: str, notes: Notes) -> dict[
         "modality": line.modality,
         "tokens": "all tokens" if line.tokens == "all" else "without sinks",
         "fusion": fusion,
-        "dtype": one_line(_dtype(row.result)),
-        "cells": [_cell(*parts, notes=notes) for parts in zip(HEADLINES, line.summaries, line.curves, strict=True)],
+        "dtype": one_line(dtype_text(row.result)),
+        "cells": [_cell(*parts, notes=notes) for parts in zip(row.headlines, line.summaries, line.curves, strict=True)],
         "n_sinks": "" if line.n_sinks is None else line.n_sinks,
         "sinks": "not looked for" if line.n_sinks is None else f"{line.n_sinks:,}",
         "most_tokens": line.n_tokens[1] if line.n_tokens else "",
@@ -151,23 +158,11 @@ def _cell(headline: Any, summary: Any, curve: Any, *, notes: Notes) -> dict[str,
 
 
 def _model(row: ResultRow, fusion: str) -> dict[str, Any]:
-    identity = row.result.identity
-    model, ids = identity.model, (identity.example_ids_sha256 or "")[:6]
     return {
         "url": relative_url(row.path),
         "label": row.label.text,
-        "measured": f"{identity.n_examples:,} ({ids})",
-        "n_layers": model.n_layers,
-        "hidden_size": model.hidden_size,
-        "parameters": show_count(model.n_parameters),
+        "facts": [column.text(row.result) for column in MODEL_COLUMNS],
         "fusion": fusion,
-        "dtype": _dtype(row.result),
-        "revision": short_revision(model.revision),
         "accuracy": accuracy_text(row.result),
         "signature": row.result.signature,
     }
-
-
-def _dtype(result: Result) -> str:
-    model = result.identity.model
-    return f"{model.dtype}, {model.quantization}" if model.quantization else model.dtype

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import latex, one_line
 from microscope_bench.publish.grouping import data_of, protocol_title
 from microscope_bench.publish.leaderboard.board import ModalityRow, ResultRow, Table
-from microscope_bench.publish.leaderboard.markdown_page import Notes
-from microscope_bench.publish.summary import HEADLINES, MODALITIES, Headline, Summary, Withheld, plus_minus, show_range
+from microscope_bench.publish.leaderboard.columns import Notes
+from microscope_bench.publish.summary import MODALITIES, Summary, Withheld, has_own_n, plus_minus, show_range
 
 
 def latex_tables(tables: Iterable[Table]) -> str:
     """One ``table*`` for each table of a leaderboard: the mean over the layers ± its standard error.
 
-    The same numbers as on the leaderboard; behind intrinsic dimension stands its own number of tokens. A dash stands
+    The same numbers as on the leaderboard; a metric of distinct tokens has their number behind it. A dash stands
     where there is none; a note says why. The caption says what they are of, and the comment below names the signature
     of each row. It needs the package ``booktabs``.
     """
@@ -24,7 +25,7 @@ def latex_tables(tables: Iterable[Table]) -> str:
 def _table(table: Table) -> str:
     first = table.rows[0].result
     data = data_of(first)
-    titles = [headline.title for headline in HEADLINES]
+    titles = [headline.title for headline in table.headlines]
     notes = Notes()
     head = ["model", "modality", *titles, "tokens", "examples"]
     body = []
@@ -64,7 +65,7 @@ def _table(table: Table) -> str:
 def _cells(row: ResultRow, line: ModalityRow, notes: Notes) -> list[str]:
     label = row.label.text if line.tokens == "all" else f"{row.label.text}, no sinks"
     counts = ["" if ends is None else latex(show_range(ends)) for ends in (line.n_tokens, line.n_examples)]
-    cells = [_mean(*pair, notes) for pair in zip(HEADLINES, line.summaries, strict=True)]
+    cells = [_mean(*pair, notes) for pair in zip(row.headlines, line.summaries, strict=True)]
     return [latex(label), line.modality, *cells, *counts]
 
 
@@ -72,7 +73,7 @@ def _mean(headline: Headline, summary: Summary | Withheld, notes: Notes) -> str:
     if isinstance(summary, Withheld):
         return f"---{_marks([summary.reason], notes)}"
     value, _, stderr = plus_minus(summary.mean, summary.mean_stderr).partition(" ± ")
-    own_n = f" ({latex(show_range(summary.n_tokens))})" if headline.metric == "intrinsic_dimension" else ""
+    own_n = f" ({latex(show_range(summary.n_tokens))})" if has_own_n(headline.metric) else ""
     return rf"${value} \pm {stderr}${own_n}{_marks(summary.cautions, notes)}"
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from microscope_bench.metrics.record import Headline
+from microscope_bench.metrics.registry import headlines
 from microscope_bench.publish.plots import STYLES
 from microscope_bench.publish.summary import (
-    HEADLINES,
     MODALITIES,
     UNTRAINED,
-    Headline,
+    columns_of,
+    depths_of,
+    layers_of,
     measured_modalities,
     of_one_n,
     shown_name,
@@ -19,9 +22,6 @@ from microscope_bench.publish.summary import (
     watched_name,
 )
 from microscope_bench.results.result import Result, Score
-
-GAP = Headline("modality_gap", "unit", None, "modality gap (unit)", "max", between=False)
-"""The distance between the centres of a modality and of text, drawn where it was measured."""
 
 COLOURS = 8
 """How many colours and markers there are: classes ``c0`` to ``c7`` and symbols ``m0`` to ``m7`` of the template."""
@@ -90,11 +90,11 @@ class ShownSeries:
     @property
     def layers(self) -> range:
         """The layers that it should have."""
-        return range(self.shown.result.identity.model.n_layers + (0 if self.headline.between else 1))
+        return layers_of(self.shown.result, self.headline)
 
     def depth(self, layer: int) -> float:
         """Where a layer's value lies, 0 (into block 1) to 1 (out of the last); between two boundaries, half way."""
-        return (layer + (0.5 if self.headline.between else 0.0)) / max(self.shown.result.identity.model.n_layers, 1)
+        return depths_of(self.shown.result, self.headline)[layer]
 
 
 def shown_results(results: Sequence[Result], first: int) -> list[Shown]:
@@ -170,17 +170,21 @@ def halves_of(shown: Sequence[Shown], headline: Headline) -> list[tuple[str, lis
 
 
 def quantities(shown: Sequence[Shown]) -> list[tuple[Headline, list[Shown]]]:
-    """What a section draws, each with the results that may stand in one panel: the headlines, then the modality gap.
+    """What a section draws, each with the results that may stand in one panel: columns of the tables, then the others.
 
-    The headlines' metrics have one version in a section; those of the gap may differ, and then have panels apart.
+    The tables' metrics have one version in a section; those of the others may differ, and then have panels apart.
     """
-    found = [(h, [s for s in shown if h.metric in s.result.identity.metrics]) for h in HEADLINES]
-    versions = sorted({s.result.identity.metrics[GAP.metric] for s in shown if GAP.metric in s.result.identity.metrics})
-    for version in versions:
-        title = GAP.title if len(versions) == 1 else f"{GAP.title}, version {version} of the metric"
-        headline = Headline(GAP.metric, GAP.estimator, GAP.stream, title, GAP.extreme, GAP.between)
-        found.append((headline, [s for s in shown if s.result.identity.metrics.get(GAP.metric) == version]))
-    return [(headline, measured) for headline, measured in found if measured]
+    measured = {metric for one in shown for metric in one.result.identity.metrics}
+    columns = columns_of(shown[0].result)
+    found = []
+    for headline in (*columns, *(one for one in headlines(measured) if not one.in_tables)):
+        holding = [one for one in shown if headline.metric in one.result.identity.metrics]
+        versions = sorted({one.result.identity.metrics[headline.metric] for one in holding})
+        for version in versions:
+            several = f", version {version} of the metric" if len(versions) > 1 else ""
+            together = [one for one in holding if one.result.identity.metrics[headline.metric] == version]
+            found.append((replace(headline, title=headline.title + several), together))
+    return found
 
 
 def modalities_of(shown: Sequence[Shown]) -> list[str]:

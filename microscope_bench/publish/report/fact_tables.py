@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.report.curves import Shown
 from microscope_bench.publish.summary import (
-    HEADLINES,
-    Headline,
     Withheld,
     accuracy_text,
+    columns_of,
     measured_modalities,
     plus_minus,
     show_range,
@@ -47,6 +47,7 @@ class SummaryTable:
 def summary_tables(shown: Sequence[Shown], modalities: Sequence[str]) -> list[SummaryTable]:
     """A table per modality, with the same numbers as on the leaderboard."""
     tables = []
+    columns = columns_of(shown[0].result)  # what is comparable has the same
     for modality in modalities:
         rows = [
             _row(one, modality, tokens)
@@ -54,7 +55,7 @@ def summary_tables(shown: Sequence[Shown], modalities: Sequence[str]) -> list[Su
             if modality in measured_modalities(one.result)
             for tokens in token_sets(one.result, modality)
         ]
-        tables.append(SummaryTable(modality, HEADLINES, tuple(rows)))
+        tables.append(SummaryTable(modality, columns, tuple(rows)))
     return tables
 
 
@@ -64,7 +65,7 @@ def _row(shown: Shown, modality: str, tokens: str) -> SummaryRow:
     return SummaryRow(
         key=shown.key,
         label=shown.label if tokens == "all" else f"{shown.label}, no sinks",
-        cells=tuple(_cell(shown.result, headline, modality, tokens) for headline in HEADLINES),
+        cells=tuple(_cell(shown.result, headline, modality, tokens) for headline in columns_of(shown.result)),
         sinks=found if tokens == "all" else "left out",
     )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from microscope_bench.metrics.registry import find_metric
 from microscope_bench.publish.report.curves import ShownSeries
-from microscope_bench.publish.summary import CAUTIONS, cautions_of, show_layers, show_range, sinks_of
+from microscope_bench.publish.summary import cautions_of, has_own_n, show_layers, show_range, sinks_of
 from microscope_bench.results.result import Score
 
-_SAID_OTHERWISE = {*CAUTIONS, "tokens/d", "examples/d"}
-"""Flags that have a sentence of their own, or that every value carries and only ``few_...`` makes a warning."""
+BARE_FLAGS = ("tokens/d", "examples/d")
+"""Flags that every value carries; only ``few_...`` makes them a warning."""
 
 
 def notes_of(series: Sequence[ShownSeries]) -> list[tuple[str, list[int]]]:
@@ -28,7 +29,7 @@ def _of_one(series: ShownSeries) -> list[str]:
     half = series.title.rpartition(", ")[2] + ": " if series.tokens.startswith(("correct", "wrong")) else ""
     cautions = cautions_of(rows, series.headline.metric, result.identity.model.dtype)
     # which layers are of fewer tokens is said below
-    found = [half + caution for caution in cautions if caution != CAUTIONS["unmatched_n"]]
+    found = [half + caution for flag, caution in cautions.items() if flag != "unmatched_n"]
     if apart := [row.layer for row in rows if row.value is not None and row not in series.drawn]:
         found.append(
             f"{half}{_layers(apart)} of less than half as many tokens as the others: in the table, not in the curve"
@@ -59,10 +60,12 @@ def _flags(series: Sequence[ShownSeries]) -> dict[str, list[int]]:
     layers: dict[str, set[int]] = {}
     keys: dict[str, dict[int, None]] = {}
     for one in series:
+        record = find_metric(one.headline.metric)
+        said_otherwise = {*(record.cautions if record else ()), *BARE_FLAGS}
         for row in one.rows:
             for flag in row.flags:
                 name, _, value = flag.partition("=")
-                if name in _SAID_OTHERWISE:
+                if name in said_otherwise:
                     continue
                 values.setdefault(name, []).append(value)
                 layers.setdefault(name, set()).add(row.layer)
@@ -100,8 +103,8 @@ def incomparable(first: ShownSeries, second: ShownSeries) -> str | None:
 def differing_layers(first: ShownSeries, second: ShownSeries) -> tuple[list[int], list[int]]:
     """Layers at which two results differ by more than both standard errors together, and those not comparable.
 
-    A layer without a value or a standard error in either does not compare, nor intrinsic dimension on unequal numbers
-    of tokens, on which it depends.
+    A layer without a value or a standard error in either does not compare, nor a metric of distinct tokens on unequal
+    numbers of them, on which it depends.
     """
     ours, theirs = ({row.layer: row for row in series.rows} for series in (first, second))
     differ, apart = [], []
@@ -116,7 +119,7 @@ def differing_layers(first: ShownSeries, second: ShownSeries) -> tuple[list[int]
 
 def _compares(row: Score, other: Score) -> bool:
     numbers = (row.value, row.stderr, other.value, other.stderr)
-    return None not in numbers and (row.metric != "intrinsic_dimension" or row.n_tokens == other.n_tokens)
+    return None not in numbers and (not has_own_n(row.metric) or row.n_tokens == other.n_tokens)
 
 
 def _number(value: float | None) -> float:

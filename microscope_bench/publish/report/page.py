@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from microscope_bench import __version__
 from microscope_bench.errors import ResultError
+from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import html_page
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
 from microscope_bench.publish.report import axis as report_scale
@@ -28,17 +29,6 @@ from microscope_bench.publish.report.panels import Panel, panel_of, scales
 from microscope_bench.publish.summary import shown_name
 from microscope_bench.results.result import FAILED, Result
 from microscope_bench.results.signature import protocol_deviations, short_revision
-
-EXPLAINED = {
-    "linearity (hidden)": "Share of the next boundary's variance that one linear map explains, on examples it was not "
-    "fitted on (held-out R²; 1 = linear). The skip connection alone makes it high.",
-    "linearity (update)": "The same of what the block adds to the stream; lower by nature.",
-    "intrinsic dimension": "How many directions the tokens locally extend in (TwoNN). High dimensions are "
-    "underestimated, and the estimate rises with n: compare values of one n only.",
-    "anisotropy": "Share of the variance along the single widest direction (1 = a line).",
-}
-GAP_EXPLAINED = "Distance between the centres of a modality's tokens and of text tokens, all scaled to length 1."
-
 
 Panels = list[tuple[str, list[ShownSeries]]]
 
@@ -116,18 +106,18 @@ def _section(shown: Sequence[Shown]) -> ReportSection:
         shown=tuple(shown),
         tables=tuple(summary_tables(shown, modalities_of(shown))),
         charts=tuple(
-            _chart(headline.title, panels_of(s, headline), halves_of(s, headline)) for headline, s in quantities(shown)
+            _chart(headline, panels_of(s, headline), halves_of(s, headline)) for headline, s in quantities(shown)
         ),
     )
 
 
-def _chart(title: str, panels: Panels, halves: Panels) -> Chart:
+def _chart(headline: Headline, panels: Panels, halves: Panels) -> Chart:
     axes = scales([*panels, *halves])
 
     def placed(several: Panels) -> tuple[Panel, ...]:
         return tuple(panel_of(name, s, s[0].headline, axes.get(s[0].modality)) for name, s in several)
 
-    return Chart(title, EXPLAINED.get(title, GAP_EXPLAINED), placed(panels), placed(halves))
+    return Chart(headline.title, headline.in_report or headline.explanation, placed(panels), placed(halves))
 
 
 def _section_notes(shown: Sequence[Shown]) -> list[str]:

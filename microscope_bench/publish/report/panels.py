@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from microscope_bench.metrics.record import Headline
+from microscope_bench.metrics.registry import find_metric
 from microscope_bench.publish.report.axis import (
     LABEL_GAP,
     LEFT,
@@ -18,18 +20,19 @@ from microscope_bench.publish.report.axis import (
     spread,
 )
 from microscope_bench.publish.report.curves import TOKEN_SET_TITLES, ShownSeries
-from microscope_bench.publish.report.notes import comparison, counted, differing_layers, incomparable, notes_of
-from microscope_bench.publish.summary import Headline, plus_minus
+from microscope_bench.publish.report.notes import (
+    BARE_FLAGS,
+    comparison,
+    counted,
+    differing_layers,
+    incomparable,
+    notes_of,
+)
+from microscope_bench.publish.summary import plus_minus
 from microscope_bench.results.result import Score
-
-FLOORS = {"linearity": -1.0}
-"""Metric → where its axis ends: a single massive activation can take held-out linearity to minus thousands."""
 
 LABEL_ROOM = RIGHT - 14
 """Pixels for the label at a curve."""
-
-BARE_FLAGS = ("tokens/d", "examples/d")
-"""Flags of every value, which the words at a mark leave out."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ def scales(panels: Sequence[tuple[str, list[ShownSeries]]]) -> dict[str, Scale]:
     values: dict[str, list[tuple[float, float]]] = {}
     floor = None
     for one in (one for _, series in panels for one in series):
-        floor = FLOORS.get(one.headline.metric)
+        record = find_metric(one.headline.metric)
+        floor = record.axis_floor if record else None
         pairs = [(row.value, row.stderr or 0.0) for row in one.drawn if row.value is not None]
         values.setdefault(one.modality, []).extend(pairs)
     return {modality: scale_of(pairs, floor) for modality, pairs in values.items() if pairs}
