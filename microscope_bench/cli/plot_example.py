@@ -13,7 +13,7 @@ from microscope_bench.errors import MicroscopeError
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
-    from microscope_bench.figures.stores import OpenStore
+    from microscope_bench.figures.open_store import OpenStore
     from microscope_bench.tasks import Task
 
 FROM_RUN = ("model_args", "task_args", "include_path", "device")
@@ -54,9 +54,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Draws and says what was drawn."""
     from microscope_bench.figures.example_pictures import draw_example
+    from microscope_bench.figures.example_rerun import first_example, run_again
+    from microscope_bench.figures.open_store import OpenStore
     from microscope_bench.figures.projections import evenly
-    from microscope_bench.figures.second_pass import first_example, run_again
-    from microscope_bench.figures.stores import OpenStore
 
     opened = OpenStore.at(args.kept)
     if opened.n_layers == 0:

@@ -40,23 +40,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Draws and says what was drawn."""
     from microscope_bench.errors import MicroscopeError
-    from microscope_bench.figures.stores import OpenStore
-    from microscope_bench.figures.token_pictures import draw_tokens
+    from microscope_bench.figures.open_store import OpenStore
+    from microscope_bench.figures.token_pictures import TokenChoice, draw_tokens
 
     stores = [OpenStore.at(path) for path in args.stores]
+    choice = TokenChoice(
+        method=args.method,
+        colour_by=args.colour_by,
+        modality=args.modality,
+        layers=args.layers,
+        most_tokens=args.max_tokens,
+        without_sinks=args.tokens == "no_sinks",
+        examples=args.examples,
+        seed=args.seed,
+    )
     try:
-        counts = draw_tokens(
-            stores,
-            args.output,
-            method=args.method,
-            colour_by=args.colour_by,
-            modality=args.modality,
-            layers=args.layers,
-            most_tokens=args.max_tokens,
-            without_sinks=args.tokens == "no_sinks",
-            examples=args.examples,
-            seed=args.seed,
-        )
+        counts = draw_tokens(stores, args.output, choice)
     except OSError as error:
         raise MicroscopeError(f"{args.output} cannot be written ({error.strerror or error})") from error
     for opened, count in zip(stores, counts, strict=True):

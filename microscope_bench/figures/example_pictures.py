@@ -13,10 +13,10 @@ import numpy as np
 
 from microscope_bench.adapters.base import AUDIO, LABELS, VIDEO
 from microscope_bench.errors import StoreError
+from microscope_bench.figures.example_rerun import Rerun
 from microscope_bench.figures.nonlinearity import TokenMap
+from microscope_bench.figures.open_store import OpenStore
 from microscope_bench.figures.patches import View, views
-from microscope_bench.figures.second_pass import Rerun
-from microscope_bench.figures.stores import OpenStore
 from microscope_bench.figures.words import measured, words_of
 from microscope_bench.publish.figure_file import drawing, save, shown
 
@@ -40,13 +40,7 @@ HIGHEST = 98
 
 @dataclass(frozen=True)
 class DrawnExample:
-    """What there is to draw.
-
-    Attributes:
-        words: the text of every position.
-        views: the image tokens.
-        values: layer → float64 (S,), NaN where a position is not measured.
-    """
+    """What there is to draw: the text of every position, image tokens, and layer → values, NaN where not measured."""
 
     words: list[str]
     views: list[View]
@@ -194,12 +188,8 @@ def _picture(axes: Axes, view: View, values: np.ndarray | None, colours: Any, no
 def coloured(view: View, colours: np.ndarray) -> np.ndarray:
     """The colour of every pixel: that of its patch, exactly so where the picture is lightest, darker elsewhere.
 
-    Args:
-        view: with a grid.
-        colours: float (n, 3), of its patches.
-
-    Returns:
-        float (h, w, 3), of the picture's size, or (rows, columns, 3) where there is no picture.
+    ``colours``, float (n, 3), are those of the patches of a view with a grid; the result is float (h, w, 3), of the
+    picture's size, or (rows, columns, 3) where there is no picture.
     """
     assert view.grid is not None
     patches = colours.reshape(*view.grid, 3)
@@ -218,14 +208,7 @@ def coloured(view: View, colours: np.ndarray) -> np.ndarray:
 
 
 def laid_out(words: Sequence[str], columns: int) -> dict[int, tuple[int, int, str]]:
-    r"""Words in lines of so many characters.
-
-    Args:
-        words: of every position; a line break in one ends its line.
-        columns: characters a line.
-
-    Returns:
-        position → (line, column, text), for every position that has text.
+    r"""Position → (line, column, text) of every word that has text, in lines of so many characters.
 
     >>> laid_out(["Which", " of", "", " these\n", "A"], 9)
     {0: (0, 0, 'Which'), 1: (0, 5, ' of'), 3: (1, 0, ' these↵'), 4: (2, 0, 'A')}

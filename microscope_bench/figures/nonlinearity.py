@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.errors import StoreError
-from microscope_bench.figures.stores import OpenStore
+from microscope_bench.figures.open_store import OpenStore
 from microscope_bench.metrics.core.linear_solve import LinearFit
 from microscope_bench.metrics.core.moments import Moments, usable_rows
 
@@ -36,13 +36,7 @@ ROWS_PER_CHUNK = 8192
 
 @dataclass(frozen=True)
 class TokenMap:
-    """The map from boundary l to l + 1, fitted on all kept tokens of a store.
-
-    Attributes:
-        fit: the map.
-        n_tokens: N.
-        dim: d.
-    """
+    """The map from boundary l to l + 1, fitted on all kept tokens of a store: N = ``n_tokens``, d = ``dim``."""
 
     fit: LinearFit
     n_tokens: int
@@ -50,11 +44,7 @@ class TokenMap:
 
     @classmethod
     def fitted(cls, opened: OpenStore, layer: int) -> TokenMap:
-        """Fits the map that leaves boundary ``layer``.
-
-        Raises:
-            StoreError: there are no more tokens than dimensions, so that any map fits; or some hold NaN or infinity.
-        """
+        """Fits the map that leaves boundary ``layer``; raises StoreError where any map fits, or for NaN and infinity."""
         tokens = opened.tokens
         moments = Moments.zeros(tokens.dim, has_next=True)
         for start in range(0, len(tokens.example), ROWS_PER_CHUNK):
@@ -75,16 +65,13 @@ class TokenMap:
         return cls(fit, moments.n, tokens.dim)
 
     def unexplained(self, x: Tensor, y: Tensor, stream: str, *, relative: bool = True) -> Tensor:
-        """The non-linearity e of some tokens.
+        """The non-linearity e of some tokens, float64 (n,); NaN for a token whose t is 0 where it is divided by.
 
         Args:
             x: float64 (n, d), at boundary l.
             y: float64 (n, d), at boundary l + 1.
             stream: a member of :data:`STREAMS`.
             relative: divide by ‖t‖.
-
-        Returns:
-            float64 (n,); NaN for a token whose t is 0 where it is divided by.
         """
         moments, r = self.fit.moments, y - x
         if stream == "update" or self.fit.rank == self.dim:

@@ -28,13 +28,10 @@ ROWS = ("FuyuForCausalLM",)
 
 @dataclass(frozen=True)
 class View:
-    """Image tokens that show one picture, in the order of the sequence.
+    """Image tokens that show one picture: ``positions``, int64 (n,), in the order of the sequence.
 
-    Attributes:
-        title: what they are.
-        positions: int64 (n,), into the sequence.
-        grid: (rows, columns) with rows · columns = n, row by row; None where their places are not known.
-        picture: float (h, w, 3) in [0, 1], what lies under the grid, edge to edge; None where that is not known.
+    ``grid`` is (rows, columns) with rows · columns = n, row by row; ``picture``, float (h, w, 3) in [0, 1], lies under
+    it, edge to edge. Either is None where it is not known.
     """
 
     title: str
@@ -46,7 +43,7 @@ class View:
 def views(
     architecture: str, labels: np.ndarray, inputs: Mapping[str, Any], images: Sequence[Image], scale: Any = None
 ) -> list[View]:
-    """The image tokens of one example, picture by picture.
+    """The image tokens of one example: a view or more for each picture, or one of all tokens without a grid.
 
     Args:
         architecture: of the model.
@@ -54,9 +51,6 @@ def views(
         inputs: of the forward pass; ``pixel_values`` and ``image_grid_thw`` are looked at.
         images: the example's pictures.
         scale: an object with ``image_mean`` and ``image_std``, by which the processor normalised; None: unknown.
-
-    Returns:
-        One view or more for each picture, or one of all tokens without a grid; none where there are no image tokens.
     """
     positions = np.flatnonzero(labels == IMAGE)
     if not len(positions):

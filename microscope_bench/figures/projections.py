@@ -23,12 +23,7 @@ LEAST = 4
 
 @dataclass(frozen=True)
 class Projection:
-    """Tokens in the plane.
-
-    Attributes:
-        points: float64 (n, 2).
-        axes: what the two axes are.
-    """
+    """Tokens in the plane, float64 (n, 2), and what the two axes are."""
 
     points: np.ndarray
     axes: tuple[str, str]
@@ -61,13 +56,7 @@ def project(x: np.ndarray, method: str, seed: int = 0) -> Projection:
 
 
 def principal_coordinates(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates along the principal axes, the widest first.
-
-    Args:
-        x: float64 (n, d), n and d at least 2.
-
-    Returns:
-        float64 (n, min(n, d)) coordinates, and each axis's share of the variance.
+    """Coordinates of x, float64 (n, d), along its principal axes, the widest first, and each one's share of variance.
 
     Raises:
         MicroscopeError: all rows are equal.

@@ -9,15 +9,13 @@ import numpy as np
 
 from microscope_bench.adapters.base import LABELS, STRUCTURE, TEXT
 from microscope_bench.errors import StoreError
-from microscope_bench.figures.second_pass import Rerun
+from microscope_bench.figures.example_rerun import Rerun
 
 UNKNOWN = "\ufffd"
 
 
 def words_of(rerun: Rerun) -> list[str]:
-    """What each position of an example reads as; joined, they read as its prompt.
-
-    Empty where a medium stands, or a mark around one.
+    """What each position of an example reads as, joined its prompt; empty where a medium stands, or a mark around one.
 
     Raises:
         StoreError: the adapter has no tokenizer, or not a token for every position of text.

@@ -137,11 +137,12 @@ def csv_cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") else value
 
 
-def html_page(name: str, values: dict[str, Any]) -> str:
+def html_page(name: str, values: dict[str, Any], *, inline_pictures: bool = False) -> str:
     """Renders ``templates/NAME.html`` with ``NAME.css`` and, where there is one, ``NAME.js`` in the page.
 
     The template escapes every value. The page's content security policy lets the browser load nothing, and apply and
-    run nothing but this style and this script, which are files of the package and hold nothing of a result.
+    run nothing but this style and this script, which are files of the package and hold nothing of a result; and, with
+    ``inline_pictures``, show pictures that stand in the page as data URIs.
     """
     from jinja2 import TemplateNotFound
     from markupsafe import Markup
@@ -154,7 +155,8 @@ def html_page(name: str, values: dict[str, Any]) -> str:
     except TemplateNotFound:
         script = ""
     may_run = f"script-src {_hash_of(script)}; " if script else ""
-    policy = f"default-src 'none'; style-src {_hash_of(style)}; {may_run}base-uri 'none'; form-action 'none'"
+    may_show = "img-src data:; " if inline_pictures else ""
+    policy = f"default-src 'none'; style-src {_hash_of(style)}; {may_run}{may_show}base-uri 'none'; form-action 'none'"
     return pages.get_template(f"{name}.html").render(
         policy=policy, style=Markup(style), script=Markup(script), **values
     )

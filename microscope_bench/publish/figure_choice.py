@@ -15,11 +15,7 @@ from microscope_bench.system.lazy_registry import unknown_name
 
 
 def of_task(results: Sequence[Result], task: str | None) -> list[Result]:
-    """The results of one task, or all of them.
-
-    Raises:
-        UnknownNameError: no result is of that task; the message holds the nearest names.
-    """
+    """The results of one task, or all of them; raises UnknownNameError with the nearest names."""
     tasks = sorted({result.identity.task.name for result in results})
     if task is not None and task not in tasks:
         raise unknown_name("task", task, tasks, "No result here is of another.")
@@ -27,22 +23,14 @@ def of_task(results: Sequence[Result], task: str | None) -> list[Result]:
 
 
 def check_token_set(results: Sequence[Result], tokens: str) -> None:
-    """Raises for a token set that no result has scores of.
-
-    Raises:
-        UnknownNameError: with the token sets that there are.
-    """
+    """Raises UnknownNameError for a token set that no result has scores of."""
     there = {score.tokens for result in results for score in result.scores}
     if there and tokens not in there:
         raise unknown_name("token set", tokens, sorted(there), "These results hold no other.")
 
 
 def one_comparison(results: Iterable[Result]) -> list[Result]:
-    """The results for one picture: the complete ones, if they compare.
-
-    Raises:
-        ResultError: there is none, or they do not all compare; the message names what there is.
-    """
+    """The complete results, for one picture; raises ResultError where there is none, or they do not all compare."""
     groups = comparable(results)
     if not groups:
         raise ResultError(NOTHING)
@@ -58,13 +46,7 @@ def one_comparison(results: Iterable[Result]) -> list[Result]:
 def chosen_headlines(
     results: Sequence[Result], metric: str | None, estimator: str | None = None, stream: str | None = None
 ) -> list[Headline]:
-    """What to draw: the headline estimator of a metric, or the one that is asked for, of every stream or of one.
-
-    Args:
-        results: in which to look for what is no headline.
-        metric: its name; None means all headline metrics.
-        estimator: None means the headline one, or the only one.
-        stream: None means every stream that the headlines have, or the metric.
+    """What to draw: the headline estimator of a metric (None: of all), or the one asked for, of every stream or of one.
 
     Raises:
         UnknownNameError: nothing of that name was measured; the message holds the nearest names.
@@ -107,11 +89,7 @@ def chosen_headlines(
 
 
 def chosen_modalities(results: Sequence[Result], asked: Sequence[str]) -> Sequence[str]:
-    """The modalities asked for, or all; in the order that is always theirs.
-
-    Raises:
-        UnknownNameError: one of them was not measured; the message holds those that were.
-    """
+    """The modalities asked for, or all, in their fixed order; raises UnknownNameError for one that was not measured."""
     there = {score.modality for result in results for score in result.scores}
     for modality in asked:
         if modality not in there:

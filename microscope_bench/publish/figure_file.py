@@ -23,6 +23,7 @@ COLOURS = ("#0b5fa5", "#d95f02", "#1b7837", "#762a83", "#b2182b", "#4aa3df", "#a
 SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "axes.titley": 1.0,  # and not above whatever ticks there are, which would measure them all
     "font.size": 9,
     "pdf.fonttype": 42,  # whole fonts, which publishers ask for; not outlines that no reader can search
     "svg.hashsalt": "microscope_bench",
@@ -34,11 +35,7 @@ LONGEST = 60
 
 
 def picture_format(path: Path) -> str | None:
-    """The format that a file name asks for by its suffix; None for the name of a directory.
-
-    Raises:
-        ResultError: a kind of picture that is not drawn.
-    """
+    """The format that a suffix asks for; None for the name of a directory. Raises ResultError for other pictures."""
     suffix = path.suffix.lower()
     if suffix in REFUSED:
         raise ResultError(f"{path}: pictures are drawn as {', '.join(FORMATS)}; name it {path.stem}.pdf, for instance")
@@ -54,10 +51,10 @@ def shown(text: object, longest: int = LONGEST) -> str:
 
 
 @contextmanager
-def drawing() -> Iterator[type[Figure]]:
+def drawing(**settings: Any) -> Iterator[type[Figure]]:
     """Gives the class of figures, under settings that no configuration file and no caller of matplotlib changes.
 
-    It is not pyplot's: a caller's own figures and backend stay as they are.
+    ``settings`` go before ours. It is not pyplot's: a caller's own figures and backend stay as they are.
 
     Raises:
         ResultError: matplotlib is not installed.
@@ -69,7 +66,8 @@ def drawing() -> Iterator[type[Figure]]:
         raise ResultError("pictures need matplotlib: pip install 'microscope-bench[plots]'") from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
+        every: dict[Any, Any] = {**SETTINGS, **settings}
+        matplotlib.rcParams.update(every)
         yield Figure
 
 

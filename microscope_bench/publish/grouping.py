@@ -19,13 +19,9 @@ Entry = tuple[str, Result]
 class Data:
     """What a table's results were all measured on; plain text, not to be trusted.
 
-    Attributes:
-        title: task, version, and the tap where it is not the language model.
-        source: repository or generator of the data, and the configuration.
-        revision: of the data, short.
-        split: of the data.
-        rule: by which tokens were selected.
-        metrics: version of each metric that tables show.
+    ``title`` is the task, its version, and the tap where it is not the language model; ``source`` the repository or
+    generator of the data; ``rule`` that by which tokens were selected; ``metrics`` the versions of those that tables
+    show.
     """
 
     title: str

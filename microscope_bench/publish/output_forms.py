@@ -25,13 +25,7 @@ def nothing_known(result: Result) -> str:
 
 
 def render_leaderboard(form: str, board: Board, fusion_of: TextOf = nothing_known) -> str:
-    """A leaderboard in one of :data:`LEADERBOARDS`; the same text for the same rows.
-
-    Args:
-        form: its name.
-        board: the rows.
-        fusion_of: the fusion class of a result's model, for the forms that show it.
-    """
+    """A leaderboard in one of :data:`LEADERBOARDS`; the same text for the same rows."""
     from microscope_bench.publish.leaderboard import csv_json, html_page, latex_tables, markdown_page
 
     writers: dict[str, Callable[[], str]] = {
@@ -45,13 +39,7 @@ def render_leaderboard(form: str, board: Board, fusion_of: TextOf = nothing_know
 
 
 def render_citation(form: str, entries: Sequence[Entry], citation_of: TextOf = nothing_known) -> str:
-    """Results in one of :data:`CITATIONS`; the same text for the same results in the same order.
-
-    Args:
-        form: its name.
-        entries: (path, complete result).
-        citation_of: whom to cite for the data of a result's task, as ``Name et al., Title, Venue Year``.
-    """
+    """(path, complete result) in one of :data:`CITATIONS`; the same text for the same results in the same order."""
     from microscope_bench.publish import cite
     from microscope_bench.publish.leaderboard import board, latex_tables
 

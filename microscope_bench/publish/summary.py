@@ -22,17 +22,10 @@ UNTRAINED = "-untrained"
 
 @dataclass(frozen=True)
 class Summary:
-    """One series over the layers.
+    """One series over the layers, with the ends of its n and what a reader should know of some of the values.
 
-    Attributes:
-        mean: over the layers.
-        mean_stderr: mean of the layers' standard errors, an upper bound: the layers share their tokens.
-        extreme: the smallest or the largest value.
-        extreme_stderr: its standard error.
-        layer: where it occurs (the first of equals).
-        n_tokens: fewest and most tokens that a value was computed on.
-        n_examples: the same of examples.
-        cautions: what a reader should know of some of the values, from their flags.
+    ``mean_stderr`` is the mean of the layers' standard errors, an upper bound: the layers share their tokens. ``layer``
+    is where the extreme occurs (the first of equals).
     """
 
     mean: float
@@ -142,9 +135,8 @@ def layers_to_mir(
 ) -> tuple[float, float] | None:
     """MIR of a result: log₁₀ of the sum of metric ``mir`` over the boundaries 1..L (Huang et al., arXiv 2410.07167).
 
-    Returns:
-        The rate, and the most that its standard error can be (the boundaries share their tokens); None where it was not
-        measured or a boundary has no value.
+    Beside it the most that its standard error can be (the boundaries share their tokens); None where a value is
+    missing.
     """
     rows = [row for row in result.series("mir", estimator, None, modality, tokens) if row.layer >= 1]
     total = math.fsum(_value(row) for row in rows)

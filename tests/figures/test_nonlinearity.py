@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.errors import StoreError, UnknownNameError
 from microscope_bench.figures.example_pictures import draw_example
+from microscope_bench.figures.example_rerun import first_example, run_again
 from microscope_bench.figures.nonlinearity import TokenMap
-from microscope_bench.figures.second_pass import first_example, run_again
-from microscope_bench.figures.stores import OpenStore
+from microscope_bench.figures.open_store import OpenStore
 from tests.figures.toys import ReadingToy, kept_store
 from tests.measure.stores import noise
 from tests.toy import ToyTask

@@ -11,8 +11,8 @@ from PIL import Image
 from microscope_bench.cli.main import main
 from microscope_bench.errors import MicroscopeError, StoreError, UnknownNameError
 from microscope_bench.figures.example_pictures import draw_example
-from microscope_bench.figures.second_pass import run_again
-from microscope_bench.figures.token_pictures import draw_tokens
+from microscope_bench.figures.example_rerun import run_again
+from microscope_bench.figures.token_pictures import TokenChoice, draw_tokens
 from microscope_bench.figures.words import words_of
 from tests.figures.toys import ReadingToy, kept_store
 from tests.toy import ToyAdapter, ToyTask
@@ -38,7 +38,7 @@ def test_the_same_store_gives_the_same_bytes(toy, tmp_path, file_format):
 
 
 def test_how_many_tokens_are_drawn_is_said_and_held(toy, tmp_path):
-    assert draw_tokens([toy], tmp_path / "t.png", most_tokens=50) == [50]
+    assert draw_tokens([toy], tmp_path / "t.png", TokenChoice(most_tokens=50)) == [50]
     title = Image.open(tmp_path / "t.png").text["Description"]
     assert f"50 of {len(toy.tokens.example):,} kept tokens" in title
 
@@ -47,28 +47,28 @@ def test_modalities_get_equal_shares_and_the_same_tokens_whatever_is_drawn_besid
     from microscope_bench.figures import token_pictures
 
     seen = {}
-    chosen = token_pictures._chosen
-    monkeypatch.setattr(token_pictures, "_chosen", lambda *a: seen.setdefault(a[4], chosen(*a)))
+    chosen = token_pictures._drawn
+    monkeypatch.setattr(token_pictures, "_drawn", lambda *a: seen.setdefault(a[3], chosen(*a)))
     for most in (40, 80):
-        draw_tokens([toy], tmp_path / "t.png", most_tokens=most)
+        draw_tokens([toy], tmp_path / "t.png", TokenChoice(most_tokens=most))
     few, more = seen[40], seen[80]
     assert set(few.index) < set(more.index)
     assert [(few.modalities == m).sum() for m in ("text", "image")] == [20, 20]
 
 
 def test_examples_by_colour(toy, tmp_path):
-    (n,) = draw_tokens([toy], tmp_path / "t.png", colour_by="example", examples=["q3", "q5"])
+    (n,) = draw_tokens([toy], tmp_path / "t.png", TokenChoice(colour_by="example", examples=["q3", "q5"]))
     of_two = [k for k, record in enumerate(toy.tokens.records) if record.id in ("q3", "q5")]
     assert n == np.isin(toy.tokens.example, of_two).sum()
     with pytest.raises(UnknownNameError, match="unknown example 'q99'"):
-        draw_tokens([toy], tmp_path / "t.png", colour_by="example", examples=["q99"])
+        draw_tokens([toy], tmp_path / "t.png", TokenChoice(colour_by="example", examples=["q99"]))
 
 
 def test_several_models_in_one_space(toy, tmp_path):
     other, _ = kept_store(tmp_path / "s", seed=1)
-    assert draw_tokens([toy, other], tmp_path / "t.pdf", most_tokens=100) == [50, 50]
+    assert draw_tokens([toy, other], tmp_path / "t.pdf", TokenChoice(most_tokens=100)) == [50, 50]
     with pytest.raises(MicroscopeError, match="examples are told by colour in one store"):
-        draw_tokens([toy, other], tmp_path / "t.pdf", colour_by="example")
+        draw_tokens([toy, other], tmp_path / "t.pdf", TokenChoice(colour_by="example"))
     title = (tmp_path / "t.pdf").read_bytes()
     assert b"toy \\(1\\), toy \\(2\\)" in title, "two of one name are told apart"
     vars(other.tokens)["dim"] = 8
@@ -78,9 +78,9 @@ def test_several_models_in_one_space(toy, tmp_path):
 
 def test_layers_and_modalities_that_are_not_there(toy, tmp_path):
     with pytest.raises(StoreError, match="layers 0 to 3 to draw here, not 4"):
-        draw_tokens([toy], tmp_path / "t.pdf", layers=[4])
+        draw_tokens([toy], tmp_path / "t.pdf", TokenChoice(layers=[4]))
     with pytest.raises(UnknownNameError, match="unknown modality 'audio'"):
-        draw_tokens([toy], tmp_path / "t.pdf", modality="audio")
+        draw_tokens([toy], tmp_path / "t.pdf", TokenChoice(modality="audio"))
     assert not list(tmp_path.iterdir())
 
 
@@ -90,7 +90,9 @@ def test_sinks_can_be_left_out(toy, tmp_path):
     opened = dataclasses.replace(toy)
     vars(opened)["is_sink"] = sinks
     everything = len(sinks)
-    assert draw_tokens([opened], tmp_path / "t.png", most_tokens=10**6, without_sinks=True) == [everything - 100]
+    assert draw_tokens([opened], tmp_path / "t.png", TokenChoice(most_tokens=10**6, without_sinks=True)) == [
+        everything - 100
+    ]
     assert "sinks left out" in Image.open(tmp_path / "t.png").text["Description"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from microscope_bench.figures.stores import OpenStore
+from microscope_bench.figures.open_store import OpenStore
 from microscope_bench.run.evaluate import evaluate
 from tests.toy import ToyAdapter, ToyTask
 

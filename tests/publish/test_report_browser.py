@@ -26,39 +26,17 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
-# opens every table, moves the focus like a key would, and writes down what it finds
+# opens every table and writes down what it finds
 PROBE = """
 window.addEventListener("load", () => {
   const timing = performance.getEntriesByType("navigation")[0];
-  const overlaps = [], clipped = [];
-  const across = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1;
-  for (const svg of document.querySelectorAll("svg.panel")) {
-    const frame = svg.getBoundingClientRect();
-    // the boxes of letters are a little higher than the letters, and the lines of labels are set tightly
-    const boxes = [...svg.querySelectorAll("text")].map((text) => {
-      const box = text.getBoundingClientRect(), trim = box.height * 0.15;
-      return {text: text.textContent, left: box.left, right: box.right, top: box.top + trim, bottom: box.bottom - trim};
-    });
-    boxes.forEach((box, k) => {
-      if (box.left < frame.left - 1 || box.right > frame.right + 1) clipped.push(box.text);
-      for (const other of boxes.slice(k + 1)) if (across(box, other)) overlaps.push([box.text, other.text]);
-    });
-  }
   document.querySelectorAll("details").forEach((details) => { details.open = true; });
-  const panel = document.querySelector("svg.panel");
-  const mark = panel.querySelector("use[tabindex='0']");
-  const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
-  const said = () => panel.parentNode.querySelector(".readout").textContent;
-  mark.focus(); const first = said();
-  press("ArrowRight"); const second = said();
-  press("ArrowDown"); const third = said();
-  const style = getComputedStyle(panel.querySelector(".line"));
-  const root = document.documentElement;
+  const root = document.documentElement, pictures = [...document.querySelectorAll("img")];
   root.dataset.probe = JSON.stringify({
-    inner: innerWidth, page: root.scrollWidth, panels: document.querySelectorAll("svg.panel").length,
-    overlaps, clipped, first, second, third, ready: timing.domContentLoadedEventEnd,
-    stops: panel.querySelectorAll("use[tabindex='0']").length, stroke: style.stroke,
-    smallest: Math.min(...[...document.querySelectorAll("svg.panel")].map((svg) => svg.getBoundingClientRect().width)),
+    inner: innerWidth, page: root.scrollWidth, pictures: pictures.length,
+    drawn: pictures.filter((picture) => picture.complete && picture.naturalWidth > 300).length,
+    stroke: getComputedStyle(document.querySelector("thead th")).borderBottomStyle,
+    ready: timing.domContentLoadedEventEnd,
   });
   parent.postMessage(root.dataset.probe, "*");
 });
@@ -87,7 +65,7 @@ def open_page(page: str, folder: Path, probe: str = PROBE, frames: bool = False)
 
     The probe is allowed by its hash, in the copy that is opened; the policy is otherwise the page's own.
     """
-    probed = page.replace("script-src ", f"script-src {html.escape(digest(probe))} ", 1)
+    probed = page.replace("base-uri ", f"script-src {html.escape(digest(probe))}; base-uri ", 1)
     file = folder / "page.html"
     file.write_text(probed.replace("</body>", f"<script>{probe}</script></body>"), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
@@ -132,21 +110,15 @@ PAGES = {
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_overlaps_and_nothing_runs_over_the_edge(name, tmp_path):
+def test_nothing_runs_over_the_edge(name, tmp_path):
     page = PAGES[name]()
     both, console = open_page(page, tmp_path, frames=True)
     assert not console
     assert sorted(found["inner"] for found in both) == sorted(WIDTHS)
     for found in both:
         assert found["page"] <= found["inner"], "nothing to scroll sideways, with every table open"
-        assert found["panels"] >= 12 and found["smallest"] >= 300
-        assert not found["overlaps"] and not found["clipped"]
-        assert found["stroke"] not in ("", "none"), "our style was let through"
-        assert found["stops"] == 1, "one stop of the tab key a panel"
-        assert ", layer 0: " in found["first"] and ", layer 1: " in found["second"]
-        assert " ± " in found["first"] and "n = " in found["first"] and "examples" in found["first"]
-        if name == "two":
-            assert found["first"].startswith("zoo-llava: 1,") and found["third"].startswith("zoo-qformer: 2, layer 1")
+        assert found["pictures"] == found["drawn"] >= 4, "the policy lets the pictures of the page be shown"
+        assert found["stroke"] == "solid", "our style was let through"
 
 
 def test_the_page_of_ten_models_is_there_in_a_second(tmp_path):
@@ -155,11 +127,11 @@ def test_the_page_of_ten_models_is_there_in_a_second(tmp_path):
     for number in range(4):  # what else runs on the machine is not the page's doing
         (tmp_path / str(number)).mkdir()
         found, console = open_page(page, tmp_path / str(number))
-        assert not console and found["panels"] > 20
+        assert not console and found["pictures"] == 5
         fastest = min(fastest, found["ready"])
         if fastest < 1000:
             return
-    assert fastest < 2000, "milliseconds until it was read and its script had run"
+    assert fastest < 2000, "milliseconds until it was read"
 
 
 def test_a_script_that_is_not_ours_does_not_run(tmp_path):
@@ -171,21 +143,3 @@ def test_a_script_that_is_not_ours_does_not_run(tmp_path):
     found, console = open_page(page, tmp_path, probe)
     assert found == {"owned": "no"}
     assert any("Content Security Policy" in line for line in console)
-
-
-def test_without_a_script_the_page_is_whole(tmp_path):
-    page = tmp_path / "page.html"
-    whole = committed("zoo-llava")
-    page.write_text(re.sub(r"<script>.*</script>", "", whole, flags=re.DOTALL), encoding="utf-8")
-    options = ("--headless", "--no-sandbox", "--disable-gpu")
-    picture = tmp_path / "page.png"
-    subprocess.run(
-        [str(CHROMIUM), *options, f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}",
-         "--window-size=800,1200", page.as_uri()],
-        capture_output=True, timeout=120, check=True,
-    )  # fmt: skip
-    from PIL import Image
-
-    pixels = Image.open(picture).convert("RGB")
-    counted = {colour: n for n, colour in pixels.getcolors(1 << 24) or []}
-    assert counted.get((0x4D, 0x7F, 0xC4), 0) > 200, "curves are drawn in the first colour"

@@ -104,7 +104,7 @@ def test_its_tolerance_and_its_range_are_those_of_the_record(
     assert main(["compare", *paths[:2]]) == 0
     assert main(["compare", paths[0], paths[2]]) == 1
     assert "toy plain" in capsys.readouterr().out
-    assert implausible(with_toy()) == []
+    assert not any("toy" in problem for problem in implausible(with_toy()))
     assert any("toy" in problem for problem in implausible(with_toy(1.0)))
 
 

@@ -54,18 +54,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Drift:
-    """One value that is not what the baseline says.
+    """One value that is not what the baseline says; ``layer`` is None for a value of the whole result.
 
-    Attributes:
-        series: what it is of.
-        layer: l, or None for a value of the whole result.
-        kind: "moved", "missing", "extra", "null" (became null) or "filled" (was null).
-        baseline: its value in the baseline, or None.
-        new: its value now, or None.
-        stderr: standard error in the baseline, or None; for scale only, both results are of the same examples.
-        tolerance: what was allowed.
-        excess: the move as a multiple of what was allowed, above 1; infinite for all kinds but "moved".
-        reason: why there is no value, where one is null.
+    ``stderr`` is the baseline's, for scale only: both results are of the same examples. ``excess`` is the move as a
+    multiple of the tolerance, above 1; infinite for every kind but "moved". ``reason`` says why a value is null.
     """
 
     series: Quantity
@@ -81,20 +73,12 @@ class Drift:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result held against a baseline.
+    """A result held against a baseline; ``baseline`` or ``new`` is None where it could not be read.
 
-    Attributes:
-        baseline: what was taken for right; None where it could not be read.
-        new: what was asked about; None where it could not be read.
-        identity: every field in which the identities differ.
-        refused: those that were not allowed to differ; the values were then not compared.
-        inputs: what the processor or tokenizer hands to the model differently.
-        environment: versions, device and processor classes that differ.
-        drifts: worst first.
-        n_compared: values held against each other.
-        n_null: values that are null in both.
-        n_other_tokens: values that were computed on another number of tokens; told, but no drift by itself.
-        problem: why there was nothing to compare, or "".
+    ``identity``, ``inputs`` and ``environment`` are the fields that differ, ``refused`` those of the identity that may
+    not (the values were then not compared). ``drifts`` come worst first. ``n_null`` values are null in both;
+    ``n_other_tokens`` are of another number of tokens, which is told and no drift by itself. ``problem`` says why
+    nothing was compared.
     """
 
     baseline: Result | None = None
@@ -174,11 +158,7 @@ def compare_results(
 
 
 def check_names(tolerances: Tolerances, results: Iterable[Result]) -> None:
-    """Raises for a tolerance of something that none of the results has: a mistyped one would be without effect.
-
-    Raises:
-        UnknownNameError: with the nearest names.
-    """
+    """Raises UnknownNameError for a tolerance of something that no result has: it would be without effect."""
     known = {ACCURACY, SKIPPED, SINKS}
     for result in results:
         known |= {name for score in result.scores for name in (score.metric, f"{score.metric}.{score.estimator}")}

@@ -38,11 +38,7 @@ class Difference:
 
 
 def check_allowed(allow: Iterable[str]) -> tuple[str, ...]:
-    """The fields of ``identity`` a user allows to differ, checked.
-
-    Args:
-        allow: ``model.dtype``; a whole section, ``model``; one metric's version, ``metrics.linearity``; one option,
-            ``model.options.tap``.
+    """The fields of ``identity`` that may differ: ``model.dtype``, a section, ``metrics.NAME``, ``model.options.NAME``.
 
     Raises:
         UnknownNameError: no such field; a mistyped one would otherwise allow nothing without a word.

@@ -25,13 +25,10 @@ from microscope_bench.results.result_files import find_results, safe_name
 
 @dataclass(frozen=True)
 class FilePair:
-    """A result file and its baseline.
+    """A result file and its baseline, either None where there is none.
 
-    Attributes:
-        name: by which reports call it: the path within the directory, or of the file.
-        baseline: path of the baseline, or None where there is none.
-        new: path of the new result, or None where there is none.
-        accept: shell commands that make the new result the baseline; empty where there is nothing to accept.
+    ``name`` is the path within the directory, or of the file; ``accept`` the shell commands that make the new result
+    the baseline, empty where there is nothing to accept.
     """
 
     name: str
@@ -93,14 +90,7 @@ def compare_to_file(
     allow: Iterable[str] = (),
     accept: tuple[str, ...] = (),
 ) -> Comparisons:
-    """Holds a result in memory against the file of its baseline.
-
-    Args:
-        result: what is asked about.
-        baseline: path of the file.
-        tolerances: how far values may move.
-        allow: fields of ``identity`` that may differ.
-        accept: shell commands that make the result the baseline.
+    """Holds a result in memory against the file of its baseline; ``accept`` are the commands that replace that file.
 
     Raises:
         ResultError: the baseline cannot be read, or a tolerance or field does not exist.

@@ -16,14 +16,11 @@ MARGIN = 3
 
 
 def learn_tolerances(repeats: Sequence[tuple[str, Result]], allow: Iterable[str] = ()) -> dict[str, Tolerance]:
-    """``metric.estimator`` → three times the widest range (largest minus smallest) of any of its values.
+    """``metric.estimator`` → three times the widest range (largest minus smallest) of any of its values, two digits.
 
     Args:
         repeats: at least two results of one identity, each with the name errors call it by.
         allow: fields of ``identity`` that may differ.
-
-    Returns:
-        Absolute tolerances, rounded up to two digits. One is 0 where all repeats agree to the last bit.
 
     Raises:
         ResultError: fewer than two, results that may not be compared, or a value that is not in all of them.
@@ -54,11 +51,7 @@ def to_lines(tolerances: dict[str, Tolerance], n_repeats: int) -> str:
 
 
 def read_tolerances(path: str | Path) -> dict[str, Tolerance]:
-    """A file of lines METRIC=TOLERANCE; what follows a # is a comment.
-
-    Raises:
-        ResultError: it cannot be read, or a line is not of that form; the message names the file and the text.
-    """
+    """A file of lines METRIC=TOLERANCE; what follows a # is a comment. Raises ResultError with the file's name."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:

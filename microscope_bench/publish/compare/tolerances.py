@@ -36,11 +36,7 @@ class Tolerance:
 
     @classmethod
     def parse(cls, text: str) -> Tolerance:
-        """Reads ``0.002`` (absolute), ``3%`` (of the baseline's value), or ``0.002+3%`` (the sum).
-
-        Raises:
-            ResultError: anything else.
-        """
+        """Reads ``0.002`` (absolute), ``3%`` (of the baseline), or ``0.002+3%`` (the sum); else raises ResultError."""
         match = _TOLERANCE.fullmatch(text.strip())
         found = match.groupdict(default="0") if match else {"absolute": "inf", "relative": "0", "only": "0"}
         absolute, relative = float(found["absolute"]), float(found["relative"]) + float(found["only"])
@@ -86,12 +82,7 @@ def default_tolerance(metric: str, estimator: str, dtype: str) -> Tolerance:
 class Tolerances:
     """The tolerances of one comparison: what the user chose, and the defaults of the results' dtype.
 
-    Args:
-        chosen: ``metric`` or ``metric.estimator`` → tolerance, or its text. The more specific wins; a choice replaces
-            the default.
-
-    Raises:
-        ResultError: a text that is no tolerance.
+    ``chosen`` maps ``metric`` or ``metric.estimator`` to a tolerance or its text; the more specific wins.
     """
 
     def __init__(self, chosen: Mapping[str, Tolerance | str] | None = None) -> None:
@@ -102,11 +93,8 @@ class Tolerances:
     def find(self, metric: str, estimator: str, dtypes: Iterable[str]) -> Tolerance:
         """The tolerance of a score, or with an empty estimator of accuracy, skipped or sinks.
 
-        Args:
-            metric: its name.
-            estimator: its estimator, or "".
-            dtypes: of the hidden states of the results compared; the defaults of the coarsest are taken. float64
-                counts as float32, and a type that has no defaults as the coarsest there is.
+        ``dtypes`` are those of the hidden states of the results; the defaults of the coarsest count. float64 counts as
+        float32, a type without defaults as the coarsest.
         """
         for name in (f"{metric}.{estimator}", metric):
             if name in self.chosen:
@@ -116,11 +104,7 @@ class Tolerances:
 
 
 def parse_tolerances(texts: Iterable[str]) -> dict[str, Tolerance]:
-    """``["intrinsic_dimension=3%", ...]`` as a mapping.
-
-    Raises:
-        ResultError: not of the form NAME=TOLERANCE, or one name twice with different tolerances.
-    """
+    """``["intrinsic_dimension=3%", ...]`` as a mapping; raises ResultError for another form and for contradictions."""
     found: dict[str, Tolerance] = {}
     for text in texts:
         name, equals, value = text.partition("=")

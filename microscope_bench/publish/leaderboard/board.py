@@ -30,14 +30,7 @@ from microscope_bench.results.result import FAILED, Result, Score
 
 @dataclass(frozen=True)
 class Label:
-    """A model's name in one table, with what tells it from the others there: plain text, not to be trusted.
-
-    Attributes:
-        name: of the model, as it is shown.
-        dtype: set where that tells.
-        short_id: the first digits of the identity hash, set where that tells.
-        path: of the file, set where nothing else tells.
-    """
+    """A model's name in one table, with what tells it from the others there: plain text, not to be trusted."""
 
     name: str
     dtype: str = ""
@@ -60,14 +53,9 @@ class Label:
 class ModalityRow:
     """What one result says of one modality in one token set.
 
-    Attributes:
-        modality: "text", "image", ..., "joint".
-        tokens: the token set, "all" or "no_sinks".
-        summaries: one per headline of the result, or why there is none.
-        curves: per headline (layer, value) in the order of the layers; value None where there is none.
-        n_sinks: massive-activation tokens among these; None where nobody looked for them.
-        n_tokens: fewest and most tokens that a value was computed on; None where no value says.
-        n_examples: the same of examples.
+    Per headline of the result there is a summary, or why there is none, and a curve of (layer, value or None).
+    ``n_sinks`` is None where nobody looked for them; ``n_tokens`` and ``n_examples`` are the fewest and the most of any
+    value.
     """
 
     modality: str
@@ -81,15 +69,7 @@ class ModalityRow:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One result.
-
-    Attributes:
-        path: of the result file, relative to the page.
-        result: without its scores.
-        headlines: its columns.
-        lines: per modality and token set, in the order they are shown.
-        label: tells rows of one table apart.
-    """
+    """One result, without its scores, at a path relative to the page; the label tells rows of one table apart."""
 
     path: str
     result: Result
@@ -102,10 +82,8 @@ class ResultRow:
 class Table:
     """Rows that may stand side by side: one protocol with the same changes, the same data, the same metric versions.
 
-    Attributes:
-        protocol: key of the protocol; its last part is the title, as markdown.
-        comparable: key of what is comparable: title, description of the data (both markdown), revision.
-        rows: sorted by name.
+    The last part of ``protocol`` is its title, as markdown; ``comparable`` is (title, description, both markdown;
+    revision).
     """
 
     protocol: tuple[str, ...]
@@ -120,12 +98,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Board:
-    """All of a leaderboard.
-
-    Attributes:
-        tables: in order; those of one protocol follow each other.
-        hidden: failed results and controls, by path.
-    """
+    """All of a leaderboard: the tables, those of one protocol in a row; failed results and controls, by path."""
 
     tables: tuple[Table, ...]
     hidden: tuple[ResultRow, ...]
@@ -138,11 +111,7 @@ class Board:
 
 
 def board_of(entries: Iterable[Entry]) -> Board:
-    """The leaderboard of results in any order; they are looked at one after the other and not kept.
-
-    Args:
-        entries: (path relative to the page, with forward slashes; result).
-    """
+    """The leaderboard of (path relative to the page, result), in any order; results are not kept."""
     rows = sorted((row_of(path, result) for path, result in entries), key=lambda row: row.path)
     return Board(
         tables_of([row for row in rows if why_not_shown(row.result) is None]),

@@ -22,10 +22,6 @@ VERSION = 1
 def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[str, Any]]:
     """One flat record per row, modality, token set and headline, in the order of the page.
 
-    Args:
-        board: the rows.
-        fusion_of: the fusion class of a result's model, "" where it is not known.
-
     Yields:
         Names of fields to strings, integers, finite floats or None. ``mean``, ``extreme`` and their standard errors are
         None where ``reason`` says why.

@@ -39,16 +39,7 @@ class TableOfPage:
 
 
 def render_html(board: Board, fusion_of: TextOf = nothing_known) -> str:
-    """The page.
-
-    Args:
-        board: the rows, as :func:`~microscope_bench.publish.leaderboard.markdown_page.render_board` shows them.
-        fusion_of: the fusion class of a result's model, "" where it is not known.
-
-    Returns:
-        The same text for the same rows. Whatever stands in a result is text on the page. Its Content-Security-Policy
-        lets one script run, by its hash, and nothing be loaded.
-    """
+    """The page, the same text for the same rows; ``fusion_of`` gives the fusion class of a result's model."""
     sections = [_section(table, fusion_of) for table in board.tables]
     lines = [line for section in sections for line in section.lines]
     found = {name: {line[name] for line in lines} - {""} for name in FILTERS}

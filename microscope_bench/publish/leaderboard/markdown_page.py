@@ -35,15 +35,10 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def render(results: Iterable[Entry]) -> str:
-    """The page as markdown.
+    """The page as markdown, the same for the same (path relative to the page, result), whatever their order.
 
-    Args:
-        results: (path relative to the page, with forward slashes; result), in any order.
-
-    Returns:
-        The same text for the same results, whatever their order. Results under different protocols, or that deviate
-        from one in different ways, are never in one section; results on other data or under other metric versions are
-        never in one table.
+    Results under different protocols, or that deviate from one in different ways, are never in one section; results on
+    other data or under other metric versions are never in one table.
     """
     return render_board(board_of(results))
 

@@ -101,10 +101,9 @@ def incomparable(first: ShownSeries, second: ShownSeries) -> str | None:
 
 
 def differing_layers(first: ShownSeries, second: ShownSeries) -> tuple[list[int], list[int]]:
-    """Layers at which two results differ by more than both standard errors together, and those not comparable.
+    """Layers at which two results differ by more than both standard errors together, and those that do not compare.
 
-    A layer without a value or a standard error in either does not compare, nor a metric of distinct tokens on unequal
-    numbers of them, on which it depends.
+    No value or standard error in either does not compare, nor a metric of distinct tokens on unequal numbers of them.
     """
     ours, theirs = ({row.layer: row for row in series.rows} for series in (first, second))
     differ, apart = [], []

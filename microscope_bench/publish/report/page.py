@@ -11,36 +11,14 @@ from dataclasses import dataclass
 
 from microscope_bench import __version__
 from microscope_bench.errors import ResultError
-from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import html_page
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
-from microscope_bench.publish.report import axis as report_scale
-from microscope_bench.publish.report.curves import (
-    Shown,
-    ShownSeries,
-    halves_of,
-    modalities_of,
-    panels_of,
-    quantities,
-    shown_results,
-)
+from microscope_bench.publish.report.charts import MetricCharts, charts_of
+from microscope_bench.publish.report.curves import Shown, modalities_of, quantities, shown_results
 from microscope_bench.publish.report.fact_tables import SummaryTable, facts_of, reproduction, summary_tables
-from microscope_bench.publish.report.panels import Panel, panel_of, scales
 from microscope_bench.publish.summary import shown_name
 from microscope_bench.results.result import FAILED, Result
 from microscope_bench.results.signature import protocol_deviations, short_revision
-
-Panels = list[tuple[str, list[ShownSeries]]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One metric: its panels on one axis, and those of the examples answered rightly and wrongly."""
-
-    title: str
-    explained: str
-    panels: tuple[Panel, ...]
-    halves: tuple[Panel, ...]
 
 
 @dataclass(frozen=True)
@@ -52,21 +30,18 @@ class ReportSection:
     notes: tuple[str, ...]
     shown: tuple[Shown, ...]
     tables: tuple[SummaryTable, ...]
-    charts: tuple[Chart, ...]
+    charts: tuple[MetricCharts, ...]
 
 
 def render(results: Sequence[Result]) -> str:
-    """The page.
+    """The page: HTML, the same text for the same results in the same order.
 
     Args:
         results: in the order in which they are to be shown; of two that compare the first is the baseline. Results
             that the leaderboard keeps in tables apart get sections apart.
 
-    Returns:
-        HTML; the same text for the same results in the same order.
-
     Raises:
-        ResultError: there is no complete result.
+        ResultError: there is no complete result, or matplotlib is not installed.
     """
     complete = [result for result in results if result.status != FAILED]
     if not complete:
@@ -83,13 +58,12 @@ def render(results: Sequence[Result]) -> str:
     shown = [one for section in sections for one in section.shown]
     values = {
         "title": _title(sections, shown),
-        "scale": report_scale,
         "sections": sections,
         "results": [(one, facts_of(one.result), reproduction(one.result)) for one in shown],
         "failed": [(shown_name(result), result) for result in results if result.status == FAILED],
         "version": __version__,
     }
-    return html_page("report", values)
+    return html_page("report", values, inline_pictures=True)
 
 
 def _section(shown: Sequence[Shown]) -> ReportSection:
@@ -105,19 +79,8 @@ def _section(shown: Sequence[Shown]) -> ReportSection:
         notes=tuple(_section_notes(shown)),
         shown=tuple(shown),
         tables=tuple(summary_tables(shown, modalities_of(shown))),
-        charts=tuple(
-            _chart(headline, panels_of(s, headline), halves_of(s, headline)) for headline, s in quantities(shown)
-        ),
+        charts=tuple(charts_of(headline, measured) for headline, measured in quantities(shown)),
     )
-
-
-def _chart(headline: Headline, panels: Panels, halves: Panels) -> Chart:
-    axes = scales([*panels, *halves])
-
-    def placed(several: Panels) -> tuple[Panel, ...]:
-        return tuple(panel_of(name, s, s[0].headline, axes.get(s[0].modality)) for name, s in several)
-
-    return Chart(headline.title, headline.in_report or headline.explanation, placed(panels), placed(halves))
 
 
 def _section_notes(shown: Sequence[Shown]) -> list[str]:

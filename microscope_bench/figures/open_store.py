@@ -20,13 +20,7 @@ from microscope_bench.run.captured import open_finished
 
 @dataclass(frozen=True)
 class OpenStore:
-    """A finished store with its index.
-
-    Attributes:
-        store: on disk.
-        protocol: under which it was captured.
-        tokens: where each kept token lies.
-    """
+    """A finished store, the protocol of its capture, and where each kept token lies in it."""
 
     store: TokenStore
     protocol: Protocol
@@ -34,11 +28,7 @@ class OpenStore:
 
     @classmethod
     def at(cls, path: str | Path) -> OpenStore:
-        """Opens a store on the CPU.
-
-        Raises:
-            StoreError: there is none, it is incomplete or damaged, or holds no token.
-        """
+        """Opens a store on the CPU; raises StoreError where there is none, or it is incomplete, damaged or empty."""
         store, protocol = open_finished(path)
         tokens = StoredTokens(store, protocol, torch.device("cpu"))
         if not len(tokens.example):
@@ -69,11 +59,7 @@ class OpenStore:
         return survey(self.tokens, self.n_layers).is_sink
 
     def check_layers(self, layers: list[int], last: int) -> None:
-        """Raises for a layer outside 0..last.
-
-        Raises:
-            StoreError: with those that there are.
-        """
+        """Raises StoreError for a layer outside 0..last."""
         for layer in layers:
             if not 0 <= layer <= last:
                 raise StoreError(f"{self.model} has layers 0 to {last} to draw here, not {layer}")

@@ -20,7 +20,7 @@ from microscope_bench.capture.hooks import run_pass
 from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import StoreError
 from microscope_bench.example import Example, ExampleSource
-from microscope_bench.figures.stores import OpenStore
+from microscope_bench.figures.open_store import OpenStore
 from microscope_bench.system.lazy_registry import unknown_name
 
 TOLERANCE = {"float16": 0.1, "bfloat16": 0.1}
@@ -30,15 +30,10 @@ OTHERWISE = 1e-3
 
 @dataclass(frozen=True)
 class Rerun:
-    """One example with the states of all its tokens.
+    """One example with the states of all its tokens: ``states`` maps a boundary to float64 (S, d).
 
-    Attributes:
-        adapter: that ran it.
-        example: as the task renders it.
-        record: what the store knows of it.
-        batch: it alone.
-        labels: int8 (S,), of every position that is not padding.
-        states: boundary → float64 (S, d), for those that were asked for.
+    ``record`` is what the store knows of the example, ``batch`` holds it alone, and ``labels``, int8 (S,), are those of
+    every position that is not padding.
     """
 
     adapter: Adapter
@@ -57,7 +52,7 @@ def first_example(opened: OpenStore) -> str:
 def run_again(
     opened: OpenStore, adapter: Adapter, source: ExampleSource, example_id: str, boundaries: set[int]
 ) -> Rerun:
-    """Runs one example of a store again.
+    """Runs one example of a store again and keeps its states at some boundaries.
 
     Args:
         opened: the store.
