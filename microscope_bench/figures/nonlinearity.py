@@ -44,7 +44,7 @@ class TokenMap:
 
     @classmethod
     def fitted(cls, opened: OpenStore, layer: int) -> TokenMap:
-        """Fits the map that leaves boundary ``layer``; raises StoreError where any map fits, or for NaN and infinity."""
+        """Fits the map that leaves boundary ``layer``; raises StoreError where any map fits, and for NaN."""
         tokens = opened.tokens
         moments = Moments.zeros(tokens.dim, has_next=True)
         for start in range(0, len(tokens.example), ROWS_PER_CHUNK):
