@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from microscope_bench import load_result
+from tests.toy import result_files
 
 COMMAND = [
     sys.executable,
@@ -63,7 +64,7 @@ def test_the_watcher_tells_of_a_file_that_is_not_whole(tmp_path):
 
 
 def result_of(output_path):
-    (file,) = (f for f in Path(output_path).rglob("shapesqa*.json") if ".stores" not in f.parts)
+    (file,) = result_files(output_path)
     return load_result(file)
 
 

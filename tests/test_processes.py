@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +15,7 @@ from microscope_bench.errors import AdapterError
 from microscope_bench.measure.scores import own_boundaries
 from microscope_bench.system.processes import ALONE, VARIABLES, Processes, ProcessesError, launched
 from tests.together import environments, outcomes, start
+from tests.toy import result_files
 
 RUN = """
 import sys, logging
@@ -34,7 +34,7 @@ print(len(result.scores))
 
 
 def result_in(path):
-    (file,) = (file for file in Path(path).rglob("*.json") if ".stores" not in file.parts)
+    (file,) = result_files(path)
     return load_result(file)
 
 

@@ -16,6 +16,7 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, ExampleError, MicroscopeError, UnknownNameError
+from tests.adapters.media_cases import label_counts
 from tests.tiny.checkpoints import MULTIMODAL, TEXT_ONLY
 from tests.tiny.questions import PICTURE_QUESTIONS, TALL, TEXT_QUESTIONS, WIDE, question
 from tests.tiny.shrink import LAYERS
@@ -40,12 +41,6 @@ def capture(adapter, examples):
     boundaries = []
     logits = run_pass(adapter, batch, lambda layer, hidden: boundaries.append(hidden.clone()), logits=True)
     return batch, boundaries, logits
-
-
-def label_counts(adapter, examples, *labels):
-    batch, boundaries, _ = capture(adapter, examples)
-    refined = adapter.refine_labels(batch, boundaries[0])
-    return [tuple(int((row == label).sum()) for label in labels) for row in refined]
 
 
 @pytest.mark.parametrize("family", MULTIMODAL + TEXT_ONLY)

@@ -9,6 +9,7 @@ import pytest
 
 from microscope_bench import load_result
 from microscope_bench.cli.main import main
+from tests.toy import result_files
 
 TOY = f"{Path(__file__).parent.parent / 'toy.py'}:ToyAdapter"
 
@@ -36,8 +37,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def results():
-    files = [path for path in Path("results").rglob("*.json") if ".stores" not in path.parts]
-    return {result.identity.task.name: result for result in map(load_result, files)}
+    return {result.identity.task.name: result for result in map(load_result, result_files(Path("results")))}
 
 
 def test_a_group_is_measured_and_the_result_says_how_it_was_asked(run, caplog):

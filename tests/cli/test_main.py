@@ -9,6 +9,7 @@ import pytest
 from microscope_bench import load_result
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.cli.main import main
+from tests.toy import result_files
 
 TOY = f"{Path(__file__).parent.parent / 'toy.py'}:ToyAdapter"
 
@@ -30,15 +31,11 @@ def measure_toy(run, *more):
     return run("run", "--model", TOY, "--tasks", "shapesqa", "--limit", "24", "--quiet", *more)
 
 
-def result_files(path):
-    return sorted(file for file in Path(path).rglob("*.json") if ".stores" not in file.parts)
-
-
 def test_run_validate_leaderboard_and_check_that_it_is_current(run, tmp_path):
     status, out, _ = measure_toy(run)
     assert status == 0
     assert "linearity (hidden)" in out and "geometry/1|limit=24|model:toy" in out
-    (file,) = result_files("results")
+    (file,) = result_files(Path("results"))
     assert file.name == "shapesqa.json"
     assert run("validate", "results")[0] == 0
     assert run("leaderboard", "results")[0] == 0
@@ -50,7 +47,7 @@ def test_run_validate_leaderboard_and_check_that_it_is_current(run, tmp_path):
 
 def test_measure_gives_the_scores_of_the_run_again(run):
     assert measure_toy(run, "--keep_store", "--store", "states")[0] == 0
-    (file,) = result_files("results")
+    (file,) = result_files(Path("results"))
     first = load_result(file)
     file.unlink()
     assert run("measure", "states", "--quiet")[0] == 0
@@ -82,8 +79,8 @@ def test_several_tasks_in_one_call(run, tmp_path):
     )
     status, _, _ = measure_toy(run, "--tasks", "shapesqa,my_text", "--include_path", "mine")
     assert status == 0
-    assert [f.name for f in result_files("results")] == ["my_text.json", "shapesqa.json"]
-    assert {s.modality for s in load_result(result_files("results")[0]).scores} == {"text"}
+    assert [f.name for f in result_files(Path("results"))] == ["my_text.json", "shapesqa.json"]
+    assert {s.modality for s in load_result(result_files(Path("results"))[0]).scores} == {"text"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +129,7 @@ def test_what_cannot_be_done_is_one_message_and_status_2(run, argv, message):
     assert status == 2
     assert message in err
     assert "Traceback" not in err
-    assert not result_files(".")
+    assert not result_files(Path())
 
 
 @pytest.mark.parametrize(
@@ -209,5 +206,5 @@ def test_a_defect_shows_its_place_and_is_not_taken_for_a_no(run, monkeypatch):
     status, _, err = measure_toy(run)
     assert status == 2
     assert "Traceback" in err and "RuntimeError: out of something" in err
-    (file,) = result_files("results")
+    (file,) = result_files(Path("results"))
     assert load_result(file).error.type == "RuntimeError"

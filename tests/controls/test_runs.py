@@ -11,7 +11,7 @@ from microscope_bench.errors import StoreError, UnknownNameError
 from microscope_bench.publish.leaderboard.markdown_page import render
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result_files import load_results
-from tests.toy import ToyAdapter, ToyTask
+from tests.toy import ToyAdapter, ToyTask, result_files
 
 
 class Toy(ToyAdapter):
@@ -122,7 +122,7 @@ def test_the_command_line_runs_and_lists_controls(tmp_path, monkeypatch, capsys)
     command = ["run", "--model", "zoo-omnifusion-untrained", "--tasks", "shapesqa", "--limit", "8", "--quiet"]
     assert main([*command, "--metrics", "anisotropy", "--control", "untrained"]) == 0
     assert "zoo-omnifusion-untrained on shapesqa, geometry/1; control: untrained" in capsys.readouterr().out
-    (file,) = (path for path in (tmp_path / "results").rglob("*.json") if ".stores" not in path.parts)
+    (file,) = result_files(tmp_path / "results")
     assert file.name == "shapesqa~untrained.json"
     assert "--control untrained" in load_result(file).environment.command
     assert main([*command, "--control", "untraind"]) == 2
