@@ -18,13 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import write_json
-from microscope_bench.results.result import Result, Score, load_result
+from microscope_bench.results.records import Score
+from microscope_bench.results.result import Result, load_result
 from microscope_bench.results.result_files import result_path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -66,7 +68,7 @@ def _variant(template: Result, number: int, n_layers: int, draw: random.Random) 
         for layer in range(n_layers + 1)
         for score in by_layer[own if layer == n_layers else layer % own]
     ]
-    return replace(template, identity=replace(template.identity, model=model), scores=tuple(scores), signature="")
+    return replace(template, identity=replace(template.identity, model=model), scores=tuple(scores)).signed()
 
 
 def measure(root: Path, form: str) -> tuple[float, float, float]:

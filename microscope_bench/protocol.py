@@ -6,69 +6,93 @@ name. Whatever a run does differently is a *deviation*, and every deviation stan
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any, get_type_hints
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta, Struct, structs
 
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.field_types import Name, Share
 from microscope_bench.system.lazy_registry import unknown_name
 
 SINK_RULE = "massive/1"
 """The only rule there is; ``docs/protocol.md`` spells it out."""
 
 
-@dataclass(frozen=True)
-class Protocol:
+class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
     """Every choice between a model and its numbers.
 
     Attributes:
-        name: the protocol this one is, or deviates from.
-        tokens_per_example: how many tokens of each modality the store keeps of one example, at most.
-        limit: how many examples of the split are measured, counted from its first; None means all of them.
-        folds: groups of whole examples for held-out values and for the jackknife.
-        id_tokens: how many tokens intrinsic dimension is estimated on, at most; copies among them are dropped.
-        sink_rule: name and version of the rule by which the token set ``no_sinks`` leaves out massive activations.
-        max_skipped: the share of examples that may be unreadable or too long before a run is refused.
-        seed: of the token selection, the folds and the subsample.
+        name: The named protocol that was followed or deviated from.
+        tokens_per_example: Tokens of each modality kept of one example, at most.
+        limit: Examples measured, counted from the first of the split; null for all.
+        folds: Groups of whole examples for held-out values and for the jackknife.
+        id_tokens: Distinct tokens that intrinsic dimension is estimated on, at most.
+        sink_rule: Rule by which the token set no_sinks leaves out massive activations, name/version.
+        max_skipped: Share of examples that may be skipped before a run is refused.
+        seed: Seed of the token selection, the folds and the subsample.
     """
 
-    name: str
-    tokens_per_example: int = 32
-    limit: int | None = None
-    folds: int = 10
-    id_tokens: int = 8192
-    sink_rule: str = SINK_RULE
-    max_skipped: float = 0.01
-    seed: int = 0
+    name: Name
+    tokens_per_example: Annotated[int, Meta(ge=1, le=10**9)]
+    limit: Annotated[int, Meta(ge=1, le=10**12)] | None
+    folds: Annotated[int, Meta(ge=2, le=10_000)]
+    id_tokens: Annotated[int, Meta(ge=3, le=10**12)]
+    sink_rule: Name
+    max_skipped: Share
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
     def __post_init__(self) -> None:
-        for field, least in (("tokens_per_example", 1), ("folds", 2), ("id_tokens", 3), ("seed", 0)):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise MicroscopeError(f"protocol field {field} must be an integer of at least {least}, not {value!r}")
-        if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
-            raise MicroscopeError(f"protocol field limit must be a positive integer or None, not {self.limit!r}")
-        if not 0 <= self.max_skipped <= 1:
-            raise MicroscopeError(f"protocol field max_skipped must lie between 0 and 1, not {self.max_skipped!r}")
+        for name, kind in get_type_hints(Protocol, include_extras=True).items():
+            try:
+                msgspec.convert(getattr(self, name), kind)
+            except msgspec.ValidationError as error:
+                raise MicroscopeError(f"protocol field {name} is {getattr(self, name)!r}: {error}") from None
 
     def deviations(self) -> dict[str, Any]:
-        """The fields in which this protocol differs from the named one, with their values."""
-        named = named_protocol(self.name)
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != getattr(named, f.name)}
+        """The fields in which this protocol differs from the named one, with their values.
+
+        A name that this version of the package does not know has nothing to deviate from: every field is returned.
+        """
+        named = PROTOCOLS.get(self.name)
+        fields = {key: value for key, value in self.as_dict().items() if key != "name"}
+        return {key: value for key, value in fields.items() if named is None or value != getattr(named, key)}
+
+    @property
+    def label(self) -> str:
+        """The name and every deviation as ``key=value``, separated by ``|``; ``limit=None`` reads ``limit=all``.
+
+        Results with different labels are never put into one table.
+        """
+        values = {key: "all" if value is None else value for key, value in self.deviations().items()}
+        return "|".join([quoted(self.name), *(f"{key}={quoted(value)}" for key, value in values.items())])
 
     def with_changes(self, **changes: Any) -> Protocol:
         """The same protocol with some fields changed; a change to None of a field other than ``limit`` is ignored."""
-        known = {f.name for f in fields(self)} - {"name"}
+        known = [name for name in self.__struct_fields__ if name != "name"]
         for key in changes:
             if key not in known:
                 raise unknown_name("protocol field", key, sorted(known))
-        return replace(self, **{k: v for k, v in changes.items() if v is not None})
+        return structs.replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def as_dict(self) -> dict[str, Any]:
         """Field names to values, in the order of declaration."""
-        return asdict(self)
+        return structs.asdict(self)
 
 
-PROTOCOLS: dict[str, Protocol] = {"geometry/1": Protocol(name="geometry/1")}
+PROTOCOLS: dict[str, Protocol] = {
+    "geometry/1": Protocol(
+        name="geometry/1",
+        tokens_per_example=32,
+        limit=None,
+        folds=10,
+        id_tokens=8192,
+        sink_rule=SINK_RULE,
+        max_skipped=0.01,
+        seed=0,
+    )
+}
 DEFAULT_PROTOCOL = "geometry/1"
 
 
@@ -81,3 +105,8 @@ def named_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, sorted(PROTOCOLS), "List them with: microscope-bench ls protocols")
     return PROTOCOLS[name]
+
+
+def quoted(value: object) -> str:
+    """A value as one part of a label or signature: whatever could break the line is percent-encoded."""
+    return quote(str(value), safe="/:@+,.~", errors="replace")

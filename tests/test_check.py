@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, TEXT
 from microscope_bench.adapters.hf import HFAdapter
@@ -124,7 +123,7 @@ class HasANaNFinalNorm(HFAdapter):
 class SaysTheModelIsLarger(HFAdapter):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.info = replace(self.info, n_layers=7, hidden_size=64)
+        self.info = structs.replace(self.info, n_layers=7, hidden_size=64)
 
 
 @pytest.mark.parametrize(

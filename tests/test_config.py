@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from microscope_bench import Protocol, RunConfig
+from microscope_bench import RunConfig
 from microscope_bench.cli.options import described_fields
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.protocol import named_protocol
 from microscope_bench.run.measure_store import measure_store
 
 
@@ -22,7 +23,7 @@ def test_text_becomes_the_declared_types():
         metrics="anisotropy,linearity", measure_memory="2GB", tokens_per_example="3", max_skipped="0.5",
         apply_chat_template="true", output_path="results", batch_size="4",
     )  # fmt: skip
-    assert config.protocol == Protocol("geometry/1", tokens_per_example=3, max_skipped=0.5, seed=1)
+    assert config.protocol == named_protocol("geometry/1").with_changes(tokens_per_example=3, max_skipped=0.5, seed=1)
     assert (config.limit, config.seed, config.batch_size) == (0.5, (1, 2, 3, 4), 4)
     assert config.model_args == {"dtype": "float32", "use_chat_template": "true"}
     assert config.task_args == {"n": "30"} and config.metrics == ("anisotropy", "linearity")
@@ -59,7 +60,7 @@ def test_a_config_is_not_changed_but_replaced():
         ({"samples": {"a": "12"}}, "is not of the form"),
         ({"seed": (1, 2)}, "one seed, or four"),
         ({"batch_size": 1.5}, "batch_size must be a whole number"),
-        ({"tokens_per_example": 0}, "tokens_per_example must be an integer of at least 1"),
+        ({"tokens_per_example": 0}, "tokens_per_example is 0: Expected `int` >= 1"),
         ({"mainflow": "perhaps"}, "mainflow must be true or false"),
         ({"metrics": []}, "no metric is named"),
         ({"model_args": "dtype"}, "model_args: 'dtype' is not key=value"),

@@ -10,9 +10,9 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from microscope_bench import load_result
 from microscope_bench.capture.store import writing
@@ -150,7 +150,7 @@ def test_a_run_of_another_model_goes_into_the_same_results_directory_at_the_same
     class Other(ToyAdapter):
         def __init__(self):
             super().__init__(seed=1)
-            self.info = replace(self.info, name="other", repo="other")
+            self.info = structs.replace(self.info, name="other", repo="other")
 
     class Nested(ToyAdapter):
         def forward(self, batch, *, logits):

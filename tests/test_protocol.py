@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from microscope_bench.errors import MicroscopeError, UnknownNameError
-from microscope_bench.protocol import PROTOCOLS, Protocol, named_protocol
+from microscope_bench.protocol import PROTOCOLS, named_protocol
 
 
 def test_geometry_1_is_frozen():
@@ -52,4 +52,4 @@ def test_unknown_fields_and_names_are_refused_with_the_nearest():
 )
 def test_values_out_of_range_are_refused(field, value):
     with pytest.raises(MicroscopeError, match=field):
-        Protocol(name="geometry/1", **{field: value})
+        named_protocol("geometry/1").with_changes(**{field: value})

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from microscope_bench.results.result import Result, load_result
 from tests.publish.small import SMALL, small
@@ -109,7 +109,7 @@ def test_a_broken_baseline_fails_and_is_not_replaced(project: pytest.Pytester) -
 def test_tolerances_fields_that_may_differ_and_names(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_model="""
-        from dataclasses import replace
+        from msgspec.structs import replace
         import pytest
         from pathlib import Path
         from microscope_bench import load_result
@@ -124,7 +124,7 @@ def test_tolerances_fields_that_may_differ_and_names(project: pytest.Pytester) -
             update = request.config.getoption("--update-geometry")
             geometry_regression(NEW if update else MOVED, tolerances={"anisotropy": "0.02"})
             other = replace(NEW.identity, model=replace(NEW.identity.model, dtype="float16"))
-            new = NEW if update else replace(NEW, identity=other, signature="")
+            new = NEW if update else replace(NEW, identity=other).signed()
             geometry_regression(new, name="half", allow=["model.dtype"])
 
         def test_typo(geometry_regression):

@@ -6,6 +6,7 @@ from collections import namedtuple
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from microscope_bench import evaluate, load_result
 from microscope_bench.errors import CaptureError, MicroscopeError, ResultError, StoreError
@@ -204,7 +205,7 @@ def test_a_store_measured_again_says_who_captured_it(tmp_path):
 
 def test_options_of_a_model_are_part_of_its_identity(tmp_path):
     plain, changed = ToyAdapter(), ToyAdapter()
-    changed.info = replace(changed.info, options={"use_chat_template": "false"})
+    changed.info = structs.replace(changed.info, options={"use_chat_template": "false"})
     first, second = run(tmp_path, plain), run(tmp_path, changed)
     assert "|use_chat_template=false|" in second.signature
     assert first.short_id != second.short_id

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from microscope_bench import evaluate
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, TEXT, Adapter, Batch, ModelInfo
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import Example
+from microscope_bench.identity import DatasetInfo, Processing
 from microscope_bench.results.result import Result
 
 PATCHES = 6
@@ -66,11 +66,10 @@ class ToyAdapter(Adapter):
             hidden_size=WIDTH,
             n_parameters=1,
             trained=False,
-            processor="ToyProcessor",
-            image_processor=None,
-            chat_template_sha256=None,
-            context_length=context_length,
+            control=None,
+            options={},
         )
+        self.processing = Processing("ToyProcessor", context_length=context_length)
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> ToyAdapter:
@@ -126,14 +125,6 @@ class ToyAdapter(Adapter):
         return [ord(choice) for choice in choices]
 
 
-@dataclass(frozen=True)
-class ToyDataset:
-    path: str = "toy"
-    name: str | None = None
-    revision: str = "sha256-" + "1" * 16
-    split: str = "test"
-
-
 class ToyTask:
     """Questions of different length, each with a picture of noise; row i has id "q<i>" wherever it stands."""
 
@@ -141,7 +132,7 @@ class ToyTask:
     version = "1"
     has_images = True
     has_audio = False
-    dataset = ToyDataset()
+    dataset = DatasetInfo(path="toy", name=None, revision="sha256-" + "1" * 16, split="test")
 
     def __init__(
         self, n: int = 40, order: Sequence[int] | None = None, broken: Mapping[int, str] | None = None

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from benchmarks.fusion_parts.tables import CONDITIONS, Experiment
 from microscope_bench.publish.escape import table
-from microscope_bench.results.result import Result, Score
+from microscope_bench.results.records import Score
+from microscope_bench.results.result import Result
 from microscope_bench.zoo import FUSIONS
 
 Series = tuple[str, str, str | None]
@@ -145,7 +146,7 @@ def counts(experiment: Experiment) -> dict[str, str]:
 
 
 def _sinks(results: Sequence[Result]) -> str:
-    found = sum(entry.n_sinks for result in results for entry in result.sinks or ())
+    found = sum(entry.n_sinks for result in results for entry in result.sinks)
     told = "none, so nothing on this page shows one" if not found else f"{found}, and every table here holds them"
     return f"The results on\nshapesqa ({len(results)}, of all three conditions) have {told}."
 

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaNextConfig
 
-from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch, ModelInfo
+from microscope_bench.adapters.base import (
+    IMAGE,
+    PADDING,
+    SPECIAL,
+    STRUCTURE,
+    TEXT,
+    Adapter,
+    Batch,
+    ModelInfo,
+    Processing,
+)
 from microscope_bench.adapters.decoder import find_blocks
 from microscope_bench.example import Example
 
@@ -77,11 +87,10 @@ class LlavaNextByTensors(Adapter):
             hidden_size=text.hidden_size,
             n_parameters=sum(weights.numel() for weights in self.model.parameters()),
             trained=False,
-            processor="tensors",
-            image_processor=None,
-            chat_template_sha256=None,
-            context_length=text.max_position_embeddings,
+            control=None,
+            options={},
         )
+        self.processing = Processing(context_length=text.max_position_embeddings)
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> LlavaNextByTensors:

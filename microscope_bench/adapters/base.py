@@ -27,7 +27,7 @@ from microscope_bench.adapters.batch import (
 )
 from microscope_bench.errors import AdapterError
 from microscope_bench.example import Example
-from microscope_bench.identity import ModelInfo
+from microscope_bench.identity import ModelInfo, Processing
 
 __all__ = [
     "AUDIO",
@@ -42,6 +42,7 @@ __all__ = [
     "Adapter",
     "Batch",
     "ModelInfo",
+    "Processing",
 ]
 
 
@@ -50,6 +51,7 @@ class Adapter(ABC):
 
     Attributes:
         info: the model's identity.
+        processing: what makes its inputs of examples.
         modalities: the modalities this model can be given ("text", "image", ...).
         device: where inputs go.
         needs_image: whether the model takes no prompt without a picture.
@@ -66,6 +68,7 @@ class Adapter(ABC):
     """
 
     info: ModelInfo
+    processing: Processing = Processing()
     modalities: frozenset[str]
     device: torch.device
     needs_image: bool = False

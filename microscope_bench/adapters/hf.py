@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
@@ -19,7 +20,7 @@ from microscope_bench.adapters.encoding import Encoder
 from microscope_bench.adapters.hf_loading import load_parts
 from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
 from microscope_bench.adapters.media_tokens import constant_media_vectors
-from microscope_bench.adapters.model_loading import model_info, part_that_runs, start_tokens
+from microscope_bench.adapters.model_loading import model_info, part_that_runs, processing_of, start_tokens
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.placement import input_device, offloading_fails
@@ -80,12 +81,10 @@ class HFAdapter(Adapter):
         self.info = model_info(
             model,
             checkpoint,
-            processor or tokenizer,
             len(self.blocks()),
             streams=self._overrides.streams,
-            templated=self.encoder.templated,
-            max_length=max_length,
         )
+        self.processing = processing_of(model, processor or tokenizer, self.encoder.templated, max_length)
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> HFAdapter:
@@ -117,7 +116,7 @@ class HFAdapter(Adapter):
             twin = untrained_twin(self.model)
         fresh = copy(self)
         fresh._set_model(twin)
-        fresh.info = replace(self.info, trained=False)
+        fresh.info = structs.replace(self.info, trained=False)
         return fresh
 
     def tapped(self, tap: str) -> Adapter:
@@ -152,7 +151,8 @@ class HFAdapter(Adapter):
         if template is not None and not templated:
             options["use_chat_template"] = "false"  # as if it had been loaded so
         sha256 = template_sha256(template) if templated else None
-        other.info = replace(self.info, chat_template_sha256=sha256, options=dict(sorted(options.items())))
+        other.info = structs.replace(self.info, options=dict(sorted(options.items())))
+        other.processing = structs.replace(self.processing, chat_template_sha256=sha256)
         return other
 
     def padded(self, side: str) -> HFAdapter:

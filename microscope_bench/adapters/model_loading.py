@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.packages import missing_package, needs
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint, torch_dtype
 from microscope_bench.adapters.placement import first_weight, quantization_name
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.errors import AdapterError
+from microscope_bench.identity import ModelInfo, Processing
 from microscope_bench.system.hub import first_line
 
 _QUANTISED = re.compile(r"\.(SCB|weight_format|qweight|qzeros|g_idx|scales|absmax|quant_map|weight_scale)$|quant_state")
@@ -160,27 +160,20 @@ def part_that_runs(model: Any, overrides: Overrides) -> Any:
 def model_info(
     model: Any,
     checkpoint: Checkpoint,
-    processor: Any,
     n_layers: int,
     *,
     streams: str | None,
-    templated: bool,
-    max_length: int | None,
 ) -> ModelInfo:
     """The identity of a loaded transformers model.
 
     Args:
         model: the model.
         checkpoint: where it came from.
-        processor: the processor or tokenizer that makes its inputs.
         n_layers: L, the number of its decoder blocks.
         streams: the configuration's key for its number of parallel residual streams, or None for one.
-        templated: whether prompts go through the processor's chat template.
-        max_length: the context length to report instead of the configuration's.
     """
     text_config = model.config.get_text_config(decoder=True)
     quantization = getattr(model.config, "quantization_config", None)
-    image_processor = getattr(processor, "image_processor", None)
     return ModelInfo(
         name=checkpoint.repo,
         repo=checkpoint.repo,
@@ -194,8 +187,25 @@ def model_info(
         hidden_size=int(text_config.hidden_size) * (1 if streams is None else getattr(text_config, streams)),
         n_parameters=int(model.num_parameters()),
         trained=not getattr(model.config, UNTRAINED_KEY, False),
+        control=None,
+        options={},
+    )
+
+
+def processing_of(model: Any, processor: Any, templated: bool, max_length: int | None) -> Processing:
+    """What makes the inputs of a loaded transformers model.
+
+    Args:
+        model: the model.
+        processor: the processor or tokenizer.
+        templated: whether prompts go through its chat template.
+        max_length: the context length to report instead of the configuration's.
+    """
+    image_processor = getattr(processor, "image_processor", None)
+    configured = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return Processing(
         processor=type(processor).__name__,
         image_processor=None if image_processor is None else type(image_processor).__name__,
         chat_template_sha256=template_sha256(chat_template(processor)) if templated else None,
-        context_length=max_length or getattr(text_config, "max_position_embeddings", None),
+        context_length=max_length or configured,
     )

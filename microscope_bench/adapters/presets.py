@@ -8,9 +8,11 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from microscope_bench.adapters.model_args import recorded_options
 from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
@@ -180,7 +182,7 @@ def adapter_from_file(name: str) -> type[Adapter]:
 
 def _identified(adapter: Adapter, name: str, args: Mapping[str, str]) -> Adapter:
     """The adapter with its own name and its options in its identity, also where a subclass took over another's."""
-    adapter.info = replace(adapter.info, adapter=name, options=recorded_options(args))
+    adapter.info = structs.replace(adapter.info, adapter=name, options=recorded_options(args))
     return adapter
 
 
@@ -213,7 +215,7 @@ def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) ->
         raise AdapterError(str(error).replace(LOCAL_HINT, f"take a local directory: {here}")) from error
     _identified(adapter, preset.adapter, args)
     if preset.build is not None:  # the name of a cache directory says nothing
-        adapter.info = replace(adapter.info, name=preset.name, repo=preset.name)
+        adapter.info = structs.replace(adapter.info, name=preset.name, repo=preset.name)
     return adapter
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ class TappedAdapter(Adapter):
         if not whole.modalities & _PICTURES:
             raise AdapterError(f"{whole.info.name} takes no pictures, so there is no {tap} tap; leave --tap out")
         self._blocks, self._last = find_places(whole.model, tap, paths)
-        self.info = replace(whole.info, options={**whole.info.options, "tap": tap})
+        self.info = structs.replace(whole.info, options={**whole.info.options, "tap": tap})
         widths = {modality: self._width(modality) for modality in sorted(whole.modalities & _PICTURES)}
         seen = {modality: width for modality, width in widths.items() if width is not None}
         if not seen:
@@ -75,8 +76,9 @@ class TappedAdapter(Adapter):
         self.modalities = frozenset({"text", *seen})
         self.unplaced = {m: f"the {tap} tap sees no {m}" for m in MODALITIES if m not in seen}
         width = next(iter(seen.values()))
+        self.info = structs.replace(self.info, n_layers=len(self._blocks), hidden_size=width)
         # the context length is of the prompt, which encode() looks at, not of what the tower sees
-        self.info = replace(self.info, n_layers=len(self._blocks), hidden_size=width, context_length=None)
+        self.processing = structs.replace(whole.processing, context_length=None)
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> Adapter:
@@ -112,7 +114,7 @@ class TappedAdapter(Adapter):
                 f"choose a task whose examples all have pictures (scienceqa_img)"
             )
         whole, inverted = self.whole.prepare([example]), self.whole.prepare([_with_inverted_pictures(example)])
-        length, longest = int(whole.lengths()[0]), self.whole.info.context_length
+        length, longest = int(whole.lengths()[0]), self.whole.processing.context_length
         if longest is not None and length > longest:
             raise ExampleError(example.id, f"{length} tokens exceed the model's context of {longest}")
         other = self._entering(inverted)
@@ -155,7 +157,7 @@ class TappedAdapter(Adapter):
         fresh.whole = self.whole.fresh_weights(seed)
         fresh.model = fresh.whole.model
         fresh._blocks, fresh._last = find_places(fresh.model, self.tap, self._paths)
-        fresh.info = replace(self.info, trained=False)
+        fresh.info = structs.replace(self.info, trained=False)
         return fresh
 
     def tapped(self, tap: str) -> Adapter:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import to_builtins
 
 from microscope_bench import __version__
 from microscope_bench.adapters.base import Adapter
@@ -67,9 +68,10 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that decides what the stored states are; a store made for anything else is refused."""
     identity: dict[str, Any] = {
-        "model": asdict(adapter.info),
+        "model": to_builtins(adapter.info),
+        "processing": to_builtins(adapter.processing),
         "task": {"name": task.name, "version": task.version},
-        "dataset": asdict(task.dataset),
+        "dataset": to_builtins(task.dataset),
         "capture": {
             "selection": RULE,
             "tokens_per_example": protocol.tokens_per_example,

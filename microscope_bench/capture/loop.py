@@ -196,7 +196,7 @@ class Capture:
                 if out_of_memory(error):
                     raise
                 skipped[index] = ExampleRecord(id=self.source.ids[index], skipped=error.cause)
-        longest = self.adapter.info.context_length
+        longest = self.adapter.processing.context_length
         while examples:
             rows = list(examples)
             try:

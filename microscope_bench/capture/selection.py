@@ -12,7 +12,7 @@ import hashlib
 
 import numpy as np
 
-RULE = "blake2b-splitmix64/2"
+RULE = "blake2b-splitmix64/1"
 """Name and version of the rule; part of every result's identity."""
 
 

@@ -109,13 +109,14 @@ def default_examples(modalities: frozenset[str]) -> tuple[Example, Example]:
 
 def what_was_found(adapter: Adapter) -> dict[str, str]:
     """What an adapter says of its model, as a report shows it."""
-    info, model, library = adapter.info, getattr(adapter, "model", None), transformers.__version__
+    info, made, library = adapter.info, adapter.processing, transformers.__version__
+    model = getattr(adapter, "model", None)
     blocks = adapter.blocks()
     watched = blocks[0] if blocks else adapter.last_module()
     paths = [name for name, module in model.named_modules() if module is watched] if model else []
     stack = f"{paths[0].rpartition('.')[0] if blocks else paths[0]}, " if paths else ""
     kind = type(blocks[0]).__name__ if blocks else "none"
-    parts = [part for part in (info.processor, info.image_processor) if part]
+    parts = [part for part in (made.processor, made.image_processor) if part]
     odd = [f"{modality} without positions ({reason})" for modality, reason in adapter.unplaced.items()]
     odd += [f"not {modality} ({reason})" for modality, reason in adapter.lacks.items()]
     return {
@@ -124,7 +125,7 @@ def what_was_found(adapter: Adapter) -> dict[str, str]:
         "stream": f"{stack}{len(blocks)} blocks ({kind}), {info.hidden_size} wide",
         "options": ", ".join(f"{key}={value}" for key, value in info.options.items()) or "none",
         "modalities": ", ".join([*sorted(adapter.modalities - adapter.unplaced.keys()), *odd]),
-        "processor": ", ".join(parts) + (", with its chat template" if info.chat_template_sha256 else ", raw prompts"),
+        "processor": ", ".join(parts) + (", with its chat template" if made.chat_template_sha256 else ", raw prompts"),
         "numbers": f"{info.dtype}, attention {info.attention}, quantisation {info.quantization or 'none'}",
         "software": f"microscope-bench {__version__}, torch {torch.__version__}, transformers {library}",
     }

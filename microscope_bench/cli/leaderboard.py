@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import gc
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,10 +55,8 @@ def run(args: argparse.Namespace) -> int:
     page = Path(args.output) if args.output else default
     if page.is_dir():
         raise ResultError(f"{page} is a directory; name a file: -o {shlex.quote(str(page / default.name))}")
-    # half a million rows that hold no cycles: the collector would look at them in vain, for a fifth of the time
-    with _no_collection():
-        results = each_result(args.results, processes=_processors())
-        board = board_of((Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in results)
+    results = each_result(args.results)
+    board = board_of((Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in results)
     text = render_leaderboard(name, board, _fusion_of)
     if args.check:
         return _check(page, text, args)
@@ -69,22 +64,6 @@ def run(args: argparse.Namespace) -> int:
     n = len(board.hidden) + sum(len(table.rows) for table in board.tables)
     print(f"wrote {page}: {n} result{'' if n == 1 else 's'}")
     return 0
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fusion_of(result: Result) -> str:

@@ -13,9 +13,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "validate",
         help="check result files against the schema, their checksum, and what a run can write",
-        description="Checks each file against the JSON Schema, the rules between fields, its signature and its "
-        "checksum, and its numbers against what a run can write: ranges, counts, layers. Prints one line a file, and "
-        "one for each rule that is broken. Exit status 1 if one is not valid.",
+        description="Checks each file against the format, the rules between fields, its signature and its checksum, "
+        "against the JSON Schema by another library, and its numbers against what a run can write: ranges, counts, "
+        "layers. Prints one line a file, and one for each rule that is broken. Exit status 1 if one is not valid.",
     )
     parser.add_argument("files", metavar="FILE", nargs="+", help="result files, or directories of them")
     parser.set_defaults(func=run)
@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints one line per file."""
     from microscope_bench.errors import ResultError
     from microscope_bench.publish.escape import printable, printable_lines
+    from microscope_bench.results.json_schema import violations
     from microscope_bench.results.plausibility import implausible
     from microscope_bench.results.result import COMPLETE, load_result
     from microscope_bench.results.result_files import find_results
@@ -41,6 +42,11 @@ def run(args: argparse.Namespace) -> int:
             except ResultError as error:
                 bad += 1
                 print(f"BAD  {printable_lines(error)}")
+                continue
+            broken = violations(path.read_bytes())
+            if broken:
+                bad += 1
+                print(f"BAD  {printable(path)}: does not follow the JSON Schema: {printable('; '.join(broken))}")
                 continue
             problems = implausible(result)
             if problems:

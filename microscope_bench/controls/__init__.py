@@ -11,6 +11,8 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from microscope_bench.system.lazy_registry import unknown_name
 
 if TYPE_CHECKING:
@@ -113,5 +115,5 @@ def with_control(name: str | None, run: Run) -> Run:
     change: Callable[[Run], Run] = getattr(importlib.import_module(module), function)
     changed = change(run)
     adapter = copy(changed.adapter)
-    adapter.info = replace(adapter.info, control=name)
+    adapter.info = structs.replace(adapter.info, control=name)
     return replace(changed, adapter=adapter)

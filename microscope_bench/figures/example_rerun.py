@@ -6,11 +6,12 @@ example's content, its token ids and the states of the tokens that the store kep
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec import to_builtins
 from torch import Tensor
 
 from microscope_bench.adapters.base import PADDING, Adapter, Batch
@@ -71,11 +72,11 @@ def run_again(
             f"the store holds states of tap {tap}; one example is drawn from a store of the language model alone"
         )
     _check_identity("task", opened.run["task"], {"name": source.name, "version": source.version})
-    _check_identity("data set", opened.run["dataset"], asdict(source.dataset))
+    _check_identity("data set", opened.run["dataset"], to_builtins(source.dataset))
     n_examples = int(opened.store.manifest["n_examples"])
     controlled = with_control(model["control"], Run(adapter, source, n_examples, opened.protocol.seed))
     adapter, source = controlled.adapter, controlled.source
-    _check_identity("model", model, {f.name: getattr(adapter.info, f.name) for f in fields(adapter.info)})
+    _check_identity("model", model, to_builtins(adapter.info))
     index, record = _find(opened, example_id)
     example = source.example(index)
     if example.id != example_id or example_sha256(example) != record.example_sha256:

@@ -14,9 +14,9 @@ from microscope_bench.adapters.base import LABELS
 from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.figures.open_store import OpenStore
 from microscope_bench.figures.projections import Projection, evenly, project, shares
+from microscope_bench.identity import short_revision
 from microscope_bench.measure.tokens import JOINT
 from microscope_bench.publish.figure_file import COLOURS, drawing, save, shown
-from microscope_bench.results.signature import short_revision
 from microscope_bench.system.lazy_registry import unknown_name
 
 if TYPE_CHECKING:

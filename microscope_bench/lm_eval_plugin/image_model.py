@@ -49,7 +49,7 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
                 images.example_of(row.request, templated=templated, continuation=row.continuation) for row in chunk
             ]
             batch = self._encoding.encode(examples)
-            images.check_encoded(self._encoding, batch, chunk, examples, self.adapter.info.context_length)
+            images.check_encoded(self._encoding, batch, chunk, examples, self.adapter.processing.context_length)
             positions = images.scored_positions(batch, chunk)
             prompts = [(n, row.document, row.n_after) for n, row in enumerate(chunk) if not row.n_melted]
             with self._capturing(batch, prompts, seen):
@@ -93,7 +93,7 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
         examples = [images.example_of(request, templated=self.chat_applied) for request in requests]
         batch = self._encoding.padded("left").encode(examples)
         new = int(options.pop("max_gen_toks"))
-        limit = self.adapter.info.context_length
+        limit = self.adapter.processing.context_length
         if limit is not None and limit <= new:
             raise AdapterError(
                 f"{self.adapter.info.name}: {new} tokens of answer leave no room for a prompt in {limit}; give the "

@@ -109,7 +109,7 @@ class TextModel(HFLM):  # type: ignore[misc]
         return info
 
     def _options(self, adapter: HFAdapter, options: Mapping[str, Any]) -> dict[str, Any]:
-        return {"max_length": adapter.info.context_length, **options}
+        return {"max_length": adapter.processing.context_length, **options}
 
     def _answered(self, requests: list[Instance], texts: Any, pictures: Any, disable_tqdm: bool) -> list[Any]:
         """Each request answered by the half of the code that is for it, in the requests' order."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from tqdm import tqdm
 
 from microscope_bench.capture.store import TokenStore
@@ -21,7 +22,7 @@ from microscope_bench.metrics.core.sinks import notable_dimensions, top_variance
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
-from microscope_bench.results.records import Score, SinkLayer, Sinks
+from microscope_bench.results.records import Modality, Score, SinkLayer, Sinks, Stream, TokenSet
 from microscope_bench.system.processes import ALONE, Processes
 
 T = TypeVar("T")
@@ -180,9 +181,9 @@ def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:
             yield Score(
                 metric=metric.name,
                 estimator=estimator,
-                stream=stream,
-                modality=cloud.members.modality,
-                tokens=cloud.members.token_set,
+                stream=cast(Stream | None, stream),
+                modality=cast(Modality, cloud.members.modality),
+                tokens=cast(TokenSet, cloud.members.token_set),
                 layer=cloud.layer,
                 value=estimate.value,
                 stderr=estimate.stderr,
@@ -223,7 +224,7 @@ def _sinks(tokens: StoredTokens, found: Survey, layers: dict[str, list[SinkLayer
         index = tokens.of(modality)
         sinks = index[found.is_sink[index]]
         yield Sinks(
-            modality=modality,
+            modality=cast(Modality, modality),
             n_tokens=len(index),
             n_sinks=len(sinks),
             n_examples=tokens.n_examples(sinks),

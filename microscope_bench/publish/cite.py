@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from microscope_bench.identity import short_revision
 from microscope_bench.metrics.registry import find_metric, in_order
 from microscope_bench.publish.escape import breakable, latex, one_line
 from microscope_bench.publish.grouping import data_of, protocol_title
@@ -23,7 +24,6 @@ from microscope_bench.publish.summary import (
 )
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import safe_name
-from microscope_bench.results.signature import short_revision
 
 SOFTWARE = {
     "title": "microscope_bench: the geometry inside multimodal LLMs, measured per layer and per modality",

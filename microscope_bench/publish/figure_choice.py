@@ -10,7 +10,6 @@ from microscope_bench.metrics.registry import headlines
 from microscope_bench.publish.plots import NOTHING, columns_shown, comparable
 from microscope_bench.publish.summary import MODALITIES
 from microscope_bench.results.result import Result
-from microscope_bench.results.signature import protocol_label
 from microscope_bench.system.lazy_registry import unknown_name
 
 
@@ -104,4 +103,4 @@ def _title(metric: str, estimator: str, stream: str | None) -> str:
 def _described(group: Sequence[Result]) -> str:
     identity = group[0].identity
     data = f"{identity.dataset.revision[:40]}, {identity.n_examples} examples"
-    return f"{identity.task.name} ({data}; {protocol_label(identity.protocol.as_dict())}): {len(group)} results"
+    return f"{identity.task.name} ({data}; {identity.protocol.label}): {len(group)} results"

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from microscope_bench.identity import short_revision
 from microscope_bench.publish.escape import code, escape
 from microscope_bench.publish.summary import columns_of
 from microscope_bench.results.result import Result
-from microscope_bench.results.signature import protocol_deviations, protocol_label, short_revision
 
 Entry = tuple[str, Result]
 """A result and the path of its file, relative to the page."""
@@ -34,10 +34,10 @@ class Data:
 
 def protocol_title(result: Result) -> str:
     """The protocol and what was changed about it; plain text."""
-    protocol = result.identity.protocol.as_dict()
-    changes = protocol_deviations(protocol)
+    protocol = result.identity.protocol
+    changes = protocol.deviations()
     listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
-    return f"Protocol {protocol['name']}{f' with {listed}' if listed else ''}"
+    return f"Protocol {protocol.name}{f' with {listed}' if listed else ''}"
 
 
 def data_of(result: Result) -> Data:
@@ -50,17 +50,16 @@ def data_of(result: Result) -> Data:
         source=f"{data.path}, {data.name}" if data.name else data.path,
         revision=short_revision(data.revision),
         split=data.split,
-        rule=identity.selection.rule,
+        rule=identity.selection,
         metrics=", ".join(f"{metric} {identity.metrics[metric]}" for metric in shown),
     )
 
 
 def protocol_key(result: Result) -> tuple[str, ...]:
     """Equal for results under one protocol with the same changes: (sort keys ..., title as markdown)."""
-    protocol = result.identity.protocol.as_dict()
-    changes = protocol_deviations(protocol)
+    protocol = result.identity.protocol
     # the protocol as it is named comes before its deviations
-    return protocol["name"], "" if not changes else protocol_label(protocol), escape(protocol_title(result))
+    return protocol.name, protocol.label if protocol.deviations() else "", escape(protocol_title(result))
 
 
 def comparable_key(result: Result) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import ResultError
+from microscope_bench.identity import short_revision
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.depth_lines import (
     STYLES,
@@ -27,7 +28,6 @@ from microscope_bench.publish.grouping import comparable_key, grouped, protocol_
 from microscope_bench.publish.summary import MODALITIES, columns_of, has_own_n, of_one_n
 from microscope_bench.results.result import FAILED, Result
 from microscope_bench.results.result_files import safe_name
-from microscope_bench.results.signature import protocol_label, short_revision
 
 NOTHING = "there is nothing to draw: no complete result has a value of what was asked for"
 
@@ -143,7 +143,7 @@ def _title(result: Result, headlines: Sequence[Headline], tokens: str) -> str:
     identity = result.identity
     what = f"{headlines[0].title if len(headlines) == 1 else 'value'}{'' if tokens == 'all' else f', {tokens}'}"
     data = f"{shown(identity.task.name)} at {shown(short_revision(identity.dataset.revision))}"
-    return f"{what} ± one standard error: {data}, {shown(protocol_label(identity.protocol.as_dict()), 200)}"
+    return f"{what} ± one standard error: {data}, {shown(identity.protocol.label, 200)}"
 
 
 def _counted(result: Result, headlines: Sequence[Headline]) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from microscope_bench.metrics.record import Headline
 from microscope_bench.metrics.registry import DEFAULT_METRICS, find_metric, headlines
-from microscope_bench.results.result import Result, Score, Sinks
+from microscope_bench.results.records import Score, Sinks
+from microscope_bench.results.result import Result
 
 MODALITIES = ("text", "image", "video", "audio", "joint")
 
@@ -152,8 +153,8 @@ def measured_modalities(result: Result) -> list[str]:
 
 
 def sinks_of(result: Result, modality: str) -> Sinks | None:
-    """How many sinks a modality has; None for a result that did not look for them."""
-    return next((entry for entry in result.sinks or () if entry.modality == modality), None)
+    """How many sinks a modality has; None for one that it was not given."""
+    return next((entry for entry in result.sinks if entry.modality == modality), None)
 
 
 def token_sets(result: Result, modality: str) -> list[str]:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from microscope_bench.errors import ResultError
+from microscope_bench.identity import Identity
 from microscope_bench.results.records import Score
-from microscope_bench.results.signature import protocol_label
 
 if TYPE_CHECKING:
     import pandas
 
-    from microscope_bench.results.result import Result
-
-NUMBERS = {"layer": "int64", "value": "float64", "stderr": "float64", "n_tokens": "int64", "n_examples": "int64"}
+_NUMBERS = {"layer": "int64", "value": "float64", "stderr": "float64", "n_tokens": "int64", "n_examples": "int64"}
 
 
-def identity_columns(result: Result) -> dict[str, Any]:
+def identity_columns(identity: Identity, n_measured: int, signature: str) -> dict[str, Any]:
     """What tells the rows of one result from those of another, the same in each row."""
-    identity = result.identity
     model, data = identity.model, identity.dataset
     return {
-        "id": result.short_id,
-        "protocol": protocol_label(identity.protocol.as_dict()),
+        "id": identity.short_id,
+        "protocol": identity.protocol.label,
         "model": model.name,
         "repo": model.repo,
         "revision": model.revision,
@@ -41,22 +40,19 @@ def identity_columns(result: Result) -> dict[str, Any]:
         "dataset_name": data.name,
         "dataset_revision": data.revision,
         "split": data.split,
-        "n_measured": identity.n_examples,
-        "signature": result.signature,
+        "n_measured": n_measured,
+        "signature": signature,
     }
 
 
-def dataframe(result: Result) -> pandas.DataFrame:
-    """See :meth:`~microscope_bench.results.result.Result.to_dataframe`."""
+def dataframe(columns: Mapping[str, Any], scores: Sequence[Score]) -> pandas.DataFrame:
+    """The scores as rows, behind columns that have one value each; see ``Result.to_dataframe``."""
     try:
         import pandas
     except ImportError as error:
         raise ResultError("to_dataframe needs pandas, which is not installed: pip install pandas") from error
-    names = [field.name for field in fields(Score)]
-    rows = [{name: getattr(score, name) for name in names} for score in result.scores]
-    for row in rows:
-        row["flags"] = "; ".join(row["flags"])
-    frame = pandas.DataFrame(rows, columns=names).astype(NUMBERS)
-    for place, (name, value) in enumerate(identity_columns(result).items()):
+    rows = [{**structs.asdict(score), "flags": "; ".join(score.flags)} for score in scores]
+    frame = pandas.DataFrame(rows, columns=list(Score.__struct_fields__)).astype(_NUMBERS)
+    for place, (name, value) in enumerate(columns.items()):
         frame.insert(place, name, [value] * len(rows))
     return frame

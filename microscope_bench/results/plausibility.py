@@ -1,6 +1,6 @@
 """Whether a run of this package could have written a result: what a stranger's file is held against.
 
-:func:`~microscope_bench.results.validation.check_document` says whether a file may be read. This says more: whether
+:func:`~microscope_bench.results.result.load_result` says whether a file may be read. This says more: whether
 each value lies where its metric can lie, the counts fit each other, no layer is missing, and the signature says what
 the identity says. It finds slips and careless forgery. A careful forger passes; only repeating the run tells.
 """
@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import find_metric
-from microscope_bench.results.result import FAILED, Result, Score
-from microscope_bench.results.signature import signature
+from microscope_bench.results.records import Score
+from microscope_bench.results.result import FAILED, Result
 
 ROUNDING = 1e-3
 """By how much a value may lie beyond its range, relative to an end above 1: more than arithmetic ever takes it."""
@@ -38,7 +37,7 @@ def implausible(result: Result) -> list[str]:
 
 
 def _signature(result: Result) -> Iterator[str]:
-    expected = signature(asdict(result.identity), result.environment.package_version)
+    expected = result.identity.signature(result.environment.package_version)
     if result.signature != expected:
         yield f"signature: identity and package_version make it {expected}, the file says {result.signature}"
 
@@ -56,9 +55,9 @@ def _counts(result: Result) -> Iterator[str]:
         )
     most = identity.protocol.tokens_per_example * identity.n_examples
     seen = inputs.tokens_seen
-    for entry in result.sinks or ():
+    for entry in result.sinks:
         where = f"sinks of {entry.modality}"
-        ceiling = most if entry.modality != "joint" else most * max(1, len(result.sinks or ()) - 1)
+        ceiling = most if entry.modality != "joint" else most * max(1, len(result.sinks) - 1)
         if entry.n_tokens > ceiling:
             yield (
                 f"{where}.n_tokens: {entry.n_tokens} of {identity.n_examples} examples, at most "
@@ -87,7 +86,7 @@ def _accuracy(result: Result) -> Iterator[str]:
 
 def _scores(result: Result, known: dict[str, Metric]) -> Iterator[str]:
     identity = result.identity
-    kept = {entry.modality: entry.n_tokens for entry in result.sinks or ()}
+    kept = {entry.modality: entry.n_tokens for entry in result.sinks}
     most = identity.protocol.tokens_per_example * identity.n_examples
     modalities = {score.modality for score in result.scores} - {"joint"}
     for index, score in enumerate(result.scores):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import microscope_bench
 from microscope_bench.results.records import Environment, Failure
+from microscope_bench.system.field_types import shortened
 
 PACKAGES = (
     "torch",
@@ -125,13 +126,13 @@ def failure(error: BaseException, where: str) -> Failure:
         where: the stage in which it rose: "capture", "measure", ...
     """
     message = " ".join([str(error), *getattr(error, "__notes__", ())])
-    return Failure(type=type(error).__name__, message=without_directories(message), where=where)
+    return Failure(type=type(error).__name__, message=shortened(without_directories(message)), where=where)
 
 
 def environment(
     *,
     device: str,
-    processor: str,
+    processor: str | None,
     image_processor: str | None,
     command: Sequence[str],
     packages: Iterable[str] = PACKAGES,
@@ -141,7 +142,7 @@ def environment(
 
     Args:
         device: device of the forward passes, for instance ``cpu`` or ``cuda (NVIDIA H200)``.
-        processor: class name of the processor or tokenizer.
+        processor: class name of the processor or tokenizer, or None.
         image_processor: class name of the image processor, or None.
         command: the arguments of the command line; paths in them are cut down.
         packages: names whose installed versions are recorded.

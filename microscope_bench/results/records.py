@@ -1,206 +1,207 @@
-"""The parts a result is made of: one frozen dataclass per section of the file, with the file's field names."""
+"""The parts a result is made of: one frozen struct per section of the file, with the file's field names.
+
+The types say what a field may hold; :mod:`~microscope_bench.results.json_schema` makes the JSON Schema of them and of
+the lines under "Attributes".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from microscope_bench.protocol import Protocol
+from msgspec import Meta, Struct
+
+from microscope_bench.system.field_types import Count, Finite, Label, Layer, Name, NotNegative, Sha256, Share, Text
+
+Stream = Literal["hidden", "update", "mainflow"]
+Modality = Literal["text", "image", "video", "audio", "joint"]
+TokenSet = Literal["all", "no_sinks", "correct", "correct_no_sinks", "wrong", "wrong_no_sinks"]
+
+Counts = Annotated[Mapping[Name, Count], Meta(max_length=1000)]
+Names = Annotated[Mapping[Name, Text], Meta(max_length=1000)]
 
 
-@dataclass(frozen=True)
-class Score:
+# what the collector would look for in half a million rows, cycles, no record can be part of
+class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A frozen struct that is read from a file with exactly its own fields."""
+
+
+class Score(Record, frozen=True):
     """One row: metric × estimator × stream × modality × token set × layer → value ± standard error.
 
     Attributes:
-        metric: "linearity", "intrinsic_dimension", "anisotropy", ...
-        estimator: how the metric was estimated, "held_out", "twonn_mle", ...
-        stream: what linearity maps to what, "hidden" or "update"; None for metrics of a single cloud.
-        modality: "text", "image", "video", "audio", or "joint" for all of them together.
-        tokens: the token set: "all", "no_sinks"; "correct", "wrong", "correct_no_sinks" and "wrong_no_sinks" where the
-            run split its scores.
-        layer: l in 0..L; of a metric between two boundaries, the first of them.
-        value: finite, or None with a ``reason``.
-        stderr: standard error of ``value``, or None.
-        n_tokens: tokens the value was computed on.
-        n_examples: distinct examples among them.
-        flags: short remarks, ``name`` or ``name=value``.
-        reason: why there is no value, or None.
+        metric: Name of the metric, a plug-in's too.
+        estimator: How it was estimated.
+        stream: What linearity maps to what; null for metrics of a single cloud.
+        modality: Whose tokens; joint for all of them together.
+        tokens: The token set: no_sinks leaves out massive activations; correct and wrong hold as many examples answered
+            rightly and wrongly, where the run split its scores by that.
+        layer: The boundary l, 0..L; of a metric between two boundaries the first of them.
+        value: The value, or null with a reason.
+        stderr: Its standard error (delete-a-group jackknife over folds of examples), or null.
+        n_tokens: Tokens it was computed on.
+        n_examples: Distinct examples among them.
+        flags: Short remarks, name or name=value.
+        reason: Why there is no value; null where there is one.
     """
 
-    metric: str
-    estimator: str
-    stream: str | None
-    modality: str
-    tokens: str
-    layer: int
-    value: float | None
-    stderr: float | None
-    n_tokens: int
-    n_examples: int
-    flags: tuple[str, ...] = ()
-    reason: str | None = None
+    metric: Label
+    estimator: Label
+    stream: Stream | None
+    modality: Modality
+    tokens: TokenSet
+    layer: Layer
+    value: Finite | None
+    stderr: NotNegative | None
+    n_tokens: Count
+    n_examples: Count
+    flags: Annotated[tuple[Label, ...], Meta(max_length=100)]
+    reason: Text | None
 
 
-@dataclass(frozen=True)
-class SinkLayer:
+class SinkLayer(Record, frozen=True):
     """The sinks of one modality at one boundary.
 
     Attributes:
-        layer: l.
-        n_tokens: tokens that meet the sink rule at this very boundary.
-        dimensions: coordinates that hold more than a tenth of the squared norm of one of them.
-        top_variance_share: share of σ₁² that the sinks carry here, or None.
+        layer: The boundary.
+        n_tokens: Tokens that meet the sink rule at this very boundary.
+        dimensions: Coordinates that hold more than a tenth of the squared norm of one of those tokens, the most
+            frequent first, at most 16.
+        top_variance_share: Share of the variance along the first principal axis of all tokens that the sinks carry;
+            null where there is no variance.
     """
 
-    layer: int
-    n_tokens: int
-    dimensions: tuple[int, ...]
-    top_variance_share: float | None
+    layer: Layer
+    n_tokens: Count
+    dimensions: Annotated[tuple[Count, ...], Meta(max_length=16)]
+    top_variance_share: Share | None
 
 
-@dataclass(frozen=True)
-class Sinks:
-    """The massive-activation tokens of one modality (``joint``: of all), which the token set ``no_sinks`` leaves out.
+class Sinks(Record, frozen=True):
+    """The massive-activation tokens of one modality, which the token set ``no_sinks`` leaves out.
 
     Attributes:
-        modality: whose tokens.
-        n_tokens: tokens kept of that modality.
-        n_sinks: those that are sinks at any boundary.
-        n_examples: distinct examples that hold one.
-        layers: one entry per boundary; empty where there are no sinks.
+        modality: Whose tokens; joint for all of them together.
+        n_tokens: Tokens kept of that modality.
+        n_sinks: Those that are sinks at any boundary, and so left out of no_sinks at every boundary.
+        n_examples: Distinct examples that hold a sink.
+        layers: One entry per boundary; empty where there are no sinks.
     """
 
-    modality: str
-    n_tokens: int
-    n_sinks: int
-    n_examples: int
-    layers: tuple[SinkLayer, ...] = ()
+    modality: Modality
+    n_tokens: Count
+    n_sinks: Count
+    n_examples: Count
+    layers: Annotated[tuple[SinkLayer, ...], Meta(max_length=10_001)]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why a run has no scores: the error's type, its message, and the stage in which it rose ("capture", ...)."""
+class Failure(Record, frozen=True):
+    """What ended a failed run.
 
-    type: str
-    message: str
-    where: str
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """Which model was measured; ``control`` names a deliberately changed model, which no leaderboard shows."""
-
-    name: str
-    repo: str
-    revision: str
-    adapter: str
-    architecture: str
-    dtype: str
-    quantization: str | None
-    attention: str | None
-    n_layers: int
-    hidden_size: int
-    n_parameters: int
-    trained: bool = True
-    control: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TaskRecord:
-    """Which task, in which version."""
-
-    name: str
-    version: str
-
-
-@dataclass(frozen=True)
-class DatasetRecord:
-    """Which data: hub repository or generator, configuration name, pinned revision, split."""
-
-    path: str
-    name: str | None
-    revision: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Name and version of the rule that picked the tokens, ``name/version``."""
-
-    rule: str
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Everything that decides whether two results may be compared; the signature ends with a hash of it."""
-
-    protocol: Protocol
-    model: ModelRecord
-    task: TaskRecord
-    dataset: DatasetRecord
-    n_examples: int
-    example_ids_sha256: str | None
-    prompt_sha256: str | None
-    selection: Selection
-    metrics: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An example that was not measured, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What went into the model, hashed: tells a changed processor or tokenizer from a changed model."""
-
-    chat_template_sha256: str | None
-    tokens_sha256: str | None
-    media_sha256: str | None
-    tokens_seen: Mapping[str, int] = field(default_factory=dict)
-    images_converted: Mapping[str, int] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where and with what it was measured; :func:`microscope_bench.results.provenance.environment` fills it in.
-
-    ``captured_with`` tells of the run that had captured the states, where a kept token store was measured again.
+    Attributes:
+        type: Class of the error.
+        message: Its message, without directories.
+        where: The stage in which it rose: capture, measure, ...
     """
 
-    package_version: str
-    commit: str | None
+    type: Name
+    message: Text
+    where: Name
+
+
+class Skipped(Record, frozen=True):
+    """An example that was not measured.
+
+    Attributes:
+        id: Its id within the task.
+        reason: Why it was not measured.
+    """
+
+    id: Text
+    reason: Text
+
+
+class Inputs(Record, frozen=True):
+    """What went into the model: tells a changed processor or tokenizer from a changed model.
+
+    Attributes:
+        n_examples: Examples measured.
+        examples_sha256: Hash of the examples measured as the task renders them, answers and pictures included; null
+            only in a failed result.
+        chat_template_sha256: Hash of the chat template, or null where there is none.
+        tokens_sha256: Hash of the token ids; null only in a failed result.
+        media_sha256: Hash of the first pictures' tensors, or null where there are none.
+        tokens_seen: Positions by label that the decoder saw: text, image, special, ...
+        images_converted: Pictures that were not RGB, by their mode before conversion.
+        skipped: Examples that were not measured.
+    """
+
+    n_examples: Count
+    examples_sha256: Sha256 | None
+    chat_template_sha256: Sha256 | None
+    tokens_sha256: Sha256 | None
+    media_sha256: Sha256 | None
+    tokens_seen: Counts
+    images_converted: Counts
+    skipped: Annotated[tuple[Skipped, ...], Meta(max_length=1_000_000)]
+
+
+class Environment(Record, frozen=True):
+    """With what and on what it was measured. No directory and no user's name stands in it.
+
+    Attributes:
+        package_version: Version of microscope_bench.
+        commit: Commit of microscope_bench where it ran from a checkout, or null.
+        dirty: Whether its code differed from that commit; null without a commit.
+        python: Version of Python.
+        platform: Operating system and machine.
+        packages: Version of each installed package that can change a number.
+        device: Device of the forward passes.
+        processor: Class of the processor or tokenizer, or null where the adapter does not say.
+        image_processor: Class of the image processor, or null.
+        command: What was run, with resolved names.
+        captured_with: Where a kept token store was measured again: versions, commit and command of the run that had
+            captured it; null where one run did both.
+    """
+
+    package_version: Name
+    commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40,64}(?![\s\S])")] | None
     dirty: bool | None
-    python: str
-    platform: str
-    packages: Mapping[str, str]
-    device: str
-    processor: str
-    image_processor: str | None
-    command: str
-    captured_with: Mapping[str, str] | None = None
+    python: Name
+    platform: Name
+    packages: Annotated[Mapping[Name, Name], Meta(max_length=1000)]
+    device: Name
+    processor: Name | None
+    image_processor: Name | None
+    command: Text
+    captured_with: Names | None
 
 
-@dataclass(frozen=True)
-class Timing:
-    """When the run began (UTC, ISO 8601), seconds per stage, and the peak memory in bytes where it is known."""
+class Timing(Record, frozen=True):
+    """When, and how long.
 
-    started_utc: str
-    seconds: Mapping[str, float]
-    peak_memory_bytes: int | None = None
+    Attributes:
+        started_utc: Start of the run, ISO 8601 in UTC.
+        seconds: Seconds per stage: load, capture, measure, total.
+        peak_memory_bytes: Peak memory of the process, or null where unknown.
+    """
+
+    started_utc: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?Z(?![\s\S])")]
+    seconds: Annotated[Mapping[Name, NotNegative], Meta(max_length=100)]
+    peak_memory_bytes: Count | None
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Share of examples answered rightly, with its standard error and n; or no value and the reason why."""
+class Accuracy(Record, frozen=True):
+    """Share of examples answered rightly, from the same forward passes.
 
-    value: float | None
-    stderr: float | None
-    n: int
-    reason: str | None = None
+    Attributes:
+        value: The share, or null with a reason.
+        stderr: Its standard error, or null.
+        n: Examples scored, or that would have been.
+        reason: Why there is no value; null where there is one.
+    """
+
+    value: Share | None
+    stderr: NotNegative | None
+    n: Count
+    reason: Text | None

@@ -5,123 +5,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, structs
 
 from microscope_bench.errors import MicroscopeError, ResultError
-from microscope_bench.protocol import Protocol
-from microscope_bench.results.document import checksum, parse, to_text, write_atomically
-from microscope_bench.results.records import (
-    Accuracy,
-    DatasetRecord,
-    Environment,
-    Failure,
-    Identity,
-    Inputs,
-    ModelRecord,
-    Score,
-    Selection,
-    SinkLayer,
-    Sinks,
-    Skipped,
-    TaskRecord,
-    Timing,
-)
-from microscope_bench.results.signature import identity_hash, short_id, signature
-from microscope_bench.results.validation import NEWEST, check_document
+from microscope_bench.identity import Identity
+from microscope_bench.results import contradictions
+from microscope_bench.results.document import to_text, write_atomically
+from microscope_bench.results.records import Accuracy, Environment, Failure, Inputs, Score, Sinks, Timing
+from microscope_bench.system.field_types import Sha256, content_sha256
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = [
-    "COMPLETE",
-    "FAILED",
-    "SCHEMA_VERSION",
-    "Accuracy",
-    "DatasetRecord",
-    "Environment",
-    "Failure",
-    "Identity",
-    "Inputs",
-    "ModelRecord",
-    "Result",
-    "Score",
-    "Selection",
-    "SinkLayer",
-    "Sinks",
-    "Skipped",
-    "TaskRecord",
-    "Timing",
-    "load_result",
-    "migrate",
-]
+SCHEMA_VERSION: Literal[1] = 1
+COMPLETE: Literal["complete"] = "complete"
+FAILED: Literal["failed"] = "failed"
 
-SCHEMA_VERSION = NEWEST
-COMPLETE, FAILED = "complete", "failed"
+LARGEST_FILE = 50_000_000
+"""Bytes of a result file, at most: a hundred times what a run of all metrics on 80 layers writes."""
+
+_LONGEST_MESSAGE = 300
+_SHOWN = 5
 
 
-def _with_sinks(document: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 says which tokens are sinks; version 1 did not look for them."""
-    return {**document, "schema_version": 2, "sinks": None}
-
-
-def _with_halves(document: dict[str, Any]) -> dict[str, Any]:
-    """Version 3 knows the token sets ``correct`` and ``wrong``; version 2 had none."""
-    return {**document, "schema_version": 3}
-
-
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_sinks, 2: _with_halves}
-"""Schema version → function that turns a document of that version into one of the next; see :func:`migrate`."""
-
-
-@dataclass(frozen=True)
-class Result:
+class Result(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """One model on one task under one protocol.
 
     Attributes:
-        identity: what defines comparability.
-        inputs: hashes and counts of what went into the model.
-        environment: software, hardware, command.
-        timing: when, and how long each stage took.
-        sinks: the massive-activation tokens of each modality; None in a failed result and in one that did not look.
-        scores: the rows; empty in a failed result.
-        accuracy: None where the task has no choices that one forward pass can score.
-        status: "complete" or "failed".
-        error: what ended a failed run; None in a complete one.
-        signature: the line it is cited by; made from ``identity`` unless given (a file keeps the one it was made with).
-        schema_version: of the file format.
+        schema_version: Version of this format.
+        status: Failed for a run that an error ended; it has no scores.
+        error: What ended a failed run; null in a complete result.
+        signature: The line by which the result is cited; it ends with a hash of identity.
+        identity: Everything that decides whether two results may be compared.
+        inputs: What went into the model.
+        environment: Software, hardware, command.
+        timing: When, and how long.
+        accuracy: Share of examples answered rightly; null where the task has no choices that one pass can score.
+        sinks: Massive-activation tokens, per modality; empty in a failed result.
+        scores: One row per metric, estimator, stream, modality, token set and layer; empty in a failed result.
     """
 
+    schema_version: Literal[1]
+    status: Literal["complete", "failed"]
+    error: Failure | None
+    signature: Annotated[str, Meta(max_length=10_000, pattern=r"^[A-Za-z0-9/:@|=.,%+~_-]+\|id:[0-9a-f]{12}(?![\s\S])")]
     identity: Identity
     inputs: Inputs
     environment: Environment
     timing: Timing
-    scores: tuple[Score, ...] = ()
-    accuracy: Accuracy | None = None
-    status: str = COMPLETE
-    error: Failure | None = None
-    signature: str = ""
-    schema_version: int = SCHEMA_VERSION
-    sinks: tuple[Sinks, ...] | None = None
+    accuracy: Accuracy | None
+    sinks: Annotated[tuple[Sinks, ...], Meta(max_length=10)]
+    scores: Annotated[tuple[Score, ...], Meta(max_length=1_000_000)]
 
-    def __post_init__(self) -> None:
-        if not self.signature:
-            line = signature(_plain(self.identity), self.environment.package_version)
-            object.__setattr__(self, "signature", line)
+    def signed(self) -> Result:
+        """The same result with the signature that its identity and its package version make."""
+        return structs.replace(self, signature=self.identity.signature(self.environment.package_version))
 
     @property
     def identity_hash(self) -> str:
         """64 hex digits over ``identity``: equal for results that may be compared number by number."""
-        return identity_hash(_plain(self.identity))
+        return self.identity.hash
 
     @property
     def short_id(self) -> str:
         """The 12 hex digits at the end of the signature."""
-        return short_id(_plain(self.identity))
+        return self.identity.short_id
+
+    @property
+    def computed_checksum(self) -> str:
+        """64 hex digits: SHA-256 of the result as JSON without blanks, keys sorted.
+
+        It finds accidents and edits by hand. It is no protection against forgery: whoever changes a number on purpose
+        can compute it anew.
+        """
+        return content_sha256(self)
 
     def series(
         self, metric: str, estimator: str, stream: str | None, modality: str, tokens: str = "all"
@@ -140,9 +105,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """The document as JSON types, in the order of the file, checksum included."""
-        order = ("schema_version", "status", "error", "signature", "identity", "inputs", "environment", "timing")
-        document = {name: _plain(getattr(self, name)) for name in (*order, "accuracy", "sinks", "scores")}
-        return {**document, "checksum": checksum(document)}
+        return {**msgspec.to_builtins(self), "checksum": self.computed_checksum}
 
     def to_dataframe(self) -> pandas.DataFrame:
         """The scores as a table of pandas: one row per score, its fields behind columns that say what was measured.
@@ -155,21 +118,18 @@ class Result:
         Raises:
             ResultError: pandas is not installed.
         """
-        from microscope_bench.results.data_frame import dataframe
+        from microscope_bench.results.data_frame import dataframe, identity_columns
 
-        return dataframe(self)
+        return dataframe(identity_columns(self.identity, self.inputs.n_examples, self.signature), self.scores)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Result:
-        """The inverse of :meth:`to_dict`; older schema versions are migrated.
+        """The inverse of :meth:`to_dict`.
 
         Raises:
             ResultError: not a valid result document.
         """
-        try:
-            return _build(migrate(document))
-        except RecursionError:
-            raise ResultError("nested too deeply to be a result") from None
+        return _checked(lambda kind: msgspec.convert(document, kind))
 
     def save(self, path: str | Path) -> None:
         """Validates the result and writes it, whole or not at all, in place of what was there.
@@ -177,12 +137,22 @@ class Result:
         Raises:
             ResultError: the result breaks the format, or the file cannot be written.
         """
-        document = self.to_dict()
         try:
-            check_document(document)
-        except ResultError as error:
+            document = self.to_dict()
+            Result.from_dict(document)
+        except MicroscopeError as error:
             raise ResultError(f"{path} was not written: {error}") from error
         write_atomically(Path(path), to_text(document))
+
+
+class ResultFile(Result, frozen=True):
+    """One model on one task under one protocol. docs/result_format.md lists the rules that a JSON Schema cannot say.
+
+    Attributes:
+        checksum: SHA-256 of everything else. It finds accidents and edits, not forgery.
+    """
+
+    checksum: Sha256
 
 
 def load_result(path: str | Path) -> Result:
@@ -192,99 +162,129 @@ def load_result(path: str | Path) -> Result:
         ResultError: missing, truncated, foreign, of a newer schema, against the schema, or edited by hand; the message
             names the file, the place in it, and what to do.
     """
+    data = read_bytes(path)
+    try:
+        return _checked(lambda kind: msgspec.json.decode(data, type=kind))
+    except ResultError as error:
+        raise ResultError(f"{path}: {error}") from None
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a result file.
+
+    Raises:
+        ResultError: missing, no regular file, or larger than any result.
+    """
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise ResultError(f"cannot read the result file {path}: it is no regular file")
-        data = Path(path).read_bytes()
+        if (size := Path(path).stat().st_size) > LARGEST_FILE:
+            raise ResultError(f"cannot read the result file {path}: {size:,} bytes, and no run writes that many")
+        return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ResultError(f"cannot read the result file {path}: {reason}") from error
+
+
+def _checked(as_type: Callable[[type], Any]) -> Result:
+    """A result from what ``as_type`` makes of a file, held against every rule."""
     try:
-        return Result.from_dict(parse(data))
-    except ResultError as error:
-        raise ResultError(f"{path}: {error}") from error
-
-
-def migrate(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A document of any schema version as one of the newest, checked.
-
-    A document is checked under its own version first, then turned step by step into the newest. A migration never
-    changes ``identity``: signatures that have been cited stay true.
-
-    Raises:
-        ResultError: foreign, newer than this version of the package knows, or invalid.
-    """
-    if isinstance(document, Mapping) and "lm_eval_version" in document:
-        raise ResultError("a result file of lm-eval, not of microscope_bench; those lie below microscope/ beside it")
-    if not isinstance(document, Mapping) or not {"schema_version", "signature"} <= document.keys():
-        raise ResultError("not a microscope_bench result: it has no schema_version and signature")
-    version = document["schema_version"]
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ResultError(f"not a microscope_bench result: schema_version is {str(version)[:40]!r}, not 1, 2, ...")
-    if version > SCHEMA_VERSION:
+        file: ResultFile = as_type(ResultFile)
+    except msgspec.ValidationError as error:
+        raise ResultError(_foreign(as_type) or f"does not follow the result schema: {_place_and_rule(error)}") from None
+    except msgspec.DecodeError as error:
         raise ResultError(
+            f"not complete JSON ({error}): truncated or damaged. Copy it again or repeat the run"
+        ) from None
+    except RecursionError:
+        raise ResultError("nested too deeply to be a result file") from None
+    result = Result(*(getattr(file, name) for name in Result.__struct_fields__))
+    _check_rules(result)
+    expected = f"|id:{result.short_id}"
+    if not result.signature.endswith(expected):
+        raise ResultError(
+            f"the identity does not belong to the signature (it hashes to {expected[1:]}, the signature says "
+            f"{result.signature[-15:]}): it was edited after the run. Take the original file, or repeat the run"
+        )
+    if file.checksum != result.computed_checksum:
+        raise ResultError(
+            "the content does not match its checksum: it was edited or damaged after it was written. Take the original "
+            "file, or repeat the run"
+        )
+    return result
+
+
+def _check_rules(result: Result) -> None:
+    n_layers = result.identity.model.n_layers
+    broken = [
+        *(_in_failed(result) if result.status == FAILED else _in_complete(result)),
+        *(contradictions.in_value("accuracy", result.accuracy) if result.accuracy else ()),
+        *contradictions.in_sinks(result.sinks, n_layers),
+        *contradictions.in_scores(result.scores, result.identity.metrics, n_layers),
+    ]
+    if broken:
+        rest = f" (and {len(broken) - _SHOWN} more)" if len(broken) > _SHOWN else ""
+        raise ResultError(f"contradicts itself: {'; '.join(broken[:_SHOWN])}{rest}")
+
+
+def _in_failed(result: Result) -> Iterator[str]:
+    if result.error is None:
+        yield "error: a failed result says why"
+    if result.scores or result.accuracy or result.sinks:
+        yield "scores, accuracy, sinks: a failed result has none"
+
+
+def _in_complete(result: Result) -> Iterator[str]:
+    identity, inputs = result.identity, result.inputs
+    if result.error is not None:
+        yield "error: a complete result has none"
+    if not result.scores:
+        yield "scores: a complete result has at least one"
+    if inputs.n_examples < 1:
+        yield "inputs.n_examples: a complete result measured at least one example"
+    for name, value in (
+        ("identity.example_ids_sha256", identity.example_ids_sha256),
+        ("identity.prompt_sha256", identity.prompt_sha256),
+        ("inputs.examples_sha256", inputs.examples_sha256),
+        ("inputs.tokens_sha256", inputs.tokens_sha256),
+    ):
+        if value is None:
+            yield f"{name}: null only in a failed result"
+
+
+class _Head(Struct):
+    """What tells whose file it is."""
+
+    schema_version: Any = None
+    signature: Any = None
+    lm_eval_version: Any = None
+
+
+def _foreign(as_type: Callable[[type], Any]) -> str:
+    """Why a document is no result of this version at all, or "" where it is one with an error in it."""
+    try:
+        head: _Head = as_type(_Head)
+    except (msgspec.DecodeError, RecursionError):
+        head = _Head()
+    if head.lm_eval_version is not None:
+        return "a result file of lm-eval, not of microscope_bench; those lie below microscope/ beside it"
+    if head.schema_version is None or head.signature is None:
+        return "not a microscope_bench result: it has no schema_version and signature"
+    version = head.schema_version
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        return f"not a microscope_bench result: schema_version is {str(version)[:40]!r}, not 1, 2, ..."
+    if version > SCHEMA_VERSION:
+        return (
             f"schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version reads. "
             f"Upgrade microscope_bench: pip install --upgrade microscope-bench"
         )
-    current = dict(document)
-    check_document(current)
-    for step in range(version, SCHEMA_VERSION):
-        current = MIGRATIONS[step](current)
-        current["checksum"] = checksum(current)
-        check_document(current)
-    return current
+    return ""
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses, tuples and mappings as the dicts and lists of JSON."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _build(document: Mapping[str, Any]) -> Result:
-    identity, inputs = document["identity"], document["inputs"]
-    try:
-        protocol = Protocol(**identity["protocol"])
-    except MicroscopeError as error:
-        raise ResultError(f"identity.protocol: {error}") from error
-    return Result(
-        schema_version=document["schema_version"],
-        status=document["status"],
-        error=Failure(**document["error"]) if document["error"] else None,
-        signature=document["signature"],
-        identity=Identity(
-            **{
-                **identity,
-                "protocol": protocol,
-                "model": ModelRecord(**identity["model"]),
-                "task": TaskRecord(**identity["task"]),
-                "dataset": DatasetRecord(**identity["dataset"]),
-                "selection": Selection(**identity["selection"]),
-            }
-        ),
-        inputs=Inputs(**{**inputs, "skipped": tuple(Skipped(**row) for row in inputs["skipped"])}),
-        environment=Environment(**document["environment"]),
-        timing=Timing(**document["timing"]),
-        accuracy=Accuracy(**document["accuracy"]) if document["accuracy"] else None,
-        sinks=None if document["sinks"] is None else tuple(map(_sinks, document["sinks"])),
-        scores=tuple(map(_score, document["scores"])),
-    )
-
-
-def _score(row: Mapping[str, Any]) -> Score:
-    """A row whose fields the schema has checked; the ``__init__`` of a frozen dataclass takes three times as long, and
-    a leaderboard reads half a million rows.
-    """
-    score = object.__new__(Score)
-    score.__dict__.update(row, flags=tuple(row["flags"]))
-    return score
-
-
-def _sinks(row: Mapping[str, Any]) -> Sinks:
-    layers = tuple(SinkLayer(**{**layer, "dimensions": tuple(layer["dimensions"])}) for layer in row["layers"])
-    return Sinks(**{**row, "layers": layers})
+def _place_and_rule(error: msgspec.ValidationError) -> str:
+    """Msgspec's message with the place before the rule, and nothing in it that disturbs a terminal."""
+    rule, _, place = str(error).rpartition(" - at ")
+    place = re.sub(r"\$\.?", "", place.replace("`", "")) or "the document"
+    text = f"{place}: {rule}" if rule else str(error)
+    text = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -7,21 +7,15 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from microscope_bench.errors import ResultError
 from microscope_bench.results.result import FAILED, Result, load_result
 from microscope_bench.system.disk import locked, remove_leftovers
-
-MANY_FILES = 64
-"""From how many on other processes may help: starting one costs what reading ten files does."""
-
-FILES_AT_ONCE = 8
-"""Files that a process reads before it hands them over."""
 
 _LONGEST_NAME = 100
 _FAILED_NOTE = "~failed.json"
@@ -82,56 +76,22 @@ def find_results(root: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(top).as_posix())
 
 
-def each_result(root: str | Path, processes: int = 1) -> Iterator[tuple[Path, Result]]:
+def each_result(root: str | Path) -> Iterator[tuple[Path, Result]]:
     """Every result below a directory with its path, in the order of :func:`find_results`, read when it is asked for.
-
-    Args:
-        root: the directory.
-        processes: how many read, where there are many files. More than one only from a program that may be started
-            again as a module and has no threads, such as the command line.
 
     Raises:
         ResultError: after the last one, if one file or more is not a valid result; the message names each.
     """
     broken = []
-    paths = find_results(root)
-    for path, found in zip(paths, _read_all(paths, processes), strict=True):
-        if isinstance(found, Result):
-            yield path, found
-        else:
-            broken.append(found)
+    for path in find_results(root):
+        try:
+            result = load_result(path)
+        except ResultError as error:
+            broken.append(str(error))
+            continue
+        yield path, result
     if broken:
         raise ResultError("\n".join([f"{len(broken)} broken file(s) among the results:", *broken]))
-
-
-def _read_all(paths: Sequence[Path], processes: int) -> Iterator[Result | str]:
-    """The result of each file in order, or what is wrong with it."""
-    if processes < 2 or len(paths) < MANY_FILES:
-        yield from map(_result_or_error, paths)
-        return
-    from concurrent.futures import Future, ProcessPoolExecutor
-
-    chunks = [paths[start : start + FILES_AT_ONCE] for start in range(0, len(paths), FILES_AT_ONCE)]
-    with ProcessPoolExecutor(processes) as pool:
-        # no more in flight than keeps all busy: what is read waits in memory until it is asked for
-        waiting: deque[Future[list[Result | str]]] = deque()
-        for chunk in chunks:
-            waiting.append(pool.submit(_results_or_errors, chunk))
-            if len(waiting) > 2 * processes:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def _results_or_errors(paths: Sequence[Path]) -> list[Result | str]:
-    return list(map(_result_or_error, paths))
-
-
-def _result_or_error(path: Path) -> Result | str:
-    try:
-        return load_result(path)
-    except ResultError as error:
-        return str(error)
 
 
 def load_results(root: str | Path) -> list[tuple[Path, Result]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import ValidationError, convert
+
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.protocol import Protocol
@@ -40,6 +42,6 @@ def open_finished(store: str | Path) -> tuple[TokenStore, Protocol]:
     if not token_store.manifest.get("about"):
         raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
     try:
-        return token_store, Protocol(**token_store.manifest["about"]["protocol"])
-    except TypeError as error:
-        raise StoreError(f"{store}: its protocol has fields that this version does not know ({error})") from error
+        return token_store, convert(token_store.manifest["about"]["protocol"], Protocol)
+    except ValidationError as error:
+        raise StoreError(f"{store}: its protocol is none that this version knows ({error})") from error

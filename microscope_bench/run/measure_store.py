@@ -6,11 +6,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
+
 from microscope_bench.capture.sharing import check_same_run
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.results.provenance import environment
-from microscope_bench.results.result import Environment, Result
+from microscope_bench.results.records import Environment
+from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import check_writable
 from microscope_bench.run.captured import Captured, open_finished
 from microscope_bench.run.pipeline import measure, write
@@ -45,7 +48,7 @@ def measure_store(store: str | Path, config: RunConfig | None = None, **options:
     asked = {"metrics": list(config.metrics), "split_by": config.split_by}
     check_same_run(processes, {"run": token_store.manifest["run"], **asked})
     about = token_store.manifest["about"]
-    then = Environment(**about["environment"])
+    then = convert(about["environment"], Environment)
     here = environment(
         device=then.device,
         processor=then.processor,

@@ -8,10 +8,10 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import to_builtins
 from tqdm import tqdm
 
 from microscope_bench.capture.disk_space import check_space
@@ -24,7 +24,8 @@ from microscope_bench.errors import MicroscopeError
 from microscope_bench.measure import Measurement
 from microscope_bench.measure import measure as measure_tokens
 from microscope_bench.results.provenance import environment
-from microscope_bench.results.result import Environment, Result
+from microscope_bench.results.records import Environment
+from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import save_result
 from microscope_bench.run.captured import Captured
 from microscope_bench.run.resolve import Resolved
@@ -91,7 +92,7 @@ def finish_capture(resolved: Resolved, store: TokenStore, here: Environment) -> 
             "config": resolved.config.as_dict(),
             "protocol": resolved.protocol.as_dict(),
             "media_sha256": resolved.probed.media_sha256,
-            "environment": asdict(here),
+            "environment": to_builtins(here),
             "capture_seconds": resolved.stopwatch.seconds["capture"],
         }
     )
@@ -126,8 +127,8 @@ def environment_of(adapter: Adapter, command: Sequence[str]) -> Environment:
     """Software, hardware and command of a run in this process."""
     return environment(
         device=device_name(adapter.device),
-        processor=adapter.info.processor,
-        image_processor=adapter.info.image_processor,
+        processor=adapter.processing.processor,
+        image_processor=adapter.processing.image_processor,
         command=command,
     )
 

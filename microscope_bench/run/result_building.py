@@ -5,32 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
+
+from msgspec import convert
 
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.selection import RULE
 from microscope_bench.config import RunConfig
+from microscope_bench.identity import DatasetInfo, Identity, ModelInfo, TaskInfo
 from microscope_bench.measure import Measurement
 from microscope_bench.measure.correctness import VERSION as SPLIT_VERSION
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.provenance import failure, without_directories
-from microscope_bench.results.result import (
-    FAILED,
-    Accuracy,
-    DatasetRecord,
-    Environment,
-    Identity,
-    Inputs,
-    ModelRecord,
-    Result,
-    Selection,
-    Skipped,
-    TaskRecord,
-)
+from microscope_bench.results.records import Accuracy, Environment, Inputs, Skipped
+from microscope_bench.results.result import COMPLETE, FAILED, SCHEMA_VERSION, Result
 from microscope_bench.run.captured import Captured
 from microscope_bench.run.resolve import Resolved
+from microscope_bench.system.field_types import shortened
 
 
 def result_of(captured: Captured, measurement: Measurement, config: RunConfig) -> Result:
@@ -46,15 +38,23 @@ def result_of(captured: Captured, measurement: Measurement, config: RunConfig) -
     # in an order that does not depend on the order of examples
     measured = sorted((record for record in store.records if record.skipped is None), key=lambda record: record.id)
     return Result(
+        schema_version=SCHEMA_VERSION,
+        status=COMPLETE,
+        error=None,
+        signature="",
         identity=_identity(run, captured.protocol, config, measured),
         inputs=Inputs(
-            chat_template_sha256=run["model"]["chat_template_sha256"],
+            n_examples=len(measured),
+            examples_sha256=_sha256(record.example_sha256 for record in measured),
+            chat_template_sha256=run["processing"]["chat_template_sha256"],
             tokens_sha256=_sha256(record.tokens_sha256 for record in measured),
             media_sha256=about["media_sha256"],
             tokens_seen=_summed(record.tokens_seen for record in measured),
             images_converted=_summed(Counter(record.converted_from) for record in measured),
             skipped=tuple(
-                Skipped(record.id, without_directories(record.skipped)) for record in store.records if record.skipped
+                Skipped(shortened(record.id), shortened(without_directories(record.skipped)))
+                for record in store.records
+                if record.skipped
             ),
         ),
         environment=captured.environment,
@@ -62,35 +62,48 @@ def result_of(captured: Captured, measurement: Measurement, config: RunConfig) -
         sinks=measurement.sinks,
         scores=measurement.scores,
         accuracy=_accuracy(measured),
-    )
+    ).signed()
 
 
 def failed_result(resolved: Resolved, here: Environment, error: BaseException) -> Result:
     """The result that says why there is none."""
     run = resolved.identity
     return Result(
-        identity=_identity(run, resolved.protocol, resolved.config, None),
-        inputs=Inputs(run["model"]["chat_template_sha256"], tokens_sha256=None, media_sha256=None),
-        environment=here,
-        timing=resolved.stopwatch.record(),
+        schema_version=SCHEMA_VERSION,
         status=FAILED,
         error=failure(error, resolved.stopwatch.current),
-    )
+        signature="",
+        identity=_identity(run, resolved.protocol, resolved.config, None),
+        inputs=Inputs(
+            n_examples=0,
+            examples_sha256=None,
+            chat_template_sha256=run["processing"]["chat_template_sha256"],
+            tokens_sha256=None,
+            media_sha256=None,
+            tokens_seen={},
+            images_converted={},
+            skipped=(),
+        ),
+        environment=here,
+        timing=resolved.stopwatch.record(),
+        accuracy=None,
+        sinks=(),
+        scores=(),
+    ).signed()
 
 
 def _identity(
     run: Mapping[str, Any], protocol: Protocol, config: RunConfig, measured: Sequence[ExampleRecord] | None
 ) -> Identity:
-    known = {field.name for field in fields(ModelRecord)}
     return Identity(
         protocol=protocol,
-        model=ModelRecord(**{name: value for name, value in run["model"].items() if name in known}),
-        task=TaskRecord(**run["task"]),
-        dataset=DatasetRecord(**run["dataset"]),
+        model=convert(run["model"], ModelInfo),
+        task=convert(run["task"], TaskInfo),
+        dataset=convert(run["dataset"], DatasetInfo),
         n_examples=len(measured or ()),
         example_ids_sha256=None if measured is None else _sha256(record.id for record in measured),
         prompt_sha256=None if measured is None else _sha256(r.example_sha256 for r in measured),
-        selection=Selection(RULE),
+        selection=RULE,
         metrics=_versions(config, mainflow="mainflow" in run.get("capture", {})),
     )
 
@@ -112,10 +125,10 @@ def _accuracy(measured: Sequence[ExampleRecord]) -> Accuracy | None:
         return None
     for record in asked:
         if record.unscored:
-            return Accuracy(None, None, n=len(asked), reason=f"example {record.id}: {record.unscored}")
+            return Accuracy(None, None, n=len(asked), reason=shortened(f"example {record.id}: {record.unscored}"))
     n = len(asked)
     value = sum(bool(record.right) for record in asked) / n
-    return Accuracy(value, (value * (1 - value) / (n - 1)) ** 0.5 if n > 1 else None, n)
+    return Accuracy(value, (value * (1 - value) / (n - 1)) ** 0.5 if n > 1 else None, n, reason=None)
 
 
 def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

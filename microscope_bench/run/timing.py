@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from microscope_bench.results.records import Timing as TimingRecord
+from microscope_bench.results.records import Timing
 
 
 class Stopwatch:
@@ -37,11 +37,11 @@ class Stopwatch:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
-    def record(self) -> TimingRecord:
+    def record(self) -> Timing:
         """What the result says of it, with the process's peak memory."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds = self.seconds | {"total": sum(self.seconds.values())}
-        return TimingRecord(
+        return Timing(
             started_utc=self.started.strftime("%Y-%m-%dT%H:%M:%SZ"),
             seconds={name: round(value, 3) for name, value in seconds.items()},
             # kilobytes on Linux, bytes on macOS

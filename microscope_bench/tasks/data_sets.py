@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,6 @@ FILE_FORMATS = frozenset(
 """What ``datasets.load_dataset`` takes for a file format rather than for a hub repository."""
 
 LOCAL_HINT = "use a local copy: --task_args data_dir=DIR"
-
-
-@dataclass(frozen=True)
-class DatasetIdentity:
-    """What defines the data of a run.
-
-    Attributes:
-        path: the hub repository, or ``local`` (files of this machine), or ``generated``.
-        name: the repository's configuration, where it has several.
-        revision: the hub commit (40 hexadecimal digits); for local data ``sha256-`` and 16 hexadecimal digits over the
-            rows of the split; for generated data, generator version and arguments.
-        split: the split's name.
-    """
-
-    path: str
-    name: str | None
-    revision: str
-    split: str
 
 
 def is_hub_repository(path: str) -> bool:

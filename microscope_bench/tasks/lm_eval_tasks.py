@@ -9,7 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from microscope_bench.tasks.data_sets import DatasetIdentity, hash_rows, is_hub_repository
+from microscope_bench.identity import DatasetInfo
+from microscope_bench.tasks.data_sets import hash_rows, is_hub_repository
 from microscope_bench.tasks.fewshot import Draws
 from microscope_bench.tasks.lm_eval_layer import keep_compiled_templates
 from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
@@ -42,19 +43,19 @@ def task_around(renderer: Any, settings: TaskSettings) -> Task:
     return Task(name, measured.version, dataset, measured.ids, measured.rows, renderer, settings)
 
 
-def _dataset(renderer: Any, config: Any, metadata: Mapping[str, Any], where: Path) -> DatasetIdentity:
+def _dataset(renderer: Any, config: Any, metadata: Mapping[str, Any], where: Path) -> DatasetInfo:
     split = str(config.test_split if renderer.has_test_docs() else config.validation_split)
     if generated := metadata.get("generated"):
         given = {"task": config.task, "metadata": metadata, "dataset_kwargs": config.dataset_kwargs}
         arguments = function_arguments(config.custom_dataset, given, {}, where)
-        return DatasetIdentity("generated", None, generated_revision(generated, arguments, where), split)
+        return DatasetInfo("generated", None, generated_revision(generated, arguments, where), split)
     rows = renderer.dataset[split]
     source = config if config.custom_dataset is None else SimpleNamespace(**{**NO_SOURCE, **metadata})
     if source.dataset_path and not getattr(source, "data_dir", None) and is_hub_repository(str(source.dataset_path)):
         # the commit that was downloaded, where datasets noted it; not what the branch has become since
         revision = _downloaded_commit(rows) or hash_rows(rows)
-        return DatasetIdentity(str(source.dataset_path), source.dataset_name, revision, split)
-    return DatasetIdentity("local", None, hash_rows(rows), split)
+        return DatasetInfo(str(source.dataset_path), source.dataset_name, revision, split)
+    return DatasetInfo("local", None, hash_rows(rows), split)
 
 
 def _downloaded_commit(rows: Any) -> str | None:

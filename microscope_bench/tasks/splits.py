@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import MicroscopeError, TaskError, field_error
+from microscope_bench.identity import DatasetInfo
 from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.data_sets import (
     LOCAL_HINT,
-    DatasetIdentity,
     hash_rows,
     is_hub_repository,
     open_splits,
@@ -29,7 +29,7 @@ class Split:
     """The split to evaluate, a ``datasets.Dataset``; which data that is; and all splits of the data set by name."""
 
     rows: Any
-    dataset: DatasetIdentity
+    dataset: DatasetInfo
     every: Mapping[str, Any]
 
 
@@ -84,11 +84,11 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
     if n_rows == 0:
         raise field_error(path, field, f"split {split!r} has no rows")
     if commit is not None:
-        dataset = DatasetIdentity(str(repository), arguments.get("dataset_name"), commit, split)
+        dataset = DatasetInfo(str(repository), arguments.get("dataset_name"), commit, split)
     elif generated:
-        dataset = DatasetIdentity("generated", None, generated_revision(generated, arguments, path), split)
+        dataset = DatasetInfo("generated", None, generated_revision(generated, arguments, path), split)
     else:
-        dataset = DatasetIdentity("local", None, hash_rows(rows), split)
+        dataset = DatasetInfo("local", None, hash_rows(rows), split)
     return Split(rows, dataset, splits)
 
 

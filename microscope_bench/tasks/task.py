@@ -8,7 +8,7 @@ from typing import Any
 
 from microscope_bench.errors import ExampleError
 from microscope_bench.example import IMAGE_PLACEHOLDER, PLACEHOLDERS, Example
-from microscope_bench.tasks.data_sets import DatasetIdentity
+from microscope_bench.identity import DatasetInfo
 from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.media import pictures_in, sounds_in
 from microscope_bench.tasks.settings import TaskSettings, seeded
@@ -31,7 +31,7 @@ class Task:
 
     name: str
     version: str
-    dataset: DatasetIdentity
+    dataset: DatasetInfo
     ids: Sequence[str]
     rows: Any
     renderer: Any

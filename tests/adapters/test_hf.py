@@ -154,7 +154,7 @@ def test_prompts_follow_the_chat_template_unless_told_otherwise(tiny, tiny_adapt
     )
     raw = HFAdapter.load({"pretrained": str(tiny("qwen2_vl")), "use_chat_template": "false"}, device="cpu")
     assert raw.encode(PICTURE_QUESTIONS[:1]).prompts == ("<|image_pad|>What is it?\nA. x\nB. y\nAnswer:",)
-    assert raw.info.chat_template_sha256 is None
+    assert raw.processing.chat_template_sha256 is None
     assert tiny_adapter("paligemma").encode(PICTURE_QUESTIONS[:1]).prompts[0].endswith("Answer:\n")
     with pytest.raises(AdapterError, match="no chat template"):
         HFAdapter.load({"pretrained": str(tiny("gpt2")), "use_chat_template": "true"}, device="cpu")
@@ -179,20 +179,21 @@ def test_a_broken_chat_template_is_named(template, cause, tiny, tmp_path):
 
 
 def test_identity(tiny_adapter):
-    info = tiny_adapter("qwen2_vl").info
+    adapter = tiny_adapter("qwen2_vl")
+    info, processing = adapter.info, adapter.processing
     assert (info.name, info.repo, info.adapter) == ("qwen2_vl", "qwen2_vl", "hf")
     assert info.architecture == "Qwen2VLForConditionalGeneration"
-    assert (info.n_layers, info.hidden_size, info.dtype, info.context_length) == (LAYERS, 32, "float32", 4096)
-    assert info.revision.startswith("sha256-") and len(info.chat_template_sha256) == 64
-    assert info.processor in ("Qwen2VLProcessor", "Qwen2VLProcessorWithoutVideo")
-    assert info.image_processor in ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorPil")
+    assert (info.n_layers, info.hidden_size, info.dtype, processing.context_length) == (LAYERS, 32, "float32", 4096)
+    assert info.revision.startswith("sha256-") and len(processing.chat_template_sha256) == 64
+    assert processing.processor in ("Qwen2VLProcessor", "Qwen2VLProcessorWithoutVideo")
+    assert processing.image_processor in ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorPil")
     assert info.trained and info.quantization is None and info.attention == "sdpa"
 
 
 def test_dtype_attention_and_length_are_the_callers_choice(tiny):
     args = {"pretrained": str(tiny("llava")), "dtype": "bfloat16", "attn_implementation": "eager", "max_length": "99"}
     adapter = HFAdapter.load(args, device="cpu")
-    assert (adapter.info.dtype, adapter.info.attention, adapter.info.context_length) == ("bfloat16", "eager", 99)
+    assert (adapter.info.dtype, adapter.info.attention, adapter.processing.context_length) == ("bfloat16", "eager", 99)
     assert all(v.dtype == torch.bfloat16 for v in adapter.encode(PICTURE_QUESTIONS).media.values())
     assert check(adapter, PICTURE_QUESTIONS).passed
 

@@ -135,10 +135,11 @@ def test_positions_of_each_label(family, tiny_adapter):
     ],
 )
 def test_identity(family, processor, image_processor, tiny_adapter):
-    info = tiny_adapter(family).info
-    assert info.processor == processor
-    assert info.image_processor.removesuffix("Pil") == image_processor
-    assert (info.chat_template_sha256 is not None) == (family == "mllama")
+    adapter = tiny_adapter(family)
+    info, processing = adapter.info, adapter.processing
+    assert processing.processor == processor
+    assert processing.image_processor.removesuffix("Pil") == image_processor
+    assert (processing.chat_template_sha256 is not None) == (family == "mllama")
     assert (info.n_layers, info.hidden_size) == (5 if family == "mllama" else 4, 32)
 
 

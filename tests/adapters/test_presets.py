@@ -35,7 +35,7 @@ def test_a_named_model_is_one_fixed_model(tiny, monkeypatch):
     monkeypatch.setitem(MODELS, "mine", preset)
     monkeypatch.setattr(sys.modules[__name__], "built", lambda name: tiny("llama"), raising=False)
     adapter = load_model("mine", "dtype=float32", "cpu")
-    assert (adapter.info.name, adapter.info.repo, adapter.info.context_length) == ("mine", "mine", 64)
+    assert (adapter.info.name, adapter.info.repo, adapter.processing.context_length) == ("mine", "mine", 64)
     with pytest.raises(AdapterError, match="mine is one fixed model"):
         load_model("mine", "pretrained=org/other")
 

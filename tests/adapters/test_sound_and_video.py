@@ -65,10 +65,10 @@ def test_modalities_and_identity(family, tiny_adapter):
     assert adapter.modalities == (with_all if WATCHES else with_all - {"video"})
     processor, images = IDENTITY[family]
     deaf = "WithoutVideo" if "video" in with_all and not WATCHES else ""
-    assert adapter.info.processor == processor + deaf
-    assert adapter.info.image_processor == (images if images is None or WATCHES else f"{images}Pil")
+    assert adapter.processing.processor == processor + deaf
+    assert adapter.processing.image_processor == (images if images is None or WATCHES else f"{images}Pil")
     assert adapter.info.adapter == "hf" and adapter.info.hidden_size == 32 and len(adapter.blocks()) == 4
-    assert adapter.info.chat_template_sha256 is not None
+    assert adapter.processing.chat_template_sha256 is not None
 
 
 @pytest.mark.parametrize("family", marked(having("image")))

@@ -140,7 +140,7 @@ def test_a_question_without_a_picture_is_refused(tiny_adapter):
 def test_the_context_length_is_of_the_prompt_not_of_the_tower(tiny):
     args = {"pretrained": str(tiny("llava_next")), "max_length": "100"}
     adapter = load_model("hf", args, "cpu").tapped("vision")
-    assert adapter.info.context_length is None
+    assert adapter.processing.context_length is None
     with pytest.raises(ExampleError, match=r"example wide: \d+ tokens exceed the model's context of 100"):
         adapter.encode([WIDE])
     roomy = load_model("hf", {**args, "max_length": "300"}, "cpu").tapped("vision")

@@ -12,7 +12,7 @@ from microscope_bench.capture.fingerprints import probe_inputs
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import CaptureError
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from microscope_bench.system.processes import Processes, ProcessesError
 from tests.capture.captured import FEW, by_token, captured
 from tests.toy import PATCHES, ToyAdapter, ToyTask
@@ -83,7 +83,7 @@ def test_examples_that_cannot_be_measured_are_named_and_the_rest_is_as_if_they_w
 
 def test_too_many_skipped_examples_stop_the_run_also_across_a_resume(tmp_path):
     task = ToyTask(20, broken={0: "picture", 1: "picture", 17: "picture"})
-    strict = Protocol(name="geometry/1", max_skipped=0.1)
+    strict = named_protocol("geometry/1").with_changes(max_skipped=0.1)
     for _ in range(2):
         with pytest.raises(
             CaptureError, match=r"3 of 20 examples could not be measured, 2 may be .* First: q0: its picture"
@@ -95,7 +95,7 @@ def test_a_store_is_not_taken_for_good_under_a_stricter_protocol(tmp_path):
     task = ToyTask(20, broken={0: "picture", 17: "picture"})
     captured(tmp_path / "s", task=task)
     with pytest.raises(CaptureError, match=r"2 of 20 examples could not be measured, 1 may be .* First: q0: its"):
-        captured(tmp_path / "s", task=task, protocol=replace(FEW, max_skipped=0.05))
+        captured(tmp_path / "s", task=task, protocol=FEW.with_changes(max_skipped=0.05))
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def test_the_probe_depends_on_the_inputs_alone(tmp_path):
 @pytest.mark.parametrize("skipped", [range(0, 4), range(4, 8)], ids=["before", "after"])
 def test_a_part_is_put_together_of_pieces_of_which_one_has_nothing_measured(tmp_path, skipped):
     task = ToyTask(20, broken=dict.fromkeys(skipped, "picture"))
-    lenient = Protocol(name="geometry/1", tokens_per_example=4, max_skipped=0.5)
+    lenient = named_protocol("geometry/1").with_changes(tokens_per_example=4, max_skipped=0.5)
     reference = by_token(captured(tmp_path / "a", task=task, protocol=lenient))
     stop_at = {0: 1, 4: 2}[skipped.start]  # the pass after the first batch, or after the first that is measured
     with pytest.raises(KeyboardInterrupt):

@@ -18,11 +18,11 @@ from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import MainflowError, StoreError
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.capture.chains import chain_of
 from tests.toy import LAYERS, WIDTH, ToyAdapter, ToyTask
 
-FEW = Protocol(name="geometry/1", tokens_per_example=4, max_skipped=0.2)
+FEW = named_protocol("geometry/1").with_changes(tokens_per_example=4, max_skipped=0.2)
 
 
 class RunningMean(nn.Module):

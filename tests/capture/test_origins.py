@@ -12,7 +12,7 @@ from microscope_bench.adapters.base import IMAGE, SPECIAL, TEXT
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.origins import token_origins
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.toy import ToyAdapter, ToyTask
 
 WORDS = np.array([SPECIAL, TEXT, TEXT, IMAGE, IMAGE, TEXT])
@@ -88,7 +88,7 @@ def test_a_store_knows_which_of_its_tokens_are_the_same(tmp_path):
             return replace(question, images=first.images, text=f"<image>abcd{index}" if index < 2 else question.text)
 
     store = TokenStore.open_or_create(tmp_path / "s", {}, n_examples=5, part_examples=8)
-    protocol = Protocol("geometry/1")
+    protocol = named_protocol("geometry/1")
     Capture(ToyAdapter(), Alike(5), protocol, batch_size=4).fill(store, [0], lambda n: None)
     file = store.open_part(0)
     example, position, modality = (file.get_tensor(name) for name in ("example", "position", "modality"))
@@ -116,7 +116,7 @@ def test_the_capture_asks_the_adapter_what_a_state_sees(tmp_path):
         adapter = ToyAdapter()
         adapter.sees = sees
         store = TokenStore.open_or_create(tmp_path / sees, {}, n_examples=2, part_examples=8)
-        Capture(adapter, SameWords(2), Protocol("geometry/1"), batch_size=2).fill(store, [0], lambda n: None)
+        Capture(adapter, SameWords(2), named_protocol("geometry/1"), batch_size=2).fill(store, [0], lambda n: None)
         file = store.open_part(0)
         text = file.get_tensor("modality") == TEXT
         example, keys = file.get_tensor("example")[text], file.get_tensor("prefix")[text]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from microscope_bench.measure import Measurement, measure
 from microscope_bench.metrics.registry import METRICS
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.measure.stores import CPU, noise_layers, write_store
 
 STATES = {"image": noise_layers(80, 6, 2), "text": noise_layers(60, 6, 2, seed=1)}
@@ -18,7 +18,7 @@ STATES = {"image": noise_layers(80, 6, 2), "text": noise_layers(60, 6, 2, seed=1
 
 def measured(path, states) -> Measurement:
     store = write_store(path, states, tokens_per_example=4)
-    return measure(store, Protocol(name="geometry/1"), METRICS.names(), n_layers=1, device=CPU, progress=False)
+    return measure(store, named_protocol("geometry/1"), METRICS.names(), n_layers=1, device=CPU, progress=False)
 
 
 def rows_of(found: Measurement):

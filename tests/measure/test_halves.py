@@ -16,10 +16,10 @@ from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.measure import measure
 from microscope_bench.measure.correctness import halves
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.measure.stores import CPU, noise, noise_layers, write_store
 
-PROTOCOL = Protocol(name="geometry/1", tokens_per_example=8)
+PROTOCOL = named_protocol("geometry/1").with_changes(tokens_per_example=8)
 METRICS = ("linearity", "intrinsic_dimension", "anisotropy")
 N, EACH, BOUNDARIES = 120, 8, 3
 ANSWERS = {"right": ([-1.0, -2.0], 0), "wrong": ([-2.0, -1.0], 0), "several": ([-1.0, -2.0], None), "open": (None, 0)}

@@ -10,11 +10,11 @@ import pytest
 from microscope_bench.errors import MetricError, MicroscopeError
 from microscope_bench.measure import measure
 from microscope_bench.measure import memory_budget as space
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from microscope_bench.system.key_values import memory_size
 from tests.measure.stores import CPU, noise_layers, write_store
 
-PROTOCOL = Protocol(name="geometry/1", tokens_per_example=8, id_tokens=512)
+PROTOCOL = named_protocol("geometry/1").with_changes(tokens_per_example=8, id_tokens=512)
 METRICS = ("linearity", "intrinsic_dimension", "anisotropy", "cka")
 
 

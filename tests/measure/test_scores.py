@@ -13,11 +13,11 @@ from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError, UnknownNameError
 from microscope_bench.measure import StoredTokens, measure
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.toy import LAYERS, ToyAdapter, ToyTask
 
 METRICS = ("linearity", "intrinsic_dimension", "anisotropy")
-PROTOCOL = Protocol(name="geometry/1", tokens_per_example=6)
+PROTOCOL = named_protocol("geometry/1").with_changes(tokens_per_example=6)
 CPU = torch.device("cpu")
 
 

@@ -15,12 +15,14 @@ from microscope_bench.metrics import two_nn
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import METRICS
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.measure.stores import CPU, noise, noise_layers, write_store
+
+PROTOCOL = named_protocol("geometry/1")
 
 
 def clouds_of(store, n_layers, **protocol):
-    tokens = StoredTokens(store, Protocol(name="geometry/1", **protocol), CPU)
+    tokens = StoredTokens(store, PROTOCOL.with_changes(**protocol), CPU)
     return boundaries(tokens, survey(tokens, n_layers), n_layers, 2)
 
 
@@ -28,7 +30,7 @@ def test_every_cloud_is_measured_on_the_number_of_tokens_that_all_of_them_have(t
     text, image = noise_layers(1300, 8, 3, 1), noise_layers(3000, 8, 3, 2)
     text[0][:] = noise(40, 8, 5).repeat(33, 1)[:1300]  # boundary 0 of text is a vocabulary
     store = write_store(tmp_path / "s", {"text": text, "image": image}, 10)
-    found = measure(store, Protocol(name="geometry/1"), ["intrinsic_dimension"], n_layers=2, device=CPU, progress=False)
+    found = measure(store, PROTOCOL, ["intrinsic_dimension"], n_layers=2, device=CPU, progress=False)
     n = {(s.modality, s.layer): (s.n_tokens, [f for f in s.flags if "unmatched" in f]) for s in found.scores}
     assert n.pop(("text", 0)) == (40, ["unmatched_n=40/1024"])
     assert set(map(str, n.values())) == {"(1024, [])"}, n
@@ -36,7 +38,7 @@ def test_every_cloud_is_measured_on_the_number_of_tokens_that_all_of_them_have(t
 
 def test_a_cloud_of_few_tokens_does_not_pull_the_others_down(tmp_path):
     store = write_store(tmp_path / "s", {"text": noise_layers(300, 8, 2, 1), "image": noise_layers(2100, 8, 2, 2)}, 10)
-    found = measure(store, Protocol(name="geometry/1"), ["intrinsic_dimension"], n_layers=1, device=CPU, progress=False)
+    found = measure(store, PROTOCOL, ["intrinsic_dimension"], n_layers=1, device=CPU, progress=False)
     n = {s.modality: s.n_tokens for s in found.scores}
     assert n == {"text": 300, "image": 2048, "joint": 2048}
 
@@ -163,7 +165,7 @@ def test_what_a_metric_is_given_does_not_depend_on_the_metrics_beside_it(tmp_pat
     store = write_store(tmp_path / "s", {"text": noise_layers(700, 8, 2, 1), "image": noise_layers(2000, 8, 2, 2)}, 10)
 
     def found(*names):
-        measured = measure(store, Protocol("geometry/1"), names, n_layers=1, device=CPU, progress=False)
+        measured = measure(store, PROTOCOL, names, n_layers=1, device=CPU, progress=False)
         return [score for score in measured.scores if score.metric == "counts"]
 
     assert found("counts") == found("counts", "intrinsic_dimension")
@@ -181,4 +183,4 @@ def test_an_estimator_that_a_metric_does_not_list_is_refused(tmp_path, monkeypat
     )
     store = write_store(tmp_path / "s", {"image": noise_layers(50, 4, 2)}, 10)
     with pytest.raises(MicroscopeError, match="metric odd gave estimator 'other'"):
-        measure(store, Protocol("geometry/1"), ["odd"], n_layers=1, device=CPU, progress=False)
+        measure(store, PROTOCOL, ["odd"], n_layers=1, device=CPU, progress=False)

@@ -8,10 +8,10 @@ import torch
 from microscope_bench.measure import measure
 from microscope_bench.metrics.core.sinks import long_rows, massive_rows, notable_dimensions, top_variance_share
 from microscope_bench.metrics.registry import METRICS
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.measure.stores import CPU, noise, noise_layers, write_store
 
-PROTOCOL = Protocol(name="geometry/1", id_tokens=1024)
+PROTOCOL = named_protocol("geometry/1").with_changes(id_tokens=1024)
 DEFAULT = ("linearity", "intrinsic_dimension", "anisotropy")
 D, N, LAYERS = 24, 900, 2
 

@@ -13,10 +13,10 @@ from microscope_bench.capture.selection import token_hashes
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.measure import StoredTokens
 from microscope_bench.measure import tokens as tokens_module
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.measure.stores import CPU
 
-PROTOCOL = Protocol(name="geometry/1")
+PROTOCOL = named_protocol("geometry/1")
 
 
 def scattered_store(path, ids, part_examples, seed):

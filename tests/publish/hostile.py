@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from msgspec.structs import replace
 
-from microscope_bench.results.result import Failure, Result
+from microscope_bench.results.records import Failure
+from microscope_bench.results.result import Result
 from tests.results.sample import failed, sample, with_scores
 
 HOSTILE = [
@@ -58,7 +59,7 @@ def everywhere(text: str) -> Result:
         model={"name": text, "repo": text, "revision": text, "dtype": text, "quantization": text, "attention": text},
         task=replace(identity.task, name=text, version=text),
         dataset=replace(identity.dataset, path=text, name=text, revision=text, split=text),
-        selection=replace(identity.selection, rule=text),
+        selection=text,
         example_ids_sha256=text,
     )
     return with_scores(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from microscope_bench.results.result import Result
 from tests.results.sample import sample
@@ -14,7 +15,7 @@ SAMPLE = sample()
 def named(name: str, **changes: Any) -> Result:
     identity = SAMPLE.identity
     changed = replace(identity, model=replace(identity.model, name=name, **changes))
-    return replace(SAMPLE, identity=changed, signature="")
+    return replace(SAMPLE, identity=changed).signed()
 
 
 def big(name: str, layers: int = 32) -> Result:
@@ -28,6 +29,6 @@ def big(name: str, layers: int = 32) -> Result:
     )
     image = (s for s in scores if (s.metric, s.modality) == ("anisotropy", "image"))
     gap = tuple(replace(s, metric="modality_gap", estimator="unit") for s in image)
-    sinks = tuple(replace(s, n_sinks=3, layers=()) for s in result.sinks or ())
+    sinks = tuple(replace(s, n_sinks=3, layers=()) for s in result.sinks)
     identity = replace(result.identity, metrics={**result.identity.metrics, "modality_gap": 1})
-    return replace(result, scores=scores + gap, sinks=sinks, identity=identity, signature="")
+    return replace(result, scores=scores + gap, sinks=sinks, identity=identity).signed()

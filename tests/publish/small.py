@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from microscope_bench.results.result import Result, Score
+from microscope_bench.results.records import Score
+from microscope_bench.results.result import Result
 from tests.results.sample import sample, with_scores
 
 ESTIMATORS = {"held_out", "twonn_discard10", "top_share"}

@@ -7,12 +7,12 @@ import io
 import json
 import re
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from microscope_bench.cli.leaderboard import _fusion_of
 from microscope_bench.cli.main import main

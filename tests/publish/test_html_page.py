@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from microscope_bench.metrics.registry import headlines
 from microscope_bench.publish.leaderboard.board import Board, board_of
@@ -78,7 +79,7 @@ def test_the_page_holds_the_rows_of_the_markdown_page_and_no_others(board: objec
 
 
 def test_a_changed_number_changes_both() -> None:
-    changed = with_scores(sample(), lambda s: s if s.value is None else type(s)(**{**vars(s), "value": s.value * 0.9}))
+    changed = with_scores(sample(), lambda s: s if s.value is None else replace(s, value=s.value * 0.9))
     board, other = board_of([("a.json", sample())]), board_of([("a.json", changed)])
     assert html_rows(render_html(board)) != html_rows(render_html(other)) == markdown_rows(render_board(other))
 

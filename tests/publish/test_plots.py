@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import matplotlib
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from microscope_bench.cli.main import main

@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.exceptions import UndefinedError
+from msgspec.structs import replace
 
 from microscope_bench.cli.main import main
 from microscope_bench.errors import ResultError
@@ -30,7 +31,8 @@ from microscope_bench.publish.report.charts import charts_of
 from microscope_bench.publish.report.curves import shown_results
 from microscope_bench.publish.report.page import render
 from microscope_bench.publish.summary import Summary, plus_minus, summarise
-from microscope_bench.results.result import Result, Score, load_result
+from microscope_bench.results.records import Score
+from microscope_bench.results.result import Result, load_result
 from tests.publish.many_layers import big, named
 from tests.publish.report_page import figure, read
 from tests.results.sample import SAMPLE_FILE, failed, sample, with_scores
@@ -155,8 +157,7 @@ def test_gaps_of_two_versions_of_the_metric_are_not_in_one_panel():
     other = replace(
         result,
         identity=replace(result.identity, metrics={**result.identity.metrics, "modality_gap": 2}),
-        signature="",
-    )
+    ).signed()
     page = read(render([result, other]))
     for version, key in ((1, "1 "), (2, "2 ")):
         panel = figure(page, f"modality gap (unit), version {version} of the metric", "image")

@@ -10,12 +10,12 @@ import math
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from microscope_bench.publish.report.page import render
 from microscope_bench.results.result import Result, load_result

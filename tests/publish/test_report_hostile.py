@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from itertools import zip_longest
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from microscope_bench.publish.report.page import render
-from microscope_bench.results.result import Failure, Result, Score, Skipped
+from microscope_bench.results.records import Failure, Score, Skipped
+from microscope_bench.results.result import Result
 from tests.publish.hostile import HOSTILE
 from tests.publish.report_page import Element, read
 from tests.results.sample import failed, sample, with_scores
@@ -70,7 +71,7 @@ def everywhere(text: str) -> Result:
             model=replace(identity.model, **names, control=text, options={text: text, "tap": text}),
             task=replace(identity.task, name=text, version=text),
             dataset=replace(identity.dataset, path=text, name=text, revision=text, split=text),
-            selection=replace(identity.selection, rule=text),
+            selection=text,
             example_ids_sha256=text,
             metrics={**identity.metrics, f"x{text}": 1},
         ),

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from microscope_bench.metrics.registry import headlines
 from microscope_bench.publish.summary import Summary, layers_to_mir, plus_minus, show_layers, summarise
 from microscope_bench.publish.terminal import summary_table
-from microscope_bench.results.result import Score
+from microscope_bench.results.records import Score
 from tests.results.sample import failed, sample, with_scores
 
 

@@ -1,19 +1,21 @@
-"""The committed example result, and variants of it."""
+"""The example result, and variants of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.protocol import Protocol
-from microscope_bench.results.document import checksum
-from microscope_bench.results.result import COMPLETE, FAILED, Failure, Result, Score, load_result
-from microscope_bench.results.signature import short_id
+import msgspec
+from msgspec.structs import replace
 
-HISTORIC = Path(__file__).resolve().parents[1] / "historic"
-SAMPLE_FILE = HISTORIC / "result.v3.json"
+from microscope_bench.identity import SHORT_ID_LENGTH
+from microscope_bench.protocol import Protocol
+from microscope_bench.results.records import Failure, Score
+from microscope_bench.results.result import COMPLETE, FAILED, Result, load_result
+
+SAMPLE_FILE = Path(__file__).with_name("sample.json")
 
 
 def sample(*, model: dict[str, Any] | None = None, protocol: Protocol | None = None, **identity: Any) -> Result:
@@ -25,13 +27,13 @@ def sample(*, model: dict[str, Any] | None = None, protocol: Protocol | None = N
         protocol=protocol or result.identity.protocol,
         **identity,
     )
-    return replace(result, identity=changed, signature="")
+    return replace(result, identity=changed).signed()
 
 
 def failed(result: Result) -> Result:
     """The same run, ended by an error."""
     error = Failure("CaptureError", "boundary 3 came where boundary 2 was expected", "capture")
-    return replace(result, status=FAILED, error=error, scores=(), sinks=None, accuracy=None)
+    return replace(result, status=FAILED, error=error, scores=(), sinks=(), accuracy=None)
 
 
 def with_scores(result: Result, change: Callable[[Score], Score | None]) -> Result:
@@ -40,9 +42,13 @@ def with_scores(result: Result, change: Callable[[Score], Score | None]) -> Resu
     return replace(result, scores=tuple(new for score in result.scores if (new := change(score)) is not None))
 
 
+def digest(document: Any) -> str:
+    return sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+
+
 def forge(document: dict[str, Any]) -> dict[str, Any]:
     """Makes an edited document consistent again: what somebody who means it can do."""
-    identity_id = short_id(document["identity"])
+    identity_id = digest(document["identity"])[:SHORT_ID_LENGTH]
     document["signature"] = document["signature"].rpartition("|id:")[0] + f"|id:{identity_id}"
-    document["checksum"] = checksum(document)
+    document["checksum"] = digest({key: value for key, value in document.items() if key != "checksum"})
     return document

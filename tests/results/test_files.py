@@ -3,16 +3,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from microscope_bench.errors import ResultError
 from microscope_bench.protocol import named_protocol
-from microscope_bench.results import result_files as files
 from microscope_bench.results.result import Result, load_result
 from microscope_bench.results.result_files import (
     check_writable,
@@ -113,18 +112,14 @@ def test_every_broken_file_is_named(tmp_path: Path) -> None:
         load_results(tmp_path)
 
 
-def test_several_processes_read_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MANY_FILES", 2)
-    monkeypatch.setattr(files, "FILES_AT_ONCE", 2)
-    for number in range(13):
+def test_whole_files_are_given_before_the_broken_ones_are_named(tmp_path: Path) -> None:
+    for number in range(5):
         save(tmp_path, sample(model={"repo": f"org/model-{number}"}))
-    assert list(each_result(tmp_path, processes=2)) == list(each_result(tmp_path)) and len(find_results(tmp_path)) == 13
-    for path in (broken := find_results(tmp_path)[3:9:2]):
+    for path in (broken := find_results(tmp_path)[1:4:2]):
         path.write_text("{", encoding="utf-8")
-    found = each_result(tmp_path, processes=2)
-    read = [next(found)[0] for _ in range(13 - len(broken))]
-    assert read == [path for path in find_results(tmp_path) if path not in broken]
-    with pytest.raises(ResultError, match="3 broken file") as error:
+    found = each_result(tmp_path)
+    assert [next(found)[0] for _ in range(3)] == [path for path in find_results(tmp_path) if path not in broken]
+    with pytest.raises(ResultError, match="2 broken file") as error:
         next(found)
     assert all(str(path) in str(error.value) for path in broken)
 

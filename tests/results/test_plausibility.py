@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from microscope_bench.cli.main import main
 from microscope_bench.results.plausibility import implausible
-from microscope_bench.results.result import Result, Score, Skipped, load_result
+from microscope_bench.results.records import Score, Skipped
+from microscope_bench.results.result import Result, load_result
 from tests.results.sample import failed, sample, with_scores
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -25,7 +26,7 @@ def real() -> Result:
 
 
 def signed(result: Result) -> Result:
-    return replace(result, signature="")
+    return result.signed()
 
 
 def edited(metric: str, **change: object) -> Result:

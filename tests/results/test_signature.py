@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
-from microscope_bench.protocol import Protocol, named_protocol
-from microscope_bench.results.signature import identity_hash, short_revision, signature
+from microscope_bench.identity import short_revision
+from microscope_bench.protocol import named_protocol
 from tests.results.sample import sample
 
 NAMED = named_protocol("geometry/1")
@@ -23,7 +26,7 @@ def test_every_deviation_shows(field: str) -> None:
 
 
 def test_of_an_unknown_protocol_every_field_shows() -> None:
-    line = sample(protocol=Protocol(name="geometry/99")).signature
+    line = sample(protocol=replace(NAMED, name="geometry/99")).signature
     assert line.startswith(
         "geometry/99|tokens_per_example=32|limit=all|folds=10|id_tokens=8192|sink_rule=massive/1|"
         "max_skipped=0.01|seed=0|"
@@ -49,9 +52,16 @@ def test_the_id_covers_all_of_the_identity_and_nothing_else() -> None:
     assert result.signature.endswith(f"|id:{result.short_id}")
     assert len(result.short_id) == 12
     assert sample(prompt_sha256="0" * 64).short_id != result.short_id
-    identity = result.to_dict()["identity"]
-    assert identity_hash(dict(reversed(identity.items()))) == result.identity_hash
-    assert signature(identity, "9.9.9").endswith(f"|mb:9.9.9|id:{result.short_id}")
+    mirrored = replace(result.identity, metrics=dict(reversed(result.identity.metrics.items())))
+    assert mirrored.hash == result.identity_hash, "the order of a mapping is none of it"
+    assert result.identity.signature("9.9.9").endswith(f"|mb:9.9.9|id:{result.short_id}")
+
+
+def test_anybody_can_compute_the_hash() -> None:
+    """docs/result_format.md gives this recipe; other ways to write a float are the one thing that could differ."""
+    identity = msgspec.to_builtins(sample().identity)
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256(text.encode()).hexdigest() == sample().identity_hash
 
 
 def test_short_revisions() -> None:

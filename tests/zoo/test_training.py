@@ -221,8 +221,7 @@ def test_one_thread_whatever_the_caller_uses(short, tmp_path, monkeypatch):
 
 INFO = ModelInfo(
     name="x", repo="x", revision="sha256-0", adapter="hf", architecture="X", dtype="float32", quantization=None,
-    attention=None, n_layers=6, hidden_size=128, n_parameters=1_000_000, trained=True, processor="P",
-    image_processor=None, chat_template_sha256=None, context_length=None,
+    attention=None, n_layers=6, hidden_size=128, n_parameters=1_000_000, trained=True, control=None, options={},
 )  # fmt: skip
 
 

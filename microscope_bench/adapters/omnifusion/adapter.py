@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
@@ -29,6 +29,7 @@ from microscope_bench.adapters.omnifusion.parts_loading import (
     load_part,
     load_preprocessing,
     model_info,
+    processing_of,
 )
 from microscope_bench.adapters.pinned_checkpoint import torch_dtype
 from microscope_bench.adapters.prompting import check_placeholders
@@ -56,6 +57,7 @@ class OmniFusionAdapter(Adapter):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.info = info
+        self.processing = processing_of(model, tokenizer, image_processor)
         self.modalities = frozenset({"text", "image"})
         self.device = next(model.parameters()).device
         vision = model.vision_tower.config
@@ -89,7 +91,7 @@ class OmniFusionAdapter(Adapter):
         model = assemble(checkpoint.path, language_model, vision_tower).to(target)
         tokenizer = load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
         image_processor = load_preprocessing(AutoImageProcessor, tower.path)
-        info = model_info(checkpoint, tower, model, tokenizer, image_processor)
+        info = model_info(checkpoint, tower, model)
         return cls(model, tokenizer, image_processor, info)
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -167,7 +169,7 @@ class OmniFusionAdapter(Adapter):
         fresh = copy(self)
         with seeded_initialisation(seed):
             fresh.model = self.model.untrained_twin()
-        fresh.info = replace(self.info, trained=False)
+        fresh.info = structs.replace(self.info, trained=False)
         return fresh
 
     def _row(self, example: Example) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from microscope_bench.adapters.omnifusion.checkpoint_files import load_projectio
 from microscope_bench.adapters.omnifusion.module import OmniFusionModel
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.errors import AdapterError
-from microscope_bench.identity import ModelInfo
+from microscope_bench.identity import ModelInfo, Processing
 from microscope_bench.system.hub import first_line
 
 DIALOG = "This is a dialog with AI assistant.\n"
@@ -69,9 +69,7 @@ def assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionMo
     return model.to(dtype=language_model.dtype)
 
 
-def model_info(
-    checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel, tokenizer: Any, image_processor: Any
-) -> ModelInfo:
+def model_info(checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel) -> ModelInfo:
     """The identity of the assembled model, its vision tower included."""
     config = model.language_model.config
     return ModelInfo(
@@ -88,8 +86,16 @@ def model_info(
         hidden_size=config.hidden_size,
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
         trained=not getattr(config, UNTRAINED_KEY, False),
+        control=None,
+        options={},
+    )
+
+
+def processing_of(model: OmniFusionModel, tokenizer: Any, image_processor: Any) -> Processing:
+    """What makes the inputs of the assembled model."""
+    return Processing(
         processor=type(tokenizer).__name__,
         image_processor=type(image_processor).__name__,
         chat_template_sha256=hashlib.sha256(framed("", has_image=True).encode()).hexdigest(),
-        context_length=config.max_position_embeddings,
+        context_length=model.language_model.config.max_position_embeddings,
     )

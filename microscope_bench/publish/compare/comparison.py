@@ -193,7 +193,7 @@ def values_of(result: Result) -> dict[Key, Value]:
         accuracy = result.accuracy
         rows.append(Value(Quantity(ACCURACY), None, accuracy.value, accuracy.stderr, accuracy.reason))
     rows.append(Value(Quantity(SKIPPED), None, len(result.inputs.skipped)))
-    for sinks in result.sinks or ():
+    for sinks in result.sinks:
         share = sinks.n_sinks / sinks.n_tokens if sinks.n_tokens else 0.0
         rows.append(Value(Quantity(SINKS, modality=sinks.modality), None, share))
     values = {(row.series, row.layer): row for row in rows}

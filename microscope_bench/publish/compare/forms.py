@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec import structs
 from tabulate import tabulate
 
 from microscope_bench.publish.compare.comparison import Comparison, Drift
@@ -108,7 +109,7 @@ def _pair_document(pair: FilePair, comparison: Comparison) -> dict[str, Any]:
 def _side(path: Any, result: Any) -> dict[str, Any] | None:
     if path is None:
         return None
-    accuracy = vars(result.accuracy) if result and result.accuracy else None
+    accuracy = structs.asdict(result.accuracy) if result and result.accuracy else None
     skipped = len(result.inputs.skipped) if result else None
     return {
         "path": str(path),

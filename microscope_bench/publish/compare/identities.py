@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct, to_builtins
+
+from microscope_bench.identity import DatasetInfo, Identity, ModelInfo, TaskInfo
 from microscope_bench.protocol import Protocol
-from microscope_bench.results.records import DatasetRecord, Identity, ModelRecord, Selection, TaskRecord
 from microscope_bench.results.result import Result
 from microscope_bench.system.lazy_registry import unknown_name
 
@@ -16,12 +18,11 @@ MAY_DIFFER = ("model.name", "model.repo", "model.revision")
 """Fields of ``identity`` that say which weights were measured: what a comparison is usually about."""
 
 _ABSENT = "absent"
-_SECTIONS: dict[str, Any] = {
+_SECTIONS: dict[str, type[Struct]] = {
     "protocol": Protocol,
-    "model": ModelRecord,
-    "task": TaskRecord,
-    "dataset": DatasetRecord,
-    "selection": Selection,
+    "model": ModelInfo,
+    "task": TaskInfo,
+    "dataset": DatasetInfo,
 }
 
 
@@ -52,7 +53,7 @@ def check_allowed(allow: Iterable[str]) -> tuple[str, ...]:
 
 def identity_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
     """Every field in which the identities differ, in the order of the file."""
-    return _differences(asdict(baseline.identity), asdict(new.identity))
+    return _differences(to_builtins(baseline.identity), to_builtins(new.identity))
 
 
 def is_allowed(field: str, allow: Iterable[str]) -> bool:
@@ -68,13 +69,13 @@ def input_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
     left_out: dict[str, None] = {"skipped": None}
     if baseline.identity.model.dtype != new.identity.model.dtype:
         left_out["media_sha256"] = None
-    return _differences({**asdict(baseline.inputs), **left_out}, {**asdict(new.inputs), **left_out})
+    return _differences({**to_builtins(baseline.inputs), **left_out}, {**to_builtins(new.inputs), **left_out})
 
 
 def environment_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
     """Versions, device and processor classes that differ; not the command, which is words."""
     ours, theirs = (
-        {**asdict(result.environment), "command": None, "captured_with": None} for result in (baseline, new)
+        {**to_builtins(result.environment), "command": None, "captured_with": None} for result in (baseline, new)
     )
     return _differences(ours, theirs)
 
@@ -99,6 +100,5 @@ def _flat(node: Mapping[str, Any], at: str = "") -> dict[str, str]:
 
 
 def _known_fields() -> set[str]:
-    top = {field.name for field in fields(Identity)}
-    below = {f"{section}.{entry.name}" for section, record in _SECTIONS.items() for entry in fields(record)}
-    return top | below
+    below = {f"{section}.{name}" for section, record in _SECTIONS.items() for name in record.__struct_fields__}
+    return below | set(Identity.__struct_fields__)

@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from microscope_bench.metrics.record import Headline
 from microscope_bench.metrics.registry import DEFAULT_METRICS, headlines
 from microscope_bench.publish.escape import code, escape
@@ -25,7 +27,8 @@ from microscope_bench.publish.summary import (
     summarise,
     token_sets,
 )
-from microscope_bench.results.result import FAILED, Result, Score
+from microscope_bench.results.records import Score
+from microscope_bench.results.result import FAILED, Result
 
 
 @dataclass(frozen=True)
@@ -137,13 +140,15 @@ def row_of(path: str, result: Result) -> ResultRow:
         by_set[score.modality, score.tokens].append(score)
     columns = columns_of(result)
     wanted = {(one.metric, one.estimator, one.stream) for one in columns}
-    slim = replace(result, scores=tuple(s for s in result.scores if (s.metric, s.estimator, s.stream) in wanted))
+    slim = structs.replace(
+        result, scores=tuple(s for s in result.scores if (s.metric, s.estimator, s.stream) in wanted)
+    )
     lines = [
         _modality_row(slim, columns, modality, token_set, by_set[modality, token_set])
         for modality in measured_modalities(result)
         for token_set in token_sets(result, modality)
     ]
-    return ResultRow(path, replace(result, scores=()), columns, tuple(lines), Label(shown_name(result)))
+    return ResultRow(path, structs.replace(result, scores=()), columns, tuple(lines), Label(shown_name(result)))
 
 
 def why_not_shown(result: Result) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from microscope_bench.identity import short_revision
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.summary import Summary, has_own_n, plus_minus, show_range
 from microscope_bench.results.result import Result
-from microscope_bench.results.signature import short_revision
 
 OTHER_COLUMNS = (
     (

@@ -14,6 +14,7 @@ from microscope_bench.publish.leaderboard.board import Board, ModalityRow, Resul
 from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import Summary, Withheld, accuracy_of
 from microscope_bench.results.data_frame import identity_columns
+from microscope_bench.results.result import Result
 
 VERSION = 1
 """Of the layout of the JSON form; raised when a field changes its name or meaning."""
@@ -30,7 +31,7 @@ def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[st
         for row in table.rows:
             for line in row.lines:
                 for headline, summary in zip(row.headlines, line.summaries, strict=True):
-                    known = {**identity_columns(row.result), "model": row.label.name, "fusion": fusion_of(row.result)}
+                    known = {**_identity(row.result), "model": row.label.name, "fusion": fusion_of(row.result)}
                     yield {**known, **_line(line), **_summary(headline, summary), **_source(row)}
 
 
@@ -62,6 +63,10 @@ def to_json(board: Board, fusion_of: TextOf = nothing_known) -> str:
     ]
     document = {"version": VERSION, "rows": list(records(board, fusion_of)), "not_shown": hidden}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _identity(result: Result) -> dict[str, Any]:
+    return identity_columns(result.identity, result.inputs.n_examples, result.signature)
 
 
 def _line(line: ModalityRow) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _line(row: ResultRow, line: ModalityRow, fusion: str, notes: Notes) -> dict[
         "dtype": one_line(dtype_text(row.result)),
         "cells": [_cell(*parts, notes=notes) for parts in zip(row.headlines, line.summaries, line.curves, strict=True)],
         "n_sinks": "" if line.n_sinks is None else line.n_sinks,
-        "sinks": "not looked for" if line.n_sinks is None else f"{line.n_sinks:,}",
+        "sinks": "" if line.n_sinks is None else f"{line.n_sinks:,}",
         "most_tokens": line.n_tokens[1] if line.n_tokens else "",
         "n_tokens": show_range(line.n_tokens) if line.n_tokens else "",
         "most_examples": line.n_examples[1] if line.n_examples else "",

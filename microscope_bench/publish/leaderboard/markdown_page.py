@@ -82,7 +82,7 @@ def _task_section(entry: Table) -> list[str]:
 def _geometry_cells(row: ResultRow, line: ModalityRow, notes: Notes) -> list[str]:
     label = row.label.markdown if line.tokens == "all" else f"{row.label.markdown}, no sinks"
     cells = [_summary_cell(*pair, notes) for pair in zip(row.headlines, line.summaries, strict=True)]
-    sinks = "not looked for" if line.n_sinks is None else f"{line.n_sinks:,}"
+    sinks = "" if line.n_sinks is None else f"{line.n_sinks:,}"
     counts = ["" if ends is None else show_range(ends) for ends in (line.n_tokens, line.n_examples)]
     return [label, *cells, sinks, *counts]
 

@@ -16,7 +16,8 @@ from microscope_bench.publish.summary import (
     of_one_n,
     token_sets,
 )
-from microscope_bench.results.result import Result, Score
+from microscope_bench.results.records import Score
+from microscope_bench.results.result import Result
 
 HALVES = {"correct": "right", "wrong": "wrong"}
 """Token set of the examples answered rightly or wrongly → what it is called."""

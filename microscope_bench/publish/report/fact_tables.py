@@ -19,7 +19,6 @@ from microscope_bench.publish.summary import (
     summarise,
     token_sets,
 )
-from microscope_bench.results.document import canonical
 from microscope_bench.results.result import Result
 
 SKIPPED_SHOWN = 10
@@ -61,7 +60,7 @@ def summary_tables(shown: Sequence[Shown], modalities: Sequence[str]) -> list[Su
 
 def _row(shown: Shown, modality: str, tokens: str) -> SummaryRow:
     sinks = sinks_of(shown.result, modality)
-    found = "not looked for" if sinks is None else f"{sinks.n_sinks:,} of {sinks.n_tokens:,}"
+    found = "" if sinks is None else f"{sinks.n_sinks:,} of {sinks.n_tokens:,}"
     return SummaryRow(
         key=shown.key,
         label=shown.label if tokens == "all" else f"{shown.label}, no sinks",
@@ -103,7 +102,7 @@ def facts_of(result: Result) -> list[tuple[str, str]]:
         ("examples", f"{identity.n_examples:,}; ids SHA-256 {identity.example_ids_sha256}"),
         ("prompts", f"SHA-256 {identity.prompt_sha256}"),
         ("protocol", _pairs(identity.protocol.as_dict())),
-        ("token selection", identity.selection.rule),
+        ("token selection", identity.selection),
         ("metric versions", _pairs(identity.metrics)),
         ("accuracy", accuracy_text(result)),
         ("positions seen", _pairs(inputs.tokens_seen)),
@@ -129,7 +128,4 @@ def reproduction(result: Result) -> tuple[str, str]:
 
 
 def _pairs(mapping: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} = {value if isinstance(value, str | int | float) else canonical(value)}"
-        for key, value in sorted(mapping.items())
-    )
+    return ", ".join(f"{key} = {'null' if value is None else value}" for key, value in sorted(mapping.items()))

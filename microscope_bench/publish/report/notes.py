@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from microscope_bench.metrics.registry import find_metric
 from microscope_bench.publish.report.curves import ShownSeries
 from microscope_bench.publish.summary import cautions_of, has_own_n, show_layers, show_range, sinks_of
-from microscope_bench.results.result import Score
+from microscope_bench.results.records import Score
 
 BARE_FLAGS = ("tokens/d", "examples/d")
 """Flags that every value carries; only ``few_...`` makes them a warning."""
@@ -49,8 +49,6 @@ def _of_one(series: ShownSeries) -> list[str]:
             f"{sinks.n_sinks:,} of {sinks.n_tokens:,} tokens are sinks, which can dominate this metric: "
             f"see “{series.modality}, no sinks”"
         )
-    if sinks is None:
-        found.append("the run did not look for sinks, which can dominate this metric")
     return found
 
 

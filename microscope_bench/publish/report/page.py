@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from microscope_bench import __version__
 from microscope_bench.errors import ResultError
+from microscope_bench.identity import short_revision
 from microscope_bench.publish.escape import html_page
 from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
 from microscope_bench.publish.report.charts import MetricCharts, charts_of
@@ -18,7 +19,6 @@ from microscope_bench.publish.report.curves import Shown, modalities_of, quantit
 from microscope_bench.publish.report.fact_tables import SummaryTable, facts_of, reproduction, summary_tables
 from microscope_bench.publish.summary import shown_name
 from microscope_bench.results.result import FAILED, Result
-from microscope_bench.results.signature import protocol_deviations, short_revision
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ def render(results: Sequence[Result]) -> str:
 def _section(shown: Sequence[Shown]) -> ReportSection:
     identity = shown[0].result.identity
     data, tap = identity.dataset, identity.model.options.get("tap")
-    changes = protocol_deviations(identity.protocol.as_dict())
+    changes = identity.protocol.deviations()
     listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
     return ReportSection(
         title=f"{identity.task.name}, version {identity.task.version}{f', tap {tap}' if tap else ''}",
         description=f"Protocol {identity.protocol.name}{f' with {listed}' if listed else ''}. Data: {data.path}"
         f"{f', {data.name}' if data.name else ''} at {short_revision(data.revision)}, split {data.split}. Token "
-        f"selection: {identity.selection.rule}.",
+        f"selection: {identity.selection}.",
         notes=tuple(_section_notes(shown)),
         shown=tuple(shown),
         tables=tuple(summary_tables(shown, modalities_of(shown))),

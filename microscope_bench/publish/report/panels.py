@@ -15,7 +15,7 @@ from microscope_bench.publish.report.notes import (
     notes_of,
 )
 from microscope_bench.publish.summary import plus_minus
-from microscope_bench.results.result import Score
+from microscope_bench.results.records import Score
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,53 @@
+"""Types of the fields of our JSON files. The bounds keep a hostile file from costing its reader memory or time."""
+
+from __future__ import annotations
+
+import sys
+from hashlib import sha256
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from microscope_bench.errors import MicroscopeError
+
+# (?![\s\S]) is the end of the text both in Python and in ECMA-262; Python's $ lets a last line break through
+ONE_LINE = r"^[^\x00-\x1f\x7f]+(?![\s\S])"
+Name = Annotated[str, Meta(min_length=1, max_length=500, pattern=ONE_LINE)]
+"""One line of text."""
+
+Label = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema={"pattern": ONE_LINE})]
+"""A name that thousands of rows repeat: whoever reads them looks for line breaks in the distinct ones."""
+
+LONGEST_TEXT = 10_000
+Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]
+Version = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+Count = Annotated[int, Meta(ge=0, le=10**15)]
+Layer = Annotated[int, Meta(ge=0, le=10_000)]
+Width = Annotated[int, Meta(ge=1, le=10_000_000)]
+
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""A number; NaN and infinity do not pass."""
+
+NotNegative = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+def content_sha256(content: Any) -> str:
+    """64 hex digits: SHA-256 of structs and JSON types as JSON without blanks, keys sorted.
+
+    Raises:
+        MicroscopeError: a text in it is no Unicode, as the name of a file can be.
+    """
+    try:
+        return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+    except UnicodeEncodeError as error:
+        text = error.object.encode("utf-8", "backslashreplace").decode()
+        raise MicroscopeError(f"{text!r} is no Unicode text, which no result file can hold; rename it") from error
+
+
+def shortened(text: str) -> str:
+    """The text, cut to the length that a field of type ``Text`` may have."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
