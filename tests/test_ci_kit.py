@@ -117,7 +117,8 @@ def test_every_command_of_the_page_is_one_that_the_program_takes() -> None:
     commands = [line.partition("||")[0] for line in commands if line.startswith("microscope-bench ")]
     assert len(commands) >= 5
     for command in commands:
-        build_parser().parse_args(shlex.split(command, comments=True)[1:])
+        arguments = shlex.split(command, comments=True)[1:]
+        build_parser(arguments).parse_args(arguments)
 
 
 def test_the_pages_snippets_are_yaml_and_give_the_action_what_it_takes() -> None:

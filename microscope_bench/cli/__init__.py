@@ -1,1 +1,1 @@
-"""The command line, one file per verb. Each has ``add_parser(subparsers)`` and ``run(args) -> exit status``."""
+"""The command line, one file per verb: ``add_options(parser)`` and ``run(args)``, which gives the exit status."""

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microscope_bench.cli.options import result_paths
 from microscope_bench.publish.output_forms import CITATIONS
 
 if TYPE_CHECKING:
@@ -13,19 +14,16 @@ if TYPE_CHECKING:
     from microscope_bench.results.result import Result
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "cite",
-        help="how to cite results: a sentence, BibTeX, a LaTeX table, a model card's block",
-        description="Prints how to cite results. text: a sentence for a methods section per result, and BibTeX; latex: "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Prints how to cite results. text: a sentence for a methods section per result, and BibTeX; latex: "
         "tables of the means over layers with their standard errors (booktabs); json: the same for programs; "
-        "model-card: the model-index block of a Hugging Face model card.",
+        "model-card: the model-index block of a Hugging Face model card."
     )
     parser.add_argument("results", metavar="RESULT", nargs="+", help="result files, or directories of them")
     parser.add_argument("--format", choices=CITATIONS, default="text", help="default: text")
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs, for whom to cite")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,12 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.errors import ResultError
     from microscope_bench.publish.output_forms import render_citation
     from microscope_bench.results.result import FAILED, load_result
-    from microscope_bench.results.result_files import find_results
 
-    paths = [path for name in args.results for path in (find_results(name) if Path(name).is_dir() else [Path(name)])]
-    if not paths:
-        raise ResultError(f"{', '.join(args.results)}: no result files there")
-    entries = [(path.as_posix(), load_result(path)) for path in paths]
+    entries = [(path.as_posix(), load_result(path)) for path in result_paths(args.results)]
     # a directory may hold failed runs beside what there is to cite; one that is named has nothing to cite
     for path, result in entries:
         if result.status == FAILED and path in {Path(name).as_posix() for name in args.results}:

@@ -19,19 +19,17 @@ examples:
   microscope-bench compare baseline.json new.json --tolerances tolerances.txt"""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "compare",
-        help="hold results against baselines: drift in either direction",
-        description="Holds a result file against a baseline, or a directory against a directory (files of the same "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Holds a result file against a baseline, or a directory against a directory (files of the same "
         "relative path, or in the directory of another revision of the same model). A value that moved beyond its "
         "tolerance in either direction, one that is missing, new, or null in one of them alone: all are drift. Only "
         "results of one identity are compared; which weights were measured may differ, and what --allow names. "
-        "References to the hub or to git are not supported yet: name local files.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "References to the hub or to git are not supported yet: name local files."
     )
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("paths", metavar="BASELINE NEW", nargs="+", help="two result files, or two directories of them")
     parser.add_argument(
         "--tolerance",
@@ -59,7 +57,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="the paths are repeats of one run, two or more: print the tolerances that they suggest",
     )
-    parser.set_defaults(func=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 _DIFF_LINES = 20
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "leaderboard",
-        help="make leaderboard.md, or .html, .tex, .csv, .json, from a directory of results",
-        description="Writes the tables of all results below a directory, every form from the same rows. With --check "
-        "it writes nothing and says whether the page is what the results make it (exit status 1 if not).",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Writes the tables of all results below a directory, every form from the same rows. With --check "
+        "it writes nothing and says whether the page is what the results make it (exit status 1 if not)."
     )
     parser.add_argument("results", metavar="RESULTS_DIR", help="directory of result files")
     parser.add_argument(
@@ -38,7 +36,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="default: what the ending of --output says (.md .html .tex .csv .json), else markdown",
     )
     parser.add_argument("--check", action="store_true", help="only compare; exit status 1 if the page is stale")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,9 +8,8 @@ from pathlib import Path
 from microscope_bench.errors import MicroscopeError
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser("ls", help="list models, tasks, metrics, protocols, controls or token stores")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
     parser.add_argument("what", choices=list(LISTS))
     parser.add_argument("--include_path", metavar="DIR", help="directory with further task YAMLs (for tasks)")
     parser.add_argument("--fusion", metavar="CLASS", help="only models that meet media in this way (for models)")
@@ -18,7 +17,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--output_path", default="results", metavar="DIR", help="results directory (for stores; %(default)s)"
     )
     parser.add_argument("--all", action="store_true", help="list lm-eval's own tasks too (takes seconds)")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:

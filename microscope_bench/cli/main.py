@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -11,26 +12,26 @@ import traceback
 from collections.abc import Sequence
 
 from microscope_bench import __version__
-from microscope_bench.cli import (
-    check,
-    cite,
-    compare,
-    leaderboard,
-    ls,
-    measure,
-    plot,
-    plot_example,
-    plot_tokens,
-    report,
-    run,
-    validate,
-)
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.publish.escape import printable_lines
 from microscope_bench.system import signals
 from microscope_bench.system.processes import launched
 
-VERBS = (run, measure, ls, check, validate, leaderboard, compare, report, plot, plot_tokens, plot_example, cite)
+VERBS = {
+    "run": "measure models on tasks",
+    "measure": "measure a kept token store again, without the model",
+    "ls": "list models, tasks, metrics, protocols, controls or token stores",
+    "check": "prove that an adapter labels and captures a model correctly",
+    "validate": "check result files against the schema, their checksum, and what a run can write",
+    "leaderboard": "make leaderboard.md, or .html, .tex, .csv, .json, from a directory of results",
+    "compare": "hold results against baselines: drift in either direction",
+    "report": "one HTML page of results: curves over depth, tables, warnings, where the numbers come from",
+    "plot": "draw metrics over depth, for a look or for a paper",
+    "plot-tokens": "draw the tokens of a kept store in two dimensions, layer by layer",
+    "plot-example": "draw the non-linearity of each token of one example, over its words and its picture",
+    "cite": "how to cite results: a sentence, BibTeX, a LaTeX table, a model card's block",
+}
+"""Verb → one line of help. Each has a module here, of which only that of the verb in use is imported."""
 
 EXIT_STATUS = """\
 exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a leaderboard is stale, a result drifted);
@@ -38,8 +39,8 @@ exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a le
 130 interrupted (SIGINT), 143 terminated (SIGTERM): what was captured is kept, give the command again to resume"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with all verbs."""
+def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser with all verbs, and the options of the one that the arguments name."""
     parser = argparse.ArgumentParser(
         prog="microscope-bench",
         description="Measures the geometry inside multimodal LLMs, per decoder layer and per modality.",
@@ -49,8 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"microscope-bench {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, what_it_does in VERBS.items():
+        verb = verbs.add_parser(name, help=what_it_does)
+        if name == named:
+            module = importlib.import_module(f"microscope_bench.cli.{name.replace('-', '_')}")
+            module.add_options(verb)
+            verb.set_defaults(func=module.run, parser=verb)
     return parser
 
 
@@ -60,14 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done; 1 the answer is no; 2 it could not be done; 130 or 143: a signal ended it, 128 + its number.
     """
-    args = build_parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser(arguments).parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         processes = launched()
     except MicroscopeError as error:
         print(f"microscope-bench: {printable_lines(error)}", file=sys.stderr)
         return 2
-    args.command = processes.command(sys.argv[1:] if argv is None else argv)
+    args.command = processes.command(arguments)
     # of several processes that do the same, one tells what they do; each tells what goes wrong
     logging.getLogger("microscope_bench").setLevel(logging.INFO if processes.is_first else logging.ERROR)
     name = f"microscope-bench{processes.label}"

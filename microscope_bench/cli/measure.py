@@ -8,16 +8,11 @@ from microscope_bench.cli.options import add_config_options, config_of
 from microscope_bench.system.processes import launched
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "measure",
-        help="measure a kept token store again, without the model",
-        description="Measures a token store that a run kept (--keep_store) and writes the result file.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = "Measures a token store that a run kept (--keep_store) and writes the result file."
     parser.add_argument("kept", metavar="STORE", help="the token store's directory")
     add_config_options(parser, ["metrics", "split_by", "measure_memory", "device", "output_path", "progress"])
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:

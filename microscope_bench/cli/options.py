@@ -40,7 +40,9 @@ def add_config_options(parser: argparse.ArgumentParser, names: Sequence[str]) ->
     for field in fields(RunConfig):
         if field.name not in names:
             continue
-        said = described.get(field.name, "").replace("%", "%%")
+        said = described.get(field.name, "").replace("%", "%%").removesuffix(".")
+        if isinstance(field.default, str | int) and not isinstance(field.default, bool):
+            said += f" (default: {field.default})"
         if field.name == "progress":
             parser.add_argument("--quiet", dest="progress", action="store_false", help="show no progress bars")
         elif field.default is False:
@@ -68,6 +70,22 @@ def described_fields() -> dict[str, str]:
     attributes, _, _ = attributes.partition("\n\n")
     found = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", attributes, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}
+
+
+def result_paths(named: Sequence[str]) -> list[Path]:
+    """The result files that are named, and those below the directories that are, each once.
+
+    Raises:
+        ResultError: a directory holds none; the message names all that do not.
+    """
+    from microscope_bench.errors import ResultError
+    from microscope_bench.results.result_files import find_results
+
+    found = {name: find_results(name) if Path(name).is_dir() else [Path(name)] for name in named}
+    empty = [name for name, paths in found.items() if not paths]
+    if empty:
+        raise ResultError(f"{', '.join(empty)}: no result files there")
+    return list({path.resolve(): path for paths in found.values() for path in paths}.values())
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -6,20 +6,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.cli.options import names
+from microscope_bench.cli.options import names, result_paths
 from microscope_bench.publish.figure_file import FORMATS
 
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "plot",
-        help="draw metrics over depth, for a look or for a paper",
-        description="Draws results over relative depth, one line per model. Into a directory: one picture per task and "
-        "headline metric, one panel per modality. Into a file (-o fig.pdf): one picture of what is chosen.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Draws results over relative depth, one line per model. Into a directory: one picture per task and "
+        "headline metric, one panel per modality. Into a file (-o fig.pdf): one picture of what is chosen."
     )
     parser.add_argument("results", metavar="RESULTS", nargs="+", help="directories of result files, or result files")
     parser.add_argument(
@@ -45,7 +43,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="all",
         help="all, no_sinks, correct, wrong, ... (default: all)",
     )
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,12 +50,13 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.errors import ResultError
     from microscope_bench.publish.figure_choice import check_token_set, of_task
     from microscope_bench.publish.figure_file import picture_format
+    from microscope_bench.results.result import load_result
 
     path = Path(args.output)
     file_format = picture_format(path)
     if file_format is not None and args.format not in (None, file_format):
         raise ResultError(f"--format {args.format} contradicts -o {path}; leave one of them out")
-    results = of_task(_loaded(args.results), args.task)
+    results = of_task([load_result(path) for path in result_paths(args.results)], args.task)
     check_token_set(results, args.tokens)
     try:
         written = [_draw_one(results, path, args)] if file_format else _draw_all(results, path, args)
@@ -67,21 +65,6 @@ def run(args: argparse.Namespace) -> int:
     for path in written:
         print(f"wrote {path}")
     return 0
-
-
-def _loaded(places: list[str]) -> list[Result]:
-    """The results of files and directories, each once."""
-    from microscope_bench.errors import ResultError
-    from microscope_bench.results.result import load_result
-    from microscope_bench.results.result_files import load_results
-
-    loaded: dict[Path, Result] = {}
-    for place in places:
-        found = [(Path(place), load_result(place))] if Path(place).is_file() else load_results(place)
-        if not found:
-            raise ResultError(f"{place} holds no result files")
-        loaded |= {path.resolve(): result for path, result in found}
-    return list(loaded.values())
 
 
 def _draw_one(results: list[Result], path: Path, args: argparse.Namespace) -> Path:

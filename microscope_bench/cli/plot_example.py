@@ -20,15 +20,13 @@ FROM_RUN = ("model_args", "task_args", "include_path", "device")
 """Fields of a run's config that may be given in place of the run's."""
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "plot-example",
-        help="draw the non-linearity of each token of one example, over its words and its picture",
-        description="Draws, over the words and the picture of one example, what the linear map from a layer to the "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Draws, over the words and the picture of one example, what the linear map from a layer to the "
         "next leaves of each token. The map is fitted on all tokens of a kept store (--keep_store); the model runs "
         "once more, on the one example. Model, task and their arguments are those of the run, where "
-        "none are given here.",
+        "none are given here."
     )
     parser.add_argument("kept", metavar="STORE", help="token store's directory")
     parser.add_argument("--example", metavar="ID", help="default: the first that was measured")
@@ -48,7 +46,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--model", metavar="NAME", help="default: that of the run")
     parser.add_argument("--task", metavar="NAME", help="default: that of the run; a name, or the path of a task YAML")
     add_config_options(parser, FROM_RUN)
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,13 +8,11 @@ from pathlib import Path
 from microscope_bench.cli.options import at_least, layers, names, picture
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "plot-tokens",
-        help="draw the tokens of a kept store in two dimensions, layer by layer",
-        description="Projects tokens of a token store that a run kept (--keep_store), each by layer, without the "
-        "model. Several stores of one width are projected together.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Projects tokens of a token store that a run kept (--keep_store), each by layer, without the "
+        "model. Several stores of one width are projected together."
     )
     parser.add_argument("stores", metavar="STORE", nargs="+", help="token stores' directories")
     parser.add_argument(
@@ -34,7 +32,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--tokens", choices=("all", "no_sinks"), default="all", help="token set (%(default)s)")
     parser.add_argument("--examples", type=names, metavar="ID,...", help="for --colour_by example (default: eight)")
     parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of t-SNE (%(default)s)")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,23 +7,22 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microscope_bench.cli.options import result_paths
+
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "report",
-        help="one HTML page of results: curves over depth, tables, warnings, where the numbers come from",
-        description="Writes one HTML file that opens without a network: the headline metrics over depth, the gap "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Writes one HTML file that opens without a network: the headline metrics over depth, the gap "
         "between modalities where it was measured, summary and per-layer tables, warnings beside the curve they "
         "concern, provenance, how to cite and how to reproduce. Results show in the order in which they are named, a "
-        "directory's by path. Of two that compare the first is the baseline.",
+        "directory's by path. Of two that compare the first is the baseline."
     )
     parser.add_argument("results", metavar="RESULT", nargs="+", help="result files, or directories of them")
     parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="the page (default: report.html)")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,23 +41,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(names: list[str]) -> list[Result]:
+def _load(named: list[str]) -> list[Result]:
     """The results in the order of their names, a file named twice once."""
     from microscope_bench.errors import ResultError
     from microscope_bench.results.result import load_result
-    from microscope_bench.results.result_files import find_results
 
-    loaded: dict[Path, Result] = {}
-    broken = []
-    for name in names:
-        paths = find_results(name) if Path(name).is_dir() else [Path(name)]
-        if not paths:
-            broken.append(f"{name} holds no result files")
-        for path in paths:
-            try:
-                loaded.setdefault(path.resolve(), load_result(path))
-            except ResultError as error:
-                broken.append(str(error))
+    loaded, broken = [], []
+    for path in result_paths(named):
+        try:
+            loaded.append(load_result(path))
+        except ResultError as error:
+            broken.append(str(error))
     if broken:
         raise ResultError("\n".join([f"no report was written, {len(broken)} of the inputs cannot be used:", *broken]))
-    return list(loaded.values())
+    return loaded

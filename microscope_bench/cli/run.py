@@ -23,20 +23,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "run",
-        help="measure models on tasks",
-        description="Measures each model on each task and writes one result file each. An interrupted run resumes when "
-        "the same command is given again. Of several runs one that fails is told at the end, and the others are done.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Measures each model on each task and writes one result file each. An interrupted run resumes when "
+        "the same command is given again. Of several runs one that fails is told at the end, and the others are done."
     )
     model = "see `ls models`; or path/to/file.py:name for an adapter of yours"
     parser.add_argument("--model", required=True, type=names, metavar="NAME,...", help=model)
     tasks = "see `ls tasks`; or groups, tags, patterns, and paths to task YAMLs"
     parser.add_argument("--tasks", required=True, type=names, metavar="NAME,...", help=tasks)
     add_config_options(parser, [field.name for field in fields(RunConfig) if field.name != "command"])
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.run.resolve import load_adapter_for, task_settings
     from microscope_bench.tasks import load_tasks
 
-    if launched().is_first:
-        check_writable(args.output_path)
     if not (config.progress and launched().is_first):
         _silence_loading_bars()
     begin = time.perf_counter()
@@ -62,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     tasks_seconds = time.perf_counter() - begin
     attempts = _Attempts(len(args.model) * len(tasks), args.debug)
     _check_store(config, attempts.n_runs)  # a name may have been that of a group
+    if launched().is_first:
+        check_writable(args.output_path)
     for name in args.model:
         begin = time.perf_counter()
         adapter = attempts.attempt(name, partial(load_adapter_for, name, config))

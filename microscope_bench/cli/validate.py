@@ -8,17 +8,14 @@ from pathlib import Path
 _SHOWN = 10
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the verb."""
-    parser = subparsers.add_parser(
-        "validate",
-        help="check result files against the schema, their checksum, and what a run can write",
-        description="Checks each file against the format, the rules between fields, its signature and its checksum, "
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describes the verb and its options."""
+    parser.description = (
+        "Checks each file against the format, the rules between fields, its signature and its checksum, "
         "against the JSON Schema by another library, and its numbers against what a run can write: ranges, counts, "
-        "layers. Prints one line a file, and one for each rule that is broken. Exit status 1 if one is not valid.",
+        "layers. Prints one line a file, and one for each rule that is broken. Exit status 1 if one is not valid."
     )
     parser.add_argument("files", metavar="FILE", nargs="+", help="result files, or directories of them")
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:

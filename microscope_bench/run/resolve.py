@@ -127,9 +127,11 @@ def resolve_loaded(
         raise MicroscopeError("the projector is one boundary and linearity maps one to the next; choose other metrics")
     if n_examples is None:
         n_examples = min(len(task), protocol.limit or len(task))
-    with stopwatch.stage("load"):
-        changed = with_control(config.control, Run(adapter, task, n_examples, protocol.seed))
-    adapter, source = changed.adapter, changed.source
+    source: ExampleSource = task
+    if config.control is not None:
+        with stopwatch.stage("load"):
+            changed = with_control(config.control, Run(adapter, task, n_examples, protocol.seed))
+        adapter, source = changed.adapter, changed.source
     with stopwatch.stage("capture"):
         probed = probe_inputs(adapter, source, min(PROBE_EXAMPLES, n_examples))
         loop = Capture(adapter, source, protocol, config.batch_size)

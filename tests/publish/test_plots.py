@@ -152,7 +152,7 @@ def test_the_verb(tmp_path, capsys):
     for given, message in (
         ("nowhere", "is not a directory"),
         ("file", "not complete JSON"),
-        ("out", "holds no result files"),
+        ("out", "no result files there"),
     ):
         assert main(["plot", str(tmp_path / given)]) == 2
         assert message in capsys.readouterr().err

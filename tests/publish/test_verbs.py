@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from microscope_bench.cli import leaderboard, validate
+from microscope_bench.cli.main import build_parser
 from microscope_bench.errors import ResultError
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import result_path
@@ -17,11 +16,8 @@ from tests.results.sample import SAMPLE_FILE, failed, sample
 
 
 def call(*argv: str | Path) -> int:
-    parser = argparse.ArgumentParser()
-    verbs = parser.add_subparsers()
-    for verb in (validate, leaderboard):
-        verb.add_parser(verbs)
-    args = parser.parse_args([str(argument) for argument in argv])
+    arguments = [str(argument) for argument in argv]
+    args = build_parser(arguments).parse_args(arguments)
     status = args.func(args)
     assert isinstance(status, int)
     return status
