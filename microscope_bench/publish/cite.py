@@ -16,11 +16,10 @@ from microscope_bench.publish.grouping import data_of, protocol_title
 from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import (
     Withheld,
-    columns_of,
     measured_modalities,
+    measured_series,
     shown_name,
     summarise,
-    token_sets,
 )
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import safe_name
@@ -172,27 +171,20 @@ def _card_result(result: Result) -> dict[str, Any]:
         },
     }
     metrics = []
-    for modality in modalities:
-        for tokens in token_sets(result, modality):
-            for headline in columns_of(result):
-                summary = summarise(result, headline, modality, tokens)
-                if isinstance(summary, Withheld):
-                    continue  # a model card has no place for a reason; the result has
-                shown = modality if tokens == "all" else f"{modality} without sinks"
-                metrics.append(
-                    {
-                        "type": headline.metric,
-                        "name": f"{headline.title}, {shown}, mean over layers",
-                        "value": summary.mean,
-                        "args": {
-                            "estimator": headline.estimator,
-                            **({"stream": headline.stream} if headline.stream else {}),
-                            "modality": modality,
-                            "tokens": tokens,
-                            "stderr": summary.mean_stderr,
-                            "n_tokens": list(summary.n_tokens),
-                            "version": identity.metrics[headline.metric],
-                        },
-                    }
-                )
+    for modality, tokens, headline in measured_series(result):
+        summary = summarise(result, headline, modality, tokens)
+        if isinstance(summary, Withheld):
+            continue  # a model card has no place for a reason; the result has
+        shown = modality if tokens == "all" else f"{modality} without sinks"
+        arguments = {
+            "estimator": headline.estimator,
+            **({"stream": headline.stream} if headline.stream else {}),
+            "modality": modality,
+            "tokens": tokens,
+            "stderr": summary.mean_stderr,
+            "n_tokens": list(summary.n_tokens),
+            "version": identity.metrics[headline.metric],
+        }
+        metric = {"type": headline.metric, "name": f"{headline.title}, {shown}, mean over layers"}
+        metrics.append({**metric, "value": summary.mean, "args": arguments})
     return {"task": {"type": task_type}, "dataset": dataset, "metrics": metrics}

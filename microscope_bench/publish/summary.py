@@ -6,7 +6,7 @@ A summary is shown whole or not at all: where one layer has no value, there is n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from microscope_bench.metrics.record import Headline
@@ -35,7 +35,6 @@ class Summary:
     extreme_stderr: float
     layer: int
     n_tokens: tuple[int, int]
-    n_examples: tuple[int, int]
     cautions: tuple[str, ...] = ()
 
 
@@ -49,6 +48,19 @@ class Withheld:
 def columns_of(result: Result) -> tuple[Headline, ...]:
     """What tables show of a result: the default metrics, measured or not, and its others that declare a column."""
     return tuple(one for one in headlines({*DEFAULT_METRICS, *result.identity.metrics}) if one.in_tables)
+
+
+def measured_series(result: Result) -> Iterator[tuple[str, str, Headline]]:
+    """(modality, token set, headline) of every series of a result that tables show, in their order."""
+    columns = [one for one in columns_of(result) if one.metric in result.identity.metrics]
+    for modality in measured_modalities(result):
+        for tokens in token_sets(result, modality):
+            yield from ((modality, tokens, headline) for headline in columns)
+
+
+def with_token_set(name: str, tokens: str) -> str:
+    """A model's or modality's name, with ``no sinks`` behind it for a token set without them."""
+    return name if tokens == "all" else f"{name}, no sinks"
 
 
 def has_own_n(metric: str) -> bool:
@@ -101,7 +113,6 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
         extreme_stderr=extreme.stderr or 0.0,
         layer=extreme.layer,
         n_tokens=_range(row.n_tokens for row in rows),
-        n_examples=_range(row.n_examples for row in rows),
         cautions=cautions,
     )
 

@@ -11,12 +11,13 @@ from microscope_bench.publish.summary import (
     columns_of,
     layers_to_mir,
     measured_modalities,
+    measured_series,
     plus_minus,
     show_range,
     shown_name,
     sinks_of,
     summarise,
-    token_sets,
+    with_token_set,
 )
 from microscope_bench.results.result import Result
 
@@ -26,20 +27,15 @@ def _halves_table(result: Result) -> list[str]:
     if not any(score.tokens == "correct" for score in result.scores):
         return []
     rows, withheld = [], dict[str, None]()
-    for modality in measured_modalities(result):
-        for token_set in token_sets(result, modality):
-            behind = "" if token_set == "all" else f"_{token_set}"
-            shown = modality if token_set == "all" else f"{modality}, no sinks"
-            for headline in columns_of(result):
-                if headline.metric not in result.identity.metrics:
-                    continue
-                right, wrong = (summarise(result, headline, modality, half + behind) for half in ("correct", "wrong"))
-                if isinstance(right, Withheld) or isinstance(wrong, Withheld):
-                    reasons = [half.reason for half in (right, wrong) if isinstance(half, Withheld)]
-                    withheld[f"{shown}: {reasons[0]}"] = None
-                    continue
-                means = [plus_minus(half.mean, half.mean_stderr) for half in (right, wrong)]
-                rows.append([shown, headline.title, *means, show_range(right.n_tokens)])
+    for modality, tokens, headline in measured_series(result):
+        behind, shown = "" if tokens == "all" else f"_{tokens}", with_token_set(modality, tokens)
+        right, wrong = (summarise(result, headline, modality, half + behind) for half in ("correct", "wrong"))
+        if isinstance(right, Withheld) or isinstance(wrong, Withheld):
+            reasons = [half.reason for half in (right, wrong) if isinstance(half, Withheld)]
+            withheld[f"{shown}: {reasons[0]}"] = None
+            continue
+        means = [plus_minus(half.mean, half.mean_stderr) for half in (right, wrong)]
+        rows.append([shown, headline.title, *means, show_range(right.n_tokens)])
     lines = ["answered rightly and wrongly, as many examples of each:"]
     if rows:
         lines.append(tabulate(rows, ["modality", "metric", "right, mean", "wrong, mean", "tokens of each"], "simple"))
@@ -52,21 +48,17 @@ def summary_table(result: Result) -> str:
         failure = f"failed in {result.error.where}: {result.error.type}: {result.error.message}"
         return printable_lines(f"{failure}\n{result.signature}")
     rows, withheld, cautions = [], [], dict[str, dict[str, None]]()
-    for modality in measured_modalities(result):
-        for token_set in token_sets(result, modality):
-            shown = modality if token_set == "all" else f"{modality}, no sinks"
-            for headline in columns_of(result):
-                if headline.metric not in result.identity.metrics:
-                    continue
-                summary = summarise(result, headline, modality, token_set)
-                if isinstance(summary, Withheld):
-                    withheld.append(f"{shown}: {summary.reason}")
-                    continue
-                mean = plus_minus(summary.mean, summary.mean_stderr)
-                extreme = f"{headline.extreme} {plus_minus(summary.extreme, summary.extreme_stderr)} @ {summary.layer}"
-                rows.append([shown, headline.title, mean, extreme, show_range(summary.n_tokens)])
-                for caution in summary.cautions:
-                    cautions.setdefault(caution, {})[shown] = None
+    for modality, tokens, headline in measured_series(result):
+        shown = with_token_set(modality, tokens)
+        summary = summarise(result, headline, modality, tokens)
+        if isinstance(summary, Withheld):
+            withheld.append(f"{shown}: {summary.reason}")
+            continue
+        mean = plus_minus(summary.mean, summary.mean_stderr)
+        extreme = f"{headline.extreme} {plus_minus(summary.extreme, summary.extreme_stderr)} @ {summary.layer}"
+        rows.append([shown, headline.title, mean, extreme, show_range(summary.n_tokens)])
+        for caution in summary.cautions:
+            cautions.setdefault(caution, {})[shown] = None
     model, task = result.identity.model, result.identity.task
     title = f"{shown_name(result)} on {task.name}, {result.identity.protocol.name}"
     lines = [f"{title}; control: {model.control}" if model.control else title]

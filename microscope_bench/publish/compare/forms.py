@@ -120,14 +120,7 @@ def _side(path: Any, result: Any) -> dict[str, Any] | None:
 
 
 def _drift_document(drift: Drift) -> dict[str, Any]:
-    return {
-        **drift.series._asdict(),
-        "layer": drift.layer,
-        "kind": drift.kind,
-        "baseline": drift.baseline,
-        "new": drift.new,
-        "stderr": drift.stderr,
-        "tolerance": str(drift.tolerance),
-        "excess": drift.excess if math.isfinite(drift.excess) else None,
-        "reason": drift.reason,
-    }
+    excess = drift.excess if math.isfinite(drift.excess) else None
+    own = {**vars(drift), "tolerance": str(drift.tolerance), "excess": excess}
+    del own["series"]
+    return {**drift.series._asdict(), **own}

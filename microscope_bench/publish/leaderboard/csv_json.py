@@ -84,22 +84,14 @@ def _line(line: ModalityRow) -> dict[str, Any]:
 
 def _summary(headline: Headline, summary: Summary | Withheld) -> dict[str, Any]:
     known = {"metric": headline.metric, "estimator": headline.estimator, "stream": headline.stream}
+    ends = {"extreme_is": headline.extreme, "cautions": "", "reason": None}
+    numbers = ("mean", "mean_stderr", "extreme", "extreme_stderr")
     if isinstance(summary, Withheld):
-        numbers = dict.fromkeys(("mean", "mean_stderr", "extreme", "extreme_stderr", "extreme_layer", "n_min", "n_max"))
-        return {**known, **numbers, "extreme_is": headline.extreme, "cautions": "", "reason": summary.reason}
-    return {
-        **known,
-        "mean": summary.mean,
-        "mean_stderr": summary.mean_stderr,
-        "extreme": summary.extreme,
-        "extreme_stderr": summary.extreme_stderr,
-        "extreme_layer": summary.layer,
-        "n_min": summary.n_tokens[0],
-        "n_max": summary.n_tokens[1],
-        "extreme_is": headline.extreme,
-        "cautions": "; ".join(summary.cautions),
-        "reason": None,
-    }
+        empty = dict.fromkeys((*numbers, "extreme_layer", "n_min", "n_max"))
+        return {**known, **empty, **ends, "reason": summary.reason}
+    n_min, n_max = summary.n_tokens
+    shown = {**{name: getattr(summary, name) for name in numbers}, "extreme_layer": summary.layer}
+    return {**known, **shown, "n_min": n_min, "n_max": n_max, **ends, "cautions": "; ".join(summary.cautions)}
 
 
 def _source(row: ResultRow) -> dict[str, Any]:

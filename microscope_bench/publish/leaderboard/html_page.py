@@ -20,7 +20,14 @@ from microscope_bench.publish.leaderboard.columns import (
     summary_lines,
 )
 from microscope_bench.publish.output_forms import TextOf, nothing_known
-from microscope_bench.publish.summary import MODALITIES, Withheld, accuracy_text, show_layers, show_range
+from microscope_bench.publish.summary import (
+    MODALITIES,
+    Withheld,
+    accuracy_text,
+    show_layers,
+    show_range,
+    with_token_set,
+)
 
 FILTERS = ("task", "modality", "fusion", "dtype", "tokens")
 WIDTH, HEIGHT, MARGIN = 96.0, 22.0, 2.0
@@ -121,7 +128,7 @@ def _line(row: ResultRow, line: ModalityRow, fusion: str, notes: Notes) -> dict[
     return {
         "task": one_line(row.result.identity.task.name),
         "url": relative_url(row.path),
-        "label": row.label.text if line.tokens == "all" else f"{row.label.text}, no sinks",
+        "label": with_token_set(row.label.text, line.tokens),
         "modality": line.modality,
         "tokens": "all tokens" if line.tokens == "all" else "without sinks",
         "fusion": fusion,

@@ -9,7 +9,15 @@ from microscope_bench.publish.escape import latex, one_line
 from microscope_bench.publish.grouping import data_of, protocol_title
 from microscope_bench.publish.leaderboard.board import ModalityRow, ResultRow, Table
 from microscope_bench.publish.leaderboard.columns import Notes
-from microscope_bench.publish.summary import MODALITIES, Summary, Withheld, has_own_n, plus_minus, show_range
+from microscope_bench.publish.summary import (
+    MODALITIES,
+    Summary,
+    Withheld,
+    has_own_n,
+    plus_minus,
+    show_range,
+    with_token_set,
+)
 
 
 def latex_tables(tables: Iterable[Table]) -> str:
@@ -63,7 +71,7 @@ def _table(table: Table) -> str:
 
 
 def _cells(row: ResultRow, line: ModalityRow, notes: Notes) -> list[str]:
-    label = row.label.text if line.tokens == "all" else f"{row.label.text}, no sinks"
+    label = with_token_set(row.label.text, line.tokens)
     counts = ["" if ends is None else latex(show_range(ends)) for ends in (line.n_tokens, line.n_examples)]
     cells = [_mean(*pair, notes) for pair in zip(row.headlines, line.summaries, strict=True)]
     return [latex(label), line.modality, *cells, *counts]

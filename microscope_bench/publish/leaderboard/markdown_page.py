@@ -17,7 +17,7 @@ from microscope_bench.publish.leaderboard.board import (
     why_not_shown,
 )
 from microscope_bench.publish.leaderboard.columns import MODEL_COLUMNS, Notes, meanings, shortened, summary_lines
-from microscope_bench.publish.summary import MODALITIES, Summary, Withheld, accuracy_of, show_range
+from microscope_bench.publish.summary import MODALITIES, Summary, Withheld, accuracy_of, show_range, with_token_set
 
 INTRODUCTION = """\
 # Leaderboard
@@ -80,7 +80,7 @@ def _task_section(entry: Table) -> list[str]:
 
 
 def _geometry_cells(row: ResultRow, line: ModalityRow, notes: Notes) -> list[str]:
-    label = row.label.markdown if line.tokens == "all" else f"{row.label.markdown}, no sinks"
+    label = with_token_set(row.label.markdown, line.tokens)
     cells = [_summary_cell(*pair, notes) for pair in zip(row.headlines, line.summaries, strict=True)]
     sinks = "" if line.n_sinks is None else f"{line.n_sinks:,}"
     counts = ["" if ends is None else show_range(ends) for ends in (line.n_tokens, line.n_examples)]

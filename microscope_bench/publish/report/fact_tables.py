@@ -7,18 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from microscope_bench.metrics.record import Headline
+from microscope_bench.publish.leaderboard.board import ModalityRow, row_of
+from microscope_bench.publish.leaderboard.columns import summary_lines
 from microscope_bench.publish.report.curves import Shown
-from microscope_bench.publish.summary import (
-    Withheld,
-    accuracy_text,
-    columns_of,
-    measured_modalities,
-    plus_minus,
-    show_range,
-    sinks_of,
-    summarise,
-    token_sets,
-)
+from microscope_bench.publish.summary import Summary, Withheld, accuracy_text, show_range, sinks_of, with_token_set
 from microscope_bench.results.result import Result
 
 SKIPPED_SHOWN = 10
@@ -45,39 +37,34 @@ class SummaryTable:
 
 def summary_tables(shown: Sequence[Shown], modalities: Sequence[str]) -> list[SummaryTable]:
     """A table per modality, with the same numbers as on the leaderboard."""
-    tables = []
-    columns = columns_of(shown[0].result)  # what is comparable has the same
-    for modality in modalities:
-        rows = [
-            _row(one, modality, tokens)
-            for one in shown
-            if modality in measured_modalities(one.result)
-            for tokens in token_sets(one.result, modality)
-        ]
-        tables.append(SummaryTable(modality, columns, tuple(rows)))
-    return tables
+    rows = [(one, row_of("", one.result)) for one in shown]
+    columns = rows[0][1].headlines  # what is comparable has the same
+    return [
+        SummaryTable(
+            modality,
+            columns,
+            tuple(_row(one, columns, line) for one, row in rows for line in row.lines if line.modality == modality),
+        )
+        for modality in modalities
+    ]
 
 
-def _row(shown: Shown, modality: str, tokens: str) -> SummaryRow:
-    sinks = sinks_of(shown.result, modality)
+def _row(shown: Shown, columns: Sequence[Headline], line: ModalityRow) -> SummaryRow:
+    sinks = sinks_of(shown.result, line.modality)
     found = "" if sinks is None else f"{sinks.n_sinks:,} of {sinks.n_tokens:,}"
     return SummaryRow(
         key=shown.key,
-        label=shown.label if tokens == "all" else f"{shown.label}, no sinks",
-        cells=tuple(_cell(shown.result, headline, modality, tokens) for headline in columns_of(shown.result)),
-        sinks=found if tokens == "all" else "left out",
+        label=with_token_set(shown.label, line.tokens),
+        cells=tuple(map(_cell, columns, line.summaries)),
+        sinks=found if line.tokens == "all" else "left out",
     )
 
 
-def _cell(result: Result, headline: Headline, modality: str, tokens: str) -> tuple[str, ...]:
-    summary = summarise(result, headline, modality, tokens)
+def _cell(headline: Headline, summary: Summary | Withheld) -> tuple[str, ...]:
     if isinstance(summary, Withheld):
         return "—", summary.reason.removeprefix(f"{headline.title}: ")
-    return (
-        f"mean {plus_minus(summary.mean, summary.mean_stderr)}",
-        f"{headline.extreme} {plus_minus(summary.extreme, summary.extreme_stderr)} @ {summary.layer}",
-        f"n = {show_range(summary.n_tokens)}",
-    )
+    (mean, value), (extreme, where), *_ = summary_lines(headline, summary)
+    return f"{mean} {value}", f"{extreme} {where}", f"n = {show_range(summary.n_tokens)}"
 
 
 def facts_of(result: Result) -> list[tuple[str, str]]:
