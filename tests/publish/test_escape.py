@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from microscope_bench.cli.main import main
 from microscope_bench.publish.escape import UNSEEN, code_block, csv_cell, one_line, printable, printable_lines
-from tests.publish.test_injection import HOSTILE
+from tests.publish.hostile import HOSTILE
 from tests.results.sample import SAMPLE_FILE
 
 COMMAND = re.compile(r"^\s*::|##\[|##vso\[", re.MULTILINE)
