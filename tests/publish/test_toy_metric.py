@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from microscope_bench.cli.main import main
 from microscope_bench.metrics.record import Headline, Metric, ToleranceByDtype
