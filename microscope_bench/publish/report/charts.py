@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,7 +101,9 @@ def _picture(panels: Sequence[DepthPanel], every: dict[str, ShownSeries]) -> str
     written = io.BytesIO()
     with drawing(**{"svg.fonttype": "none"}) as Figure:
         figure = panels_figure(Figure, rows, styles, {label: label for label in every})
-        figure.savefig(written, format="svg", metadata={"Date": None})
+        with warnings.catch_warnings():  # the browser that shows the letters has fonts of its own
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(written, format="svg", metadata={"Date": None})
     # a hundredth of a point is enough, and halves the page
     svg = re.sub(rb"(\d\.\d\d)\d{2,}", rb"\1", written.getvalue())
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
