@@ -26,10 +26,14 @@ def own_sha256(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
-    """The places, as ``model.dtype``, where two JSON values differ."""
+def named_differences(a: Any, b: Any) -> str:
+    """The first six places, as ``model.dtype``, where two JSON values differ; "" where they are equal."""
+    return ", ".join(sorted(_differences(a, b))[:6])
+
+
+def _differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         for key in {*a, *b}:
-            yield from differences(a.get(key), b.get(key), f"{at}.{key}" if at else str(key))
+            yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else str(key))
     elif a != b:
         yield at

@@ -22,12 +22,7 @@ from microscope_bench.protocol import Protocol
 
 @dataclass(frozen=True)
 class ProbedInputs:
-    """Hashes of a few encoded examples.
-
-    Attributes:
-        inputs_sha256: of everything the model is given: prompt, tokens, labels, media.
-        media_sha256: of the picture, sound and video tensors alone, or None where there are none.
-    """
+    """Hashes of a few encoded examples: of everything the model is given, and of the media tensors alone, if any."""
 
     inputs_sha256: str
     media_sha256: str | None

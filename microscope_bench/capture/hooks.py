@@ -80,12 +80,7 @@ def run_pass(
 ) -> Tensor | None:
     """One forward pass that hands every boundary to ``on_boundary``, in order and once; see :func:`watched`.
 
-    Args:
-        adapter: whose model runs.
-        batch: from its ``encode``.
-        on_boundary: receives (l, residual stream).
-        logits: whether next-token logits are needed.
-        beside: makes further hooks to hold during the pass; they run before those that end it.
+    ``beside`` makes further hooks to hold during the pass; they run before those that end it.
 
     Returns:
         float32 (B, vocabulary) next-token logits, or None when ``logits`` is False (the pass then ends after the last

@@ -13,9 +13,7 @@ class HostCopies:
     From a CUDA device they are gathered there and copied behind the kernels that are queued: a forward pass goes on
     being launched meanwhile, and only :meth:`wait` waits. Elsewhere a copy is done when it is returned.
 
-    Args:
-        row: int64 (n,), index into B of each token.
-        column: int64 (n,), index into S.
+    Token i is at ``row[i]`` of B and ``column[i]`` of S; both are int64 (n,).
     """
 
     def __init__(self, row: np.ndarray, column: np.ndarray) -> None:

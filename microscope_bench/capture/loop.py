@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -221,15 +221,10 @@ class Capture:
 
     def _capture_batch(self, batch: Batch, examples: Sequence[Example], mainflow: bool) -> BatchStates:
         states = BatchStates(self.adapter, self.protocol, batch, examples)
-
-        def keep_mainflow(layer: int, hidden: Tensor) -> None:
-            states.keep(f"mainflow.{layer}", hidden)
-
-        def chain() -> AbstractContextManager[None]:
-            return mainflow_hooks(self.adapter.blocks(), batch.labels, keep_mainflow) if mainflow else nullcontext()
-
         scorable = any(example.has_short_choices for example in examples)
-        logits = run_pass(self.adapter, batch, states.keep_boundary, logits=scorable, beside=chain)
+        chain = partial(mainflow_hooks, self.adapter.blocks(), batch.labels, states.keep_mainflow)
+        beside = chain if mainflow else nullcontext
+        logits = run_pass(self.adapter, batch, states.keep_boundary, logits=scorable, beside=beside)
         if logits is not None:
             states.score_choices(logits, batch.prompts)
         states.finish()

@@ -39,11 +39,7 @@ _CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params")
 
 @dataclass(frozen=True)
 class Mainflow:
-    """Whether a model has the chain that stream ``mainflow`` is made of.
-
-    Attributes:
-        missing_because: one line that says why it has none; None where it has one.
-    """
+    """Whether a model has the chain that stream ``mainflow`` is made of, or why it has none, in one line."""
 
     missing_because: str | None = None
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.capture.checksums import differences
+from microscope_bench.capture.checksums import named_differences
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
 from microscope_bench.system.processes import Processes, ProcessesError
@@ -27,10 +27,9 @@ def check_same_run(processes: Processes, run: Mapping[str, Any]) -> None:
     """Raises a ProcessesError that names the fields in which ``run``, JSON-able, differs between the processes."""
     everyone = processes.gather(json.dumps(run, sort_keys=True))
     for rank, other in enumerate(everyone):
-        differing = sorted(differences(json.loads(everyone[0]), json.loads(other)))
-        if differing:
+        if differing := named_differences(json.loads(everyone[0]), json.loads(other)):
             raise ProcessesError(
-                f"process {rank} is not measuring what process 0 is (different: {', '.join(differing[:6])}). All need "
+                f"process {rank} is not measuring what process 0 is (different: {differing}). All need "
                 f"the same command, files, package versions and kind of device"
             )
 

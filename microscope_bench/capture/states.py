@@ -56,16 +56,14 @@ class BatchStates:
         self._columns: dict[str, np.ndarray] | None = None
 
     def keep_boundary(self, layer: int, hidden: Tensor) -> None:
-        """Keeps the selected tokens of boundary ``layer`` of ``hidden``, (B, S, d); boundary 0 comes first.
+        """Keeps the selected tokens of boundary ``layer`` of ``hidden``, (B, S, d); boundary 0 comes first."""
+        self._keep(f"boundary.{layer}", hidden)
 
-        Raises:
-            AdapterError: the labels are of another shape.
-            CaptureError: an example's medium is nowhere in its sequence.
-        """
-        self.keep(f"boundary.{layer}", hidden)
+    def keep_mainflow(self, layer: int, hidden: Tensor) -> None:
+        """Keeps the same tokens of state ``layer`` of the skip-free chain."""
+        self._keep(f"mainflow.{layer}", hidden)
 
-    def keep(self, name: str, hidden: Tensor) -> None:
-        """Keeps the selected tokens of a tensor (B, S, d) under a name; see :meth:`keep_boundary`."""
+    def _keep(self, name: str, hidden: Tensor) -> None:
         if self._batch is not None:  # boundary 0 comes before everything else
             self._begin(self._batch, hidden)
             self._batch = None  # its pixels need not wait for the rest of the part
@@ -73,11 +71,7 @@ class BatchStates:
         self._tensors[name] = self._copies.take(hidden)
 
     def finish(self) -> None:
-        """Works out the records and where the tokens come from, then waits for the copies. Again, it does nothing.
-
-        Raises:
-            CaptureError: no boundary was handed over.
-        """
+        """Works out the records and where the tokens come from, then waits for the copies. Again, it does nothing."""
         if self._columns is None:
             if self._labels is None or self._copies is None:
                 raise CaptureError(f"{self._adapter.info.name}: no boundary was handed over")

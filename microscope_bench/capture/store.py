@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from microscope_bench.capture.checksums import differences, file_sha256, own_sha256, signed
+from microscope_bench.capture.checksums import file_sha256, named_differences, own_sha256, signed
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.mainflow import Mainflow
 from microscope_bench.errors import StoreError
@@ -98,10 +98,9 @@ class TokenStore:
         """
         if (path / "manifest.json").exists():
             store = cls(path)
-            differing = sorted(differences(store.manifest["run"], json.loads(json.dumps(run))))
-            if differing:
+            if differing := named_differences(store.manifest["run"], json.loads(json.dumps(run))):
                 raise StoreError(
-                    f"{path} holds the states of another run (different: {', '.join(differing[:6])}). "
+                    f"{path} holds the states of another run (different: {differing}). "
                     f"Name another directory with --store, or delete this one"
                 )
             (path / "parts").mkdir(exist_ok=True)
@@ -189,9 +188,7 @@ class TokenStore:
 
         A part that was begun is replaced. Between the two steps it is the new tensors with the old record: a kill there
         costs the examples that were begun, no more, since their checksum no longer matches.
-
-        ``tensors`` are those of :func:`microscope_bench.capture.states.join`; ``records`` are of the examples of
-        :meth:`part_range`, skipped ones included, or of the first few of them.
+        ``records`` are of the examples of :meth:`part_range`, skipped ones included, or of the first few of them.
         """
         try:
             with replacing(self.tensor_file(part)) as temporary:

@@ -31,9 +31,6 @@ def pin_repository(path: str, revision: str | None = None) -> tuple[str, dict[st
 
     Beside it the ``dataset_path`` and ``revision`` under which it is opened: in offline mode those of its snapshot in
     the local hub cache.
-
-    Raises:
-        TaskError: no such repository or revision, or the hub cannot be reached.
     """
     sha = resolve_commit(path, revision, "dataset", local_hint=LOCAL_HINT, error_type=TaskError)
     if not is_offline():

@@ -22,9 +22,8 @@ class TaskSpec:
     """One task to load.
 
     Attributes:
-        path: the task's file; of a task written out inside a group, the group's.
-        changes: fields that a group sets for it; they win over the file's.
-        inline: whether ``changes`` is the whole task and the file only says where it stands.
+        changes: fields that a group sets for it; they win over those of the file at ``path``.
+        inline: whether the task is written out inside a group: ``changes`` is all of it, and ``path`` the group's file.
     """
 
     name: str
@@ -49,10 +48,6 @@ class TaskNames:
 
         The order is that of the names; within a group that of its file, within a tag or pattern the alphabet's. What
         a name was expanded to is logged.
-
-        Raises:
-            UnknownNameError: a name that nothing has; the message holds the nearest ones.
-            TaskError: a broken file, a group that holds itself, or one task asked for in two different ways.
         """
         found: dict[str, TaskSpec] = {}
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,14 @@ from microscope_bench.errors import TaskError, field_error
 from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.splits import Split, split_name
 
+log = logging.getLogger(__name__)
 
-class Draws:
-    """Stands in for lm-eval's sampler, whose draws hang on the order in which rows are rendered.
+
+class FewshotDraws:
+    """Stands in for lm-eval's sampler, whose draws depend on the order in which rows are rendered.
 
     lm-eval renders the measured rows once, in their order. The draw of a row is therefore made after those of all rows
-    before it, and kept.
-
-    Args:
-        sampler: lm-eval's, its seed set.
-        rows: the rows to measure, in their order.
-        exclude_row: whether lm-eval tells the sampler which row the examples are for.
+    before it, and kept. ``exclude_row`` says whether lm-eval tells the sampler which row the examples are for.
     """
 
     def __init__(self, sampler: Any, rows: Any, *, exclude_row: bool) -> None:
@@ -38,8 +36,8 @@ class Draws:
         return self._drawn[self.row]
 
 
-def number_of_shots(config: Mapping[str, Any], asked: int | None, path: Path) -> tuple[int, bool]:
-    """How many few-shot examples a task's prompts have, and whether the file overruled what was asked for.
+def number_of_shots(config: Mapping[str, Any], asked: int | None, path: Path) -> int:
+    """How many few-shot examples a task's prompts have.
 
     lm-eval's rule: what is asked for, but a file that says 0 keeps 0; what is not asked for is the file's.
     """
@@ -51,8 +49,10 @@ def number_of_shots(config: Mapping[str, Any], asked: int | None, path: Path) ->
             f"{path}: {wanted} few-shot examples and {media[0]}: lm-eval cannot give the pictures or sounds of "
             f"few-shot examples to a model yet (only those of the question). Ask for --num_fewshot 0"
         )
-    overruled = bool(wanted) and own == 0
-    return 0 if overruled else wanted, overruled
+    if wanted and own == 0:
+        log.warning("%s: num_fewshot is 0 in the task file, which overrules --num_fewshot, as in lm-eval", path)
+        return 0
+    return wanted
 
 
 def fewshot_pool(config: Mapping[str, Any], split: Split, rows: Any, path: Path) -> list[Any]:
@@ -75,7 +75,7 @@ def fewshot_pool(config: Mapping[str, Any], split: Split, rows: Any, path: Path)
     if not wanted:
         return list(rows)
     try:
-        found = split.every[split_name(split.every, wanted)]
+        found = split.all_splits[split_name(split.all_splits, wanted)]
         return list(process(found) if process is not None else found)
     except Exception as error:  # of the task's own function, or no such split
         raise field_error(path, field, f"few-shot examples cannot be had: {describe(error)}") from error

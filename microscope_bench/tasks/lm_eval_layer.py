@@ -80,12 +80,7 @@ def build_task(
 ) -> Any:
     """lm-eval's task object over rows that are loaded and processed already; it renders prompt, choices and answer.
 
-    Args:
-        config: the task file's fields, functions resolved.
-        rows: the ``datasets.Dataset`` to evaluate.
-        path: the task file, for messages.
-        num_fewshot: solved examples before each question.
-        pool: what they are drawn from.
+    ``pool`` is what the ``num_fewshot`` solved examples before each question are drawn from.
     """
     import datasets
     from lm_eval.api.task import ConfigurableTask

@@ -11,7 +11,7 @@ from typing import Any
 
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.tasks.data_sets import hash_rows, is_hub_repository
-from microscope_bench.tasks.fewshot import Draws
+from microscope_bench.tasks.fewshot import FewshotDraws
 from microscope_bench.tasks.lm_eval_layer import keep_compiled_templates
 from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
 from microscope_bench.tasks.splits import function_arguments, generated_revision
@@ -23,9 +23,8 @@ NO_SOURCE = {"dataset_path": None, "dataset_name": None}
 def task_around(renderer: Any, settings: TaskSettings) -> Task:
     """The task around one of lm-eval's task objects; the same as :func:`load_task` gives for the same file and data.
 
-    Args:
-        renderer: a ``lm_eval.api.task.ConfigurableTask`` with its data loaded; it stays as it is.
-        settings: what the evaluation asks of its tasks. Of few-shot examples the task object knows the number itself.
+    ``renderer`` is a ``lm_eval.api.task.ConfigurableTask`` with its data loaded; it stays as it is. The number of
+    few-shot examples is its own, not that of ``settings``.
     """
     keep_compiled_templates()
     config = renderer.config
@@ -38,7 +37,9 @@ def task_around(renderer: Any, settings: TaskSettings) -> Task:
     if shots:
         renderer = copy(renderer)
         sampler = copy(renderer.sampler).set_rnd(settings.seeds.fewshot)
-        renderer.sampler = Draws(sampler, measured.rows, exclude_row=renderer.fewshot_cfg.split == config.test_split)
+        renderer.sampler = FewshotDraws(
+            sampler, measured.rows, exclude_row=renderer.fewshot_cfg.split == config.test_split
+        )
     dataset = _dataset(renderer, config, metadata, where)
     return Task(name, measured.version, dataset, measured.ids, measured.rows, renderer, settings)
 

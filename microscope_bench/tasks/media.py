@@ -27,9 +27,8 @@ def pictures_in(found: Any) -> list[Any]:
 def sounds_in(found: Any) -> tuple[Audio, ...]:
     """The recordings among what ``doc_to_audio`` gives, each mixed down to one channel.
 
-    Args:
-        found: one or a list of: ``{"array": ..., "sampling_rate": ...}``, the undecoded column of a data set
-            (``{"bytes": ..., "path": ...}``, WAV files only), a decoder of torchcodec, an :class:`Audio`, or None.
+    That is one or a list of: ``{"array": ..., "sampling_rate": ...}``, the undecoded column of a data set
+    (``{"bytes": ..., "path": ...}``, WAV files only), a decoder of torchcodec, an :class:`Audio`, or None.
     """
     sounds = tuple(_sound(s) for s in (found if isinstance(found, list | tuple) else [found]) if s is not None)
     for sound in sounds:

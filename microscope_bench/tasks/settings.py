@@ -57,13 +57,7 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """What a run measures of a task.
-
-    Attributes:
-        rows: all of the split, or those that ``samples`` names.
-        ids: one for each.
-        version: the task's, with what the run changed about it.
-    """
+    """What a run measures of a task: rows, an id for each, and the task's version with what the run changed of it."""
 
     rows: Any
     ids: list[str]
@@ -73,16 +67,7 @@ class MeasuredRows:
 def measured_rows(
     rows: Any, task: str, metadata: Mapping[str, Any], num_fewshot: int, settings: TaskSettings, path: Path
 ) -> MeasuredRows:
-    """What a run measures of a split.
-
-    Args:
-        rows: of the split, processed.
-        task: its name.
-        metadata: of the task file.
-        num_fewshot: what the prompts really have.
-        settings: of the run.
-        path: the task file, for messages.
-    """
+    """All rows of a split, or those that ``settings.samples`` names; the prompts have ``num_fewshot`` solved examples."""
     ids, chosen = _row_ids(rows, metadata.get("id_column"), path), None
     if task in settings.samples:
         chosen = _chosen(settings.samples[task], len(rows), task)

@@ -26,11 +26,11 @@ SAME_SPLIT = {"val": "validation", "validation": "val", "valid": "validation"}
 
 @dataclass(frozen=True)
 class Split:
-    """The split to evaluate, a ``datasets.Dataset``; which data that is; and all splits of the data set by name."""
+    """The split to evaluate, a ``datasets.Dataset``; which data that is; and all splits by name."""
 
     rows: Any
     dataset: DatasetInfo
-    every: Mapping[str, Any]
+    all_splits: Mapping[str, Any]
 
 
 def known_arguments(config: Mapping[str, Any]) -> list[str] | None:
@@ -41,13 +41,7 @@ def known_arguments(config: Mapping[str, Any]) -> list[str] | None:
 
 
 def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any]) -> Split:
-    """Opens a task's data set, pinned.
-
-    Args:
-        config: the task file's fields, functions resolved.
-        path: the task file, for messages.
-        task_args: see :func:`microscope_bench.tasks.load_task`; the task takes all of them (:func:`known_arguments`).
-    """
+    """Opens a task's data set, pinned; the task takes all of ``task_args`` (:func:`known_arguments`)."""
     wanted = task_args.get("split") or config.get("test_split") or config.get("validation_split")
     if wanted is None:
         raise field_error(path, "test_split", "missing, and so is validation_split")

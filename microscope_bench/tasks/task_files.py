@@ -24,12 +24,8 @@ IncludePath = str | Path | Sequence[str | Path] | None
 class TaskListing:
     """One task file as ``microscope-bench ls tasks`` shows it.
 
-    Attributes:
-        name: the task's name (of a broken file: what it seems to be called).
-        description: the file's ``metadata.description``.
-        path: the file.
-        error: what is wrong with the file, or None.
-        citation: whom to cite for the data (``metadata.citation``), or "".
+    ``description`` and ``citation`` are those of the file's metadata. A broken file has an ``error``, and for a name
+    what it seems to be called.
     """
 
     name: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 from microscope_bench.errors import TaskError, field_error
 from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.expansion import TaskNames, TaskSpec
-from microscope_bench.tasks.fewshot import Draws, fewshot_pool, fewshot_split, number_of_shots
+from microscope_bench.tasks.fewshot import FewshotDraws, fewshot_pool, fewshot_split, number_of_shots
 from microscope_bench.tasks.lm_eval_layer import build_task, describe, task_fields
 from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
 from microscope_bench.tasks.splits import known_arguments, load_split
 from microscope_bench.tasks.task import Task
 from microscope_bench.tasks.task_files import IncludePath, read_task_file, resolve_functions
-
-log = logging.getLogger(__name__)
 
 
 def load_task(
@@ -95,9 +92,7 @@ def _config(spec: TaskSpec) -> dict[str, Any]:
 
 def _load(spec: TaskSpec, config: dict[str, Any], task_args: dict[str, Any], settings: TaskSettings) -> Task:
     path = spec.path
-    shots, overruled = number_of_shots(config, settings.num_fewshot, path)
-    if overruled:
-        log.warning("%s: num_fewshot is 0 in the task file, which overrules --num_fewshot, as in lm-eval", spec.name)
+    shots = number_of_shots(config, settings.num_fewshot, path)
     with seeded(settings.seeds):  # some tasks shuffle choices while they process their rows
         split = load_split(config, path, task_args)
         every_row = _processed(split.rows, config, path)
@@ -113,10 +108,10 @@ def _load(spec: TaskSpec, config: dict[str, Any], task_args: dict[str, Any], set
 
 def _draws(
     sampler: Any, rows: Any, config: Mapping[str, Any], task_args: Mapping[str, Any], shots: int, path: Path
-) -> Draws:
+) -> FewshotDraws:
     # lm-eval's comparison, None with None too; a split that was asked for takes the place of test_split
     exclude = fewshot_split(config) == (task_args.get("split") or config.get("test_split"))
-    draws = Draws(sampler, rows, exclude_row=exclude)
+    draws = FewshotDraws(sampler, rows, exclude_row=exclude)
     try:
         draws.sample(shots)
     except Exception as error:  # lm-eval's samplers assert, Python's raises ValueError
