@@ -67,7 +67,7 @@ class MeasuredRows:
 def measured_rows(
     rows: Any, task: str, metadata: Mapping[str, Any], num_fewshot: int, settings: TaskSettings, path: Path
 ) -> MeasuredRows:
-    """All rows of a split, or those that ``settings.samples`` names; the prompts have ``num_fewshot`` solved examples."""
+    """All rows of a split, or those that ``settings.samples`` names; ``num_fewshot`` is that of the prompts."""
     ids, chosen = _row_ids(rows, metadata.get("id_column"), path), None
     if task in settings.samples:
         chosen = _chosen(settings.samples[task], len(rows), task)
