@@ -50,10 +50,6 @@ class TaskSettings:
     samples: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seeds: Seeds = Seeds()
 
-    def __post_init__(self) -> None:
-        if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise TaskError(f"num_fewshot must be at least 0, not {self.num_fewshot}")
-
 
 @dataclass(frozen=True)
 class MeasuredRows:

@@ -54,12 +54,8 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
         arguments = function_arguments(custom, config, task_args, path)
     generated = config["metadata"].get("generated")
     repository, commit = arguments.get("dataset_path"), None
-    if (
-        isinstance(repository, str)
-        and not arguments.get("data_dir")
-        and not generated
-        and is_hub_repository(repository)
-    ):
+    no_hub = generated or arguments.get("data_dir")
+    if isinstance(repository, str) and not no_hub and is_hub_repository(repository):
         commit, opened = pin_repository(repository, arguments.get("revision"))
         arguments |= opened
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from microscope_bench.errors import ExampleError
-from microscope_bench.example import IMAGE_PLACEHOLDER, PLACEHOLDERS, Example
+from microscope_bench.example import PLACEHOLDERS, Example
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.media import pictures_in, sounds_in
@@ -92,11 +92,10 @@ class Task:
             raise ExampleError(example_id, _cause(error)) from error
         if not text.strip():
             raise ExampleError(example_id, "its prompt is empty: all text of this task is in the choices")
-        if text.count(IMAGE_PLACEHOLDER) != len(images):
-            count = text.count(IMAGE_PLACEHOLDER)
-            raise ExampleError(example_id, f"{count} {IMAGE_PLACEHOLDER} in the prompt but {len(images)} pictures")
-        if self.has_audio and (count := text.count(PLACEHOLDERS["audio"])) != len(audios):
-            raise ExampleError(example_id, f"{count} {PLACEHOLDERS['audio']} in the prompt but {len(audios)} sounds")
+        for kind, n, media in (("image", len(images), "pictures"), ("audio", len(audios), "sounds")):
+            place = PLACEHOLDERS[kind]
+            if (kind == "image" or self.has_audio) and text.count(place) != n:
+                raise ExampleError(example_id, f"{text.count(place)} {place} in the prompt but {n} {media}")
         converted = tuple(picture.mode for picture in pictures if picture.mode != "RGB")
         example = Example(example_id, text, images, choices, answer, converted, audios=audios, turns=turns)
         return replace(example, unscored=self._unscored(example))

@@ -70,14 +70,10 @@ def include_directories(include_path: IncludePath) -> list[Path]:
 
 
 def list_tasks(include_path: IncludePath = None, *, everything: bool = False) -> list[TaskListing]:
-    """The tasks that can be named, without loading any.
+    """The tasks that can be named, broken files among them; sorted by name within each directory.
 
-    Args:
-        include_path: directories with further task files; they come first and win over built-in tasks of the same name.
-        everything: also lm-eval's own tasks, some 14,000 (takes several seconds; they carry no description).
-
-    Returns:
-        One listing a task file, broken files among them; sorted by name within each directory.
+    Those of ``include_path`` come first and win over built-in tasks of the same name. ``everything`` adds lm-eval's
+    own, some 14,000, which takes several seconds; they carry no description.
     """
     listings = scan(include_path).tasks
     if everything:
@@ -124,9 +120,8 @@ def _scan_into(found: TaskFiles, root: Path) -> None:
         try:
             config = read_task_file(path)
         except TaskError as error:
-            if is_part:
-                continue
-            found.tasks.append(TaskListing(_presumed_name(path), "", path, error=str(error)))
+            if not is_part:
+                found.tasks.append(TaskListing(_presumed_name(path), "", path, error=str(error)))
             continue
         if "group" in config:
             found.groups.setdefault(config["group"], path)
@@ -226,8 +221,7 @@ def _import_function(reference: FunctionReference, modules: dict[Path, ModuleTyp
         return getattr(importlib.import_module(module_name), name)
     if file not in modules:
         spec = importlib.util.spec_from_file_location(f"microscope_bench_task_file:{file.with_suffix('')}", file)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{file} is not a Python file")
+        assert spec is not None and spec.loader is not None  # as for every .py file
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses and pickling look their module up here
         spec.loader.exec_module(module)
