@@ -60,11 +60,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class TokenStore:
-    """One run's store in the directory ``path``; see the module's docstring for what lies where.
-
-    Raises:
-        StoreError: the directory holds no store, or one of another format.
-    """
+    """One run's store in the directory ``path``; see the module's docstring for what lies where."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)

@@ -20,10 +20,8 @@ from microscope_bench.system.lazy_registry import unknown_name
 class Seeds:
     """lm-eval's ``--seed``, of which a task can see three; the defaults are lm-eval's.
 
-    Attributes:
-        python: of Python's ``random``, which some tasks' own functions shuffle with.
-        numpy: of NumPy's global generator, likewise.
-        fewshot: of the sampler of few-shot examples.
+    ``python`` and ``numpy`` seed the global generators, with which some tasks' own functions shuffle, ``fewshot`` the
+    sampler of few-shot examples.
     """
 
     python: int = 0
