@@ -80,8 +80,8 @@ def run_pass(
 ) -> Tensor | None:
     """One forward pass that hands every boundary to ``on_boundary``, in order and once; see :func:`watched`.
 
-    ``beside`` makes further hooks to hold during the pass; they run before those that end it. Returns next-token logits,
-    float32 (B, vocabulary), or None when ``logits`` is False: the pass then ends after the last block.
+    ``beside`` makes further hooks to hold during the pass; they run before those that end it. Returns the next-token
+    logits, float32 (B, vocabulary), or None when ``logits`` is False: the pass then ends after the last block.
     """
     result = None
     with torch.inference_mode(), beside(), watched(adapter, on_boundary, end_pass=not logits):

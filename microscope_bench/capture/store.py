@@ -41,7 +41,7 @@ from microscope_bench.errors import StoreError
 from microscope_bench.system.disk import locked, remove_leftovers, replacing, write_whole
 
 LOG = logging.getLogger("microscope_bench")
-FORMAT = 4
+FORMAT = 1
 _PART_FILES = r"\d{5,}\.(json|safetensors)"
 
 
