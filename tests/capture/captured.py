@@ -6,10 +6,10 @@ import torch
 
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore, writing
-from microscope_bench.protocol import Protocol
+from microscope_bench.protocol import named_protocol
 from tests.toy import LAYERS, ToyAdapter, ToyTask
 
-FEW = Protocol(name="geometry/1", tokens_per_example=4, max_skipped=0.2)
+FEW = named_protocol("geometry/1").with_changes(tokens_per_example=4, max_skipped=0.2)
 
 
 def captured(path, adapter=None, task=None, batch_size=4, protocol=FEW, part_examples=8):
