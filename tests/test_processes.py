@@ -9,26 +9,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microscope_bench import load_result
+from microscope_bench import evaluate, load_result
 from microscope_bench.adapters.placement import device_options
 from microscope_bench.errors import AdapterError
 from microscope_bench.measure.scores import own_boundaries
 from microscope_bench.system.processes import ALONE, VARIABLES, Processes, ProcessesError, launched
 from tests.together import environments, outcomes, start
-from tests.toy import result_files
+from tests.toy import ToyAdapter, ToyTask, result_files
 
-RUN = """
+BROKEN = {7: "picture"}
+OPTIONS = {
+    "metrics": ("linearity", "intrinsic_dimension", "anisotropy", "cka"),
+    "split_by": "correct",
+    "max_skipped": 0.02,
+    "batch_size": 4,
+    "progress": False,
+}
+RUN = f"""
 import sys, logging
 from microscope_bench import evaluate, errors
 from tests.toy import ToyAdapter, ToyTask
 logging.basicConfig(level=logging.INFO)
-broken = {7: "picture"}
-metrics = ("linearity", "intrinsic_dimension", "anisotropy", "cka")
-options = {"metrics": metrics, "split_by": "correct", "max_skipped": 0.02}
+broken = {BROKEN!r}
+metrics = {OPTIONS["metrics"]!r}
+options = {OPTIONS!r}
 """
 EVALUATE = """
-result = evaluate(ToyAdapter(), ToyTask(64, broken=broken), output_path=sys.argv[1], batch_size=4, progress=False,
-                  **options)
+result = evaluate(ToyAdapter(), ToyTask(64, broken=broken), output_path=sys.argv[1], **options)
 print(len(result.scores))
 """
 
@@ -43,10 +50,8 @@ def run(n, path, before="", code=EVALUATE):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    path = tmp_path_factory.mktemp("alone")
-    assert [status for status, *_ in run(1, path)] == [0]
-    return result_in(path)
+def alone():
+    return evaluate(ToyAdapter(), ToyTask(64, broken=BROKEN), **OPTIONS)
 
 
 def assert_same(result, reference):
@@ -80,7 +85,7 @@ ToyTask = Stops
 def test_a_process_that_fails_ends_the_others_and_another_number_of_them_resumes(alone, tmp_path):
     begin = time.monotonic()
     found = run(2, tmp_path, STOP.format(index=50, error="errors.CaptureError('no such layer')"))
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 100, "the other waits for minutes"
     assert all(status != 0 for status, *_ in found)
     assert sum("microscope_bench.errors.CaptureError: no such layer" in err for *_, err in found) == 1
     assert sum("ProcessesError: the other processes of this run cannot be reached (" in err for *_, err in found) == 1

@@ -13,6 +13,15 @@ from microscope_bench.errors import CaptureError, MicroscopeError, ResultError, 
 from microscope_bench.run.measure_store import measure_store
 from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask, result_files, run
 
+ONE = {"metrics": "anisotropy"}
+"""Where the test is of the states and not of what is made of them."""
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """A run that nothing disturbs."""
+    return run(None)
+
 
 def test_a_run_writes_one_valid_file_that_loads_as_the_result_and_leaves_no_store(tmp_path):
     result = run(tmp_path)
@@ -44,14 +53,13 @@ def test_inputs_and_accuracy_are_counted(tmp_path):
 
 
 def test_accuracy_is_null_with_a_reason_when_a_letter_cannot_be_scored():
-    result = run(task=ToyTask(10, broken={4: "unscorable"}))
+    result = run(task=ToyTask(10, broken={4: "unscorable"}), **ONE)
     assert result.accuracy.value is None
     assert "q4: two tokens" in result.accuracy.reason
 
 
 @pytest.mark.parametrize("break_at", [1, 2, 4, 5])
-def test_an_interrupted_run_resumes_and_gives_the_same_scores(tmp_path, break_at):
-    reference = run(tmp_path / "a")
+def test_an_interrupted_run_resumes_and_gives_the_same_scores(tmp_path, break_at, reference):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "b", ToyAdapter(break_at=break_at))
     assert result_files(tmp_path / "b") == []
@@ -63,8 +71,8 @@ def test_an_interrupted_run_resumes_and_gives_the_same_scores(tmp_path, break_at
 
 
 def test_deviations_show_in_the_signature_and_do_not_overwrite_the_standard_result(tmp_path):
-    standard = run(tmp_path)
-    fewer = run(tmp_path, limit=20, tokens_per_example=3, seed=1)
+    standard = run(tmp_path, **ONE)
+    fewer = run(tmp_path, limit=20, tokens_per_example=3, seed=1, **ONE)
     for text in ("limit=20", "tokens_per_example=3", "seed=1"):
         assert text in fewer.signature and text not in standard.signature
     assert len(result_files(tmp_path)) == 2
@@ -99,7 +107,7 @@ def test_a_failed_run_leaves_its_error_and_no_table(tmp_path):
 
 
 def test_a_failure_does_not_replace_a_complete_result(tmp_path):
-    complete = run(tmp_path)
+    complete = run(tmp_path, **ONE)
     (file,) = result_files(tmp_path)
     with pytest.raises(CaptureError):
         run(tmp_path, task=ToyTask(40, broken=dict.fromkeys(range(5), "picture")))
@@ -107,7 +115,7 @@ def test_a_failure_does_not_replace_a_complete_result(tmp_path):
 
 
 def test_skipped_examples_are_named_in_the_result():
-    result = run(task=ToyTask(200, broken={7: "picture"}))
+    result = run(task=ToyTask(200, broken={7: "picture"}), **ONE)
     assert [(s.id, s.reason) for s in result.inputs.skipped] == [("q7", "its picture does not open")]
     assert result.identity.n_examples == 199
 
@@ -164,10 +172,10 @@ def test_a_task_whose_wording_changed_is_not_served_from_an_old_store(tmp_path):
             example = super().example(index)
             return replace(example, text=example.text + " Please.")
 
-    first = run(tmp_path / "a", store=tmp_path / "s", keep_store=True)
+    first = run(tmp_path / "a", store=tmp_path / "s", keep_store=True, **ONE)
     with pytest.raises(StoreError, match="inputs_sha256"):
-        run(tmp_path / "a", task=Reworded(40), store=tmp_path / "s")
-    reworded = run(tmp_path / "a", task=Reworded(40))
+        run(tmp_path / "a", task=Reworded(40), store=tmp_path / "s", **ONE)
+    reworded = run(tmp_path / "a", task=Reworded(40), **ONE)
     assert reworded.identity.prompt_sha256 != first.identity.prompt_sha256
     assert reworded.scores != first.scores
 
@@ -179,11 +187,11 @@ def test_an_edit_that_concerns_late_examples_alone_has_their_parts_captured_agai
             example = super().example(index)
             return replace(example, **change) if index >= 34 else example
 
-    run(None, store=tmp_path / "s", keep_store=True)
+    run(None, store=tmp_path / "s", keep_store=True, **ONE)
     adapter = ToyAdapter()
-    again = run(None, adapter, Edited(40), store=tmp_path / "s", keep_store=True)
+    again = run(None, adapter, Edited(40), store=tmp_path / "s", keep_store=True, **ONE)
     assert adapter.passes == 1, "the last part of eight examples, in one batch"
-    fresh = run(None, task=Edited(40))
+    fresh = run(None, task=Edited(40), **ONE)
     assert again.scores == fresh.scores and again.accuracy == fresh.accuracy
     assert again.identity == fresh.identity
 
@@ -195,7 +203,7 @@ def test_a_store_directory_that_is_made_by_the_run_is_cut_from_the_command(tmp_p
 
 
 def test_a_store_measured_again_says_who_captured_it(tmp_path):
-    first = run(None, store=tmp_path / "s", keep_store=True, command=["microscope-bench", "run"])
+    first = run(None, store=tmp_path / "s", keep_store=True, command=["microscope-bench", "run"], **ONE)
     again = measure_store(tmp_path / "s", progress=False, command=["microscope-bench", "measure"])
     assert first.environment.captured_with is None
     assert again.environment.command == "microscope-bench measure"
@@ -206,7 +214,7 @@ def test_a_store_measured_again_says_who_captured_it(tmp_path):
 def test_options_of_a_model_are_part_of_its_identity(tmp_path):
     plain, changed = ToyAdapter(), ToyAdapter()
     changed.info = structs.replace(changed.info, options={"use_chat_template": "false"})
-    first, second = run(tmp_path, plain), run(tmp_path, changed)
+    first, second = run(tmp_path, plain, **ONE), run(tmp_path, changed, **ONE)
     assert "|use_chat_template=false|" in second.signature
     assert first.short_id != second.short_id
     assert len(result_files(tmp_path)) == 2
@@ -215,9 +223,9 @@ def test_options_of_a_model_are_part_of_its_identity(tmp_path):
 def test_raising_max_skipped_goes_on_where_the_run_stopped(tmp_path):
     task = ToyTask(40, broken=dict.fromkeys(range(36, 40), "picture"))
     with pytest.raises(CaptureError, match="raise --max_skipped"):
-        run(tmp_path, task=task)
+        run(tmp_path, task=task, **ONE)
     adapter = ToyAdapter()
-    assert run(tmp_path, adapter, task, max_skipped=0.5).identity.n_examples == 36
+    assert run(tmp_path, adapter, task, max_skipped=0.5, **ONE).identity.n_examples == 36
     assert adapter.passes == 1, "only the last part of eight examples was missing"
 
 
@@ -225,7 +233,7 @@ def test_raising_max_skipped_goes_on_where_the_run_stopped(tmp_path):
     ("key", "value"), [("about", 3), ("run", {}), ("n_examples", -4), ("part_examples", 0), ("sha256", None)]
 )
 def test_a_damaged_manifest_is_refused(tmp_path, key, value):
-    run(None, store=tmp_path / "s", keep_store=True)
+    run(None, store=tmp_path / "s", keep_store=True, **ONE)
     file = tmp_path / "s/manifest.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
     with pytest.raises(StoreError, match="damaged"):
@@ -256,6 +264,6 @@ def test_arguments_may_be_text_or_a_mapping_and_one_metric_a_name():
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path):
-    run(None, store=tmp_path / "s", keep_store=True)
+    run(None, store=tmp_path / "s", keep_store=True, **ONE)
     with pytest.raises(MicroscopeError, match="device 'gpu' is not available"):
         measure_store(tmp_path / "s", device="gpu", progress=False)

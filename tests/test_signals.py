@@ -60,9 +60,13 @@ def test_a_signal_in_the_last_batch_ends_the_run_too(handled):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.fixture(scope="module")
+def undisturbed():
+    return run(None, batch_size=BATCH)
+
+
 @pytest.mark.parametrize("at", [1, 3, 4, 10])
-def test_the_batch_under_way_is_finished_and_nothing_is_captured_twice(tmp_path, handled, at):
-    undisturbed = run(None, batch_size=BATCH)
+def test_the_batch_under_way_is_finished_and_nothing_is_captured_twice(tmp_path, undisturbed, handled, at):
     stopped = Signalled(at)
     with pytest.raises(signals.Stopped):
         run(tmp_path, stopped, batch_size=BATCH)

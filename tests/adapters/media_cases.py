@@ -9,9 +9,9 @@ import pytest
 
 from microscope_bench.adapters.base import AUDIO, IMAGE, VIDEO
 from microscope_bench.check.probes import capture
-from microscope_bench.example import Audio, Example
+from microscope_bench.example import Audio
 from tests.tiny.checkpoints import NEEDS
-from tests.tiny.questions import TALL, WIDE, picture
+from tests.tiny.questions import TALL, WIDE, picture, question
 
 WATCHES = find_spec("torchvision") is not None
 RATE = 16000
@@ -42,17 +42,11 @@ def recording(seconds, seed=0, rate=RATE):
     return Audio(samples, rate)
 
 
-def question(name, images=(), videos=(), audios=(), text="What is it?"):
-    marks = "<image>" * len(images) + "<video>" * len(videos) + "<audio>" * len(audios)
-    prompt = f"{marks}{text}\nA. x\nB. y\nAnswer:"
-    return Example(name, prompt, images=images, videos=videos, audios=audios, choices=("A", "B"), answer=0)
-
-
 BRIEF, LENGTHY = film(60, 40, 2, seed=3), film(40, 80, 5, seed=7)  # pictures of 60 × 40 and of 40 × 80
 LONG, SHORT = recording(1.5, seed=1), recording(0.7, seed=2)
 
 OF = {
-    "image": (question("wide", images=(WIDE,)), question("tall", images=(TALL,), text="Which of the two is it?")),
+    "image": (question("wide", WIDE), question("tall", TALL, text="Which of the two is it?")),
     "video": (
         question("brief", videos=(BRIEF,)),
         question("lengthy", videos=(LENGTHY,), text="Which of the two is it?"),

@@ -37,12 +37,11 @@ from tests.adapters.media_cases import (
     label_counts,
     marked,
     media_of,
-    question,
     recording,
     with_video,
 )
 from tests.tiny.checkpoints import SOUND_AND_VIDEO
-from tests.tiny.questions import TALL, WIDE
+from tests.tiny.questions import TALL, WIDE, question
 from tests.tiny.tokenizer import byte_tokenizer
 
 
@@ -167,8 +166,8 @@ def test_without_torchvision_videos_are_refused(family, tiny_adapter):
 def test_a_picture_and_sound_in_one_prompt(family, tiny_adapter):
     adapter = tiny_adapter(family)
     examples = (
-        question("first", images=(WIDE,), audios=(LONG,)),
-        question("second", images=(TALL,), audios=(SHORT,), text="Which of the two is it?"),
+        question("first", WIDE, audios=(LONG,)),
+        question("second", TALL, audios=(SHORT,), text="Which of the two is it?"),
     )
     pictures, sounds = ([count for count, _ in EXPECTED[family][modality]] for modality in ("image", "audio"))
     assert label_counts(adapter, examples, IMAGE, VIDEO, AUDIO) == [
@@ -183,8 +182,8 @@ def test_a_picture_and_sound_in_one_prompt(family, tiny_adapter):
 def test_a_picture_a_video_and_sound_in_one_prompt(family, tiny_adapter):
     adapter = tiny_adapter(family)
     examples = (
-        question("first", images=(WIDE,), videos=(BRIEF,), audios=(LONG,)),
-        question("second", images=(TALL,), videos=(LENGTHY,), audios=(SHORT,), text="Which of the two is it?"),
+        question("first", WIDE, videos=(BRIEF,), audios=(LONG,)),
+        question("second", TALL, videos=(LENGTHY,), audios=(SHORT,), text="Which of the two is it?"),
     )
     expected = [tuple(EXPECTED[family][modality][row][0] for modality in ("image", "video", "audio")) for row in (0, 1)]
     assert label_counts(adapter, examples, IMAGE, VIDEO, AUDIO) == expected
@@ -197,8 +196,8 @@ def test_a_picture_a_video_and_sound_in_one_prompt(family, tiny_adapter):
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "llava_next_video", "llava_onevision"])
 def test_a_picture_and_a_video_in_one_prompt(family, tiny_adapter):
     examples = (
-        question("first", images=(WIDE,), videos=(BRIEF,)),
-        question("second", images=(TALL,), videos=(LENGTHY[:2],), text="Which of the two is it?"),
+        question("first", WIDE, videos=(BRIEF,)),
+        question("second", TALL, videos=(LENGTHY[:2],), text="Which of the two is it?"),
     )
     adapter = tiny_adapter(family)
     pictures = [count for count, _ in EXPECTED[family]["image"]]
@@ -213,7 +212,7 @@ def test_a_picture_and_a_video_in_one_prompt(family, tiny_adapter):
 @pytest.mark.parametrize("family", marked(["internvl", "smolvlm"]))
 def test_a_picture_beside_a_video_is_refused_where_frames_stand_as_pictures(family, tiny_adapter):
     with pytest.raises(AdapterError, match="turns the frames of a video into pictures, and example both has both"):
-        tiny_adapter(family).encode([question("both", images=(WIDE,), videos=(BRIEF,))])
+        tiny_adapter(family).encode([question("both", WIDE, videos=(BRIEF,))])
 
 
 @pytest.mark.parametrize("family", marked(SOUND_AND_VIDEO))

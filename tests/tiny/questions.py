@@ -1,11 +1,11 @@
-"""Examples for the tiny checkpoints: lettered questions with noise pictures of different sizes."""
+"""Examples for the tiny checkpoints: lettered questions with noise of different sizes."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-from microscope_bench.example import IMAGE_PLACEHOLDER, Example
+from microscope_bench.example import PLACEHOLDERS, Audio, Example
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -13,10 +13,25 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(noise)
 
 
-def question(name: str, *pictures: Image.Image, text: str = "What is it?") -> Example:
-    """A question with two lettered choices and its pictures in front."""
-    prompt = f"{IMAGE_PLACEHOLDER * len(pictures)}{text}\nA. x\nB. y\nAnswer:"
-    return Example(id=name, text=prompt, images=pictures, choices=("A", "B"), answer=0)
+def question(
+    name: str,
+    *pictures: Image.Image,
+    videos: tuple[tuple[Image.Image, ...], ...] = (),
+    audios: tuple[Audio, ...] = (),
+    text: str = "What is it?",
+) -> Example:
+    """A question with two lettered choices, its media in front."""
+    marks = [PLACEHOLDERS["image"] * len(pictures), PLACEHOLDERS["video"] * len(videos)]
+    marks.append(PLACEHOLDERS["audio"] * len(audios))
+    return Example(
+        id=name,
+        text=f"{''.join(marks)}{text}\nA. x\nB. y\nAnswer:",
+        images=pictures,
+        videos=videos,
+        audios=audios,
+        choices=("A", "B"),
+        answer=0,
+    )
 
 
 WIDE, TALL = picture(60, 40, seed=1), picture(40, 80, seed=2)
