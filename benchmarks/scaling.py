@@ -101,7 +101,7 @@ def read(store: Path) -> float:
     begin = time.perf_counter()
     tokens = StoredTokens(opened, named_protocol("geometry/1"), torch.device("cpu"))
     n = len(tokens.example)
-    for layer in range(opened.manifest["run"]["model"]["n_layers"] + 1):
+    for layer in range(opened.manifest["run"]["identity"]["model"]["n_layers"] + 1):
         for start in range(0, n, MOST_ROWS):
             tokens.states(layer, np.arange(start, min(n, start + MOST_ROWS)))
         tokens.states(layer, tokens.sample(JOINT, 10240))
@@ -118,7 +118,7 @@ def measure(store: Path) -> float:
     from microscope_bench.protocol import named_protocol
 
     opened = TokenStore(store)
-    n_layers = opened.manifest["run"]["model"]["n_layers"]
+    n_layers = opened.manifest["run"]["identity"]["model"]["n_layers"]
     begin = time.perf_counter()
     cpu = torch.device("cpu")
     measured(opened, named_protocol("geometry/1"), DEFAULT_METRICS, n_layers=n_layers, device=cpu, progress=False)

@@ -1,4 +1,4 @@
-"""What makes two results comparable, and the line by which a result is cited.
+"""What makes two results comparable, made once before the first forward pass, and the line by which one is cited.
 
 geometry/1|model:org/name@1a2b3c4d|dtype:float32|attn:sdpa|task:shapesqa@1|data:shapesqa@v1/test|n:100|tokens:32|...
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, to_builtins
 
 from microscope_bench.protocol import Protocol, quoted
 from microscope_bench.system.field_types import Count, Layer, Name, Sha256, Text, Version, Width, content_sha256
@@ -91,10 +91,9 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         model: The model.
         task: The task.
         dataset: The data.
-        n_examples: Examples measured.
-        example_ids_sha256: Hash of the ids of the examples measured; null only in a failed result.
-        prompt_sha256: Hash of the examples as the task renders them, answers and pictures included; null only in a
-            failed result.
+        n_examples: Examples asked for, those included that are skipped.
+        example_ids_sha256: Hash of their ids.
+        prompt_sha256: Hash of the first of them as the task renders them, answers and pictures included.
         selection: Name and version of the rule that selected the tokens.
         metrics: Version of each metric.
     """
@@ -104,8 +103,8 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     task: TaskInfo
     dataset: DatasetInfo
     n_examples: Count
-    example_ids_sha256: Sha256 | None
-    prompt_sha256: Sha256 | None
+    example_ids_sha256: Sha256
+    prompt_sha256: Sha256
     selection: Name
     metrics: Annotated[Mapping[Name, Version], Meta(min_length=1, max_length=1000)]
 
@@ -118,6 +117,14 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     def short_id(self) -> str:
         """The first 12 hex digits of the hash: the ``id`` at the end of a signature."""
         return self.hash[:SHORT_ID_LENGTH]
+
+    def of_states(self) -> dict[str, Any]:
+        """What of it decides the captured states, as JSON types: all but what acts when they are measured."""
+        fields: dict[str, Any] = to_builtins(self)
+        del fields["metrics"]
+        for name in ("folds", "id_tokens", "sink_rule", "max_skipped"):
+            del fields["protocol"][name]
+        return fields
 
     def signature(self, package_version: str) -> str:
         """One line without blanks that cites a result.

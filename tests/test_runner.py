@@ -117,7 +117,7 @@ def test_a_failure_does_not_replace_a_complete_result(tmp_path):
 def test_skipped_examples_are_named_in_the_result():
     result = run(task=ToyTask(200, broken={7: "picture"}), **ONE)
     assert [(s.id, s.reason) for s in result.inputs.skipped] == [("q7", "its picture does not open")]
-    assert result.identity.n_examples == 199
+    assert (result.identity.n_examples, result.inputs.n_examples) == (200, 199)
 
 
 def test_a_store_that_does_not_fit_the_disk_is_refused_before_the_first_pass(tmp_path, monkeypatch):
@@ -225,7 +225,7 @@ def test_raising_max_skipped_goes_on_where_the_run_stopped(tmp_path):
     with pytest.raises(CaptureError, match="raise --max_skipped"):
         run(tmp_path, task=task, **ONE)
     adapter = ToyAdapter()
-    assert run(tmp_path, adapter, task, max_skipped=0.5, **ONE).identity.n_examples == 36
+    assert run(tmp_path, adapter, task, max_skipped=0.5, **ONE).inputs.n_examples == 36
     assert adapter.passes == 1, "only the last part of eight examples was missing"
 
 

@@ -123,7 +123,7 @@ def accuracy(experiment: Experiment) -> str:
             scored = experiment.under(fusion, condition).accuracy
             assert scored is not None and scored.value is not None and scored.stderr is not None
             cells.append(plus_minus(scored.value, scored.stderr))
-        rows.append([fusion, str(experiment.under(fusion, "trained").identity.n_examples), *cells])
+        rows.append([fusion, str(experiment.under(fusion, "trained").inputs.n_examples), *cells])
     return table(["fusion", "questions", *CONDITIONS], rows)
 
 

@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from msgspec import to_builtins
 
-from microscope_bench import __version__
 from microscope_bench.adapters.base import Adapter
-from microscope_bench.capture.mainflow import Mainflow
-from microscope_bench.capture.selection import RULE
 from microscope_bench.errors import ExampleError
 from microscope_bench.example import Example, ExampleSource
-from microscope_bench.protocol import Protocol
 
 
 @dataclass(frozen=True)
 class ProbedInputs:
-    """Hashes of a few encoded examples: of everything the model is given, and of the media tensors alone, if any."""
+    """Hashes of a few examples: as the task renders them, of all that the model is given, and of the media alone."""
 
+    prompt_sha256: str
     inputs_sha256: str
     media_sha256: str | None
 
 
-def probe_inputs(adapter: Adapter, source: ExampleSource, n_examples: int) -> ProbedInputs:
+def probe_inputs(adapter: Adapter, source: ExampleSource, rows: Sequence[int]) -> ProbedInputs:
     """Encodes the first examples, each alone: what prompt, tokenizer, processor and adapter make of them.
 
     Alone, because some processors pad a picture to its neighbours in the batch.
     """
-    encoded, media = hashlib.sha256(), hashlib.sha256()
+    rendered, encoded, media = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     has_media = False
-    for index in range(min(n_examples, len(source.ids))):
+    for row in rows:
         try:
-            example = source.example(index)
+            example = source.example(row)
+            rendered.update(f"{example_sha256(example)}\0".encode())
             batch = adapter.encode([example])
         except ExampleError as error:
             encoded.update(f"{error}\0".encode())
@@ -51,39 +47,7 @@ def probe_inputs(adapter: Adapter, source: ExampleSource, n_examples: int) -> Pr
             media.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             media.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     encoded.update(media.digest())
-    return ProbedInputs(encoded.hexdigest(), media.hexdigest() if has_media else None)
-
-
-def run_identity(
-    adapter: Adapter,
-    task: ExampleSource,
-    protocol: Protocol,
-    probed: ProbedInputs,
-    mainflow: Mainflow | None = None,
-) -> dict[str, Any]:
-    """Everything that decides what the stored states are; a store made for anything else is refused."""
-    identity: dict[str, Any] = {
-        "model": to_builtins(adapter.info),
-        "processing": to_builtins(adapter.processing),
-        "task": {"name": task.name, "version": task.version},
-        "dataset": to_builtins(task.dataset),
-        "capture": {
-            "selection": RULE,
-            "tokens_per_example": protocol.tokens_per_example,
-            "seed": protocol.seed,
-            "limit": protocol.limit,
-        },
-        "inputs_sha256": probed.inputs_sha256,
-        "software": {
-            "microscope_bench": __version__,
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-            "device": adapter.device.type,
-        },
-    }
-    if mainflow is not None:
-        identity["capture"]["mainflow"] = asdict(mainflow)
-    return identity
+    return ProbedInputs(rendered.hexdigest(), encoded.hexdigest(), media.hexdigest() if has_media else None)
 
 
 def example_sha256(example: Example, media: str | None = None) -> str:

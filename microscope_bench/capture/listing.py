@@ -46,11 +46,11 @@ def list_stores(results: str | Path) -> list[StoreListing]:
 def _listing(path: Path) -> StoreListing:
     stats = [file.stat() for file in (path, *path.iterdir(), *(path / "parts").iterdir())]
     manifest = _json(path / "manifest.json")
-    run = manifest.get("run", {})
+    identity = manifest.get("run", {}).get("identity", {})
     return StoreListing(
         path=path,
-        model=str(run.get("model", {}).get("name", "")),
-        task=str(run.get("task", {}).get("name", "")),
+        model=str(identity.get("model", {}).get("name", "")),
+        task=str(identity.get("task", {}).get("name", "")),
         captured=sum(len(_json(file).get("examples", ())) for file in (path / "parts").glob("*.json")),
         n_examples=int(manifest.get("n_examples", 0)),
         n_bytes=sum(stat.st_size for stat in stats),

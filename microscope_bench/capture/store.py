@@ -126,7 +126,7 @@ class TokenStore:
     @property
     def mainflow(self) -> Mainflow | None:
         """Whether stream ``mainflow`` is stored; None where it was not asked for."""
-        stored = self.manifest["run"].get("capture", {}).get("mainflow")
+        stored = self.manifest["run"].get("mainflow")
         return None if stored is None else Mainflow(**stored)
 
     @property

@@ -78,7 +78,7 @@ def _loaded(opened: OpenStore, args: argparse.Namespace) -> tuple[Adapter, Task]
     from microscope_bench.run.resolve import load_adapter_for, load_task_for
 
     about = opened.store.manifest["about"]
-    model, task = args.model or about["model"], args.task or str(opened.run["task"]["name"])
+    model, task = args.model or about["model"], args.task or opened.identity.task.name
     if model is None:
         raise MicroscopeError(
             f"{args.kept} was made of a model that was loaded already, so that its place is not known: name it with "

@@ -102,11 +102,11 @@ def _views(rerun: Rerun, scale: Any) -> list[View]:
 
 def _about(opened: OpenStore, rerun: Rerun, fitted: TokenMap, stream: str, relative: bool) -> list[str]:
     target = "h[l+1]" if stream == "hidden" else "h[l+1] − h[l]"
-    task = opened.run["task"]
+    task = opened.identity.task
     answered = {True: ", answered rightly", False: ", answered wrongly", None: ""}[rerun.record.right]
     size = fitted.n_tokens / fitted.dim
     return [
-        f"{shown(opened.model)}, {shown(task['name'])}, example {shown(rerun.example.id)}{answered}",
+        f"{shown(opened.model)}, {shown(task.name)}, example {shown(rerun.example.id)}{answered}",
         f"Colour: what the linear map from h[l] to {target} leaves of a token, "
         + (f"as a share of the norm of {target}." if relative else "as a norm."),
         f"Map fitted on {fitted.n_tokens:,} tokens of {len(opened.tokens.records):,} examples, all modalities, this "

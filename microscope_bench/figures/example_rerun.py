@@ -7,11 +7,10 @@ example's content, its token ids and the states of the tokens that the store kep
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from msgspec import to_builtins
+from msgspec import Struct, convert
 from torch import Tensor
 
 from microscope_bench.adapters.base import PADDING, Adapter, Batch
@@ -22,6 +21,7 @@ from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import StoreError
 from microscope_bench.example import Example, ExampleSource
 from microscope_bench.figures.open_store import OpenStore
+from microscope_bench.identity import Processing, TaskInfo
 from microscope_bench.system.lazy_registry import unknown_name
 
 TOLERANCE = {"float16": 0.1, "bfloat16": 0.1}
@@ -66,17 +66,18 @@ def run_again(
         UnknownNameError: the store has no such example.
         StoreError: model, task, example or states are not those of the store; the message says what differs.
     """
-    model = opened.run["model"]
-    if tap := model["options"].get("tap"):
+    identity = opened.identity
+    if tap := identity.model.options.get("tap"):
         raise StoreError(
             f"the store holds states of tap {tap}; one example is drawn from a store of the language model alone"
         )
-    _check_identity("task", opened.run["task"], {"name": source.name, "version": source.version})
-    _check_identity("data set", opened.run["dataset"], to_builtins(source.dataset))
+    _check_same("task", identity.task, TaskInfo(source.name, source.version))
+    _check_same("data set", identity.dataset, source.dataset)
     n_examples = int(opened.store.manifest["n_examples"])
-    controlled = with_control(model["control"], Run(adapter, source, n_examples, opened.protocol.seed))
+    controlled = with_control(identity.model.control, Run(adapter, source, n_examples, opened.protocol.seed))
     adapter, source = controlled.adapter, controlled.source
-    _check_identity("model", model, to_builtins(adapter.info))
+    _check_same("model", identity.model, adapter.info)
+    _check_same("model", convert(opened.store.manifest["run"]["processing"], Processing), adapter.processing)
     index, record = _find(opened, example_id)
     example = source.example(index)
     if example.id != example_id or example_sha256(example) != record.example_sha256:
@@ -89,20 +90,13 @@ def run_again(
     return Rerun(adapter, example, record, batch, labels, states)
 
 
-def _check_identity(what: str, stored: dict[str, Any], given: dict[str, Any]) -> None:
-    differing = [
-        f"{name} is {_plain(given.get(name))!r} and was {stored.get(name)!r}"
-        for name in sorted({*stored, *given})
-        if _plain(given.get(name)) != stored.get(name)
-    ]
+def _check_same(what: str, stored: Struct, given: Struct) -> None:
+    pairs = [(name, getattr(stored, name), getattr(given, name)) for name in stored.__struct_fields__]
+    differing = [f"{name} is {now!r} and was {then!r}" for name, then, now in pairs if now != then]
     if differing:
         raise StoreError(
             f"this is another {what} than the store's: {'; '.join(differing[:4])}. Give the options of the run again"
         )
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if hasattr(value, "keys") else value
 
 
 def _find(opened: OpenStore, example_id: str) -> tuple[int, ExampleRecord]:
@@ -138,7 +132,7 @@ def _check_states(opened: OpenStore, example_id: str, states: dict[int, Tensor])
     if not len(kept):
         raise StoreError(f"the store kept no token of example {example_id}")
     position = tokens.open_part(int(tokens.part[kept[0]])).get_tensor("position")[torch.from_numpy(tokens.row[kept])]
-    tolerance = TOLERANCE.get(opened.run["model"]["dtype"], OTHERWISE)
+    tolerance = TOLERANCE.get(opened.identity.model.dtype, OTHERWISE)
     for layer, here in states.items():
         stored = tokens.states(layer, kept).double()
         if int(position.max()) >= len(here):

@@ -215,10 +215,10 @@ def _style(group: int, modality: str) -> dict[str, Any]:
 
 
 def _title(stores: Sequence[OpenStore], drawn: Sequence[DrawnTokens], choice: TokenChoice) -> str:
-    run = stores[0].run
+    identity = stores[0].identity
     how = "SVD of each layer" if choice.method == "svd" else f"t-SNE of each layer (seed {choice.seed})"
     n, of = sum(len(d.index) for d in drawn), sum(len(opened.tokens.example) for opened in stores)
     models = ", ".join(shown(label, 40) for label in _labels(stores))
     apart = ", sinks left out" if choice.without_sinks else ""
-    data = f"{shown(run['task']['name'])} at {shown(short_revision(run['dataset']['revision']))}"
+    data = f"{shown(identity.task.name)} at {shown(short_revision(identity.dataset.revision))}"
     return f"{models}: {how}, {n:,} of {of:,} kept tokens{apart}, {data}"

@@ -96,7 +96,7 @@ class Geometry:
         config = replace(now.filled_into(self.config), device=str(adapter.device))
         found = {name: task_around(now.tasks[name], task_settings(config)) for name in wanted}
         for name, task in found.items():
-            self._recorders[name] = TaskRecorder(adapter, task, config, len(wanted[name]))
+            self._recorders[name] = TaskRecorder(adapter, task, config, sorted(wanted[name]))
         self._documents = Documents(adapter, {**self._documents.tasks, **found}, templated=bool(now.templated))
         for request in requests:
             self._documents.add(request)
@@ -262,7 +262,7 @@ def _summary(result: Result, root: Path | None) -> dict[str, Any]:
     return {
         "status": result.status,
         "signature": result.signature,
-        "n_examples": result.identity.n_examples,
+        "n_examples": result.inputs.n_examples,
         "tokens_seen": dict(result.inputs.tokens_seen),
         "example_ids_sha256": result.identity.example_ids_sha256,
         "prompt_sha256": result.identity.prompt_sha256,

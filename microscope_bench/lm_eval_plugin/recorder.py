@@ -32,7 +32,7 @@ class TaskRecorder:
         adapter: whose model runs.
         task: the documents.
         config: what is asked of the geometry, lm-eval's own options among it.
-        n_examples: how many documents will come.
+        rows: the documents that will come.
 
     Attributes:
         stopwatch: of this task.
@@ -42,19 +42,19 @@ class TaskRecorder:
         choice_logprobs: example id → what lm-eval got for each choice; no entry for an open question.
     """
 
-    def __init__(self, adapter: Adapter, task: Task, config: RunConfig, n_examples: int) -> None:
+    def __init__(self, adapter: Adapter, task: Task, config: RunConfig, rows: Sequence[int]) -> None:
         self.stopwatch = Stopwatch()
         self.error: MicroscopeError | None = None
         self.unscored: str | None = None
         self.choice_logprobs: dict[str, list[float]] = {}
-        self.run = resolve_loaded(adapter, task, config, self.stopwatch, n_examples)
+        self.run = resolve_loaded(adapter, task, config, self.stopwatch, rows)
         self._directory = tempfile.TemporaryDirectory(prefix="microscope-lm-eval-")
         with self.stopwatch.stage("capture"):
             store = Path(self._directory.name) / "store"
             self._store = TokenStore.open_or_create(
-                store, self.run.identity, n_examples=n_examples, part_examples=PART_EXAMPLES
+                store, self.run.states, n_examples=len(rows), part_examples=PART_EXAMPLES
             )
-            check_space(store, adapter, self.run.protocol, n_examples)
+            check_space(store, adapter, self.run.protocol, len(rows))
         self._waiting: list[dict[str, Tensor]] = []
         self._records: list[ExampleRecord] = []
         self._parts = 0

@@ -53,7 +53,7 @@ def sentence(result: Result) -> str:
     title = protocol_title(result)
     return one_line(
         f"We measured the residual stream of {shown_name(result)} ({', '.join(how)}) {where} on {data.title} "
-        f"({identity.n_examples:,} examples of {data.source} at {data.revision}, split {data.split}; at most "
+        f"({result.inputs.n_examples:,} examples of {data.source} at {data.revision}, split {data.split}; at most "
         f"{protocol.tokens_per_example} tokens of each modality per example; seed {protocol.seed}) with "
         f"microscope_bench {result.environment.package_version}, {title[0].lower()}{title[1:]}: {_listed(known)}. "
         f"Standard errors are from a delete-a-group jackknife over at most {protocol.folds} groups of whole examples; "
@@ -166,7 +166,7 @@ def _card_result(result: Result) -> dict[str, Any]:
         "revision": identity.dataset.revision,
         "args": {
             "task_version": identity.task.version,
-            "n_examples": identity.n_examples,
+            "n_examples": result.inputs.n_examples,
             "signature": result.signature,
         },
     }

@@ -102,5 +102,5 @@ def _title(metric: str, estimator: str, stream: str | None) -> str:
 
 def _described(group: Sequence[Result]) -> str:
     identity = group[0].identity
-    data = f"{identity.dataset.revision[:40]}, {identity.n_examples} examples"
+    data = f"{identity.dataset.revision[:40]}, {group[0].inputs.n_examples} examples"
     return f"{identity.task.name} ({data}; {identity.protocol.label}): {len(group)} results"

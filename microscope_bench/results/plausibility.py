@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import find_metric
@@ -46,21 +47,26 @@ def _counts(result: Result) -> Iterator[str]:
     identity, inputs = result.identity, result.inputs
     limit = identity.protocol.limit
     if limit is not None and identity.n_examples > limit:
-        yield f"identity.n_examples: {identity.n_examples} were measured under limit = {limit}"
-    tried = identity.n_examples + len(inputs.skipped)
+        yield f"identity.n_examples: {identity.n_examples} were asked for under limit = {limit}"
+    tried = inputs.n_examples + len(inputs.skipped)
+    if tried != identity.n_examples:
+        yield (
+            f"inputs.n_examples: {inputs.n_examples} measured and {len(inputs.skipped)} skipped of "
+            f"{identity.n_examples}"
+        )
     if len(inputs.skipped) > int(identity.protocol.max_skipped * tried + ROUNDING):
         yield (
             f"inputs.skipped: {len(inputs.skipped)} of {tried} examples, the protocol allows a share of "
             f"{identity.protocol.max_skipped}"
         )
-    most = identity.protocol.tokens_per_example * identity.n_examples
+    most = identity.protocol.tokens_per_example * inputs.n_examples
     seen = inputs.tokens_seen
     for entry in result.sinks:
         where = f"sinks of {entry.modality}"
         ceiling = most if entry.modality != "joint" else most * max(1, len(result.sinks) - 1)
         if entry.n_tokens > ceiling:
             yield (
-                f"{where}.n_tokens: {entry.n_tokens} of {identity.n_examples} examples, at most "
+                f"{where}.n_tokens: {entry.n_tokens} of {inputs.n_examples} examples, at most "
                 f"{identity.protocol.tokens_per_example} of each modality"
             )
         # another tap sees other positions than the decoder, of which alone tokens_seen tells
@@ -69,7 +75,7 @@ def _counts(result: Result) -> Iterator[str]:
 
 
 def _accuracy(result: Result) -> Iterator[str]:
-    accuracy, n = result.accuracy, result.identity.n_examples
+    accuracy, n = result.accuracy, result.inputs.n_examples
     if accuracy is None:
         return
     if accuracy.n > n + len(result.inputs.skipped):
@@ -85,9 +91,9 @@ def _accuracy(result: Result) -> Iterator[str]:
 
 
 def _scores(result: Result, known: dict[str, Metric]) -> Iterator[str]:
-    identity = result.identity
+    identity, n_measured = result.identity, result.inputs.n_examples
     kept = {entry.modality: entry.n_tokens for entry in result.sinks}
-    most = identity.protocol.tokens_per_example * identity.n_examples
+    most = identity.protocol.tokens_per_example * n_measured
     modalities = {score.modality for score in result.scores} - {"joint"}
     for index, score in enumerate(result.scores):
         record = known.get(score.metric)
@@ -97,8 +103,8 @@ def _scores(result: Result, known: dict[str, Metric]) -> Iterator[str]:
             ceiling += kept.get("text", most)
         if score.n_tokens > ceiling:
             yield f"{where}.n_tokens: {score.n_tokens}, but {ceiling} were kept"
-        if score.n_examples > identity.n_examples:
-            yield f"{where}.n_examples: {score.n_examples} of {identity.n_examples}"
+        if score.n_examples > n_measured:
+            yield f"{where}.n_examples: {score.n_examples} of {n_measured}"
         # where copies are dropped, the one that is kept stands for the examples of all
         if not (record and record.drops_copies) and score.n_examples > score.n_tokens:
             yield f"{where}.n_examples: {score.n_examples} among {score.n_tokens} tokens"
@@ -123,7 +129,9 @@ def _layers(result: Result, known: dict[str, Metric]) -> Iterator[str]:
         record = known.get(metric)
         if record is None:
             continue
-        missing = sorted(set(range(n_layers + (0 if record.between else 1))) - layers)
+        expected = range(n_layers + (0 if record.between else 1))
+        # no set of a hostile file's n_layers for each of its rows
+        missing = list(islice((layer for layer in expected if layer not in layers), _SHOWN + 1))
         if missing:
             yield f"scores: {name} has no row of layer {_some(missing)}"
         if record.between and n_layers in layers:

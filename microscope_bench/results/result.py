@@ -235,7 +235,7 @@ def _in_failed(result: Result) -> Iterator[str]:
 
 
 def _in_complete(result: Result) -> Iterator[str]:
-    identity, inputs = result.identity, result.inputs
+    inputs = result.inputs
     if result.error is not None:
         yield "error: a complete result has none"
     if not result.scores:
@@ -243,8 +243,6 @@ def _in_complete(result: Result) -> Iterator[str]:
     if inputs.n_examples < 1:
         yield "inputs.n_examples: a complete result measured at least one example"
     for name, value in (
-        ("identity.example_ids_sha256", identity.example_ids_sha256),
-        ("identity.prompt_sha256", identity.prompt_sha256),
         ("inputs.examples_sha256", inputs.examples_sha256),
         ("inputs.tokens_sha256", inputs.tokens_sha256),
     ):

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from microscope_bench.errors import ResultError
 from microscope_bench.results.result import FAILED, Result, load_result
 from microscope_bench.system.disk import locked, remove_leftovers
@@ -139,15 +137,7 @@ def _forget_failures(folder: Path, result: Result) -> None:
     for file in folder.glob(f"*{_FAILED_NOTE}"):
         with suppress(ResultError):
             old = load_result(file)
-            done = result.identity
-            # a failed run does not know its examples
-            same = replace(
-                old.identity,
-                n_examples=done.n_examples,
-                example_ids_sha256=done.example_ids_sha256,
-                prompt_sha256=done.prompt_sha256,
-            )
-            if old.status == FAILED and same == done:
+            if old.status == FAILED and old.identity == result.identity:
                 file.unlink(missing_ok=True)
 
 

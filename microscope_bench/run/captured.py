@@ -9,7 +9,7 @@ from msgspec import ValidationError, convert
 
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
-from microscope_bench.protocol import Protocol
+from microscope_bench.identity import Identity
 from microscope_bench.results.records import Environment
 from microscope_bench.run.timing import Stopwatch
 
@@ -20,19 +20,19 @@ class Captured:
 
     Attributes:
         store: the states.
-        protocol: under which they were captured.
+        identity: of what is measured.
         environment: of this process, and of the one that captured them if it was another.
         stopwatch: of the run, under way.
     """
 
     store: TokenStore
-    protocol: Protocol
+    identity: Identity
     environment: Environment
     stopwatch: Stopwatch
 
 
-def open_finished(store: str | Path) -> tuple[TokenStore, Protocol]:
-    """A kept token store that is whole, and the protocol it was captured under.
+def open_finished(store: str | Path) -> tuple[TokenStore, Identity]:
+    """A kept token store that is whole, and the identity of the run that captured it.
 
     Raises:
         StoreError: there is none, it is incomplete or damaged, or of another version.
@@ -42,6 +42,6 @@ def open_finished(store: str | Path) -> tuple[TokenStore, Protocol]:
     if not token_store.manifest.get("about"):
         raise StoreError(f"{store}: its capture did not end; give the run's command again to finish it")
     try:
-        return token_store, convert(token_store.manifest["about"]["protocol"], Protocol)
+        return token_store, convert(token_store.manifest["about"]["identity"], Identity)
     except ValidationError as error:
-        raise StoreError(f"{store}: its protocol is none that this version knows ({error})") from error
+        raise StoreError(f"{store}: its identity is none that this version knows ({error})") from error

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from msgspec import convert
+from msgspec import convert, structs, to_builtins
 
 from microscope_bench.capture.sharing import check_same_run
 from microscope_bench.config import RunConfig
@@ -16,6 +16,7 @@ from microscope_bench.results.records import Environment
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import check_writable
 from microscope_bench.run.captured import Captured, open_finished
+from microscope_bench.run.identifying import metric_versions
 from microscope_bench.run.pipeline import measure, write
 from microscope_bench.run.timing import Stopwatch
 from microscope_bench.system.processes import launched
@@ -42,11 +43,11 @@ def measure_store(store: str | Path, config: RunConfig | None = None, **options:
         if field.name not in FOLLOWED and getattr(config, field.name) != getattr(plain, field.name):
             raise MicroscopeError(f"{field.name} decides what is captured; a store that is there cannot follow it")
     processes = launched()
-    token_store, protocol = open_finished(store)
+    token_store, identity = open_finished(store)
     if config.output_path is not None and processes.is_first:
         check_writable(config.output_path)
-    asked = {"metrics": list(config.metrics), "split_by": config.split_by}
-    check_same_run(processes, {"run": token_store.manifest["run"], **asked})
+    identity = structs.replace(identity, metrics=metric_versions(config, mainflow=token_store.mainflow is not None))
+    check_same_run(processes, {"identity": to_builtins(identity)})
     about = token_store.manifest["about"]
     then = convert(about["environment"], Environment)
     here = environment(
@@ -56,6 +57,6 @@ def measure_store(store: str | Path, config: RunConfig | None = None, **options:
         command=config.command or ("measure_store",),
         captured=then,
     )
-    captured = Captured(token_store, protocol, here, Stopwatch(capture=about["capture_seconds"]))
+    captured = Captured(token_store, identity, here, Stopwatch(capture=about["capture_seconds"]))
     measurement = measure(captured, config, processes)
     return processes.from_first(lambda: write(captured, measurement, config))

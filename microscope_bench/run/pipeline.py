@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,6 +29,7 @@ from microscope_bench.run.captured import Captured
 from microscope_bench.run.resolve import Resolved
 from microscope_bench.run.result_building import failed_result, result_of
 from microscope_bench.system.devices import device_name, pick_device
+from microscope_bench.system.field_types import content_sha256
 from microscope_bench.system.memory import memory_enough
 from microscope_bench.system.processes import ALONE, Processes, ProcessesError, launched
 
@@ -54,8 +53,7 @@ def run_resolved(resolved: Resolved) -> Result:
     config, processes = resolved.config, launched()
     if processes.size > 1:
         LOG.info("%d processes share this run", processes.size)
-    asked = {"metrics": list(config.metrics), "split_by": config.split_by}
-    check_same_run(processes, {"run": resolved.identity, "protocol": resolved.protocol.as_dict(), **asked})
+    check_same_run(processes, {"states": resolved.states, "identity": to_builtins(resolved.identity)})
     with opened_store(resolved, processes) as store:
         # not before: directories are told by their last part, and only one that exists is known for a directory
         here = environment_of(resolved.adapter, config.command or ("evaluate",))
@@ -81,7 +79,7 @@ def capture(resolved: Resolved, store: TokenStore, here: Environment, processes:
         _fill(store, loop, config.progress and processes.is_first, processes)
     if processes.is_first:
         return finish_capture(resolved, store, here)
-    return Captured(store, resolved.protocol, here, resolved.stopwatch)
+    return Captured(store, resolved.identity, here, resolved.stopwatch)
 
 
 def finish_capture(resolved: Resolved, store: TokenStore, here: Environment) -> Captured:
@@ -90,13 +88,13 @@ def finish_capture(resolved: Resolved, store: TokenStore, here: Environment) -> 
         {
             "model": resolved.model_name,
             "config": resolved.config.as_dict(),
-            "protocol": resolved.protocol.as_dict(),
+            "identity": to_builtins(resolved.identity),
             "media_sha256": resolved.probed.media_sha256,
             "environment": to_builtins(here),
             "capture_seconds": resolved.stopwatch.seconds["capture"],
         }
     )
-    return Captured(store, resolved.protocol, here, resolved.stopwatch)
+    return Captured(store, resolved.identity, here, resolved.stopwatch)
 
 
 def measure(captured: Captured, config: RunConfig, processes: Processes = ALONE) -> Measurement:
@@ -104,9 +102,9 @@ def measure(captured: Captured, config: RunConfig, processes: Processes = ALONE)
     with captured.stopwatch.stage("measure"), memory_enough(_TOO_LARGE):
         return measure_tokens(
             captured.store,
-            captured.protocol,
+            captured.identity.protocol,
             config.metrics,
-            n_layers=captured.store.manifest["run"]["model"]["n_layers"],
+            n_layers=captured.identity.model.n_layers,
             split_by=config.split_by,
             device=pick_device(config.device),
             progress=config.progress and processes.is_first,
@@ -117,7 +115,7 @@ def measure(captured: Captured, config: RunConfig, processes: Processes = ALONE)
 
 def write(captured: Captured, measurement: Measurement, config: RunConfig) -> Result:
     """Puts the result together and, where there is an ``output_path``, writes it: valid, whole, or not at all."""
-    result = result_of(captured, measurement, config)
+    result = result_of(captured, measurement)
     if config.output_path is not None:
         LOG.info("wrote %s", save_result(config.output_path, result))
     return result
@@ -142,7 +140,7 @@ def opened_store(resolved: Resolved, processes: Processes) -> Iterator[TokenStor
         shared_store(
             processes,
             directory,
-            resolved.identity,
+            resolved.states,
             n_examples=resolved.n_examples,
             part_examples=-(-max(PART_EXAMPLES, batch_size) // batch_size) * batch_size,
         ) as store,
@@ -157,7 +155,7 @@ def _store_directory(resolved: Resolved, processes: Processes) -> Iterator[Path]
         yield config.store
     elif config.output_path is not None:
         stores = config.output_path / STORES
-        key = hashlib.sha256(json.dumps(resolved.identity, sort_keys=True).encode()).hexdigest()[:16]
+        key = content_sha256(resolved.states)[:16]
         yield stores / key
         if processes.is_first:
             with suppress(OSError):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.adapters.presets import load_model
-from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs, run_identity
+from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs
 from microscope_bench.capture.loop import Capture
 from microscope_bench.config import RunConfig
 from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.example import ExampleSource
+from microscope_bench.identity import Identity
 from microscope_bench.protocol import Protocol
+from microscope_bench.run.identifying import identity_of, metric_versions, stored_states
 from microscope_bench.run.timing import Stopwatch
 from microscope_bench.tasks.settings import Seeds, TaskSettings
 
@@ -34,25 +36,33 @@ class Resolved:
 
     Attributes:
         config: what was asked for.
-        protocol: the config's, its limit a number of this task's examples.
         adapter: the model, as the control changes it.
         source: the examples, likewise.
-        n_examples: how many of them are measured, counted from the first.
         probed: what the first of them look like when they are encoded.
-        identity: what decides the stored states; it names the token store.
+        identity: what makes its result comparable, complete.
+        states: all that decides the stored states; it names the token store.
         stopwatch: of the run, under way.
         model_name: by which the model was loaded, where it was.
     """
 
     config: RunConfig
-    protocol: Protocol
     adapter: Adapter
     source: ExampleSource
-    n_examples: int
     probed: ProbedInputs
-    identity: Mapping[str, Any]
+    identity: Identity
+    states: Mapping[str, Any]
     stopwatch: Stopwatch
     model_name: str | None = None
+
+    @property
+    def protocol(self) -> Protocol:
+        """The config's, its limit a number of this task's examples."""
+        return self.identity.protocol
+
+    @property
+    def n_examples(self) -> int:
+        """How many examples are asked for."""
+        return self.identity.n_examples
 
 
 def resolve(model: str | Adapter, task: str | Task, config: RunConfig) -> Resolved:
@@ -108,7 +118,7 @@ def task_settings(config: RunConfig) -> TaskSettings:
 
 
 def resolve_loaded(
-    adapter: Adapter, task: Task, config: RunConfig, stopwatch: Stopwatch, n_examples: int | None = None
+    adapter: Adapter, task: Task, config: RunConfig, stopwatch: Stopwatch, rows: Sequence[int] | None = None
 ) -> Resolved:
     """A run of a model and a task that are loaded.
 
@@ -117,7 +127,7 @@ def resolve_loaded(
         task: the examples.
         config: what was asked for.
         stopwatch: of the run, under way.
-        n_examples: how many examples will come; None means those that the config asks for.
+        rows: which examples will come; None means those that the config asks for.
 
     Raises:
         MicroscopeError: what was asked for makes no sense for this model or task.
@@ -125,23 +135,24 @@ def resolve_loaded(
     protocol = config.protocol.with_changes(limit=limit_of(config.limit, task))
     if adapter.info.n_layers == 0 and set(config.metrics) == {"linearity"}:
         raise MicroscopeError("the projector is one boundary and linearity maps one to the next; choose other metrics")
-    if n_examples is None:
-        n_examples = min(len(task), protocol.limit or len(task))
+    rows = range(min(len(task), protocol.limit or len(task))) if rows is None else rows
     source: ExampleSource = task
     if config.control is not None:
         with stopwatch.stage("load"):
-            changed = with_control(config.control, Run(adapter, task, n_examples, protocol.seed))
+            changed = with_control(config.control, Run(adapter, task, len(rows), protocol.seed))
         adapter, source = changed.adapter, changed.source
     with stopwatch.stage("capture"):
-        probed = probe_inputs(adapter, source, min(PROBE_EXAMPLES, n_examples))
+        probed = probe_inputs(adapter, source, rows[:PROBE_EXAMPLES])
         loop = Capture(adapter, source, protocol, config.batch_size)
         mainflow = loop.find_mainflow() if config.mainflow else None
     if config.mainflow and "linearity" not in config.metrics:
         LOG.warning("stream mainflow is captured, but only metric linearity measures it: --metrics linearity,...")
     if mainflow is not None and not mainflow.exists:
         LOG.warning("stream mainflow is left out: %s", mainflow.missing_because)
-    identity = run_identity(adapter, source, protocol, probed, mainflow)
-    return Resolved(config, protocol, adapter, source, n_examples, probed, identity, stopwatch)
+    versions = metric_versions(config, mainflow=mainflow is not None)
+    identity = identity_of(adapter, source, protocol, rows, probed.prompt_sha256, versions)
+    states = stored_states(identity, adapter, probed, mainflow)
+    return Resolved(config, adapter, source, probed, identity, states, stopwatch)
 
 
 def limit_of(limit: float | None, task: Task) -> int | None:

@@ -5,18 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-from msgspec import convert
 
 from microscope_bench.capture.example_record import ExampleRecord
-from microscope_bench.capture.selection import RULE
-from microscope_bench.config import RunConfig
-from microscope_bench.identity import DatasetInfo, Identity, ModelInfo, TaskInfo
 from microscope_bench.measure import Measurement
-from microscope_bench.measure.correctness import VERSION as SPLIT_VERSION
-from microscope_bench.metrics.registry import METRICS
-from microscope_bench.protocol import Protocol
 from microscope_bench.results.provenance import failure, without_directories
 from microscope_bench.results.records import Accuracy, Environment, Inputs, Skipped
 from microscope_bench.results.result import COMPLETE, FAILED, SCHEMA_VERSION, Result
@@ -25,13 +16,12 @@ from microscope_bench.run.resolve import Resolved
 from microscope_bench.system.field_types import shortened
 
 
-def result_of(captured: Captured, measurement: Measurement, config: RunConfig) -> Result:
+def result_of(captured: Captured, measurement: Measurement) -> Result:
     """The result of a token store that was measured.
 
     Args:
         captured: gives the identity, the inputs and the accuracy.
         measurement: what the metrics gave.
-        config: says which metrics, and by what the scores are split.
     """
     store = captured.store
     run, about = store.manifest["run"], store.manifest["about"]
@@ -42,7 +32,7 @@ def result_of(captured: Captured, measurement: Measurement, config: RunConfig) -
         status=COMPLETE,
         error=None,
         signature="",
-        identity=_identity(run, captured.protocol, config, measured),
+        identity=captured.identity,
         inputs=Inputs(
             n_examples=len(measured),
             examples_sha256=_sha256(record.example_sha256 for record in measured),
@@ -67,17 +57,16 @@ def result_of(captured: Captured, measurement: Measurement, config: RunConfig) -
 
 def failed_result(resolved: Resolved, here: Environment, error: BaseException) -> Result:
     """The result that says why there is none."""
-    run = resolved.identity
     return Result(
         schema_version=SCHEMA_VERSION,
         status=FAILED,
         error=failure(error, resolved.stopwatch.current),
         signature="",
-        identity=_identity(run, resolved.protocol, resolved.config, None),
+        identity=resolved.identity,
         inputs=Inputs(
             n_examples=0,
             examples_sha256=None,
-            chat_template_sha256=run["processing"]["chat_template_sha256"],
+            chat_template_sha256=resolved.adapter.processing.chat_template_sha256,
             tokens_sha256=None,
             media_sha256=None,
             tokens_seen={},
@@ -90,32 +79,6 @@ def failed_result(resolved: Resolved, here: Environment, error: BaseException) -
         sinks=(),
         scores=(),
     ).signed()
-
-
-def _identity(
-    run: Mapping[str, Any], protocol: Protocol, config: RunConfig, measured: Sequence[ExampleRecord] | None
-) -> Identity:
-    return Identity(
-        protocol=protocol,
-        model=convert(run["model"], ModelInfo),
-        task=convert(run["task"], TaskInfo),
-        dataset=convert(run["dataset"], DatasetInfo),
-        n_examples=len(measured or ()),
-        example_ids_sha256=None if measured is None else _sha256(record.id for record in measured),
-        prompt_sha256=None if measured is None else _sha256(r.example_sha256 for r in measured),
-        selection=RULE,
-        metrics=_versions(config, mainflow="mainflow" in run.get("capture", {})),
-    )
-
-
-def _versions(config: RunConfig, *, mainflow: bool) -> dict[str, int]:
-    """Version of each metric. A run asked for stream ``mainflow`` or a split has more scores than one that was not."""
-    versions = {name: METRICS.get(name).version for name in config.metrics}
-    if mainflow and "linearity" in versions:
-        versions["linearity.mainflow"] = versions["linearity"]
-    if config.split_by is not None:
-        versions[f"split_by.{config.split_by}"] = SPLIT_VERSION
-    return dict(sorted(versions.items()))
 
 
 def _accuracy(measured: Sequence[ExampleRecord]) -> Accuracy | None:

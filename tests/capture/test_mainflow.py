@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import namedtuple
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from torch import nn
 
 from microscope_bench import evaluate
 from microscope_bench.capture.disk_space import store_bytes
-from microscope_bench.capture.fingerprints import probe_inputs, run_identity
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
@@ -81,7 +80,7 @@ def captured(path, adapter=None, task=None, batch_size=4, mainflow=True):
     adapter, task = adapter or pre_norm_adapter(), task or ToyTask(20)
     capture = Capture(adapter, task, FEW, batch_size)
     chain = capture.find_mainflow() if mainflow else None
-    run = run_identity(adapter, task, FEW, probe_inputs(adapter, task, 0), chain)
+    run = {"mainflow": chain and asdict(chain)}
     store = TokenStore.open_or_create(path, run, n_examples=len(task), part_examples=8)
     with writing(store.path):
         capture.fill(store, store.missing_parts(), lambda _: None)

@@ -75,7 +75,8 @@ def test_the_committed_results_break_no_rule() -> None:
             replace(real(), inputs=replace(real().inputs, skipped=tuple(Skipped(str(k), "x") for k in range(90)))),
             "inputs.skipped: 90 of 257 examples",
         ),
-        (signed(replace(real(), identity=replace(real().identity, n_examples=5))), "n_examples: 167 of 5"),
+        (replace(real(), inputs=replace(real().inputs, n_examples=5)), "n_examples: 167 of 5"),
+        (replace(real(), inputs=replace(real().inputs, n_examples=5)), "5 measured and 0 skipped of 167"),
         (replace(real(), signature=real().signature.replace("zoo-llava", "famous")), "signature: identity and"),
     ],
 )

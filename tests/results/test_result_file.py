@@ -72,7 +72,7 @@ def test_saving_again_gives_the_same_bytes(tmp_path: Path) -> None:
     "result",
     [
         sample(),
-        failed(sample(example_ids_sha256=None, prompt_sha256=None, n_examples=0)),
+        failed(sample()),
         replace(sample(), accuracy=None),
         replace(sample(), accuracy=Accuracy(None, None, 100, "'A' is two tokens after this prompt")),
         sample(model={"name": "модель ≈ \U0001f600", "repo": "модель ≈ \U0001f600", "control": "permuted weights"}),
@@ -189,7 +189,8 @@ def edit(path: str, value: object) -> dict[str, Any]:
         ("identity.model.n_layers", True, r"identity\.model\.n_layers: Expected `int`, got `bool`"),
         ("identity.model.n_layers", 10**17, r"identity\.model\.n_layers: Expected `int` <= 10000"),
         ("identity.protocol.folds", 1, r"identity\.protocol\.folds: Expected `int` >= 2"),
-        ("identity.prompt_sha256", None, r"identity\.prompt_sha256: null only in a failed"),
+        ("identity.prompt_sha256", None, r"identity\.prompt_sha256: Expected `str`, got `null`"),
+        ("inputs.tokens_sha256", None, r"inputs\.tokens_sha256: null only in a failed"),
         ("identity.prompt_sha256", "abc", r"identity\.prompt_sha256: Expected `str` matching regex"),
         ("identity.model.name", "a\x1b[2J\n::error::", r"identity\.model\.name: Expected `str` matching regex"),
         ("environment.command", "x" * 10_001, r"environment\.command: Expected `str` of length <= 10000"),

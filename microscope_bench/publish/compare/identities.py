@@ -17,6 +17,9 @@ from microscope_bench.system.lazy_registry import unknown_name
 MAY_DIFFER = ("model.name", "model.repo", "model.revision")
 """Fields of ``identity`` that say which weights were measured: what a comparison is usually about."""
 
+EXAMPLES = "inputs.examples_sha256"
+"""What the identity says of the first examples, of all that were measured."""
+
 _ABSENT = "absent"
 _SECTIONS: dict[str, type[Struct]] = {
     "protocol": Protocol,
@@ -53,7 +56,11 @@ def check_allowed(allow: Iterable[str]) -> tuple[str, ...]:
 
 def identity_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
     """Every field in which the identities differ, in the order of the file."""
-    return _differences(to_builtins(baseline.identity), to_builtins(new.identity))
+    found = _differences(to_builtins(baseline.identity), to_builtins(new.identity))
+    ours, theirs = baseline.inputs, new.inputs
+    if [row.id for row in ours.skipped] == [row.id for row in theirs.skipped]:
+        found += _differences({EXAMPLES: ours.examples_sha256}, {EXAMPLES: theirs.examples_sha256})
+    return found
 
 
 def is_allowed(field: str, allow: Iterable[str]) -> bool:
@@ -66,7 +73,7 @@ def input_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
 
     Pictures are handed over in the model's own dtype, so their hash says nothing where that differs.
     """
-    left_out: dict[str, None] = {"skipped": None}
+    left_out: dict[str, None] = {"skipped": None, "n_examples": None, "examples_sha256": None}
     if baseline.identity.model.dtype != new.identity.model.dtype:
         left_out["media_sha256"] = None
     return _differences({**to_builtins(baseline.inputs), **left_out}, {**to_builtins(new.inputs), **left_out})
@@ -101,4 +108,4 @@ def _flat(node: Mapping[str, Any], at: str = "") -> dict[str, str]:
 
 def _known_fields() -> set[str]:
     below = {f"{section}.{name}" for section, record in _SECTIONS.items() for name in record.__struct_fields__}
-    return below | set(Identity.__struct_fields__)
+    return below | set(Identity.__struct_fields__) | {EXAMPLES}

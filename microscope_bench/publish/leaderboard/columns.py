@@ -40,7 +40,7 @@ def dtype_text(result: Result) -> str:
 
 
 def _measured(result: Result) -> str:
-    return f"{result.identity.n_examples:,} ({(result.identity.example_ids_sha256 or '')[:6]})"
+    return f"{result.inputs.n_examples:,} ({result.identity.example_ids_sha256[:6]})"
 
 
 MODEL_COLUMNS = (

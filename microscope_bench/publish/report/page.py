@@ -87,7 +87,7 @@ def _section_notes(shown: Sequence[Shown]) -> list[str]:
     notes = []
     if len({one.result.identity.example_ids_sha256 for one in shown}) > 1:
         notes.append("The results are not of the same examples: a part of any difference may come from that.")
-    elif len({one.result.identity.prompt_sha256 for one in shown}) > 1:
+    elif len({one.result.inputs.examples_sha256 for one in shown}) > 1:
         notes.append("The results are of examples with the same ids but other texts or pictures.")
     if len(shown) == 2:
         notes.append(
