@@ -98,11 +98,11 @@ def test_every_line_can_be_told_from_every_other():
 
 
 def test_labels_say_what_is_untrained_and_what_is_a_control():
-    assert [plots._name(named(name)) for name in ("m", "zoo-x-untrained")] == ["m", "zoo-x-untrained"]
-    assert plots._name(named("m", trained=False)) == "m (untrained)"
-    assert plots._name(named("zoo-x-untrained", trained=False)) == "zoo-x-untrained"
-    assert plots._name(named("m", control="noise_image")) == "m, noise_image"
-    assert plots._name(named("m", trained=False, control="untrained")) == "m, untrained"
+    assert [plots.name_of(named(name)) for name in ("m", "zoo-x-untrained")] == ["m", "zoo-x-untrained"]
+    assert plots.name_of(named("m", trained=False)) == "m (untrained)"
+    assert plots.name_of(named("zoo-x-untrained", trained=False)) == "zoo-x-untrained"
+    assert plots.name_of(named("m", control="noise_image")) == "m, noise_image"
+    assert plots.name_of(named("m", trained=False, control="untrained")) == "m, untrained"
 
 
 def test_a_value_on_another_number_of_tokens_is_not_in_the_line(tmp_path):
