@@ -10,7 +10,7 @@ SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
 # questions a model; QUICK=1 is for a first look, its numbers are rough
 QUESTIONS := $(if $(QUICK),126,1008)
 
-.PHONY: demo test test-heavy matrix lint setup clean
+.PHONY: demo test test-heavy matrix mutants lint setup clean
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
@@ -38,6 +38,10 @@ matrix: $(VENV)/.dev build/extras/.done
 	PYTHONPATH=build/extras $(BIN)/python -m tests.matrix --needing timm --json build/matrix/timm.json
 	$(BIN)/python -m tests.matrix --page docs/models.md --from build/matrix/plain.json build/matrix/timm.json
 	PYTHONPATH=build/extras $(BIN)/python -m pytest tests/adapters/test_placement.py tests/adapters/test_sound_and_video.py
+
+# faults that the tests must see, each in a copy of the package
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -178,6 +178,7 @@ def test_a_task_whose_wording_changed_is_not_served_from_an_old_store(tmp_path):
     reworded = run(tmp_path / "a", task=Reworded(40), **ONE)
     assert reworded.identity.prompt_sha256 != first.identity.prompt_sha256
     assert reworded.scores != first.scores
+    assert reworded.inputs.media_sha256 == first.inputs.media_sha256, "the pictures are the same"
 
 
 @pytest.mark.parametrize("change", [{"text": "<image>late"}, {"answer": 0}, {"choices": ("A", "B", "C", "D")}])
@@ -194,6 +195,32 @@ def test_an_edit_that_concerns_late_examples_alone_has_their_parts_captured_agai
     fresh = run(None, task=Edited(40), **ONE)
     assert again.scores == fresh.scores and again.accuracy == fresh.accuracy
     assert again.identity == fresh.identity
+
+
+def test_an_edit_that_concerns_the_first_part_alone_has_it_captured_again(tmp_path):
+    """Behind the examples by which a store is known, and before the second part."""
+
+    class Edited(ToyTask):
+        def example(self, index):
+            example = super().example(index)
+            return replace(example, text="<image>early") if 8 <= index < 16 else example
+
+    run(None, store=tmp_path / "s", keep_store=True)
+    adapter = ToyAdapter()
+    again = run(None, adapter, Edited(40), store=tmp_path / "s", keep_store=True)
+    assert adapter.passes == 2, "one part of sixteen examples, in batches of eight"
+    assert again.scores == run(None, task=Edited(40)).scores
+
+
+def test_stores_of_one_model_lie_apart_where_anything_else_differs(tmp_path):
+    whole, few = (run(tmp_path, keep_store=True, limit=limit) for limit in (None, 20))
+    stores = sorted((tmp_path / ".stores").iterdir())
+    assert len(stores) == 2
+    assert {measure_store(store, progress=False).short_id for store in stores} == {whole.short_id, few.short_id}
+
+
+def test_the_time_to_load_what_is_given_loaded_is_noted():
+    assert 7 <= run(metrics="anisotropy", load_seconds=7.0).timing.seconds["load"] < 8
 
 
 def test_a_store_directory_that_is_made_by_the_run_is_cut_from_the_command(tmp_path, monkeypatch):

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
+from torch import nn
 from transformers.models.auto import AutoModelForMultimodalLM
 
-from microscope_bench.adapters.base import LABELS
+from microscope_bench.adapters.base import LABELS, VIDEO
 from microscope_bench.adapters.decoder import find_blocks
+from microscope_bench.adapters.encoding import Encoder
 from microscope_bench.adapters.media_tokens import MediaTokens, find_media_tokens, label_positions
-from microscope_bench.adapters.overrides import overrides_of
+from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.prompting import chat, chat_template, continuation_token_ids
 from microscope_bench.adapters.tap_places import find_places
 from microscope_bench.errors import AdapterError
@@ -44,6 +47,24 @@ def test_a_model_without_blocks_is_an_error_that_lists_what_it_has():
     model = transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
     with pytest.raises(AdapterError, match="no list of decoder blocks found"):
         find_blocks(model)
+
+
+def test_the_list_of_the_configured_depth_is_the_decoder_not_the_shallowest():
+    def blocks(n):
+        return nn.ModuleList(nn.Identity() for _ in range(n))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = transformers.LlamaConfig(num_hidden_layers=4)
+            self.layers = blocks(2)  # such as the heads of multi-token prediction
+            self.stack = nn.ModuleDict({"inner": nn.ModuleDict({"layers": blocks(4)})})
+
+        def get_decoder(self):
+            return self
+
+    model = Model()
+    assert find_blocks(model) is model.stack["inner"]["layers"]
 
 
 def test_labels_by_priority():
@@ -125,3 +146,22 @@ def test_a_template_that_asks_for_the_date_is_told_a_fixed_one(tiny_adapter):
         assert chat(tokenizer, Example("q", "hello").conversation, (), in_parts=False) == "2024-07-26 hello"
     finally:
         tokenizer.chat_template = previous
+
+
+def test_a_video_processor_is_told_to_take_every_frame():
+    """The frames are the task's choice. Needs no torchvision: what the processor is called with is looked at."""
+    tokenizer = byte_tokenizer(video_token="<video>")
+    processor = SimpleNamespace(video_token="<video>", video_processor=object(), chat_template=None)
+    asked = {}
+
+    def process(*, text, **options):
+        asked.update(options)
+        return tokenizer(text, padding=True, return_tensors="pt")
+
+    encoder = Encoder("watching", transformers.LlamaConfig(), tokenizer, processor, Overrides(), process)
+    frames = tuple(Image.new("RGB", (6, 4), (shade, 0, 0)) for shade in (1, 2, 3))
+    encoded = encoder([Example("q", "<video>What?", videos=(frames,))])
+    assert asked["do_sample_frames"] is False
+    (video,) = asked["videos"]
+    assert video.shape == (3, 4, 6, 3) and video[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert (encoded.labels == VIDEO).sum() == 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.adapters.placement import quantization_name
+from microscope_bench.adapters.placement import device_options, input_device, offloading_fails, quantization_name
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, UnknownNameError
@@ -76,6 +77,42 @@ def test_quantisations_that_differ_in_anything_have_different_names():
     ]
     assert len(set(names)) == 3
     assert names[0].startswith("bitsandbytes-4bit@") and names[2].startswith("bitsandbytes@")
+
+
+def test_the_name_of_a_quantisation_says_neither_where_weights_lie_nor_in_which_order_they_are_listed():
+    base = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["lm_head", "vision"]}
+    moved = {"llm_int8_enable_fp32_cpu_offload": True, "llm_int8_skip_modules": ["vision", "lm_head"]}
+    assert quantization_name({**base, **moved}) == quantization_name(base)
+    assert quantization_name({**base, "llm_int8_skip_modules": ["vision"]}) != quantization_name(base)
+
+
+def test_memory_is_given_by_the_number_of_a_gpu_or_the_name_of_a_place():
+    assert device_options("auto", "0:20GiB;1:8GiB;cpu:60GiB", "folder") == {
+        "device_map": "auto",
+        "max_memory": {0: "20GiB", 1: "8GiB", "cpu": "60GiB"},
+        "offload_folder": "folder",
+    }
+
+
+@pytest.mark.parametrize(
+    ("places", "device"),
+    [
+        ({"embed": "disk", "layers.0": "cuda:0", "layers.1": "cuda:1"}, "cuda:0"),
+        ({"embed": "cpu", "layers.0": "disk"}, "cpu"),
+    ],
+)
+def test_inputs_of_a_model_that_is_offloaded_go_where_its_first_weights_are_brought(places, device):
+    weights = torch.nn.Embedding(4, 2, device="meta")
+    model = SimpleNamespace(get_input_embeddings=lambda: weights, hf_device_map=places)
+    assert input_device(model) == torch.device(device)
+
+
+def test_only_an_empty_tensor_of_an_offloaded_model_is_laid_to_offloading():
+    offloaded, plain = torch.nn.Linear(2, 2, device="meta"), torch.nn.Linear(2, 2)
+    of_meta, other = RuntimeError("Tensor on device meta is not on cpu"), RuntimeError("out of memory")
+    assert "cannot be offloaded" in str(offloading_fails("model", offloaded, of_meta))
+    for model, error in ((offloaded, other), (plain, of_meta), (plain, other)):
+        assert offloading_fails("model", model, error) is None
 
 
 def test_torchao_int8(tiny, tiny_adapter, tmp_path):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from microscope_bench import evaluate
-from microscope_bench.adapters.base import IMAGE, STRUCTURE
+from microscope_bench.adapters.base import IMAGE, STRUCTURE, TEXT, VIDEO, Batch
 from microscope_bench.adapters.presets import load_model
+from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, CaptureError, ExampleError, UnknownNameError
+from microscope_bench.example import Example
 from microscope_bench.results.result_files import result_path
 from tests.tiny.questions import PICTURE_QUESTIONS, TEXT_QUESTIONS
-from tests.toy import ToyTask
+from tests.toy import WIDTH, ToyAdapter, ToyBlock, ToyTask
 
 WIDE, TALL = PICTURE_QUESTIONS
 
@@ -165,3 +169,41 @@ def test_a_stream_whose_positions_are_merged_on_the_way_is_an_error(tiny_adapter
             run_pass(adapter, batch, lambda layer, hidden: None, logits=False)
     finally:
         handle.remove()
+
+
+class Watching(ToyAdapter):
+    """What a tap needs of a model that takes videos: a tower that sees a class token, then each frame as one patch."""
+
+    def __init__(self):
+        super().__init__()
+        self.modalities = frozenset({"text", "video"})
+        self.model = nn.ModuleDict({"tower": nn.ModuleList([ToyBlock(), ToyBlock()])})
+
+    def encode(self, examples):
+        (example,) = examples
+        frames = np.stack([np.asarray(frame.resize((4, 1)), dtype=np.float32).mean() for frame in example.videos[0]])
+        seen = torch.zeros(1, 1 + len(frames), WIDTH)
+        seen[0, :, 0] = torch.from_numpy(np.concatenate([[7.0], frames]))
+        return Batch(
+            inputs={"seen": seen},
+            labels=np.full((1, 3), TEXT, dtype=np.int8),
+            ids=(example.id,),
+            prompts=(example.text,),
+            tokens=(np.arange(3),),
+            media={"frames": seen},
+        )
+
+    def forward(self, batch, *, logits):
+        hidden = batch.inputs["seen"]
+        for block in self.model["tower"]:
+            hidden = block(hidden)
+        return None
+
+
+def test_positions_that_change_with_a_video_are_video():
+    adapter = TappedAdapter(Watching(), "vision", ["tower"])
+    film = tuple(Image.new("RGB", (8, 8), (shade, shade, shade)) for shade in (10, 90, 200))
+    batch, seen = boundaries(adapter, Example("film", "<video>What?", videos=(film,)))
+    assert adapter.modalities == {"text", "video"}
+    assert [tuple(hidden.shape) for hidden in seen] == [(1, 4, WIDTH)] * 3
+    assert adapter.refine_labels(batch, seen[0]).tolist() == [[STRUCTURE, VIDEO, VIDEO, VIDEO]]

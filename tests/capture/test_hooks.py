@@ -78,3 +78,13 @@ def test_a_block_without_a_hidden_state_is_named():
     block = torch.nn.Identity()
     with boundary_hooks([block], block, lambda *_: None, end_pass=False), pytest.raises(CaptureError, match="NoneType"):
         block(None)
+
+
+def test_a_block_that_halves_the_sequence_is_refused():
+    adapter = ToyAdapter()
+    adapter.layers[0].register_forward_hook(lambda module, args, output: output[:, : output.shape[1] // 2])
+    batch = batch_of(adapter)
+    length = batch.labels.shape[1]
+    message = rf"boundary 1 has \(2, {length // 2}\) positions and boundary 0 \(2, {length}\)"
+    with pytest.raises(CaptureError, match=message):
+        run_pass(adapter, batch, lambda *_: None, logits=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from microscope_bench.adapters.base import IMAGE, TEXT
+from microscope_bench.adapters.base import IMAGE, SPECIAL, TEXT
 from microscope_bench.capture.fingerprints import probe_inputs
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore, writing
@@ -207,3 +207,15 @@ def test_a_begun_part_whose_task_was_edited_is_captured_anew(tmp_path):
     capture = Capture(ToyAdapter(), Edited(20), FEW, 4)
     assert capture.outdated_parts(store, range(store.n_parts)) == [0]
     assert Capture(ToyAdapter(), ToyTask(20), FEW, 4).outdated_parts(store, range(store.n_parts)) == []
+
+
+def test_an_adapter_that_labels_otherwise_has_another_fingerprint():
+    class Relabelling(ToyAdapter):
+        def encode(self, examples):
+            batch = super().encode(examples)
+            batch.labels[:, 1] = SPECIAL  # the first letter of the question
+            return batch
+
+    one, other = (probe_inputs(adapter, ToyTask(12), 8) for adapter in (ToyAdapter(), Relabelling()))
+    assert one.media_sha256 == other.media_sha256
+    assert one.inputs_sha256 != other.inputs_sha256

@@ -74,3 +74,13 @@ def test_without_a_pass_there_is_nothing_to_finish():
     states = BatchStates(adapter, FEW, adapter.encode([task.example(0)]), [task.example(0)])
     with pytest.raises(CaptureError, match="no boundary was handed over"):
         states.finish()
+
+
+def test_a_token_is_numbered_among_all_of_its_modality_not_among_those_that_are_kept():
+    states, _, batch = captured()
+    kept = join([states], [[0, 1, 2]])
+    columns = (kept[name].tolist() for name in ("example", "modality", "position", "number"))
+    found = list(zip(*columns, strict=True))
+    assert len(found) == 3 * 2 * FEW.tokens_per_example, "all examples have more tokens than are kept"
+    for example, modality, position, number in found:  # padding is on the right: a position is a column
+        assert number == (batch.labels[example, position + 1 :] == modality).sum()

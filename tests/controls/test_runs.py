@@ -79,6 +79,12 @@ def test_accuracy_is_scored_unless_the_end_of_the_prompt_is_permuted(control):
         assert accuracy.value is not None
 
 
+@pytest.mark.parametrize("control", ["noise_image", "shuffled_image"])
+def test_another_seed_is_another_draw(control):
+    seen = [run(control=control, seed=seed).inputs.media_sha256 for seed in (0, 1, 1)]
+    assert seen[0] != seen[1] == seen[2]
+
+
 @pytest.mark.parametrize("control", CONTROLS)
 def test_the_store_of_another_run_is_not_continued(control, tmp_path):
     run(store=tmp_path / "s", keep_store=True)

@@ -26,6 +26,10 @@ def load(n=12, **_):
     return {"test": datasets.Dataset.from_list(rows)}
 
 
+def load_many(**_):
+    return load(26)
+
+
 def pictures(doc):
     rng = np.random.default_rng(doc["seed"])
     return [Image.fromarray(rng.integers(0, 256, (40 + 8 * (doc["seed"] % 4), 60, 3), dtype=np.uint8))]
@@ -91,6 +95,8 @@ def task_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         content = TASK.format(name=name, kind=kind, text=text, target=target, extra=extra)
         (root / f"{name}.yaml").write_text(content)
+    many = TASK.format(name="text_many", kind="generate_until", text=ASK, target="question", extra=SAYS)
+    (root / "text_many.yaml").write_text(many.replace("utils.load", "utils.load_many"))
     shots = TASK.format(name="shots", kind="multiple_choice", text=SHOW, target="answer", extra=SHOWS + LETTERS)
     (root / "shots.yaml").write_text(
         shots.replace("num_fewshot: 0", "num_fewshot: 1\nfewshot_split: test").replace(

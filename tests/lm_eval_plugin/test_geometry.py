@@ -47,6 +47,7 @@ CASES = {
     "text of a multimodal model": ("llava_next", "text_words", True, 5, {}),
     "text": ("llama", "text_words", False, 5, {}),
     "an answer in text": ("llama", "text_said", False, 5, {}),
+    "more than a part, in batches that end within one": ("llama", "text_many", False, 6, {}),
     "no rotary positions": ("gpt2", "text_words", False, 1, {}),
     "solved examples": ("llama", "text_shots", False, 5, {"num_fewshot": 2}),
     "solved examples as turns": ("llava_next", "text_shots", True, 5, {"num_fewshot": 2}),

@@ -184,3 +184,12 @@ def test_an_estimator_that_a_metric_does_not_list_is_refused(tmp_path, monkeypat
     store = write_store(tmp_path / "s", {"image": noise_layers(50, 4, 2)}, 10)
     with pytest.raises(MicroscopeError, match="metric odd gave estimator 'other'"):
         measure(store, PROTOCOL, ["odd"], n_layers=1, device=CPU, progress=False)
+
+
+def test_sinks_do_not_count_among_the_tokens_that_a_cloud_has_enough_of(tmp_path):
+    """1,100 distinct tokens would do for 1,024; of these 200 are sinks, and 900 do for 512."""
+    layers = noise_layers(1100, 8, 2)
+    layers[1][:200, 3] = 5000.0
+    store = write_store(tmp_path / "s", {"image": layers}, 10)
+    found = measure(store, PROTOCOL, ["intrinsic_dimension"], n_layers=1, device=CPU, progress=False)
+    assert {s.n_tokens for s in found.scores} == {512}

@@ -92,6 +92,8 @@ def test_order_sample_and_rows_are_those_of_the_plain_way(tmp_path_factory, name
         (r["part"], r["row"]) for r, e in zip(rows, tokens.example, strict=True) if kept[e]
     ]
     assert (half.fold >= 0).all()
+    places = np.flatnonzero(kept[tokens.example])
+    assert places[half.in_random_order(np.arange(len(half.row)))].tolist() == [k for k in order if k in set(places)]
 
 
 def test_a_token_takes_thirteen_bytes(tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import cka, effective_rank, isoscore, participation_ratio
 from microscope_bench.metrics.core.cloud import ArrayCloud
+from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.metrics.registry import METRICS
 from tests.metrics.oracles import conditioned, gaussian, massive, next_states
 
@@ -133,6 +134,17 @@ def test_the_jackknife_of_cka_leaves_whole_folds_out_at_both_boundaries() -> Non
     for estimator in ("linear", "debiased"):
         left = np.array([cka(x[fold != k], y[fold != k], estimator).value for k in range(5)])
         assert found[estimator].stderr == pytest.approx(np.sqrt(4 / 5 * ((left - left.mean()) ** 2).sum()), rel=1e-8)
+
+
+def test_the_size_of_the_chunks_changes_no_cka() -> None:
+    x, example = gaussian(60, 4), torch.arange(60) // 3
+    found = []
+    for rows_per_chunk in (7, 1000):
+        cloud = ArrayCloud(x, next_states(x), example % 5, example, 5)
+        cloud.workspace = cloud.next.workspace = Workspace(rows_per_chunk=rows_per_chunk)
+        found.append({name: estimate for name, _, estimate in METRICS.get("cka").scores(cloud)})
+    for name, estimate in found[0].items():
+        assert (estimate.value, estimate.stderr) == pytest.approx((found[1][name].value, found[1][name].stderr))
 
 
 def test_chance_is_the_mean_of_linear_cka_over_permuted_rows() -> None:

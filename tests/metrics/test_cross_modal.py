@@ -160,6 +160,8 @@ def test_tokens_of_zeros_have_no_direction_and_are_counted() -> None:
     assert found.value == pytest.approx(expected.value) and found.flags == ("zero_norm=0.0455",)
     assert cosine_alignment(with_zeros, TEXT).flags == ("zero_norm=0.0455",)
     assert modality_gap(with_zeros, TEXT, "raw").flags == ()
+    found, expected = modality_gap(X, torch.cat([TEXT, torch.zeros(5, 12)])), modality_gap(X, TEXT)
+    assert found.value == pytest.approx(expected.value) and found.flags == ("zero_norm=0.0455",)
 
 
 @pytest.mark.parametrize(("name", "case"), product(PAIRED, ["no tokens", "one token", "zeros", "nan in text"]))

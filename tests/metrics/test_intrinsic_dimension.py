@@ -26,7 +26,9 @@ def with_copies(x: Tensor, share: float) -> Tensor:
     return torch.cat([x[copies:], x[:copies], x[:copies]])[: len(x) + copies]
 
 
-@pytest.mark.parametrize("cloud", ["plain", "copies", "lattice", "float32", "bfloat16", "massive", "far away"])
+@pytest.mark.parametrize(
+    "cloud", ["plain", "copies", "near copies", "lattice", "near lattice", "float32", "bfloat16", "massive", "far away"]
+)
 def test_regression20_with_copies_kept_equals_the_reference_package(cloud: str) -> None:
     try:
         expected = reference().intrinsic_dimension
@@ -36,7 +38,9 @@ def test_regression20_with_copies_kept_equals_the_reference_package(cloud: str) 
     x = {
         "plain": x,
         "copies": with_copies(x, 0.25),
+        "near copies": torch.cat([x, x[:100] + 1e-10 * gaussian(100, 12, 1)]),  # nearer than the package looks
         "lattice": (2 * gaussian(400, 4)).round(),  # equal distances, so μ = 1, and copies
+        "near lattice": (2 * gaussian(400, 4)).round() + 1e-11 * gaussian(400, 4, 1),  # μ = 1 but for rounding
         "float32": x.float(),
         "bfloat16": x.bfloat16(),
         "massive": massive(400, 12),
@@ -47,10 +51,11 @@ def test_regression20_with_copies_kept_equals_the_reference_package(cloud: str) 
 
 
 # Wider than 25, scikit-dimension takes distances from a product: it puts copies at 1e-8 instead of 0.
-@pytest.mark.parametrize(("d", "copies"), [(8, 0.0), (8, 0.1), (40, 0.0)])
-def test_discard10_equals_scikit_dimension(d: int, copies: float) -> None:
+# Of 504 tokens nine tenths are 453.6: the lowest 453.
+@pytest.mark.parametrize(("n", "d", "copies"), [(500, 8, 0.0), (500, 8, 0.1), (500, 40, 0.0), (504, 8, 0.0)])
+def test_discard10_equals_scikit_dimension(n: int, d: int, copies: float) -> None:
     skdim_id = pytest.importorskip("skdim.id", reason="scikit-dimension is not installed")
-    x = with_copies(embedded(500, 6, d), copies)
+    x = with_copies(embedded(n, 6, d), copies)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = skdim_id.TwoNN().fit(x.numpy()).dimension_
@@ -98,6 +103,7 @@ def test_clouds_without_a_value_say_why() -> None:
         (torch.ones(50, 4), "twonn_mle", False, "same"),
         (gaussian(0, 4), "twonn_mle", True, "at least 3 tokens, got 0"),
         (gaussian(4, 3), "twonn_regression20", True, "too few of the 4 tokens"),
+        (gaussian(9, 3), "twonn_regression20", True, "too few of the 9 tokens"),
         (square, "twonn_mle", True, "different distances"),
         (broken, "twonn_mle", True, "2 of 30 tokens hold NaN or infinity.*isfinite"),
     ):

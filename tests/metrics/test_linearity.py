@@ -174,6 +174,25 @@ def test_targets_without_variance_have_no_score() -> None:
         assert value(x, y) == pytest.approx(1.0)
 
 
+def test_next_states_that_are_constant_but_for_the_rounding_of_a_large_update_have_no_variance() -> None:
+    """y − x is as large as y, and its rounding a billion times that of x."""
+    x = gaussian(100, 5)
+    with pytest.raises(MetricError, match="next states have no variance"):
+        linearity(x, torch.full_like(x, 1e8 + 0.1))
+
+
+def test_an_update_of_a_hundred_millionth_of_the_states_is_no_rounding() -> None:
+    x = gaussian(300, 6)
+    assert value(x, x + 1e-8 * (x @ gaussian(6, 6, 1)), "update") == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_column_that_is_constant_but_for_its_last_bits_is_no_direction() -> None:
+    x = gaussian(1000, 5)
+    x[:, 2] = 3.7 * (1 + 16 * torch.finfo(torch.float64).eps * torch.sign(gaussian(1000, 1, 3)[:, 0]))
+    assert len(x[:, 2].unique()) == 2
+    assert linearity(x, gaussian(1000, 5, 1)).flags == ("rank=4/5",)
+
+
 def test_constant_states_predict_nothing() -> None:
     x, y = torch.full((100, 5), 0.1), gaussian(100, 5)
     estimate = linearity(x, y)

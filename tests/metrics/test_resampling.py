@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from microscope_bench.metrics.core.jackknife import jackknifed
 from microscope_bench.metrics.core.resampling import assign_folds, interval, jackknife_stderr
 
 
@@ -27,6 +28,12 @@ def test_folds_depend_on_the_seed_and_on_nothing_else() -> None:
     assert assign_folds(ids, 10, 0).tolist() != assign_folds(ids, 10, 1).tolist()
     assert assign_folds([1, 2], 2, 0).tolist() == assign_folds(["1", "2"], 2, 0).tolist()
     assert assign_folds([np.int64(1), np.int64(2)], 2, 0).tolist() == assign_folds([1, 2], 2, 0).tolist()
+
+
+def test_the_folds_are_frozen() -> None:
+    """These folds may never change: published standard errors and held-out values are of them."""
+    assert assign_folds([f"q{i}" for i in range(12)], 5, 0).tolist() == [3, 2, 4, 1, 0, 0, 4, 1, 3, 2, 0, 1]
+    assert assign_folds([f"q{i}" for i in range(12)], 5, 7).tolist() == [0, 4, 1, 2, 3, 3, 4, 1, 2, 0, 1, 0]
 
 
 def test_jackknife_of_a_mean_is_its_standard_error() -> None:
@@ -70,3 +77,10 @@ def test_intervals_of_a_mean_of_few_draws_cover_it() -> None:
 def test_intervals_of_nothing_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         interval(**{"value": 0.0, "stderr": 1.0, "n_folds": 10, **bad})  # type: ignore[arg-type]
+
+
+def test_an_estimate_of_which_one_replicate_fails_has_no_standard_error() -> None:
+    """A spread over the folds that happened to work would be too small."""
+    replicates = {None: 1.0, 0: 0.9, 1: 1.2, 2: "no variance without fold 2"}
+    estimate = jackknifed(replicates.__getitem__, [0, 1, 2], n_tokens=30, n_examples=3)
+    assert (estimate.value, estimate.stderr, estimate.flags) == (1.0, None, ("no_stderr",))

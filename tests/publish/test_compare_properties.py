@@ -63,6 +63,14 @@ def test_twice_the_tolerance_is_always_caught_and_half_of_it_never(index: int, d
     assert compare_results(SMALL, half, TOLERANCES).status == WITHIN
 
 
+@pytest.mark.parametrize(("new", "status"), [(0.9705, WITHIN), (0.9695, DRIFT), (1.0295, WITHIN), (1.0305, DRIFT)])
+def test_a_relative_tolerance_is_a_share_of_the_baseline(new: float, status: int) -> None:
+    """At 3 %; a share of the new value would allow another 3 % of it more, or less."""
+    index = next(k for k, score in enumerate(SMALL.scores) if score.metric == "intrinsic_dimension")
+    comparison = compare_results(changed(index, value=1.0), changed(index, value=new), TOLERANCES)
+    assert comparison.status == status
+
+
 @QUICK
 @given(index=INDEX, default=st.sampled_from(["float32", "float16", "bfloat16"]), direction=st.sampled_from([1, -1]))
 def test_twice_the_default_tolerance_too(index: int, default: str, direction: int) -> None:

@@ -50,6 +50,18 @@ def test_records_are_the_scores_of_the_file() -> None:
     assert record["signature"] == result.signature and record["path"] == "a.json"
 
 
+def test_a_record_has_the_fewest_and_the_most_tokens_of_a_layer() -> None:
+    result = sample()
+    (record,) = [
+        r
+        for r in records(board_of([("a.json", result)]))
+        if (r["metric"], r["modality"], r["tokens"]) == ("intrinsic_dimension", "text", "all")
+    ]
+    n = [row.n_tokens for row in result.series("intrinsic_dimension", record["estimator"], None, "text")]
+    assert min(n) < max(n)
+    assert (record["n_min"], record["n_max"]) == (min(n), max(n))
+
+
 def test_csv_and_json_hold_the_same_records() -> None:
     board = board_of([("a.json", sample()), ("b.json", MODEL_B), ("c.json", failed(MODEL_B))])
     document = json.loads(to_json(board, lambda _: "projector"))

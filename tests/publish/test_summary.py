@@ -71,10 +71,12 @@ def test_a_failed_run_says_why() -> None:
 
 
 def test_half_types_and_metrics_without_a_column_are_spoken_of() -> None:
-    half = summary_table(sample(model={"dtype": "bfloat16"}))
-    assert (
-        "beware, text; text, no sinks; image; joint; joint, no sinks: rounding of a half type raises intrinsic" in half
-    )
+    for dtype in ("bfloat16", "float16"):
+        half = summary_table(sample(model={"dtype": dtype}))
+        assert (
+            "beware, text; text, no sinks; image; joint; joint, no sinks: rounding of a half type raises intrinsic"
+            in half
+        )
     assert "half type" not in summary_table(sample())
     more = sample(metrics={**sample().identity.metrics, "cka": 1, "mir": 1})
     assert "in the result file too: cka, mir" in summary_table(more)
@@ -103,3 +105,29 @@ def test_a_layer_of_far_fewer_tokens_is_in_neither_mean_nor_extreme() -> None:
     assert isinstance(whole, Summary) and whole.mean == pytest.approx(
         sum(row.value or 0 for row in alike.series("intrinsic_dimension", headline.estimator, None, "text")) / len(rows)
     )
+
+
+@pytest.mark.parametrize(("n", "stays"), [(1000, True), (999, False)])
+def test_a_layer_of_half_the_tokens_stays_and_one_of_fewer_does_not(n: int, stays: bool) -> None:
+    headline = next(h for h in headlines() if h.metric == "intrinsic_dimension")
+
+    def change(score: Score) -> Score:
+        if score.metric != "intrinsic_dimension":
+            return score
+        few = score.layer == 2
+        value, n_tokens = (90.0, n) if few else (10.0, 2000)
+        return replace(score, value=value, n_tokens=n_tokens, flags=(f"unmatched_n={n_tokens}/2048",))
+
+    summary = summarise(with_scores(sample(), change), headline, "text")
+    assert isinstance(summary, Summary)
+    assert (summary.extreme, summary.layer) == ((90.0, 2) if stays else (10.0, 0))
+    assert summary.n_tokens == ((1000, 2000) if stays else (2000, 2000))
+
+
+def test_of_equal_layers_the_first_is_named_and_examples_are_counted_apart_from_tokens() -> None:
+    headline = next(h for h in headlines() if h.metric == "anisotropy")
+    flat = with_scores(sample(), lambda s: replace(s, value=0.5, n_tokens=700 + s.layer, n_examples=30 + s.layer))
+    summary = summarise(flat, headline, "image")
+    assert isinstance(summary, Summary)
+    assert (summary.mean, summary.extreme, summary.layer) == (0.5, 0.5, 0)
+    assert (summary.n_tokens, summary.n_examples) == ((700, 704), (30, 34))

@@ -56,6 +56,13 @@ def test_excess_says_what_the_definition_says(baseline: float, new: float, absol
         assert excess <= 1
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_relative_tolerance_is_one_of_the_magnitude(sign: int) -> None:
+    tolerance = Tolerance(0.01, 0.03)
+    assert tolerance.limit(sign * 2.0) == pytest.approx(0.07)
+    assert tolerance.excess(sign * 2.0, sign * 2.0 - 0.035) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("new", [math.nan, math.inf, -math.inf, -1e308])
 @pytest.mark.parametrize("tolerance", [Tolerance(0.1), Tolerance(0, 5.0), Tolerance(1e308, 5.0)])
 def test_nothing_that_is_not_a_number_is_within(new: float, tolerance: Tolerance) -> None:

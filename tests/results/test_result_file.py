@@ -203,6 +203,14 @@ def test_violations_name_the_place_and_the_rule(path: str, value: object, said: 
         Result.from_dict(edit(path, value))
 
 
+def test_a_standard_error_without_a_value() -> None:
+    changed = document()
+    assert changed["scores"][3]["stderr"] is not None
+    changed["scores"][3].update(value=None, reason="no variance")
+    with pytest.raises(ResultError, match=r"scores\[3\]\.stderr: a standard error without a value"):
+        Result.from_dict(forge(changed))
+
+
 def test_a_row_twice() -> None:
     changed = document()
     changed["scores"].append(changed["scores"][7] | {"value": 0.5})
