@@ -124,10 +124,10 @@ def test_a_layer_of_half_the_tokens_stays_and_one_of_fewer_does_not(n: int, stay
     assert summary.n_tokens == ((1000, 2000) if stays else (2000, 2000))
 
 
-def test_of_equal_layers_the_first_is_named_and_examples_are_counted_apart_from_tokens() -> None:
+def test_of_equal_layers_the_first_is_named() -> None:
     headline = next(h for h in headlines() if h.metric == "anisotropy")
-    flat = with_scores(sample(), lambda s: replace(s, value=0.5, n_tokens=700 + s.layer, n_examples=30 + s.layer))
+    flat = with_scores(sample(), lambda s: replace(s, value=0.5, n_tokens=700 + s.layer))
     summary = summarise(flat, headline, "image")
     assert isinstance(summary, Summary)
     assert (summary.mean, summary.extreme, summary.layer) == (0.5, 0.5, 0)
-    assert (summary.n_tokens, summary.n_examples) == ((700, 704), (30, 34))
+    assert summary.n_tokens == (700, 704)
