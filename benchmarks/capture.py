@@ -45,7 +45,7 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.protocol import named_protocol
-from microscope_bench.run.evaluate import PART_EXAMPLES
+from microscope_bench.run.pipeline import PART_EXAMPLES
 
 TARGET = 1.05
 

@@ -30,7 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
-from timing import write_json
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import write_json
 
 STAGES = ("capture", "run", "check", "read", "measure")
 EXAMPLES = (200, 2000, 20000)

@@ -15,9 +15,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from tabulate import tabulate
-from timing import write_json
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import write_json
 
 FIRST_PASS = """\
 import os, sys

@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from benchmarks import capture, end_to_end, gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,25 +39,38 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def run(tmp_path, *command):
-    found = tmp_path / "found.json"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a script with its options; what it measured and what it said. Nothing else may be left behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def script(module, *options):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *options, "--json", "found.json"])
+        module.main()
+        return found_in(tmp_path), capsys.readouterr().out
+
+    return script
+
+
+def found_in(path):
+    left = {path.name for path in path.iterdir() if not path.name.startswith("torchinductor")}
+    assert left == {"found.json"}, "stores and models are removed"
+    return json.loads((path / "found.json").read_text())
+
+
+def test_the_gpu_script_needs_torch_transformers_and_numpy_alone(tmp_path):
+    options = ["--device", "cpu", "--tiny", "--json", "found.json"]
     done = subprocess.run(
-        [sys.executable, *command, "--json", str(found)],
+        [sys.executable, "-c", WITHOUT, str(ROOT / "benchmarks" / "gpu.py"), *options],
         capture_output=True,
         text=True,
-        env=environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
         cwd=tmp_path,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")}
-    assert left == {"found.json"}, "stores and models are removed"
-    return json.loads(found.read_text()), done.stdout
-
-
-def test_the_gpu_script_needs_torch_transformers_and_numpy_alone(tmp_path):
-    found, said = run(tmp_path, "-c", WITHOUT, str(ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--tiny")
+    found = found_in(tmp_path)
     assert found["ratios_to_bare"].keys() == {"capture", "all states", "whole run"}
     assert all(ratio > 0 for ratio in found["ratios_to_bare"].values())
     assert found["measure"]["blocks"] == 3
@@ -62,27 +78,25 @@ def test_the_gpu_script_needs_torch_transformers_and_numpy_alone(tmp_path):
     tokens = 2 * 32  # of text and of image
     assert found["capture"]["store_bytes_per_example"] > 5 * tokens * 64 * 2, "every boundary was stored, in bfloat16"
     assert str(tmp_path) not in json.dumps(found)
-    assert "billion parameters" in said
+    assert "billion parameters" in done.stdout
 
 
-def test_the_gpu_script_stops_measuring_when_its_time_is_over(tmp_path):
-    script = str(ROOT / "benchmarks" / "gpu.py")
-    found, said = run(tmp_path, script, "--device", "cpu", "--tiny", "--budget", "1", "--rounds", "1")
+def test_the_gpu_script_stops_measuring_when_its_time_is_over(run):
+    found, said = run(gpu, "--device", "cpu", "--tiny", "--budget", "1", "--rounds", "1")
     assert found["measure"] is None and found["ratios_to_bare"]["whole run"] is None
     assert found["ratios_to_bare"]["capture"] > 0
     assert "left nothing for measuring" in said
 
 
-def test_the_capture_script(tmp_path):
-    found, said = run(tmp_path, str(ROOT / "benchmarks" / "capture.py"), "--quick", "--rounds", "1")
+def test_the_capture_script(run):
+    found, said = run(capture, "--quick", "--rounds", "1")
     assert found["ratios"].keys() == {"capture", "all states", "capture + encoding"}
     assert all(len(times) == 1 and times[0] > 0 for times in found["seconds"].values())
     assert "target 1.05 of bare" in said
 
 
-def test_the_end_to_end_script(tmp_path):
-    script = str(ROOT / "benchmarks" / "end_to_end.py")
-    found, said = run(tmp_path, script, "--quick", "--limit", "16")
+def test_the_end_to_end_script(run):
+    found, said = run(end_to_end, "--quick", "--limit", "16")
     (row,) = found["runs"]
     assert row["model"] == "zoo-llava" and row["examples"] == 16
     stages = row["stage_seconds"]
