@@ -150,7 +150,7 @@ def test_the_verb(tmp_path, capsys):
     assert main(["plot", str(tmp_path / "results"), "-o", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
     for given, message in (
-        ("nowhere", "is not a directory"),
+        ("nowhere", "No such file or directory"),
         ("file", "not complete JSON"),
         ("out", "no result files there"),
     ):
