@@ -65,8 +65,7 @@ def capture(checkpoint: Path, store: Path, n: int) -> float:
     from microscope_bench.adapters.presets import load_model
     from microscope_bench.config import RunConfig
     from microscope_bench.run.pipeline import capture, environment_of, opened_store
-    from microscope_bench.run.resolve import resolve_loaded
-    from microscope_bench.run.timing import Stopwatch
+    from microscope_bench.run.resolve import Stopwatch, resolve_loaded
     from microscope_bench.system.processes import ALONE
     from microscope_bench.tasks import load_task
 

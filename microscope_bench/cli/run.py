@@ -108,8 +108,7 @@ class _Attempts:
 def _measure(name: str, adapter: Adapter, task: Task, config: RunConfig, load_seconds: float) -> None:
     from microscope_bench.publish.terminal import summary_table, timing_line
     from microscope_bench.run.pipeline import run_resolved
-    from microscope_bench.run.resolve import resolve_loaded
-    from microscope_bench.run.timing import Stopwatch
+    from microscope_bench.run.resolve import Stopwatch, resolve_loaded
 
     resolved = resolve_loaded(adapter, task, config, Stopwatch(load=load_seconds))
     result = run_resolved(replace(resolved, model_name=name))

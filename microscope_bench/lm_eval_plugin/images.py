@@ -151,9 +151,6 @@ def check_causal(adapter: HFAdapter, rows: Sequence[Row], *, templated: bool) ->
         adapter: the model; it runs twice, where a row holds a continuation at all.
         rows: from :func:`plan_scoring`.
         templated: whether contexts went through the chat template.
-
-    Raises:
-        AdapterError: the model is not causal.
     """
     row = next((row for row in rows if row.n_after), None)
     if row is None:
@@ -203,11 +200,7 @@ def answers(batch: Batch, rows: Sequence[Row], positions: np.ndarray, logits: Te
 def check_encoded(
     adapter: HFAdapter, batch: Batch, rows: Sequence[Row], examples: Sequence[Example], max_length: int | None
 ) -> None:
-    """Raises unless every row was encoded as planned and fits.
-
-    Raises:
-        AdapterError: a prompt that is too long, or a tokenizer that ends each text with a mark.
-    """
+    """Raises unless every row was encoded as planned and fits."""
     for row, example, tokens, length in zip(rows, examples, batch.tokens, batch.lengths().tolist(), strict=True):
         check_length(example, length, max_length)
         if tokens[-len(row.tail) :].tolist() != row.tail:
@@ -219,11 +212,7 @@ def check_encoded(
 
 
 def check_length(example: Example, length: int, max_length: int | None) -> None:
-    """Raises for a prompt that does not fit; lm-eval would cut its beginning, and its pictures with it.
-
-    Raises:
-        AdapterError: with both lengths.
-    """
+    """Raises for a prompt that does not fit; lm-eval would cut its beginning, and its pictures with it."""
     if max_length is not None and length > max_length:
         raise AdapterError(
             f"{example.id}: {length} tokens, pictures included, exceed the {max_length} there is room for; cutting "

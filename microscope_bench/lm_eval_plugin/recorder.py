@@ -20,8 +20,7 @@ from microscope_bench.config import RunConfig
 from microscope_bench.errors import CaptureError, MicroscopeError
 from microscope_bench.results.result import Result
 from microscope_bench.run.pipeline import PART_EXAMPLES, environment_of, finish_capture, measure, write
-from microscope_bench.run.resolve import resolve_loaded
-from microscope_bench.run.timing import Stopwatch
+from microscope_bench.run.resolve import Stopwatch, resolve_loaded
 from microscope_bench.tasks import Task
 
 

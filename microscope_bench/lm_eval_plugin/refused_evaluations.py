@@ -39,11 +39,7 @@ def checked(now: Running | None) -> Running:
 
 
 def check_template(now: Running) -> None:
-    """Raises for a chat template that is asked for by name.
-
-    Raises:
-        AdapterError: only the default one is used.
-    """
+    """Raises for a chat template that is asked for by name."""
     if isinstance(now.templated, str):
         raise AdapterError(
             f"--apply_chat_template {now.templated}: templates cannot be chosen by name; give --apply_chat_template "
@@ -52,11 +48,7 @@ def check_template(now: Running) -> None:
 
 
 def check_images(requests: Sequence[Instance], tasks: Any) -> None:
-    """Raises for image requests that would be answered wrongly.
-
-    Raises:
-        CaptureError: few-shot with images, or a task that mixes documents with and without pictures.
-    """
+    """Raises for image requests that would be answered wrongly."""
     for name, task in (tasks or {}).items():
         if task.config.doc_to_image is not None and task.config.num_fewshot:
             raise CaptureError(
@@ -73,11 +65,7 @@ def check_images(requests: Sequence[Instance], tasks: Any) -> None:
 
 
 def check_text(adapter: Adapter, requests: Sequence[Instance]) -> None:
-    """Raises where a prompt's states would hang on what lm-eval puts behind it.
-
-    Raises:
-        CaptureError: the model is not causal over its prompt.
-    """
+    """Raises where a prompt's states would hang on what lm-eval puts behind it."""
     if adapter.sees == "sequence":
         raise CaptureError(
             f"{adapter.info.name}: what it computes of a prompt hangs on all that it is given, and lm-eval gives it "
@@ -87,10 +75,6 @@ def check_text(adapter: Adapter, requests: Sequence[Instance]) -> None:
 
 
 def refuse_several_answers(options: Mapping[str, Any], *, geometry: bool) -> None:
-    """Raises where one prompt takes several rows of a batch, which could not be told apart.
-
-    Raises:
-        CaptureError: beams or several answers, with geometry.
-    """
+    """Raises where one prompt takes several rows of a batch, which could not be told apart."""
     if geometry and (options.get("num_beams") or 1) * (options.get("num_return_sequences") or 1) > 1:
         raise CaptureError("geometry and several beams or answers for one prompt exclude each other: use num_beams=1")

@@ -66,7 +66,8 @@ class Scoring:
             for length in [n for n in self._wanted if n <= len(sequence)]:
                 for document in self._wanted[length].pop(int(keys[length - 1]), ()):
                     tokens, text = self._prompts[document]
-                    found.append(_watched(self._geometry.adapter, document, number, sequence, tokens, 0, text))
+                    labels = _labels(self._geometry.adapter, sequence, 0, len(tokens))
+                    found.append(Watched(document, number, labels, tokens, text))
         return found
 
 
@@ -104,8 +105,8 @@ class Generation:
                 elif tokens is not None and sequence[width - n :].tolist() != tokens.tolist():
                     self._geometry.skip(document, _OTHER_TOKENS)
                 elif tokens is not None:
-                    adapter = self._geometry.adapter
-                    found.append(_watched(adapter, document, number, sequence, tokens, width - n, context))
+                    labels = _labels(self._geometry.adapter, sequence, width - n, n)
+                    found.append(Watched(document, number, labels, tokens, context))
         return found
 
 
@@ -118,19 +119,12 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _watched(
-    adapter: HFAdapter,
-    document: Document,
-    row: int,
-    sequence: np.ndarray,
-    tokens: np.ndarray,
-    start: int,
-    text: str,
-) -> Watched:
+def _labels(adapter: HFAdapter, sequence: np.ndarray, start: int, n: int) -> np.ndarray:
+    """int8 (S,): of the prompt, the ``n`` tokens from ``start`` on; padding elsewhere."""
     mask = np.zeros(len(sequence), dtype=np.int64)
-    mask[start : start + len(tokens)] = 1
-    labels = adapter.encoder.label_text(sequence[None], mask[None])[0]
-    return Watched(document, row, labels, tokens, text)
+    mask[start : start + n] = 1
+    labels: np.ndarray = adapter.encoder.label_text(sequence[None], mask[None])[0]
+    return labels
 
 
 def _prefix_keys(tokens: np.ndarray) -> Any:

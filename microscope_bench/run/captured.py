@@ -11,7 +11,7 @@ from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.identity import Identity
 from microscope_bench.results.records import Environment
-from microscope_bench.run.timing import Stopwatch
+from microscope_bench.run.resolve import Stopwatch
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from msgspec import to_builtins
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ from microscope_bench.results.result_files import save_result
 from microscope_bench.run.captured import Captured
 from microscope_bench.run.resolve import Resolved
 from microscope_bench.run.result_building import failed_result, result_of
-from microscope_bench.system.devices import device_name, pick_device
+from microscope_bench.system.devices import pick_device
 from microscope_bench.system.field_types import content_sha256
 from microscope_bench.system.memory import memory_enough
 from microscope_bench.system.processes import ALONE, Processes, ProcessesError, launched
@@ -123,8 +124,10 @@ def write(captured: Captured, measurement: Measurement, config: RunConfig) -> Re
 
 def environment_of(adapter: Adapter, command: Sequence[str]) -> Environment:
     """Software, hardware and command of a run in this process."""
+    device = adapter.device
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return environment(
-        device=device_name(adapter.device),
+        device=device.type + gpu,
         processor=adapter.processing.processor,
         image_processor=adapter.processing.image_processor,
         command=command,

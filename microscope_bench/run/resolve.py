@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.adapters.presets import load_model
@@ -17,8 +22,8 @@ from microscope_bench.errors import MicroscopeError
 from microscope_bench.example import ExampleSource
 from microscope_bench.identity import Identity
 from microscope_bench.protocol import Protocol
+from microscope_bench.results.records import Timing
 from microscope_bench.run.identifying import identity_of, metric_versions, stored_states
-from microscope_bench.run.timing import Stopwatch
 from microscope_bench.tasks.settings import Seeds, TaskSettings
 
 if TYPE_CHECKING:
@@ -28,6 +33,43 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("microscope_bench")
 PROBE_EXAMPLES = 8
 """Examples encoded before a run, to tell whether a store found on disk is of the same inputs."""
+
+
+class Stopwatch:
+    """Seconds per stage of a run.
+
+    Args:
+        seconds: of stages that were measured before.
+
+    Attributes:
+        current: the stage that is under way, or the last one.
+    """
+
+    def __init__(self, **seconds: float) -> None:
+        self.started = datetime.now(UTC)
+        self.seconds = seconds
+        self.current = "load"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time inside the context to a stage."""
+        self.current = name
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def record(self) -> Timing:
+        """What the result says of it, with the process's peak memory."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seconds = self.seconds | {"total": sum(self.seconds.values())}
+        return Timing(
+            started_utc=self.started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+            # kilobytes on Linux, bytes on macOS
+            peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+        )
 
 
 @dataclass(frozen=True)

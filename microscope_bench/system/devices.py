@@ -40,8 +40,3 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     return torch.cuda.mem_get_info(device)[0] // -(-launched().local_size // torch.cuda.device_count())
-
-
-def device_name(device: torch.device) -> str:
-    """What a result calls a device: its kind, and of a GPU its model."""
-    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
