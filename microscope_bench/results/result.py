@@ -194,7 +194,7 @@ def _checked(as_type: Callable[[type], Any]) -> Result:
         raise ResultError(_foreign(as_type) or f"does not follow the result schema: {_place_and_rule(error)}") from None
     except msgspec.DecodeError as error:
         raise ResultError(
-            f"not complete JSON ({error}): truncated or damaged. Copy it again or repeat the run"
+            f"not complete JSON ({error}): truncated or damaged (NaN is not a JSON number). Copy it again or repeat the run"
         ) from None
     except RecursionError:
         raise ResultError("nested too deeply to be a result file") from None
