@@ -45,8 +45,8 @@ from benchmarks.speed_parts.questions import Questions, bare_picture
 from benchmarks.timing import interleaved, write_json
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
+from microscope_bench.config import RunConfig
 from microscope_bench.measure import measure
-from microscope_bench.metrics.registry import DEFAULT_METRICS, metric_names
 from microscope_bench.protocol import named_protocol
 
 SCIENCEQA_EXAMPLES = 2017
@@ -133,7 +133,7 @@ def measuring_speed(
         store = grown_store(TokenStore(captured), directory / f"grown{n_blocks}", n_blocks + 1, n_examples, device)
         seconds, measurement = timed(
             lambda store=store, n_blocks=n_blocks: measure(
-                store, PROTOCOL, metric_names(DEFAULT_METRICS), n_layers=n_blocks, device=device, progress=False
+                store, PROTOCOL, RunConfig(device=str(device), progress=False), n_layers=n_blocks
             )
         )
         found = {

@@ -17,7 +17,8 @@ import torch
 from tabulate import tabulate
 
 from microscope_bench.metrics.core.arrays import cloud_of
-from microscope_bench.metrics.linear_fit import Linearity, explained
+from microscope_bench.metrics.core.linear_folds import explained
+from microscope_bench.metrics.linearity_metric import Linearity
 
 EXPLAINED = 0.5
 WIDTHS = (32, 64, 128, 256)
@@ -41,7 +42,7 @@ def held_out(rng: np.random.Generator, examples: int, tokens: int, d: int, share
     cloud = cloud_of(torch.from_numpy(x), y, np.repeat(np.arange(examples), tokens))
     if 0.9 * examples * tokens <= d:
         return float("nan")
-    value = explained(fit.held_out["update"] for fit in Linearity(cloud).replicates)
+    value = explained(fit.held_out["update"] for fit in Linearity(cloud).fits.replicates.values())
     return float("nan") if value is None else value
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from microscope_bench.adapters.base import LABELS
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
+from microscope_bench.config import RunConfig
 from microscope_bench.measure import measure
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.record import EstimatorScore, Metric
@@ -76,7 +77,7 @@ def timed(metric: Metric, seconds: dict[str, float]) -> Metric:
         seconds[metric.name] += time.perf_counter() - begin
         return found
 
-    return replace(metric, scores=scores)
+    return replace(metric, name=f"timed {metric.name}", scores=scores)
 
 
 def main() -> None:
@@ -96,7 +97,8 @@ def main() -> None:
         store = write_store(Path(directory) / "store", args.tokens, args.width, args.boundaries, args.sinks)
         begin = time.perf_counter()
         n_layers, wanted = args.boundaries - 1, [f"timed {name}" for name in names]
-        found = measure(store, named_protocol("geometry/1"), wanted, n_layers=n_layers, device=torch.device("cpu"))
+        asked = RunConfig(metrics=tuple(wanted), device="cpu")
+        found = measure(store, named_protocol("geometry/1"), asked, n_layers=n_layers)
         total = time.perf_counter() - begin
     seconds["survey, reading and the rest"] = total - sum(seconds.values())
     rows = [(name, f"{s:.1f}", f"{s / total:.0%}") for name, s in sorted(seconds.items(), key=lambda item: -item[1])]

@@ -112,18 +112,15 @@ def read(store: Path) -> float:
 
 def measure(store: Path) -> float:
     """Seconds that the default metrics take."""
-    import torch
-
     from microscope_bench.capture.store import TokenStore
+    from microscope_bench.config import RunConfig
     from microscope_bench.measure import measure as measured
-    from microscope_bench.metrics.registry import DEFAULT_METRICS
     from microscope_bench.protocol import named_protocol
 
     opened = TokenStore(store)
     n_layers = opened.manifest["run"]["identity"]["model"]["n_layers"]
     begin = time.perf_counter()
-    cpu = torch.device("cpu")
-    measured(opened, named_protocol("geometry/1"), DEFAULT_METRICS, n_layers=n_layers, device=cpu, progress=False)
+    measured(opened, named_protocol("geometry/1"), RunConfig(device="cpu", progress=False), n_layers=n_layers)
     return time.perf_counter() - begin
 
 

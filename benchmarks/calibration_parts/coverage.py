@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.calibration_parts.clustered import DataSet, Setting, World
 from microscope_bench.metrics.core.arrays import cloud_of
-from microscope_bench.metrics.core.resampling import interval
+from microscope_bench.metrics.core.jackknife import interval
 from microscope_bench.metrics.registry import METRICS
 
 SEED = 1

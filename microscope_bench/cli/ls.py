@@ -79,12 +79,8 @@ def _metrics(args: argparse.Namespace) -> Listing:
     from microscope_bench.metrics.registry import METRICS
 
     metrics = [METRICS.get(name) for name in METRICS]
-    return [[m.name, str(m.version), ", ".join(m.estimators), m.explanation] for m in metrics], [
-        "metric",
-        "version",
-        "estimators",
-        "what it says",
-    ]
+    rows = [[m.name, str(m.version), ", ".join(m.estimators), m.unit, m.explanation] for m in metrics]
+    return rows, ["metric", "version", "estimators", "unit", "what it says"]
 
 
 def _protocols(args: argparse.Namespace) -> Listing:

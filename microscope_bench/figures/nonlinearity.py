@@ -75,9 +75,9 @@ class TokenMap:
         """
         moments, r = self.fit.moments, y - x
         if stream == "update" or self.fit.rank == self.dim:
-            left = r - moments.mean_r - (x - moments.mean_x) @ self.fit.to_update
+            left = r - moments.mean_r - (x - moments.mean_x) @ self.fit.to_update.matrix
         else:  # of two maps that fit alike, the one of least norm; see LinearFit.to_next
-            left = y - moments.mean_x - moments.mean_r - (x - moments.mean_x) @ self.fit.to_next
+            left = y - moments.mean_x - moments.mean_r - (x - moments.mean_x) @ self.fit.to_next.matrix
         norms: Tensor = torch.linalg.vector_norm(left, dim=1)
         if not relative:
             return norms

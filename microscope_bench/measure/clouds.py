@@ -11,7 +11,8 @@ import numpy as np
 
 from microscope_bench.measure.survey import Survey
 from microscope_bench.measure.tokens import BOUNDARY, JOINT, StoredTokens
-from microscope_bench.metrics.core.cloud import Chunk, Cloud, Sample, sample_of
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.cloud_rows import Chunk, Sample, sample_of
 from microscope_bench.metrics.core.fold_moments import FoldMoments, merge
 
 ALL, NO_SINKS = "all", "no_sinks"
@@ -20,31 +21,16 @@ MAINFLOW = "mainflow"
 
 @dataclass(frozen=True)
 class Members:
-    """Which tokens the clouds of one modality and token set hold, at every boundary.
-
-    Attributes:
-        modality: a modality, or ``joint``.
-        token_set: ``all`` or ``no_sinks``.
-        index: int64, ascending.
-        n_examples: distinct examples among them.
-    """
+    """Which tokens the clouds of one modality (or ``joint``) and token set hold, at every boundary."""
 
     modality: str
     token_set: str
-    index: np.ndarray
-    n_examples: int
+    index: np.ndarray  # ascending
+    n_examples: int  # distinct ones among them
 
 
 class StoreCloud(Cloud):
-    """One modality at one boundary of a store; reads a bounded number of rows at a time.
-
-    Args:
-        tokens: the store's index.
-        survey: what was found about them.
-        members: which tokens.
-        layer: l.
-        stream: the tensors it reads, ``boundary`` or ``mainflow``.
-    """
+    """One modality at one boundary of a store, or of its skip-free chain; reads a bounded number of rows at a time."""
 
     def __init__(
         self, tokens: StoredTokens, survey: Survey, members: Members, layer: int, stream: str = BOUNDARY
@@ -102,12 +88,6 @@ def boundaries(tokens: StoredTokens, survey: Survey, n_layers: int, n_neighbours
 
     The token set ``no_sinks`` is there only for modalities that have sinks, and for those that are held against a text
     that has some: elsewhere it is the same as ``all``.
-
-    Args:
-        tokens: the store's index.
-        survey: where the sinks are, and what the chain of stream ``mainflow`` is.
-        n_layers: L.
-        n_neighbours: how many nearest neighbours the metrics want.
     """
     modalities = [*tokens.modalities, JOINT] if len(tokens.modalities) > 1 else tokens.modalities
     all_members = [m for modality in modalities for m in _members(tokens, survey, modality)]

@@ -8,37 +8,36 @@ import numpy as np
 
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.measure.clouds import ALL
-from microscope_bench.metrics.core.resampling import assign_folds
+from microscope_bench.metrics.core.estimate import NoValue
+from microscope_bench.metrics.core.folds import assign_folds
 
 HALVES = ("correct", "wrong")
-"""The two token sets of the only split there is."""
-
 VERSION = 1
 """Of the rule by which :func:`halves` chooses; part of a result's identity."""
 
 
-def halves(records: Sequence[ExampleRecord], seed: int) -> dict[str, np.ndarray] | str:
+def halves(records: Sequence[ExampleRecord], seed: int) -> dict[str, np.ndarray]:
     """Which examples are of token set ``correct`` and which of ``wrong``.
 
     Every metric depends on the number of tokens, intrinsic dimension and held-out linearity the most. So of the more
     frequent of the two as many examples are drawn, by a hash of (seed, id), as there are of the other.
 
-    Args:
-        records: of the examples that were measured.
-        seed: the protocol's.
-
     Returns:
-        Token set → bool (len(records),); or the reason why there are none.
+        Token set → bool (len(records),).
+
+    Raises:
+        NoValue: there are no two halves; its text says why.
     """
     if all(record.right is None for record in records):
         why = next((record.unscored for record in records if record.unscored), None)
-        return f"no answer was scored: {why or 'the task has no choices, or several right ones'}"
+        raise NoValue(f"no answer was scored: {why or 'the task has no choices, or several right ones'}")
     right = np.array([record.right is True for record in records])
     wrong = np.array([record.right is False for record in records])
     n = min(right.sum(), wrong.sum())
     if n == 0:
         every, other = ("right", "wrong") if right.any() else ("wrong", "right")
-        return f"all {(right | wrong).sum()} scored answers are {every}: there is no {other} one to hold them against"
+        n_scored = (right | wrong).sum()
+        raise NoValue(f"all {n_scored} scored answers are {every}: there is no {other} one to hold them against")
     rank = assign_folds([record.id for record in records], len(records), seed)
     return dict(zip(HALVES, (_first(right, rank, n), _first(wrong, rank, n)), strict=True))
 

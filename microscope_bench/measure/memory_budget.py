@@ -12,18 +12,12 @@ SHARE_OF_FREE = 0.5
 """Of a GPU's free memory, where nobody says how much may be taken: its allocator needs room too."""
 
 TOKEN_SETS = 2
-BOUNDARIES = 2
-"""CKA looks at the moments of the next boundary, too."""
-STREAMS = 2
-"""With stream ``mainflow`` the chain has moments of its own."""
+BOUNDARIES = 2  # CKA looks at the moments of the next boundary, too
+STREAMS = 2  # with stream ``mainflow`` the chain has moments of its own
 
 
 def workspace_for(tokens: StoredTokens, size: int | None) -> Workspace:
-    """The roomiest workspace within a bound.
-
-    Args:
-        tokens: what is measured.
-        size: bytes; None means half of what is free on a GPU, and no bound elsewhere.
+    """The roomiest workspace within ``size`` bytes; None means half of what is free on a GPU, and no bound elsewhere.
 
     Raises:
         MetricError: less than the least.

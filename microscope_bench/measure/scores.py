@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
 from msgspec.structs import replace
 from tqdm import tqdm
 
 from microscope_bench.capture.store import TokenStore
+from microscope_bench.config import RunConfig
 from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure.clouds import ALL, NO_SINKS, Boundary, StoreCloud, boundaries
 from microscope_bench.measure.correctness import HALVES, halves, token_set_of
 from microscope_bench.measure.memory_budget import workspace_for
 from microscope_bench.measure.survey import Survey, survey
 from microscope_bench.measure.tokens import JOINT, StoredTokens
+from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.sinks import notable_dimensions, top_variance_share
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Modality, Score, SinkLayer, Sinks, Stream, TokenSet
+from microscope_bench.system.devices import pick_device
 from microscope_bench.system.processes import ALONE, Processes
 
 T = TypeVar("T")
@@ -42,56 +44,42 @@ class Measurement:
 
 
 def measure(
-    store: TokenStore,
-    protocol: Protocol,
-    metrics: Sequence[str],
-    *,
-    n_layers: int,
-    split_by: str | None = None,
-    device: torch.device | None = None,
-    progress: bool = True,
-    processes: Processes = ALONE,
-    measure_memory: int | None = None,
+    store: TokenStore, protocol: Protocol, config: RunConfig, *, n_layers: int, processes: Processes = ALONE
 ) -> Measurement:
     """Measures a store: every metric at every boundary, for each modality and all of them together, with and without
     sinks.
 
     Args:
         store: complete; who has not just written it calls its ``check_complete`` first.
-        protocol: folds, sample size and seed.
-        metrics: names from ``METRICS``.
+        protocol: that the store was captured under: folds, sample size and seed.
+        config: its ``metrics``, ``split_by``, ``device``, ``measure_memory`` and ``progress`` are read.
         n_layers: L.
-        split_by: "correct" measures the examples answered rightly and those answered wrongly apart, too.
-        device: where the arithmetic runs; None means a GPU where there is one.
-        progress: whether to show progress bars on standard error.
         processes: those that share the boundaries; each of them gets the whole measurement.
-        measure_memory: bytes of the device that the metrics may take; None means half of what is free on a GPU, and no
-            bound elsewhere. Scores are the same whatever it is.
 
     Raises:
         StoreError: the store is incomplete, or holds no tokens.
         MetricError: ``measure_memory`` is less than the least they need.
         UnknownNameError: a metric nobody registered.
     """
-    chosen = [METRICS.get(name) for name in metrics]
-    tokens = StoredTokens(store, protocol, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    tokens = StoredTokens(store, protocol, pick_device(config.device))
     if not tokens.modalities:
         first = store.records[0]
         raise StoreError(f"no example could be measured. First: {first.id}: {first.skipped or 'it has no tokens'}")
-    tokens.workspace = workspace_for(tokens, measure_memory)
-    own = own_boundaries(n_layers, processes)
-    found = survey(tokens, n_layers, own, processes, progress=progress)
-    _match([found], chosen, own, processes)
+    tokens.workspace = workspace_for(tokens, config.measure_memory)
+    metrics, progress = [METRICS.get(name) for name in config.metrics], config.progress and processes.is_first
+    shared = _Shared(metrics, own_boundaries(n_layers, processes), processes, progress)
+    found = survey(tokens, n_layers, shared.own, processes, progress=progress)
+    shared.match([found])
     sinks: dict[str, list[SinkLayer]] = {}
     scores: list[Score] = []
-    for layer, clouds in _each_boundary(found, chosen, own, "measure" if progress else None):
+    for layer, clouds in shared.each_boundary(found, "measure"):
         for modality, rows in _sink_layers(clouds, found, layer):
             sinks.setdefault(modality, []).append(rows)
-        scores.extend(_boundary_scores(clouds, chosen))
-    scores = _all(scores, processes)
-    sinks = {modality: _all(sinks.get(modality, []), processes) for modality in [*tokens.modalities, JOINT]}
-    if split_by is not None:
-        scores += list(_split_scores(found, chosen, scores, own, processes, progress))
+        scores.extend(_boundary_scores(clouds, metrics))
+    scores = shared.all_of(scores)
+    sinks = {modality: shared.all_of(sinks.get(modality, [])) for modality in [*tokens.modalities, JOINT]}
+    if config.split_by is not None:
+        scores += list(_split_scores(found, scores, shared))
     return Measurement(tuple(scores), tuple(_sinks(tokens, found, sinks)))
 
 
@@ -107,50 +95,57 @@ def own_boundaries(n_layers: int, processes: Processes) -> range:
     return range(start, stop + (processes.rank == processes.size - 1))
 
 
-def _all(own: list[T], processes: Processes) -> list[T]:
-    """What every process has, in the order of their boundaries."""
-    return [one for part in processes.gather(own) for one in part]
+@dataclass(frozen=True)
+class _Shared:
+    """What is measured, and what of it is this process's."""
+
+    metrics: Sequence[Metric]
+    own: range
+    processes: Processes
+    progress: bool
+
+    def all_of(self, own: list[T]) -> list[T]:
+        """What every process has, in the order of their boundaries."""
+        return [one for part in self.processes.gather(own) for one in part]
+
+    def match(self, surveys: Sequence[Survey]) -> None:
+        """Shares the search for the number of tokens on which all clouds are measured."""
+        if self.processes.size > 1 and any(metric.neighbours for metric in self.metrics):
+            for part in surveys:
+                part.share_distinct(self.own, self.processes)
+
+    def each_boundary(self, found: Survey, title: str) -> Iterator[tuple[int, Boundary]]:
+        """The clouds of this process's boundaries; ``title`` is that of the progress bar."""
+        n_neighbours = max(metric.neighbours for metric in self.metrics)
+        waiting = boundaries(found.tokens, found, found.n_layers, n_neighbours)[self.own.start : self.own.stop]
+        for layer in tqdm(self.own, desc=title, unit="boundary", disable=not self.progress):
+            yield layer, waiting.pop(0)  # so that what it has computed goes when it is done
 
 
-def _match(surveys: Sequence[Survey], metrics: Sequence[Metric], own: range, processes: Processes) -> None:
-    """Lets several processes share the search for the number of tokens on which all clouds are measured."""
-    if processes.size > 1 and any(metric.neighbours for metric in metrics):
-        for part in surveys:
-            part.share_distinct(own, processes)
-
-
-def _split_scores(
-    found: Survey,
-    metrics: Sequence[Metric],
-    whole: Sequence[Score],
-    own: range,
-    processes: Processes,
-    progress: bool,
-) -> Iterator[Score]:
+def _split_scores(found: Survey, whole: Sequence[Score], shared: _Shared) -> Iterator[Score]:
     """The scores of the two halves; where there are none, a row without a value for each of the whole's."""
-    parts = halves(found.tokens.records, found.tokens.protocol.seed)
-    if isinstance(parts, str):
-        nothing = [replace(s, value=None, stderr=None, n_tokens=0, n_examples=0, flags=(), reason=parts) for s in whole]
+    try:
+        parts = halves(found.tokens.records, found.tokens.protocol.seed)
+    except NoValue as none:
+        empty: dict[str, Any] = {
+            "value": None,
+            "stderr": None,
+            "n_tokens": 0,
+            "n_examples": 0,
+            "flags": (),
+            "reason": str(none),
+        }
         for name in HALVES:
-            yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in nothing)
+            yield from (replace(score, **empty, tokens=token_set_of(name, score.tokens)) for score in whole)
         return
     surveys = {name: found.of_examples(kept) for name, kept in parts.items()}
     for part in surveys.values():
         part.beside = tuple(other for other in surveys.values() if other is not part)
-    _match(list(surveys.values()), metrics, own, processes)
+    shared.match(list(surveys.values()))
     for name, part in surveys.items():
-        each = _each_boundary(part, metrics, own, name if progress else None)
-        scores = [score for _, clouds in each for score in _boundary_scores(clouds, metrics)]
-        yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in _all(scores, processes))
-
-
-def _each_boundary(
-    found: Survey, metrics: Sequence[Metric], own: range, shown: str | None
-) -> Iterator[tuple[int, Boundary]]:
-    waiting = boundaries(found.tokens, found, found.n_layers, max(metric.neighbours for metric in metrics))
-    waiting = waiting[own.start : own.stop]
-    for layer in tqdm(own, desc=shown, unit="boundary", disable=shown is None):
-        yield layer, waiting.pop(0)  # so that what it has computed goes when it is done
+        each = shared.each_boundary(part, name)
+        scores = [score for _, clouds in each for score in _boundary_scores(clouds, shared.metrics)]
+        yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in shared.all_of(scores))
 
 
 def _boundary_scores(clouds: Boundary, metrics: Sequence[Metric]) -> Iterator[Score]:

@@ -32,10 +32,6 @@ MOST_POOL = 5
 class Survey:
     """What is known about the tokens of a store before they are measured.
 
-    Args:
-        tokens: the store's index.
-        n_layers: L.
-
     Attributes:
         is_sink: bool (N,), whether a token is a sink at any boundary.
         massive: boundary → indices of the tokens that are sinks there.
@@ -70,12 +66,7 @@ class Survey:
         return matched
 
     def share_distinct(self, own: range, processes: Processes) -> None:
-        """Counts what :attr:`own_matched_n` asks for, each process at its own boundaries.
-
-        Args:
-            own: the boundaries of this process.
-            processes: all of them call this.
-        """
+        """Counts what :attr:`own_matched_n` asks for, each process at its own boundaries; all of them call this."""
         counted = {at: self._distinct_at(at) for at in self._clouds(range(max(own.start, 1), own.stop))}
         for others in processes.gather(counted):
             self._distinct.update(others)
@@ -92,11 +83,7 @@ class Survey:
         return self._distinct[at]
 
     def of_examples(self, kept: np.ndarray) -> Survey:
-        """What was found, of the tokens of some examples only: what is a sink among all tokens stays one.
-
-        Args:
-            kept: bool, one for each example.
-        """
+        """What was found, of the tokens of some examples only: what is a sink among all tokens stays one."""
         of_kept = kept[self.tokens.example]
         part = Survey(self.tokens.of_examples(kept), self.n_layers)
         part.is_sink = self.is_sink[of_kept]
@@ -106,11 +93,6 @@ class Survey:
 
     def copies(self, modality: str, layer: int, without_sinks: bool) -> tuple[np.ndarray, Tensor]:
         """The tokens that a sample of distinct ones is drawn from, and which of them are copies.
-
-        Args:
-            modality: a modality, or ``joint``.
-            layer: l.
-            without_sinks: whether sinks are left out.
 
         Returns:
             int64 (n,), indices in random order; and int64 (n,), for each the place of the first one that it is a copy
@@ -163,12 +145,7 @@ def survey(
 ) -> Survey:
     """Finds the sinks at every boundary; copies are looked for when they are first asked for.
 
-    Args:
-        tokens: the store's index.
-        n_layers: L.
-        own: the boundaries that this process looks at; None means all of them.
-        processes: those that look at the others.
-        progress: whether to show a progress bar on standard error.
+    This process looks at the boundaries ``own`` (None: all of them), the other processes at the others.
     """
     found = Survey(tokens, n_layers)
     layers = range(n_layers + 1) if own is None else own

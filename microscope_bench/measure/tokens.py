@@ -15,7 +15,7 @@ from microscope_bench.capture.safetensors_rows import StoredRows
 from microscope_bench.capture.selection import key_hash, splitmix64
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
-from microscope_bench.metrics.core.resampling import assign_folds
+from microscope_bench.metrics.core.folds import assign_folds
 from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.protocol import Protocol
 
@@ -32,12 +32,7 @@ class StoredTokens:
     last bit whatever the order of examples was.
 
     Of a token 13 bytes are held; what is the same for all of an example is kept once, and what only a sample of the
-    tokens is asked for stays in the store.
-
-    Args:
-        store: a complete store, of fewer than 2³¹ tokens.
-        protocol: gives the number of folds, the size of the sample and the seed.
-        device: where the arithmetic runs.
+    tokens is asked for stays in the store, which is complete and of fewer than 2³¹ tokens.
 
     Attributes:
         records: of the examples that were measured; ``example`` counts them.
@@ -69,8 +64,7 @@ class StoredTokens:
     def _order_tokens(self, rank_of_index: np.ndarray) -> None:
         """Fills the columns, each part's tokens at once at the places of their examples.
 
-        Args:
-            rank_of_index: for each example of the run its place among those that were measured, or −1.
+        ``rank_of_index`` is for each example of the run its place among those that were measured, or −1.
         """
         counts = np.zeros(len(self.records), dtype=np.int64)
         for _, example in self._examples_of_parts(rank_of_index):
@@ -94,11 +88,7 @@ class StoredTokens:
             yield part, rank_of_index[self.store.part_range(part).start + self._stored.column("example", part)]
 
     def of_examples(self, kept: np.ndarray) -> StoredTokens:
-        """The tokens of some examples only, in folds of their own.
-
-        Args:
-            kept: bool (len(records),).
-        """
+        """The tokens of some examples only, bool (len(records),), in folds of their own."""
         part = copy(self)
         of_kept = kept[self.example]
         for name in ("row", "example", "modality", "_number"):
@@ -160,9 +150,7 @@ class StoredTokens:
     def in_random_order(self, tokens: np.ndarray, most: int | None = None) -> np.ndarray:
         """The same tokens by ascending hash: the first n are a sample of n, the same at every boundary.
 
-        Args:
-            tokens: indices.
-            most: return the first of that order only, which takes no more memory however many tokens there are.
+        With ``most`` only the first of that order, which takes no more memory however many tokens there are.
         """
         kept, hashes = tokens[:0], np.empty(0, dtype=np.uint64)
         for start in range(0, len(tokens), TOKENS_PER_BLOCK):
@@ -197,10 +185,7 @@ class StoredTokens:
     def states(self, layer: int, tokens: np.ndarray, stream: str = BOUNDARY) -> Tensor:
         """(len(tokens), d): some tokens at boundary ``layer``, in the model's dtype, on the device.
 
-        Args:
-            layer: l.
-            tokens: indices.
-            stream: the tensors read: ``boundary``, or ``mainflow`` for the skip-free chain.
+        ``stream`` names the tensors that are read: ``boundary``, or ``mainflow`` for the skip-free chain.
         """
         name = BOUNDARY if layer == 0 else stream  # the chain begins with boundary 0
         return self._read(f"{name}.{layer}", tokens)

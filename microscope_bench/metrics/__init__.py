@@ -3,6 +3,16 @@
     from microscope_bench import metrics
     metrics.linearity(x, y, stream="update", estimator="held_out", groups=example_ids)
 
+What all of them have in common:
+
+- States are (N tokens, d), torch or numpy, any real dtype, on any device. Values are computed in float64.
+- ``groups`` name the example each token belongs to, (N,) integers or strings; without, each token is its own example.
+- Each returns one :class:`Estimate`: the value with its standard error by a jackknife that leaves out whole groups (of
+  a modality beside text: from both clouds, and ``n_tokens`` counts both), or it raises.
+- ``MetricError``: these tokens have no such value, as where NaN or infinity is among them; the message says why and
+  what to do. ``UnknownNameError``: an unknown estimator or stream. ``ValueError``: shapes that do not fit, groups of
+  another length, an array that is not of real numbers.
+
 No file in this folder is named like one of these functions, so that importing a submodule can never replace a function
 by a module. They load on first use (PEP 562): looking up which metrics exist imports no torch.
 """
@@ -13,42 +23,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from microscope_bench.metrics.anisotropy_metric import anisotropy as anisotropy
+    from microscope_bench.metrics.cka_metric import cka as cka
     from microscope_bench.metrics.core.estimate import Estimate as Estimate
-    from microscope_bench.metrics.covariance_functions import cka as cka
-    from microscope_bench.metrics.covariance_functions import effective_rank as effective_rank
-    from microscope_bench.metrics.covariance_functions import isoscore as isoscore
-    from microscope_bench.metrics.covariance_functions import participation_ratio as participation_ratio
-    from microscope_bench.metrics.cross_modal_functions import cosine_alignment as cosine_alignment
-    from microscope_bench.metrics.cross_modal_functions import mir as mir
-    from microscope_bench.metrics.cross_modal_functions import modality_gap as modality_gap
-    from microscope_bench.metrics.cross_modal_functions import modality_integration_rate as modality_integration_rate
-    from microscope_bench.metrics.cross_modal_functions import subspace_overlap as subspace_overlap
-    from microscope_bench.metrics.functions import anisotropy as anisotropy
-    from microscope_bench.metrics.functions import gride as gride
-    from microscope_bench.metrics.functions import intrinsic_dimension as intrinsic_dimension
-    from microscope_bench.metrics.functions import linearity as linearity
-    from microscope_bench.metrics.functions import pareto_distance as pareto_distance
+    from microscope_bench.metrics.cosine_alignment_metric import cosine_alignment as cosine_alignment
+    from microscope_bench.metrics.effective_rank_metric import effective_rank as effective_rank
+    from microscope_bench.metrics.gride_metric import gride as gride
+    from microscope_bench.metrics.intrinsic_dimension_metric import intrinsic_dimension as intrinsic_dimension
+    from microscope_bench.metrics.isoscore_metric import isoscore as isoscore
+    from microscope_bench.metrics.linearity_metric import linearity as linearity
+    from microscope_bench.metrics.mir_metric import mir as mir
+    from microscope_bench.metrics.mir_metric import modality_integration_rate as modality_integration_rate
+    from microscope_bench.metrics.modality_gap_metric import modality_gap as modality_gap
+    from microscope_bench.metrics.pareto_metric import pareto_distance as pareto_distance
+    from microscope_bench.metrics.participation_ratio_metric import participation_ratio as participation_ratio
     from microscope_bench.metrics.record import Headline as Headline
     from microscope_bench.metrics.record import Metric as Metric
     from microscope_bench.metrics.registry import METRICS as METRICS
-    from microscope_bench.metrics.several import estimates as estimates
+    from microscope_bench.metrics.registry import estimates as estimates
+    from microscope_bench.metrics.subspace_overlap_metric import subspace_overlap as subspace_overlap
 
 _PUBLIC = {
-    "linearity": "functions",
-    "anisotropy": "functions",
-    "intrinsic_dimension": "functions",
-    "gride": "functions",
-    "pareto_distance": "functions",
-    "participation_ratio": "covariance_functions",
-    "effective_rank": "covariance_functions",
-    "isoscore": "covariance_functions",
-    "cka": "covariance_functions",
-    "modality_gap": "cross_modal_functions",
-    "cosine_alignment": "cross_modal_functions",
-    "subspace_overlap": "cross_modal_functions",
-    "mir": "cross_modal_functions",
-    "modality_integration_rate": "cross_modal_functions",
-    "estimates": "several",
+    "linearity": "linearity_metric",
+    "anisotropy": "anisotropy_metric",
+    "intrinsic_dimension": "intrinsic_dimension_metric",
+    "gride": "gride_metric",
+    "pareto_distance": "pareto_metric",
+    "participation_ratio": "participation_ratio_metric",
+    "effective_rank": "effective_rank_metric",
+    "isoscore": "isoscore_metric",
+    "cka": "cka_metric",
+    "modality_gap": "modality_gap_metric",
+    "cosine_alignment": "cosine_alignment_metric",
+    "subspace_overlap": "subspace_overlap_metric",
+    "mir": "mir_metric",
+    "modality_integration_rate": "mir_metric",
+    "estimates": "registry",
     "Estimate": "core.estimate",
     "Metric": "record",
     "Headline": "record",
@@ -63,4 +73,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *_PUBLIC})

@@ -1,32 +1,37 @@
-"""The table of all metrics. Imports no torch until one is computed."""
+"""The table of all metrics, and several of them computed at once. Imports no torch until one is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MetricError, MicroscopeError
+from microscope_bench.metrics import core
+from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.record import Headline, Metric
 from microscope_bench.system.lazy_registry import Registry
 
+_PATHS = {
+    "linearity": "linearity_metric:LINEARITY",
+    "anisotropy": "anisotropy_metric:ANISOTROPY",
+    "intrinsic_dimension": "intrinsic_dimension_metric:INTRINSIC_DIMENSION",
+    "intrinsic_dimension_by_scale": "gride_metric:INTRINSIC_DIMENSION_BY_SCALE",
+    "intrinsic_dimension_fit": "pareto_metric:INTRINSIC_DIMENSION_FIT",
+    "intrinsic_dimension_by_n": "intrinsic_dimension_metric:INTRINSIC_DIMENSION_BY_N",
+    "intrinsic_dimension_across_examples": "intrinsic_dimension_metric:INTRINSIC_DIMENSION_ACROSS_EXAMPLES",
+    "participation_ratio": "participation_ratio_metric:PARTICIPATION_RATIO",
+    "effective_rank": "effective_rank_metric:EFFECTIVE_RANK",
+    "isoscore": "isoscore_metric:ISOSCORE",
+    "cka": "cka_metric:CKA",
+    "modality_gap": "modality_gap_metric:MODALITY_GAP",
+    "cosine_alignment": "cosine_alignment_metric:COSINE_ALIGNMENT",
+    "subspace_overlap": "subspace_overlap_metric:SUBSPACE_OVERLAP",
+    "mir": "mir_metric:MIR",
+}
+"""Name → file and record in this folder."""
+
 METRICS: Registry[Metric] = Registry(
     "metric",
-    {
-        "linearity": "microscope_bench.metrics.catalogue:LINEARITY",
-        "anisotropy": "microscope_bench.metrics.catalogue:ANISOTROPY",
-        "intrinsic_dimension": "microscope_bench.metrics.catalogue:INTRINSIC_DIMENSION",
-        "intrinsic_dimension_by_scale": "microscope_bench.metrics.catalogue:INTRINSIC_DIMENSION_BY_SCALE",
-        "intrinsic_dimension_fit": "microscope_bench.metrics.catalogue:INTRINSIC_DIMENSION_FIT",
-        "intrinsic_dimension_by_n": "microscope_bench.metrics.catalogue:INTRINSIC_DIMENSION_BY_N",
-        "intrinsic_dimension_across_examples": "microscope_bench.metrics.catalogue:INTRINSIC_DIMENSION_ACROSS_EXAMPLES",
-        "participation_ratio": "microscope_bench.metrics.catalogue:PARTICIPATION_RATIO",
-        "effective_rank": "microscope_bench.metrics.catalogue:EFFECTIVE_RANK",
-        "isoscore": "microscope_bench.metrics.catalogue:ISOSCORE",
-        "cka": "microscope_bench.metrics.catalogue:CKA",
-        "modality_gap": "microscope_bench.metrics.catalogue:MODALITY_GAP",
-        "cosine_alignment": "microscope_bench.metrics.catalogue:COSINE_ALIGNMENT",
-        "subspace_overlap": "microscope_bench.metrics.catalogue:SUBSPACE_OVERLAP",
-        "mir": "microscope_bench.metrics.catalogue:MIR",
-    },
+    {name: f"{__package__}.{path}" for name, path in _PATHS.items()},
     group="microscope_bench.metrics",
     hint="List them with: microscope-bench ls metrics",
 )
@@ -82,3 +87,52 @@ def headlines(metrics: Iterable[str] = DEFAULT_METRICS) -> tuple[Headline, ...]:
         metrics: names, those of metrics that are not registered here among them; such have no headlines.
     """
     return tuple(one for name in in_order(metrics) if (metric := find_metric(name)) for one in metric.headlines)
+
+
+def estimates(
+    x: core.Array,
+    y: core.Array | None = None,
+    metrics: str | Sequence[str] = DEFAULT_METRICS,
+    groups: core.Groups | None = None,
+    n_folds: int = 10,
+) -> dict[tuple[str, str, str | None], Estimate]:
+    """Every estimate of some metrics; what they have in common, above all the moments, is computed once.
+
+    With ``n_folds=1`` there are no standard errors and no held-out values, and linearity of both streams takes one
+    solve instead of 56.
+
+    Args:
+        x: (N, d) states at boundary l.
+        y: (N, d) the same tokens at boundary l + 1; None for metrics that look at one boundary.
+        metrics: names of those that look at one cloud (``microscope-bench ls metrics``).
+        groups: (N,) the example each token belongs to.
+        n_folds: folds of whole examples, for standard errors and held-out values.
+
+    Returns:
+        (metric, estimator, stream) → the estimate, whose value is None where there is none, with the reason; stream is
+        None for a metric that has no streams.
+
+    Raises:
+        MetricError: a metric that needs ``y``, or a cloud of text beside it.
+        ValueError: also ``n_folds`` below 1.
+
+    >>> import torch
+    >>> x = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    >>> found = estimates(x, 2 * x.roll(1, dims=1), ["linearity", "anisotropy"], n_folds=1)
+    >>> round(found["linearity", "in_sample", "update"].value, 6)
+    1.0
+    >>> round(found["anisotropy", "top_share", None].value, 2)
+    0.16
+    """
+    chosen = [METRICS.get(name) for name in metric_names(metrics)]
+    states, following = core.arrays.matrix("x", x), None if y is None else core.arrays.matrix("y", y)
+    cloud = core.arrays.cloud_of(states, following, groups, n_folds)
+    cloud.n_neighbours = max(2, *(metric.neighbours for metric in chosen))
+    found: dict[tuple[str, str, str | None], Estimate] = {}
+    for metric in chosen:
+        of_metric = {(metric.name, estimator, stream): one for estimator, stream, one in metric.scores(cloud)}
+        if not of_metric:
+            needs = "a cloud of text beside x: call its own function" if y is not None else "y, the next boundary"
+            raise MetricError(f"{metric.name} cannot be computed of these arrays alone; it needs {needs}")
+        found |= of_metric
+    return found

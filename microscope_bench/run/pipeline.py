@@ -29,7 +29,6 @@ from microscope_bench.results.result_files import save_result
 from microscope_bench.run.captured import Captured
 from microscope_bench.run.resolve import Resolved
 from microscope_bench.run.result_building import failed_result, result_of
-from microscope_bench.system.devices import pick_device
 from microscope_bench.system.field_types import content_sha256
 from microscope_bench.system.memory import memory_enough
 from microscope_bench.system.processes import ALONE, Processes, ProcessesError, launched
@@ -101,16 +100,9 @@ def finish_capture(resolved: Resolved, store: TokenStore, here: Environment) -> 
 def measure(captured: Captured, config: RunConfig, processes: Processes = ALONE) -> Measurement:
     """Scores of the stored states; the processes share the boundaries, and each gets all scores. Needs no model."""
     with captured.stopwatch.stage("measure"), memory_enough(_TOO_LARGE):
+        n_layers = captured.identity.model.n_layers
         return measure_tokens(
-            captured.store,
-            captured.identity.protocol,
-            config.metrics,
-            n_layers=captured.identity.model.n_layers,
-            split_by=config.split_by,
-            device=pick_device(config.device),
-            progress=config.progress and processes.is_first,
-            processes=processes,
-            measure_memory=config.measure_memory,
+            captured.store, captured.identity.protocol, config, n_layers=n_layers, processes=processes
         )
 
 

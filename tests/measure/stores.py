@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from microscope_bench.adapters.base import LABELS
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
+from microscope_bench.config import RunConfig
+from microscope_bench.measure import Measurement, measure
+from microscope_bench.protocol import Protocol
 
 CPU = torch.device("cpu")
 
@@ -59,3 +63,11 @@ def noise(n: int, d: int, seed: int) -> Tensor:
 def noise_layers(n: int, d: int, n_boundaries: int, seed: int = 0) -> list[Tensor]:
     """Boundaries that have nothing to do with each other."""
     return [noise(n, d, 100 * seed + layer) for layer in range(n_boundaries)]
+
+
+def measurement_of(
+    store: TokenStore, protocol: Protocol, metrics: Sequence[str], n_layers: int, **config: Any
+) -> Measurement:
+    """What a store gives on the CPU."""
+    asked = RunConfig(metrics=tuple(metrics), device="cpu", progress=False, **config)
+    return measure(store, protocol, asked, n_layers=n_layers)

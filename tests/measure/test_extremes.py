@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from microscope_bench.measure import Measurement, measure
+from microscope_bench.measure import Measurement
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import named_protocol
-from tests.measure.stores import CPU, noise_layers, write_store
+from tests.measure.stores import measurement_of, noise_layers, write_store
 
 STATES = {"image": noise_layers(80, 6, 2), "text": noise_layers(60, 6, 2, seed=1)}
 
 
 def measured(path, states) -> Measurement:
     store = write_store(path, states, tokens_per_example=4)
-    return measure(store, named_protocol("geometry/1"), METRICS.names(), n_layers=1, device=CPU, progress=False)
+    return measurement_of(store, named_protocol("geometry/1"), METRICS.names(), n_layers=1)
 
 
 def rows_of(found: Measurement):

@@ -14,10 +14,10 @@ from microscope_bench import metrics
 from microscope_bench.adapters.base import IMAGE, TEXT
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.measure import measure
 from microscope_bench.measure.correctness import halves
+from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.protocol import named_protocol
-from tests.measure.stores import CPU, noise, noise_layers, write_store
+from tests.measure.stores import measurement_of, noise, noise_layers, write_store
 
 PROTOCOL = named_protocol("geometry/1").with_changes(tokens_per_example=8)
 METRICS = ("linearity", "intrinsic_dimension", "anisotropy")
@@ -43,10 +43,8 @@ def store_of(path, kinds, states=None):
     return other
 
 
-def measured(store, **options):
-    return measure(
-        store, PROTOCOL, METRICS, n_layers=BOUNDARIES - 1, split_by="correct", device=CPU, progress=False, **options
-    ).scores
+def scores_of(store):
+    return measurement_of(store, PROTOCOL, METRICS, n_layers=BOUNDARIES - 1, split_by="correct").scores
 
 
 KINDS = [("right", "wrong", "right", "several", "right", "open")[k % 6] for k in range(N)]
@@ -54,7 +52,7 @@ KINDS = [("right", "wrong", "right", "several", "right", "open")[k % 6] for k in
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
-    return measured(store_of(tmp_path_factory.mktemp("halves") / "s", KINDS))
+    return scores_of(store_of(tmp_path_factory.mktemp("halves") / "s", KINDS))
 
 
 def test_as_many_examples_of_each_are_drawn_and_none_without_an_answer(scores):
@@ -100,7 +98,7 @@ def test_a_half_is_scored_as_its_tokens_alone(tmp_path, scores, half, modality, 
 
 def test_the_whole_is_what_it_is_without_a_split(tmp_path, scores):
     store = store_of(tmp_path / "s", KINDS)
-    whole = measure(store, PROTOCOL, METRICS, n_layers=BOUNDARIES - 1, device=CPU, progress=False).scores
+    whole = measurement_of(store, PROTOCOL, METRICS, n_layers=BOUNDARIES - 1).scores
     assert scores[: len(whole)] == whole
     assert {s.tokens for s in scores[len(whole) :]} == {"correct", "wrong", "correct_no_sinks", "wrong_no_sinks"}
 
@@ -109,7 +107,7 @@ def test_a_sink_of_the_whole_is_a_sink_of_its_half(tmp_path):
     states = {"text": noise_layers(N * EACH, 6, BOUNDARIES)}
     for layer in states["text"]:
         layer[8, 2] = 5000.0  # of q1, answered wrongly
-    found = measured(store_of(tmp_path / "s", KINDS, states))
+    found = scores_of(store_of(tmp_path / "s", KINDS, states))
     counted = {s.tokens: s.n_tokens for s in found if s.metric == "anisotropy"}
     n = 1 if "q1" in drawn("wrong") else 0
     assert counted["no_sinks"] == N * EACH - 1 and counted["wrong_no_sinks"] == 160 - n
@@ -126,7 +124,7 @@ def test_both_halves_give_intrinsic_dimension_on_the_same_number_of_tokens(tmp_p
     wrong = [k for k in range(N) if KINDS[k] == "wrong"]
     for k in wrong:  # the tokens of wrong answers repeat: fewer of them are distinct
         copied[8 * k + 4 : 8 * k + 8] = copied[8 * k : 8 * k + 4]
-    found = measured(store_of(tmp_path / "s", KINDS, {"text": [copied, copied * 2, copied * 3]}))
+    found = scores_of(store_of(tmp_path / "s", KINDS, {"text": [copied, copied * 2, copied * 3]}))
     rows = {s.tokens: s for s in found if s.estimator == "twonn_mle" and s.layer == 1}
     assert rows["wrong"].n_tokens == 80 and rows["correct"].n_tokens == 160
     assert all(any(f.startswith("unmatched_n") for f in rows[half].flags) for half in ("correct", "wrong"))
@@ -141,7 +139,7 @@ def test_both_halves_give_intrinsic_dimension_on_the_same_number_of_tokens(tmp_p
     ],
 )
 def test_where_there_is_nothing_to_hold_against_each_other_the_rows_say_why(tmp_path, kinds, said):
-    found = measured(store_of(tmp_path / "s", kinds))
+    found = scores_of(store_of(tmp_path / "s", kinds))
     rows = [s for s in found if s.tokens.startswith(("correct", "wrong"))]
     assert len(rows) == 2 * len([s for s in found if s.tokens in ("all", "no_sinks")])
     assert all(s.value is None and s.stderr is None and said in s.reason and s.n_tokens == 0 for s in rows)
@@ -164,4 +162,5 @@ def test_what_is_drawn_hangs_neither_on_the_order_nor_on_chance(kinds, random):
 
 def test_an_unscored_answer_names_its_reason():
     records = [replace(record("a", "open"), unscored="choices of more than a letter")]
-    assert halves(records, seed=0) == "no answer was scored: choices of more than a letter"
+    with pytest.raises(NoValue, match="no answer was scored: choices of more than a letter"):
+        halves(records, seed=0)

@@ -8,11 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from microscope_bench.errors import MetricError, MicroscopeError
-from microscope_bench.measure import measure
 from microscope_bench.measure import memory_budget as space
 from microscope_bench.protocol import named_protocol
 from microscope_bench.system.key_values import memory_size
-from tests.measure.stores import CPU, noise_layers, write_store
+from tests.measure.stores import measurement_of, noise_layers, write_store
 
 PROTOCOL = named_protocol("geometry/1").with_changes(tokens_per_example=8, id_tokens=512)
 METRICS = ("linearity", "intrinsic_dimension", "anisotropy", "cka")
@@ -24,10 +23,10 @@ def test_scores_are_the_same(tmp_path: Path, free: int | None, monkeypatch: pyte
     for layers in states.values():
         layers[0][3] *= 1000  # a sink
     store = write_store(tmp_path / "store", states, 8)
-    whole = measure(store, PROTOCOL, METRICS, n_layers=1, device=CPU, progress=False)
+    whole = measurement_of(store, PROTOCOL, METRICS, n_layers=1)
     monkeypatch.setattr(space, "free_bytes", lambda device: free)
     size = None if free else 20_000_000
-    bound = measure(store, PROTOCOL, METRICS, n_layers=1, device=CPU, progress=False, measure_memory=size)
+    bound = measurement_of(store, PROTOCOL, METRICS, n_layers=1, measure_memory=size)
     assert {score.tokens for score in whole.scores} == {"all", "no_sinks"} and len(whole.scores) > 60
     for a, b in zip(whole.scores, bound.scores, strict=True):
         assert (a.metric, a.estimator, a.modality, a.tokens, a.flags, a.reason, a.n_tokens) == (
@@ -35,7 +34,7 @@ def test_scores_are_the_same(tmp_path: Path, free: int | None, monkeypatch: pyte
         )  # fmt: skip
         assert a.value == pytest.approx(b.value, rel=1e-9) and a.stderr == pytest.approx(b.stderr, rel=1e-9, abs=1e-12)
     with pytest.raises(MetricError, match=r"the least is 18MB"):
-        measure(store, PROTOCOL, METRICS, n_layers=1, device=CPU, progress=False, measure_memory=1000)
+        measurement_of(store, PROTOCOL, METRICS, n_layers=1, measure_memory=1000)
 
 
 @pytest.mark.parametrize("mainflow, clouds", [(False, 12), (True, 24)])

@@ -12,8 +12,9 @@ from microscope_bench.adapters.base import IMAGE, TEXT
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError, UnknownNameError
-from microscope_bench.measure import StoredTokens, measure
+from microscope_bench.measure import StoredTokens
 from microscope_bench.protocol import named_protocol
+from tests.measure.stores import measurement_of
 from tests.toy import LAYERS, ToyAdapter, ToyTask
 
 METRICS = ("linearity", "intrinsic_dimension", "anisotropy")
@@ -29,7 +30,7 @@ def store_of(path, task=None, batch_size=1, part_examples=16):
 
 
 def scores_of(store, protocol=PROTOCOL, names=METRICS):
-    return list(measure(store, protocol, names, n_layers=LAYERS, device=CPU, progress=False).scores)
+    return list(measurement_of(store, protocol, names, n_layers=LAYERS).scores)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.measure import StoredTokens, measure
+from microscope_bench.measure import StoredTokens
 from microscope_bench.measure.clouds import boundaries
 from microscope_bench.measure.survey import survey
-from microscope_bench.metrics import two_nn
+from microscope_bench.metrics import intrinsic_dimension_metric
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import named_protocol
-from tests.measure.stores import CPU, noise, noise_layers, write_store
+from tests.measure.stores import CPU, measurement_of, noise, noise_layers, write_store
 
 PROTOCOL = named_protocol("geometry/1")
 
@@ -30,7 +30,7 @@ def test_every_cloud_is_measured_on_the_number_of_tokens_that_all_of_them_have(t
     text, image = noise_layers(1300, 8, 3, 1), noise_layers(3000, 8, 3, 2)
     text[0][:] = noise(40, 8, 5).repeat(33, 1)[:1300]  # boundary 0 of text is a vocabulary
     store = write_store(tmp_path / "s", {"text": text, "image": image}, 10)
-    found = measure(store, PROTOCOL, ["intrinsic_dimension"], n_layers=2, device=CPU, progress=False)
+    found = measurement_of(store, PROTOCOL, ["intrinsic_dimension"], n_layers=2)
     n = {(s.modality, s.layer): (s.n_tokens, [f for f in s.flags if "unmatched" in f]) for s in found.scores}
     assert n.pop(("text", 0)) == (40, ["unmatched_n=40/1024"])
     assert set(map(str, n.values())) == {"(1024, [])"}, n
@@ -38,7 +38,7 @@ def test_every_cloud_is_measured_on_the_number_of_tokens_that_all_of_them_have(t
 
 def test_a_cloud_of_few_tokens_does_not_pull_the_others_down(tmp_path):
     store = write_store(tmp_path / "s", {"text": noise_layers(300, 8, 2, 1), "image": noise_layers(2100, 8, 2, 2)}, 10)
-    found = measure(store, PROTOCOL, ["intrinsic_dimension"], n_layers=1, device=CPU, progress=False)
+    found = measurement_of(store, PROTOCOL, ["intrinsic_dimension"], n_layers=1)
     n = {s.modality: s.n_tokens for s in found.scores}
     assert n == {"text": 300, "image": 2048, "joint": 2048}
 
@@ -82,7 +82,8 @@ def test_rounding_to_bfloat16_moves_intrinsic_dimension_by_less_than_its_error(t
     found = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         store = write_store(tmp_path / str(dtype), {"image": [states.to(dtype)] * 2}, 10)
-        estimates = {name: estimate for name, _, estimate in two_nn.scores(clouds_of(store, 1)[1]["image", "all"])}
+        scores = intrinsic_dimension_metric.scores(clouds_of(store, 1)[1]["image", "all"])
+        estimates = {name: estimate for name, _, estimate in scores}
         found[dtype] = estimates["twonn_discard10"]
     reference = found.pop(torch.float32)
     for score in found.values():
@@ -165,8 +166,8 @@ def test_what_a_metric_is_given_does_not_depend_on_the_metrics_beside_it(tmp_pat
     store = write_store(tmp_path / "s", {"text": noise_layers(700, 8, 2, 1), "image": noise_layers(2000, 8, 2, 2)}, 10)
 
     def found(*names):
-        measured = measure(store, PROTOCOL, names, n_layers=1, device=CPU, progress=False)
-        return [score for score in measured.scores if score.metric == "counts"]
+        given = measurement_of(store, PROTOCOL, names, n_layers=1)
+        return [score for score in given.scores if score.metric == "counts"]
 
     assert found("counts") == found("counts", "intrinsic_dimension")
     assert {score.value for score in found("counts")} == {512.0}
@@ -183,7 +184,7 @@ def test_an_estimator_that_a_metric_does_not_list_is_refused(tmp_path, monkeypat
     )
     store = write_store(tmp_path / "s", {"image": noise_layers(50, 4, 2)}, 10)
     with pytest.raises(MicroscopeError, match="metric odd gave estimator 'other'"):
-        measure(store, PROTOCOL, ["odd"], n_layers=1, device=CPU, progress=False)
+        measurement_of(store, PROTOCOL, ["odd"], n_layers=1)
 
 
 def test_sinks_do_not_count_among_the_tokens_that_a_cloud_has_enough_of(tmp_path):
@@ -191,5 +192,5 @@ def test_sinks_do_not_count_among_the_tokens_that_a_cloud_has_enough_of(tmp_path
     layers = noise_layers(1100, 8, 2)
     layers[1][:200, 3] = 5000.0
     store = write_store(tmp_path / "s", {"image": layers}, 10)
-    found = measure(store, PROTOCOL, ["intrinsic_dimension"], n_layers=1, device=CPU, progress=False)
+    found = measurement_of(store, PROTOCOL, ["intrinsic_dimension"], n_layers=1)
     assert {s.n_tokens for s in found.scores} == {512}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from microscope_bench.measure import measure
 from microscope_bench.metrics.core.sinks import long_rows, massive_rows, notable_dimensions, top_variance_share
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import named_protocol
-from tests.measure.stores import CPU, noise, noise_layers, write_store
+from tests.measure.stores import measurement_of, noise, noise_layers, write_store
 
 PROTOCOL = named_protocol("geometry/1").with_changes(id_tokens=1024)
 DEFAULT = ("linearity", "intrinsic_dimension", "anisotropy")
@@ -19,7 +18,7 @@ D, N, LAYERS = 24, 900, 2
 def measured(path, states, metrics=DEFAULT, protocol=PROTOCOL, per_example=9):
     n_layers = len(next(iter(states.values()))) - 1
     store = write_store(path, states, per_example)
-    return measure(store, protocol, metrics, n_layers=n_layers, device=CPU, progress=False)
+    return measurement_of(store, protocol, metrics, n_layers=n_layers)
 
 
 def by_key(scores, token_set):
@@ -72,7 +71,7 @@ def test_notable_dimensions_come_by_how_many_tokens_have_them():
 
 @pytest.mark.parametrize("d", [30, 600])
 def test_share_of_the_first_axis_is_that_of_a_singular_value_decomposition(d):
-    from microscope_bench.metrics.core.cloud import Chunk
+    from microscope_bench.metrics.core.cloud_rows import Chunk
     from microscope_bench.metrics.core.fold_moments import accumulate
 
     x = noise(700, d, 1).double()

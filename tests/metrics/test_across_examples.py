@@ -9,7 +9,8 @@ from torch import Tensor
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import intrinsic_dimension
 from microscope_bench.metrics.core.arrays import cloud_of
-from microscope_bench.metrics.two_nn import across_examples, scores_across_examples, twonn_mle
+from microscope_bench.metrics.core.distances import NeighbourDistances
+from microscope_bench.metrics.intrinsic_dimension_metric import scores_across_examples, twonn_mle
 from tests.metrics.oracles import gaussian
 
 
@@ -31,7 +32,9 @@ def test_equals_brute_force_however_many_neighbours_are_kept(kept: int) -> None:
     x, groups = strings()
     cloud = cloud_of(x, None, groups)
     cloud.n_neighbours = kept
-    assert across_examples(cloud).estimate(twonn_mle).value == pytest.approx(by_brute_force(x, groups), rel=1e-12)
+    assert NeighbourDistances.across_examples(cloud).estimate(twonn_mle).value == pytest.approx(
+        by_brute_force(x, groups), rel=1e-12
+    )
 
 
 def test_the_lines_of_the_examples_no_longer_count() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from microscope_bench.cli.main import main
 from microscope_bench.metrics import METRICS
 from microscope_bench.metrics.core.cloud import ArrayCloud
 from tests.metrics.oracles import gaussian
+from tests.results.sample import forge, with_scores
+from tests.toy import result_files, run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_metric.md").read_text(encoding="utf-8")
 MODULE, USE = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -71,3 +76,29 @@ def test_the_example_prints_what_the_page_says() -> None:
 
 def test_the_module_can_be_listed_without_torch() -> None:
     subprocess.run([sys.executable, "-c", MODULE + "\nimport sys; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_the_example_goes_all_the_way_without_another_line(
+    metric: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    result = run(results, metrics=("anisotropy", "norm_spread"))
+    assert result.identity.metrics["norm_spread"] == metric.version
+    assert all(score.value is not None for score in result.scores if score.metric == "norm_spread")
+    (file,) = map(str, result_files(results))
+    assert main(["validate", file]) == 0
+    pages = {form: tmp_path / f"page.{form}" for form in ("markdown", "html", "latex", "csv", "json")}
+    for form, page in pages.items():
+        assert main(["leaderboard", str(results), "--format", form, "-o", str(page)]) == 0
+        assert ("norm_spread" if form in ("csv", "json") else "norm spread") in page.read_text(encoding="utf-8"), form
+    assert main(["report", file, "-o", str(tmp_path / "report.html")]) == 0
+    assert "norm spread" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert main(["plot", file, "-o", str(tmp_path / "plots")]) == 0
+    assert list((tmp_path / "plots").glob("*norm_spread*"))
+    capsys.readouterr()
+    assert main(["cite", file]) == 0
+    assert f"norm_spread (version {metric.version})" in capsys.readouterr().out
+    moved = with_scores(result, lambda s: replace(s, value=s.value + 1) if s.metric == "norm_spread" else s)
+    (tmp_path / "moved.json").write_text(json.dumps(forge(moved.to_dict())), encoding="utf-8")
+    assert main(["compare", file, file]) == 0 and main(["compare", file, str(tmp_path / "moved.json")]) == 1
+    assert "norm_spread relative" in capsys.readouterr().out

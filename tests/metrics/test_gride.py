@@ -13,7 +13,7 @@ from torch import Tensor
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import METRICS, gride, intrinsic_dimension
 from microscope_bench.metrics.core.arrays import cloud_of
-from microscope_bench.metrics.scale import SCALES, gride_mle
+from microscope_bench.metrics.gride_metric import SCALES, gride_mle
 from tests.metrics.oracles import gaussian
 
 DADAPY = {1: 5.323050, 2: 4.735592, 4: 4.691278, 8: 4.302281, 16: 4.071965, 32: 3.904322, 64: 3.464653}

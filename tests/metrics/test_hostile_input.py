@@ -11,7 +11,7 @@ import torch
 
 from microscope_bench import metrics
 from microscope_bench.errors import MetricError, UnknownNameError
-from microscope_bench.metrics import frechet
+from microscope_bench.metrics.core import frechet
 from microscope_bench.metrics.core.arrays import matrix
 from microscope_bench.metrics.core.jackknife import OUT_OF_RANGE, jackknifed
 from tests.metrics.oracles import gaussian, next_states
@@ -184,7 +184,7 @@ def test_arithmetic_that_fails_is_a_reason_and_takes_the_standard_error_of_a_fol
 
 def test_metrics_that_compute_ahead_of_the_jackknife_give_the_reason_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(frechet.ESTIMATORS, "exact", lambda a, b: 1 / 0)
-    monkeypatch.setattr("microscope_bench.metrics.linear_fit.LinearFit", lambda moments: 1 / 0)
+    monkeypatch.setattr("microscope_bench.metrics.core.linear_folds.LinearFit", lambda moments: 1 / 0)
     for ask in (lambda: metrics.mir(X, TEXT), lambda: metrics.linearity(X, Y)):
         with pytest.raises(MetricError, match=OUT_OF_RANGE):
             ask()

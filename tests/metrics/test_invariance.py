@@ -11,7 +11,7 @@ from torch import Tensor
 from microscope_bench.metrics import Estimate, anisotropy, gride, intrinsic_dimension, linearity, pareto_distance
 from microscope_bench.metrics.core.cloud import ArrayCloud
 from microscope_bench.metrics.core.workspace import Workspace
-from microscope_bench.metrics.linear_fit import scores
+from microscope_bench.metrics.linearity_metric import scores
 from tests.metrics.oracles import gaussian, next_states
 
 N, D = 150, 5

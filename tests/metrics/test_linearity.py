@@ -13,11 +13,13 @@ from torch import Tensor
 from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import Estimate, linearity
 from microscope_bench.metrics.core.arrays import cloud_of
-from microscope_bench.metrics.core.cloud import Chunk
+from microscope_bench.metrics.core.axes import RANK_CUTOFF
+from microscope_bench.metrics.core.cloud_rows import Chunk
 from microscope_bench.metrics.core.fold_moments import accumulate
-from microscope_bench.metrics.core.linear_solve import RANK_CUTOFF, LinearFit
-from microscope_bench.metrics.core.resampling import assign_folds
-from microscope_bench.metrics.linear_fit import ESTIMATORS, Linearity, explained, scores
+from microscope_bench.metrics.core.folds import assign_folds
+from microscope_bench.metrics.core.linear_folds import explained
+from microscope_bench.metrics.core.linear_solve import LinearFit
+from microscope_bench.metrics.linearity_metric import ESTIMATORS, Linearity, scores
 from tests.metrics.oracles import conditioned, gaussian, hard_clouds, massive, next_states, reference, svd_linearity
 
 STREAMS = ["hidden", "update"]
@@ -285,7 +287,7 @@ def test_the_null_is_the_mean_over_permutations_of_the_rows(stream: str) -> None
     for seed in range(100):
         drawn = Linearity(cloud_of(x, permuted(x, target, stream, seed), groups))
         in_sample.append(drawn.estimate("in_sample", stream).value)
-        errors.append(np.sum([fit.held_out[stream] for fit in drawn.replicates.values()], 0))
+        errors.append(np.sum([fit.held_out[stream] for fit in drawn.fits.replicates.values()], 0))
     assert value(x, y, stream, "in_sample_permuted", groups) == 4 / 99
     assert np.mean(in_sample) == pytest.approx(4 / 99, abs=4 * np.std(in_sample) / 100**0.5)
     held_out = [1 - rss / tss for rss, tss in errors]
@@ -326,7 +328,7 @@ def test_the_null_has_the_standard_error_of_its_refits() -> None:
     for j in range(10):
         cloud = cloud_of(x[fold != j], next_states(x)[fold != j], groups[fold != j])
         cloud.fold, cloud.n_folds = torch.from_numpy(fold[fold != j]), 10
-        null = explained(fit.held_out["permuted"] for fit in Linearity(cloud).replicates.values())
+        null = explained(fit.held_out["permuted"] for fit in Linearity(cloud).fits.replicates.values())
         assert null is not None
         replicates.append(null)
     expected = (9 / 10 * np.sum((np.array(replicates) - np.mean(replicates)) ** 2)) ** 0.5

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import mir, modality_integration_rate
 from microscope_bench.metrics.core.cloud import ArrayCloud
-from microscope_bench.metrics.frechet import trace_of_root, without_outliers
+from microscope_bench.metrics.core.frechet import trace_of_root, without_outliers
 from microscope_bench.metrics.registry import METRICS
 from tests.metrics.oracles import conditioned, gaussian, massive
 

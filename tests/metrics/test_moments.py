@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from microscope_bench.metrics.core.cloud import Chunk
+from microscope_bench.metrics.core.cloud_rows import Chunk
 from microscope_bench.metrics.core.fold_moments import FoldMoments, accumulate, merge
 from microscope_bench.metrics.core.moments import Moments
 from tests.metrics.oracles import gaussian, massive, next_states

@@ -10,7 +10,7 @@ from scipy import stats
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import pareto_distance
 from microscope_bench.metrics.core.neighbours import nearest_neighbours
-from microscope_bench.metrics.pareto_fit import is_rejected, ks_distance
+from microscope_bench.metrics.pareto_metric import is_rejected, ks_distance
 from tests.metrics.oracles import gaussian
 
 

@@ -84,8 +84,8 @@ def test_describing_the_metrics_imports_no_torch() -> None:
     "first",
     [
         "import microscope_bench",
-        "import microscope_bench.metrics.linear_fit",
-        "import microscope_bench.metrics.functions",
+        "import microscope_bench.metrics.linearity_metric",
+        "import microscope_bench.metrics.core.arrays",
         "from microscope_bench.metrics.registry import METRICS; METRICS.get('linearity').scores",
     ],
 )

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from microscope_bench.errors import MetricError
-from microscope_bench.metrics import METRICS, Estimate, intrinsic_dimension, sample_size
-from microscope_bench.metrics.core import neighbours
+from microscope_bench.metrics import METRICS, Estimate, intrinsic_dimension, intrinsic_dimension_metric
+from microscope_bench.metrics.core import distances, neighbours
 from microscope_bench.metrics.core.arrays import cloud_of
-from microscope_bench.metrics.core.cloud import sample_of
+from microscope_bench.metrics.core.cloud_rows import sample_of
 from tests.metrics.oracles import gaussian
 
 
@@ -38,7 +38,7 @@ def test_rotation_scale_shift_and_the_order_among_the_tokens_drawn_change_nothin
     def estimates(x: Tensor, groups: Tensor) -> list[Estimate]:
         cloud = cloud_of(x, None, None)
         cloud.distinct = sample_of(x, groups % 10, groups, None, 10)
-        return [sample_size.estimate_on(cloud, n) for n in (256, 512)]
+        return [intrinsic_dimension_metric.estimate_on(cloud, n) for n in (256, 512)]
 
     rotation = torch.linalg.qr(gaussian(5, 5, seed))[0]
     shuffled = torch.randperm(256, generator=torch.Generator().manual_seed(seed))
@@ -55,10 +55,10 @@ def test_the_matched_tokens_are_not_searched_twice(monkeypatch: pytest.MonkeyPat
         searched.append(len(x))
         return neighbours.nearest_neighbours(x, k)
 
-    monkeypatch.setattr(sample_size, "nearest_neighbours", search)
+    monkeypatch.setattr(distances, "nearest_neighbours", search)
     cloud = cloud_of(gaussian(1100, 6), None, None)
     cloud.wanted_n = 512
-    list(sample_size.scores(cloud))
+    list(intrinsic_dimension_metric.scores_by_n(cloud))
     assert searched == [256, 1024]
 
 

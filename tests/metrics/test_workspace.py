@@ -15,7 +15,7 @@ from microscope_bench.metrics.core.cloud import ArrayCloud
 from microscope_bench.metrics.core.duplicates import first_of_copies
 from microscope_bench.metrics.core.moments import Moments
 from microscope_bench.metrics.core.workspace import LEAST_ELEMENTS, LEAST_ROWS, Workspace
-from microscope_bench.metrics.linear_fit import Linearity
+from microscope_bench.metrics.linearity_metric import Linearity
 from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS
 from tests.metrics.allocations import Allocations
 from tests.metrics.oracles import gaussian, next_states

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from microscope_bench.errors import MetricError
-from microscope_bench.metrics.core.cloud import ArrayCloud, Cloud
+from microscope_bench.metrics.core.cloud import ArrayCloud
 from microscope_bench.metrics.core.estimate import Estimate
-from microscope_bench.metrics.core.resampling import assign_folds
+from microscope_bench.metrics.core.folds import assign_folds
+from microscope_bench.metrics.core.jackknife import non_finite
+from microscope_bench.metrics.core.moments import usable_rows
+from microscope_bench.metrics.core.text_pair import TextPair
 from microscope_bench.system.lazy_registry import unknown_name
 
 N_FOLDS = 10
@@ -32,11 +35,7 @@ def known(kind: str, name: str, names: Iterable[str]) -> None:
 
 
 def whole(name: str, number: int) -> int:
-    """A whole number, of numpy or torch too, as Python's.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """A whole number, of numpy or torch too, as Python's; else a ValueError."""
     try:
         return operator.index(number)
     except TypeError:
@@ -44,11 +43,7 @@ def whole(name: str, number: int) -> int:
 
 
 def required(metric: str, estimate: Estimate, remedy: str) -> Estimate:
-    """The estimate, if it has a value.
-
-    Raises:
-        MetricError: it has none; the message says why and what to do.
-    """
+    """The estimate, or a MetricError that says why it has no value and what to do."""
     if estimate.value is not None:
         return estimate
     if "non_finite" in estimate.flags:
@@ -87,11 +82,7 @@ def matrix(name: str, values: Array) -> Tensor:
 
 
 def example_ids(groups: Groups) -> NDArray[Any]:
-    """The examples' ids as an array of integers (of other numbers where they are given) or of strings.
-
-    Raises:
-        ValueError: some are missing (None, NaN), or they are neither all numbers nor all strings.
-    """
+    """The examples' ids as an array of integers (of other numbers where they are given) or of strings."""
     ids = np.asarray(groups.tolist() if isinstance(groups, Tensor) else groups)
     if ids.dtype.kind == "O" and any(all(isinstance(one, kind) for one in ids.flat) for kind in (str, Integral)):
         ids = ids.astype(str)
@@ -103,28 +94,19 @@ def example_ids(groups: Groups) -> NDArray[Any]:
     return ids
 
 
-def cloud_of(
-    x: Tensor,
-    y: Tensor | None,
-    groups: Groups | None,
-    deduplicate: bool = True,
-    text: Cloud | None = None,
-    n_folds: int = N_FOLDS,
-) -> ArrayCloud:
-    """The cloud of some arrays, in folds of whole groups.
-
-    Args:
-        x: (N, d), from :func:`matrix`.
-        y: (N, d), or None.
-        groups: (N,) the example each row belongs to; None: each row is its own.
-        deduplicate: whether copies are dropped where a metric wants distinct rows.
-        text: the cloud it is held against, or None.
-        n_folds: at most so many.
+def cloud_of(x: Tensor, y: Tensor | None, groups: Groups | None, n_folds: int = N_FOLDS) -> ArrayCloud:
+    """The cloud of some arrays from :func:`matrix`, in at most ``n_folds`` folds of whole groups.
 
     Raises:
-        ValueError: groups of another length, or that name no examples; or ``n_folds`` below 1.
+        ValueError: ``x`` and ``y`` of different shapes, groups of another length, or that name no examples; or
+            ``n_folds`` below 1.
     """
     n = x.shape[0]
+    if y is not None and x.shape != y.shape:
+        raise ValueError(
+            f"x and y are the same tokens at two boundaries and need one shape, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}"
+        )
     if whole("n_folds", n_folds) < 1:
         raise ValueError(f"n_folds must be at least 1, not {n_folds}")
     ids = np.arange(n) if groups is None else example_ids(groups)
@@ -135,30 +117,36 @@ def cloud_of(
     fold = assign_folds(distinct.tolist(), n_folds, SEED)[example] if n else np.empty(0, dtype=np.int64)
     return ArrayCloud(
         x,
-        y,
+        None if y is None else y.to(x.device),
         fold=torch.from_numpy(fold).to(x.device),
         example=torch.from_numpy(example.astype(np.int64)).to(x.device),
         n_folds=n_folds,
-        deduplicate=deduplicate,
-        text=text,
     )
 
 
-def pair_of(x: Tensor, text: Tensor, groups: Groups | None, text_groups: Groups | None) -> ArrayCloud:
-    """The cloud of some arrays beside that of text tokens, in 10 folds of whole groups, the same for both.
+def cloud_from(x: Array, groups: Groups | None) -> ArrayCloud:
+    """The cloud of an array that a public function was given."""
+    return cloud_of(matrix("x", x), None, groups)
 
-    Args:
-        x: (N, d), from :func:`matrix`.
-        text: (M, d), from :func:`matrix`.
-        groups: (N,) the example each row of ``x`` belongs to, by the same names as in ``text_groups``.
-        text_groups: (M,); None for both: each row of either is an example of its own.
+
+def finite_cloud(metric: str, x: Array, groups: Groups | None) -> ArrayCloud:
+    """The same, if all of its rows are usable; else a MetricError."""
+    cloud = cloud_from(x, groups)
+    if bad := int((~usable_rows(cloud.x)).sum()):
+        required(metric, non_finite(bad, cloud.n_tokens, cloud.n_examples), "")
+    return cloud
+
+
+def pair_from(x: Array, text: Array, groups: Groups | None, text_groups: Groups | None) -> TextPair:
+    """The cloud of an array beside that of text tokens, in 10 folds of whole groups, the same for both.
 
     Raises:
         ValueError: different widths, groups of one of the two only, of another length, or that name no examples.
     """
-    n, m = len(x), len(text)
-    if x.shape[1] != text.shape[1]:
-        raise ValueError(f"both clouds need one width d, got {x.shape[1]} and {text.shape[1]}")
+    states, text_states = matrix("x", x), matrix("text", text)
+    n, m = len(states), len(text_states)
+    if states.shape[1] != text_states.shape[1]:
+        raise ValueError(f"both clouds need one width d, got {states.shape[1]} and {text_states.shape[1]}")
     if (groups is None) != (text_groups is None):
         raise ValueError("groups and text_groups name the same examples: give both or neither")
     ids = None
@@ -170,6 +158,6 @@ def pair_of(x: Tensor, text: Tensor, groups: Groups | None, text_groups: Groups 
                 f"{named[0].shape} and {named[1].shape}"
             )
         ids = np.concatenate(named)
-    both = cloud_of(x.new_zeros(n + m, 1), None, ids)
-    beside = ArrayCloud(text.to(x.device), None, both.fold[n:], both.example[n:], both.n_folds)
-    return ArrayCloud(x, None, both.fold[:n], both.example[:n], both.n_folds, text=beside)
+    both = cloud_of(states.new_zeros(n + m, 1), None, ids)
+    beside = ArrayCloud(text_states.to(states.device), None, both.fold[n:], both.example[n:], both.n_folds)
+    return TextPair(ArrayCloud(states, None, both.fold[:n], both.example[:n], both.n_folds, text=beside), beside)

@@ -9,74 +9,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from microscope_bench.metrics.core.axes import Spectrum, spectra_of
+from microscope_bench.metrics.core.cloud_rows import Chunk, Sample, sample_of
 from microscope_bench.metrics.core.directions import Directions, directions_of
 from microscope_bench.metrics.core.duplicates import first_of_copies
-from microscope_bench.metrics.core.eigenvalues import Spectrum, spectra_of
 from microscope_bench.metrics.core.fold_moments import FoldMoments, accumulate_parked
 from microscope_bench.metrics.core.neighbours import nearest_neighbours
 from microscope_bench.metrics.core.workspace import Workspace
 
 SAMPLE_SEED = 0
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive rows of a cloud.
-
-    Attributes:
-        x: (m, d) states at this boundary, in the dtype they are kept in.
-        y: (m, d) the same tokens at the next boundary, or None at the last one.
-        fold: int64 (m,), the fold of the example each row belongs to.
-        example: int64 (m,), the index of that example.
-    """
-
-    x: Tensor
-    y: Tensor | None
-    fold: Tensor
-    example: Tensor
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows drawn from a cloud for a metric that cannot stream, in a seeded random order: the first m are a sample too.
-
-    Attributes:
-        x: float64 (n, d).
-        fold: int64 (n,), the fold that leaves with the row's example; −1 for a row with copies in several folds, which
-            stays whichever fold leaves.
-        example: int64 (n,), the index of the row's example; −1 for a row with copies in several examples.
-        looked_at: int64 (n,), how many rows were looked at, copies included, before the row after this one was found.
-        examples_seen: int64 (n,), how many distinct examples were among those.
-        n_folds: number of folds of the cloud.
-    """
-
-    x: Tensor
-    fold: Tensor
-    example: Tensor
-    looked_at: Tensor
-    examples_seen: Tensor
-    n_folds: int
-
-    @property
-    def n_examples(self) -> int:
-        """Distinct examples among the rows looked at, copies included."""
-        return int(self.examples_seen[-1]) if len(self.x) else 0
-
-    @property
-    def duplicates(self) -> float:
-        """Share of the rows looked at that were copies of another row and were dropped."""
-        return 1.0 - len(self.x) / int(self.looked_at[-1]) if len(self.x) else 0.0
-
-    def first(self, n: int) -> Sample:
-        """The first n rows; all of them where there are fewer."""
-        rows = ("x", "fold", "example", "looked_at", "examples_seen")
-        return replace(self, **{name: getattr(self, name)[:n] for name in rows})
 
 
 class Cloud(ABC):
@@ -189,36 +135,28 @@ class ArrayCloud(Cloud):
         fold: int64 (N,).
         example: int64 (N,), the index of each row's example.
         n_folds: number of folds.
-        deduplicate: False keeps copies among the distinct rows, to see what they do.
         text: the cloud of text tokens it is held against, or None.
 
     Attributes:
         wanted_n: what :attr:`matched_n` says; set before anything is computed.
+        deduplicate: False keeps copies among the distinct rows, to see what they do.
     """
 
     wanted_n: int | None = None
+    deduplicate = True
 
     def __init__(
-        self,
-        x: Tensor,
-        y: Tensor | None,
-        fold: Tensor,
-        example: Tensor,
-        n_folds: int,
-        deduplicate: bool = True,
-        text: Cloud | None = None,
+        self, x: Tensor, y: Tensor | None, fold: Tensor, example: Tensor, n_folds: int, text: Cloud | None = None
     ) -> None:
         self.x, self.fold, self.example = x, fold, example
         self.n_tokens, self.dim = x.shape
         self.n_examples = int(torch.unique(example).numel())
         self.n_folds = n_folds
-        self.deduplicate = deduplicate
         self.text = text
-        self.next = None if y is None else ArrayCloud(y, None, fold, example, n_folds, deduplicate)
+        self.next = None if y is None else ArrayCloud(y, None, fold, example, n_folds)
 
     @property
     def matched_n(self) -> int | None:
-        """How many distinct rows to measure on."""
         return self.wanted_n
 
     def chunks(self) -> Iterator[Chunk]:
@@ -235,47 +173,3 @@ class ArrayCloud(Cloud):
         if distinct and self.deduplicate:
             first = first_of_copies(self.x[order], block_elements=self.workspace.block_elements)
         return sample_of(self.x[order], self.fold[order], self.example[order], first, self.n_folds)
-
-
-def sample_of(x: Tensor, fold: Tensor, example: Tensor, first: Tensor | None, n_folds: int) -> Sample:
-    """The sample that rows make when the copies among them are dropped.
-
-    Args:
-        x: (n, d), any real dtype.
-        fold: int64 (n,).
-        example: int64 (n,).
-        first: int64 (n,), for every row the first one that it is a copy of, itself where it is none; None keeps all.
-        n_folds: number of folds of the cloud.
-    """
-    row = torch.arange(x.shape[0], device=x.device)
-    if first is None:
-        return Sample(x.double(), fold, example, row + 1, distinct_so_far(example), n_folds)
-    kept = torch.nonzero(first == row).flatten()
-    looked_at = torch.cat([kept, row[-1:] + 1])[1:]
-    return Sample(
-        x=x[kept].double(),
-        fold=common(fold, first)[kept],
-        example=common(example, first)[kept],
-        looked_at=looked_at,
-        examples_seen=distinct_so_far(example)[looked_at - 1],
-        n_folds=n_folds,
-    )
-
-
-def distinct_so_far(group: Tensor) -> Tensor:
-    """int64 (n,): how many distinct groups there are among the rows up to each.
-
-    >>> distinct_so_far(torch.tensor([4, 4, 2, 4, 7]))
-    tensor([1, 1, 2, 2, 3])
-    """
-    groups, which = torch.unique(group, return_inverse=True)
-    row = torch.arange(len(group), device=group.device)
-    first_row = torch.full_like(groups, len(group)).scatter_reduce(0, which, row, "amin")
-    return (row == first_row[which]).cumsum(0)
-
-
-def common(group: Tensor, first: Tensor) -> Tensor:
-    """int64 (n,): at the first of several copies the group that all of them share, or −1; elsewhere the row's own."""
-    shared = group.clone()
-    shared[first[group != group[first]]] = -1
-    return shared

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from microscope_bench.metrics.core.cloud import Chunk
+from microscope_bench.metrics.core.cloud_rows import Chunk
+from microscope_bench.metrics.core.estimate import NoValue
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,17 @@ class Directions:
     total: Tensor
     zero: int
 
-    def mean(self, left_out: int | None = None) -> Tensor | None:
-        """float64 (d,): the mean unit vector, without fold ``left_out``; None where no row is left."""
+    def mean(self, left_out: int | None = None) -> Tensor:
+        """float64 (d,): the mean unit vector, without fold ``left_out``.
+
+        Raises:
+            NoValue: no row is left.
+        """
         kept = self.fold != (-1 if left_out is None else left_out)
         n = float(self.n[kept].sum())
-        return self.total[kept].sum(0) / n if n else None
+        if not n:
+            raise NoValue("all tokens of one modality are zeros and have no direction")
+        return self.total[kept].sum(0) / n
 
 
 def directions_of(chunks: Iterable[Chunk], dim: int) -> Directions:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
-from microscope_bench.metrics.core.cloud import Cloud, Sample
-from microscope_bench.metrics.core.estimate import Estimate
-from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
+from microscope_bench.metrics.core.cloud import Cloud
+from microscope_bench.metrics.core.cloud_rows import Sample
+from microscope_bench.metrics.core.estimate import Estimate, NoValue
+from microscope_bench.metrics.core.jackknife import jackknifed, non_finite
+from microscope_bench.metrics.core.neighbours import nearest_neighbours, same_group
 from microscope_bench.metrics.record import EstimatorScore
 
 
@@ -31,6 +34,36 @@ class NeighbourDistances:
     def of(cls, cloud: Cloud) -> NeighbourDistances:
         """Of the matched rows of a cloud without NaN and infinity, as many neighbours as the cloud keeps."""
         return cls(cloud.matched, lambda: cloud.neighbours[0], cloud.matched_n)
+
+    @classmethod
+    def across_examples(cls, cloud: Cloud) -> NeighbourDistances:
+        """The two nearest of each matched row among the rows of other examples.
+
+        A row with copies in several examples belongs to none of them and may be anybody's neighbour. Rows whose two are
+        not among the neighbours that the cloud keeps are searched for again.
+        """
+        sample = cloud.matched
+
+        def search() -> Tensor:
+            kept, rows = cloud.neighbours
+            nearest = kept.masked_fill(same_group(sample.example[:, None], sample.example[rows]), torch.inf)
+            nearest = nearest.sort(1).values[:, :2]
+            short = torch.nonzero(nearest[:, 1].isinf()).flatten()
+            nearest[short] = nearest_neighbours(sample.x, 2, short, exclude=sample.example)[0]
+            return nearest
+
+        return cls(sample, search, cloud.matched_n)
+
+    @classmethod
+    def of_first(cls, cloud: Cloud, n: int) -> NeighbourDistances:
+        """The two nearest among the first n distinct rows."""
+        sample = cloud.distinct.first(n)
+
+        def search() -> Tensor:
+            already_searched = cloud.matched.x.shape[0] == n  # the matched rows are the first ones too
+            return cloud.neighbours[0] if already_searched else nearest_neighbours(sample.x, 2)[0]
+
+        return cls(sample, search)
 
     @cached_property
     def distances(self) -> Tensor:
@@ -76,11 +109,11 @@ class NeighbourDistances:
             return self.null(self.problem)
         sample, distances = self.sample, self.distances
 
-        def outcome(without: int | None) -> Outcome:
+        def outcome(without: int | None) -> float:
             value = compute(distances if without is None else distances[sample.fold != without])
-            return (
-                f"too few of the {self.n} tokens have two neighbours at different distances" if value is None else value
-            )
+            if value is None:
+                raise NoValue(f"too few of the {self.n} tokens have two neighbours at different distances")
+            return value
 
         return jackknifed(outcome, range(sample.n_folds), self.n, sample.n_examples, self.flags)
 

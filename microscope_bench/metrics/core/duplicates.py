@@ -32,16 +32,15 @@ NORM_BLOCK = 512
 
 
 def first_of_copies(x: Tensor, keys: Tensor | None = None, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
-    """For every row the first row that it is a copy of, exact or but for rounding; itself where it is none.
+    """For every row, int64 (n,), the first that it is a copy of, exact or but for rounding; itself where it is none.
+
+    No row is a copy of a row that is itself a copy of another.
 
     Args:
         x: (n, d), any real dtype.
         keys: int64 (n,), equal for rows that come from the same input; in a half type only those can be copies but for
             rounding. None where that is not known.
         block_elements: bound on the size of a temporary matrix.
-
-    Returns:
-        int64 (n,), on the device of ``x``. No row is a copy of a row that is itself a copy of another.
     """
     first = first_copies(x, block_elements)
     row = torch.arange(len(x), device=x.device)
@@ -69,15 +68,7 @@ def _followed(first: Tensor, kept: Tensor, near: Tensor) -> Tensor:
 def first_of_same(
     x: Tensor, rows: Tensor, keys: Tensor, tolerance: float, block_elements: int = BLOCK_ELEMENTS
 ) -> Tensor:
-    """For each of some rows the first of them with its key, if that lies within ``tolerance`` of its norm, or itself.
-
-    Args:
-        x: (n, d), any real dtype.
-        rows: int64 (m,), ascending.
-        keys: int64 (m,).
-        tolerance: see :data:`COPY_TOLERANCE`.
-        block_elements: bound on the size of a temporary matrix.
-    """
+    """For each of some rows the first of its key, if that lies within ``tolerance`` of its norm, or itself."""
     out = rows.clone()
     _, group = torch.unique(keys, return_inverse=True)
     leader = torch.full((len(rows),), len(rows), device=x.device, dtype=torch.int64)
@@ -95,13 +86,6 @@ def first_copies(x: Tensor, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """For every row the index of the first row that is an exact copy of it, itself where there is none before.
 
     −0.0 equals 0.0. Rows are told apart by a 128-bit hash of their bytes, so wide rows of many tokens need no sorting.
-
-    Args:
-        x: (n, d), any dtype.
-        block_elements: bound on the size of a temporary matrix.
-
-    Returns:
-        int64 (n,), on the device of ``x``.
 
     >>> first_copies(torch.tensor([[0.0, 1.0], [2.0, 3.0], [-0.0, 1.0]]))
     tensor([0, 1, 0])
@@ -121,16 +105,8 @@ def first_near_copies(x: Tensor, tolerance: float, block_elements: int = BLOCK_E
     """For every row the index of the first row within ``tolerance`` times its own norm, itself where there is none.
 
     The same token in two batches differs in its last bits, and such a pair looks to TwoNN like a point of dimension 0.
-    Rows of which one is longer by more than the tolerance cannot be that near, so each is compared only with those of
-    about its own norm.
-
-    Args:
-        x: float64 (n, d).
-        tolerance: below 1.
-        block_elements: bound on the size of a temporary matrix.
-
-    Returns:
-        int64 (n,), on the device of ``x``.
+    Rows of which one is longer by more than the tolerance cannot be that near, so each, of float64, is compared only
+    with those of about its own norm.
     """
     n, d = x.shape
     first = torch.arange(n, device=x.device)

@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 
 
+class NoValue(Exception):
+    """Raised by a statistic that the rows at hand do not have; its text becomes the reason of an :class:`Estimate`."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """One number with its uncertainty, or the reason why there is none.

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from microscope_bench.metrics.core.moments import Moments, Within, leaving_out, usable_rows
+from microscope_bench.metrics.core.cloud_rows import Chunk
+from microscope_bench.metrics.core.moments import ROUNDING, Moments, Within, leaving_out, usable_rows
 from microscope_bench.metrics.core.workspace import Workspace
-
-if TYPE_CHECKING:
-    from microscope_bench.metrics.core.cloud import Chunk
 
 PIECE_ELEMENTS = 2**20
 """Numbers of one fold that are summed at once: 8 MiB of float64, which the several looks at them find in the cache."""
 
 LEAST_PIECE = 1024
 """Rows that are summed at once at least: with fewer the sums, (d, d), are fetched more often than they are worth."""
+
+
+@dataclass(frozen=True)
+class Centre:
+    """Where n rows lie and how far they spread."""
+
+    n: int
+    mean: Tensor
+    squares: float  # Σ ‖x − x̄‖²
+
+    @property
+    def total_variance(self) -> float:
+        """Σ ‖x − x̄‖² / (n − 1), 0 where it is nothing but rounding; n is at least 2."""
+        rounding = self.n * ROUNDING**2 * float(self.mean.square().sum())
+        return self.squares / (self.n - 1) if self.squares > rounding else 0.0
 
 
 @dataclass
@@ -50,6 +63,18 @@ class FoldMoments:
         They are summed anew: subtracting fold k from the total would cancel where k holds the massive activations.
         """
         return Moments.merged([fold for j, fold in enumerate(self.folds) if j != k])
+
+    def centre(self, left_out: int | None = None) -> Centre:
+        """Mean and spread of all rows, or of all but those of a fold; no matrices."""
+        parts = [fold for k, fold in enumerate(self.folds) if fold.n and k != left_out]
+        total = sum(part.n for part in parts)
+        if not parts:
+            return Centre(0, torch.zeros_like(self.folds[0].mean_x), 0.0)
+        n = torch.tensor([part.n for part in parts], dtype=torch.float64, device=parts[0].mean_x.device)
+        means = torch.stack([part.mean_x for part in parts])
+        mean = means[0] + (n @ (means - means[0])) / total
+        within = sum(float(part.c_xx.diagonal().sum()) for part in parts)
+        return Centre(total, mean, within + float(n @ (means - mean).square().sum(1)))
 
     def without_each(self) -> Iterator[tuple[int, Moments]]:
         """k, :meth:`without` (k) for each fold that holds rows; one at a time, in no particular order."""
@@ -93,14 +118,11 @@ def accumulate(
     """Moments of a cloud that comes in chunks. Memory: two (d, d) float64 matrices per fold, and one chunk.
 
     Args:
-        chunks: the rows; see :class:`~microscope_bench.metrics.core.cloud.Chunk`.
+        chunks: the rows.
         dim: d.
         n_folds: number of folds.
         has_next: whether the chunks carry y.
         only: the folds whose moments are wanted; those of the others are of width 0. None is all.
-
-    Returns:
-        The moments, on the device of the chunks.
 
     Raises:
         ValueError: a chunk without y although ``has_next``, or of another width than ``dim``.
@@ -141,12 +163,7 @@ def accumulate(
 
 
 def merge(a: FoldMoments, b: FoldMoments, parked: bool = False) -> FoldMoments:
-    """Moments of two disjoint clouds together, fold by fold: a joint cloud from that of each modality.
-
-    Args:
-        a: of the one.
-        b: of the other.
-        parked: whether the matrices are to wait in the host's memory.
+    """Moments of two disjoint clouds together, fold by fold; ``parked`` makes them wait in the host's memory.
 
     Raises:
         ValueError: different numbers of folds, or different widths.

@@ -1,4 +1,7 @@
-"""From a statistic that can leave a fold out to an estimate with its standard error."""
+"""From a statistic that can leave a fold out to an estimate with its standard error: the delete-a-group jackknife.
+
+Tokens of one example are not independent, so every standard error leaves out whole examples.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,31 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from microscope_bench.metrics.core.estimate import Estimate
-from microscope_bench.metrics.core.resampling import NO_STDERR, jackknife_stderr
+from microscope_bench.metrics.core.estimate import Estimate, NoValue
 
 T = TypeVar("T")
 
-Outcome = float | str
-"""A value, or the reason why there is none."""
+NO_STDERR = "no_stderr"
+"""Flag of a value whose standard error could not be computed."""
 
 OUT_OF_RANGE = "its arithmetic leaves the range of float64: scale the states"
 
 
-def attempted(compute: Callable[[], T]) -> T | str:
-    """What a computation gives; or the reason, where that is NaN or infinity or its arithmetic fails."""
+def attempted(compute: Callable[[], T]) -> T | NoValue:
+    """What a computation gives; or why it gives nothing, as where it is NaN or infinity or its arithmetic fails."""
     from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # here, since metrics are listed without torch
 
     try:
         found = compute()
+    except NoValue as none:
+        return none
     except (ArithmeticError, LinAlgError):
-        return OUT_OF_RANGE
-    return OUT_OF_RANGE if isinstance(found, float) and not math.isfinite(found) else found
+        return NoValue(OUT_OF_RANGE)
+    return NoValue(OUT_OF_RANGE) if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def jackknifed(
-    outcome: Callable[[int | None], Outcome],
+    outcome: Callable[[int | None], float],
     folds: Sequence[int],
     n_tokens: int,
     n_examples: int,
@@ -39,18 +43,19 @@ def jackknifed(
     """The value of all rows, with the delete-a-group jackknife over folds.
 
     Args:
-        outcome: of all rows for None, of all rows but fold k for k. Where its arithmetic fails there is no value.
+        outcome: the value of all rows for None, of all rows but fold k for k. It raises :class:`NoValue` where they
+            have none; where its arithmetic fails there is none either.
         folds: those that hold rows; with fewer than two there is no standard error.
         n_tokens: rows the value is computed on.
         n_examples: distinct examples among them.
         flags: of the value.
     """
     value = attempted(partial(outcome, None))
-    if isinstance(value, str):
-        return Estimate(None, None, n_tokens, n_examples, flags, value)
+    if isinstance(value, NoValue):
+        return Estimate(None, None, n_tokens, n_examples, flags, str(value))
     replicates = [attempted(partial(outcome, k)) for k in folds] if len(folds) > 1 else []
-    spread = attempted(lambda: jackknife_stderr([None if isinstance(v, str) else v for v in replicates])[0])
-    stderr = None if isinstance(spread, str) else spread
+    spread = attempted(lambda: jackknife_stderr([None if isinstance(v, NoValue) else v for v in replicates]))
+    stderr = None if isinstance(spread, NoValue) else spread
     return Estimate(value, stderr, n_tokens, n_examples, flags if stderr is not None else (*flags, NO_STDERR))
 
 
@@ -58,3 +63,53 @@ def non_finite(bad: int, n_tokens: int, n_examples: int) -> Estimate:
     """No value, because ``bad`` of the tokens are not usable: see ``moments.usable_rows``."""
     reason = f"{bad} of {n_tokens} tokens hold NaN or infinity, or are outside 1e-60 to 1e60 in magnitude"
     return Estimate(None, None, n_tokens, n_examples, ("non_finite",), reason)
+
+
+def jackknife_stderr(replicates: Sequence[float | None]) -> float | None:
+    """Standard error of an estimate by the delete-a-group jackknife.
+
+    sqrt((K − 1)/K · Σ_k (v_k − v̄)²), where v_k is the estimate without fold k (Shao & Tu 1995, *The Jackknife and
+    Bootstrap*). None with fewer than two folds, or where any estimate failed: a standard error over the folds that
+    happened to work would be too small.
+
+    >>> jackknife_stderr([1.0, 2.0, 3.0])
+    1.1547005383792515
+    """
+    values = [v for v in replicates if v is not None and math.isfinite(v)]
+    n = len(values)
+    if n < 2 or n < len(replicates):
+        return None
+    mean = math.fsum(values) / n
+    return math.sqrt((n - 1) / n * math.fsum((v - mean) ** 2 for v in values))
+
+
+def interval(value: float, stderr: float, n_folds: int, level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of an estimate with a jackknife standard error.
+
+    value ± t · stderr, with t the (1 + level)/2 quantile of Student's t with K − 1 degrees of freedom: a standard error
+    from K folds is itself uncertain, and the normal quantile would make the interval too short (2.26 instead of 1.96
+    for 10 folds at 95 %).
+
+    Args:
+        value: the estimate.
+        stderr: its standard error, at least 0.
+        n_folds: K, the folds that hold examples; at least 2.
+        level: share of intervals that are to cover what the estimate converges to, between 0 and 1.
+
+    Raises:
+        ValueError: fewer than 2 folds, a negative or non-finite ``stderr``, or a level outside (0, 1).
+
+    >>> low, high = interval(0.5, 0.01, n_folds=10)
+    >>> round(low, 4), round(high, 4)
+    (0.4774, 0.5226)
+    """
+    if n_folds < 2:
+        raise ValueError(f"an interval needs a standard error of at least 2 folds, not {n_folds}")
+    if not 0 <= stderr < math.inf:
+        raise ValueError(f"stderr must be finite and not negative, not {stderr!r}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, not {level!r}")
+    from scipy.special import stdtrit  # a quarter of a second, which folds need not wait for
+
+    half = float(stdtrit(n_folds - 1, (1 + level) / 2)) * stderr
+    return value - half, value + half

@@ -19,6 +19,9 @@ LEAST_BLOCK, MOST_BLOCKS = 256, 8
 
 NOTHING = torch.empty(0)
 
+ROUNDING = 64 * torch.finfo(torch.float64).eps
+"""A spread below this share of the values' own size is the rounding of a constant."""
+
 SMALLEST, LARGEST = 1e-60, 1e60
 """Bounds of a row's largest magnitude: products of four such numbers, summed over a cloud, are exact in float64."""
 
@@ -28,12 +31,6 @@ def usable_rows(x: Tensor) -> Tensor:
 
     No state of float32 or a half type is beyond these bounds. The rows left out hold NaN, infinity, or numbers whose
     squares or fourth powers float64 does not hold: a value computed with them would be wrong without a sign of it.
-
-    Args:
-        x: (n, d), d at least 1, any real dtype.
-
-    Returns:
-        bool (n,).
 
     >>> x = [[1.0, 1e-70], [0.0, 0.0], [1.0, -1e70], [1e-70, 0.0], [torch.nan, 1.0]]
     >>> usable_rows(torch.tensor(x, dtype=torch.float64))
@@ -88,13 +85,13 @@ class Moments:
         """Whether the moments of r are there."""
         return self.mean_r.numel() > 0
 
-    def add(self, x: Tensor, r: Tensor) -> None:
-        """Adds rows in place.
+    @property
+    def has_variance(self) -> bool:
+        """Whether the rows spread by more than the rounding of their mean."""
+        return float(self.c_xx.diagonal().sum()) > self.n * ROUNDING**2 * float(self.mean_x.square().sum())
 
-        Args:
-            x: float64 (m, d), finite.
-            r: float64 (m, e), finite.
-        """
+    def add(self, x: Tensor, r: Tensor) -> None:
+        """Adds rows in place, float64 (m, d) and (m, e), finite."""
         m = x.shape[0]
         if m == 0:
             return
@@ -149,12 +146,7 @@ def centred_and(x: Tensor, mean: Tensor, row: Tensor) -> Tensor:
 
 
 def add_gram(c: Tensor, x: Tensor) -> None:
-    """Adds xᵀx to a symmetric matrix in place, at little more than half the multiplications: block row by block row.
-
-    Args:
-        c: float64 (d, d).
-        x: float64 (m, d).
-    """
+    """Adds xᵀx to a symmetric matrix in place, at little more than half the multiplications: block row by block row."""
     d = len(c)
     width = max(LEAST_BLOCK, -(-d // MOST_BLOCKS))
     for start in range(0, d, width):
@@ -213,13 +205,8 @@ def leaving_out(within: Within, folds: Mapping[int, Moments], out: int) -> Itera
     ways of the other half part. For 10 folds that is 34 sums instead of 90 to leave out one, 130 instead of 360 to
     leave out two, and no more than a handful of them are held at once.
 
-    Args:
-        within: parts that stay whatever is left out.
-        folds: number → moments.
-        out: how many are left out.
-
     Yields:
-        The numbers left out, ascending, and the sums of the rest; in no particular order.
+        The numbers left out, ascending, and the sums of the rest, those of ``within`` too; in no particular order.
     """
     if out == 0:
         yield (), within.plus(list(folds.values()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.core.eigenvalues import top_axis
+from microscope_bench.metrics.core.axes import top_axis
 from microscope_bench.metrics.core.moments import LARGEST, Moments
 
 MAGNITUDE = 100.0
@@ -24,13 +24,7 @@ MOST_DIMENSIONS = 16
 
 
 def massive_rows(x: Tensor) -> Tensor:
-    """Which rows hold a massive activation.
-
-    Args:
-        x: (n, d), any real dtype.
-
-    Returns:
-        bool (n,); False for rows that hold NaN, infinity or a number beyond 1e60, which are a fault and no sinks.
+    """Which rows hold a massive activation; not those with NaN, infinity or a number beyond 1e60, which are a fault.
 
     >>> x = torch.ones(3, 8)
     >>> x[1, 2], x[2, 2] = 1001.0, torch.inf
@@ -47,13 +41,7 @@ def massive_rows(x: Tensor) -> Tensor:
 
 
 def long_rows(norms: Tensor) -> Tensor:
-    """Which rows are above 10 times as long as the median row.
-
-    Args:
-        norms: float64 (n,), of the tokens of one modality at one boundary; NaN and those beyond 1e60 are left out.
-
-    Returns:
-        bool (n,).
+    """Which rows are above 10 times as long as the median row; NaN and norms beyond 1e60 are left out.
 
     >>> long_rows(torch.tensor([1.0, 1.0, 1.0, 10.5, torch.inf], dtype=torch.float64))
     tensor([False, False, False,  True, False])
@@ -66,11 +54,7 @@ def long_rows(norms: Tensor) -> Tensor:
 
 
 def notable_dimensions(x: Tensor) -> list[int]:
-    """The coordinates that hold more than a tenth of a row's squared norm, at most 16, the most frequent first.
-
-    Args:
-        x: (n, d), the sinks of one boundary, finite.
-    """
+    """The coordinates that hold more than a tenth of a row's squared norm, at most 16, the most frequent first."""
     squares = x.double().square()
     counts = (squares > NOTABLE_SHARE * squares.sum(1, keepdim=True)).sum(0)
     order = counts.argsort(descending=True, stable=True)[:MOST_DIMENSIONS]
@@ -78,15 +62,7 @@ def notable_dimensions(x: Tensor) -> list[int]:
 
 
 def top_variance_share(moments: Moments, x: Tensor) -> float | None:
-    """The share of σ₁² that some rows of a cloud carry: Σ over them of (u₁ᵀ(x − x̄))² / σ₁².
-
-    Args:
-        moments: of the whole cloud, these rows included.
-        x: (n, d), the rows.
-
-    Returns:
-        Between 0 and 1; None where the cloud has no variance.
-    """
+    """The share of σ₁² that some rows of a cloud carry: Σ over them of (u₁ᵀ(x − x̄))² / σ₁²; None without variance."""
     variance, direction = top_axis(moments.c_xx)
     if variance <= 0:
         return None

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.estimate import Estimate
-from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
+from microscope_bench.metrics.core.jackknife import jackknifed, non_finite
 
 
 @dataclass(frozen=True)
-class Pair:
+class TextPair:
     """Two clouds of the same run; leaving a fold out leaves its examples out of both.
 
     Attributes:
@@ -23,7 +23,7 @@ class Pair:
     text: Cloud
 
     @classmethod
-    def of(cls, cloud: Cloud) -> Pair | None:
+    def of(cls, cloud: Cloud) -> TextPair | None:
         """The cloud and its text; None for a cloud that stands beside none."""
         return None if cloud.text is None else cls(cloud, cloud.text)
 
@@ -37,19 +37,23 @@ class Pair:
         """Folds that hold tokens of either."""
         return sorted({*self.cloud.moments.occupied, *self.text.moments.occupied})
 
+    @property
+    def zero_flags(self) -> tuple[str, ...]:
+        """``zero_norm=share`` of the tokens of both clouds, where there are any without a direction."""
+        zero = self.cloud.directions.zero + self.text.directions.zero
+        return (f"zero_norm={zero / self.n_tokens:.4f}",) if zero else ()
+
     def problem(self, metric: str, least: int = 1) -> Estimate | None:
         """The null of a pair that is not finite, or of which one side has fewer than ``least`` tokens; else None."""
+        n, n_examples = self.n_tokens, self.cloud.n_examples
         if bad := self.cloud.moments.non_finite_x + self.text.moments.non_finite_x:
-            return non_finite(bad, self.n_tokens, self.cloud.n_examples)
+            return non_finite(bad, n, n_examples)
         if min(self.cloud.n_tokens, self.text.n_tokens) < least:
             found = f"got {self.cloud.n_tokens} and {self.text.n_tokens} text tokens"
-            return self.null(f"{metric} needs at least {least} token{'s' * (least > 1)} of each modality, {found}")
+            reason = f"{metric} needs at least {least} token{'s' * (least > 1)} of each modality, {found}"
+            return Estimate(None, None, n, n_examples, (), reason)
         return None
 
-    def null(self, reason: str) -> Estimate:
-        """No value."""
-        return Estimate(None, None, self.n_tokens, self.cloud.n_examples, (), reason)
-
-    def estimate(self, outcome: Callable[[int | None], Outcome], *flags: str) -> Estimate:
+    def estimate(self, outcome: Callable[[int | None], float], *flags: str) -> Estimate:
         """The value of all examples, with the jackknife over the folds of both clouds."""
         return jackknifed(outcome, self.folds, self.n_tokens, self.cloud.n_examples, flags)

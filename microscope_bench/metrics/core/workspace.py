@@ -12,17 +12,10 @@ from microscope_bench.errors import MetricError
 
 FLOAT64 = 8
 
-MATRICES = 34
-"""(d, d) matrices that a fit, the sums it is of and the fold it is evaluated on come to at most."""
-
-ARRAYS_OF_ROWS = 12
-"""Arrays as large as a chunk that turning it into moments takes at most."""
-
-ARRAYS_OF_SAMPLE = 5
-"""Arrays as large as a sample that the search for copies and neighbours takes at most."""
-
-BLOCKS = 8
-"""Temporaries of ``block_elements`` numbers that these searches hold."""
+MATRICES = 34  # (d, d), that a fit, the sums it is of and the fold it is evaluated on come to at most
+ARRAYS_OF_ROWS = 12  # as large as a chunk, that turning it into moments takes at most
+ARRAYS_OF_SAMPLE = 5  # as large as a sample, that the search for copies and neighbours takes at most
+BLOCKS = 8  # temporaries of ``block_elements`` numbers that these searches hold
 
 LEAST_ROWS = 256
 MOST_ROWS = 8192
@@ -49,14 +42,7 @@ class Workspace:
 
     @classmethod
     def within(cls, size: int, dim: int, n_folds: int, n_clouds: int, sample_rows: int) -> Workspace:
-        """The roomiest that keeps to a bound.
-
-        Args:
-            size: bytes.
-            dim: d.
-            n_folds: number of folds.
-            n_clouds: clouds whose moments wait at the same time.
-            sample_rows: rows that are compared with each other, at most.
+        """The roomiest within ``size`` bytes, where the moments of ``n_clouds`` wait at the same time.
 
         Raises:
             MetricError: less than the least; the message says what that is.

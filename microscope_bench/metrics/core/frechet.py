@@ -1,26 +1,20 @@
-"""Modality Integration Rate: the Fréchet distance between a modality's tokens and the text tokens at each boundary.
-
-Huang et al. 2024 (arXiv 2410.07167) add these distances up over the layers and take the decimal logarithm.
-"""
+"""Fréchet distances between a modality's tokens and the text tokens, of all examples and without each fold."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.core.cloud import Chunk, Cloud, Sample
-from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.core.cloud_rows import Chunk, Sample
+from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.fold_moments import FoldMoments, accumulate
-from microscope_bench.metrics.core.jackknife import Outcome, attempted, jackknifed
-from microscope_bench.metrics.core.linear_solve import ROUNDING
-from microscope_bench.metrics.core.moments import Moments
-from microscope_bench.metrics.core.text_pair import Pair
-from microscope_bench.metrics.record import EstimatorScore
+from microscope_bench.metrics.core.jackknife import attempted
+from microscope_bench.metrics.core.moments import ROUNDING, Moments
+from microscope_bench.metrics.core.text_pair import TextPair
 
 OUTLIER_STDS = 3.0
 EPS = torch.finfo(torch.float64).eps
@@ -34,9 +28,6 @@ def without_outliers(x: Tensor) -> Tensor:
     Unusual is a norm more than 3 standard deviations off the median norm. Medians are the lower of the two middle
     values where n is even, standard deviations have n − 1 below, as in the authors' code. Norms that differ by no more
     than rounding are equal here.
-
-    Args:
-        x: float64 (n, d), n at least 2.
     """
     norms = x.norm(dim=1)
     middle, spread = norms.median(), norms.std()
@@ -53,10 +44,6 @@ def trace_of_root(a: Tensor, b: Tensor) -> float:
     the same numbers several times faster, but rounding relative to the largest eigenvalue becomes its square root: so
     they are taken only where the sum of those errors provably does not matter, which rules out steep spectra and clouds
     that do not extend in all directions.
-
-    Args:
-        a: float64 (d, d), symmetric.
-        b: float64 (d, d), symmetric.
     """
     factor = factor_of(a)
     product = torch.linalg.eigvalsh(factor @ b @ factor.T)
@@ -120,21 +107,23 @@ class Distances:
     n_tokens: int
     n_examples: int
     folds: list[int]
-    of: dict[int | None, dict[str, float] | str]
+    of: dict[int | None, dict[str, float] | NoValue]
 
-    def outcome(self, estimator: str, left_out: int | None) -> Outcome:
-        """One estimator's distance, or the reason why there is none."""
+    def outcome(self, estimator: str, left_out: int | None) -> float:
+        """One estimator's distance."""
         found = self.of[left_out]
-        return found if isinstance(found, str) else found[estimator]
+        if isinstance(found, NoValue):
+            raise found
+        return found[estimator]
 
 
-def distances_of(pair: Pair, estimators: Sequence[str]) -> Distances:
+def distances_of(pair: TextPair, estimators: Sequence[str]) -> Distances:
     """The distances of a pair of at least 2 finite tokens each."""
     x, t = pair.cloud.sampled, pair.text.sampled
     moments_x, moments_t = fold_moments(x), fold_moments(t)
     lengths = t.x.norm(dim=1)
     folds = sorted({*moments_x.occupied, *moments_t.occupied})
-    of: dict[int | None, dict[str, float] | str] = {}
+    of: dict[int | None, dict[str, float] | NoValue] = {}
     for k in (None, *(folds if len(folds) > 1 else ())):
         rest_x, rest_t = (m.total() if k is None else m.without(k) for m in (moments_x, moments_t))
         length = float((lengths if k is None else lengths[t.fold != k]).sum()) / max(rest_t.n, 1)
@@ -148,19 +137,12 @@ def fold_moments(sample: Sample) -> FoldMoments:
     return accumulate([chunk], dim=sample.x.shape[1], n_folds=sample.n_folds, has_next=False)
 
 
-def distance(x: Moments, t: Moments, length: float, estimators: Sequence[str]) -> dict[str, float] | str:
-    """‖μ_x − μ_t‖² + tr S_x + tr S_t − 2 tr (S_x S_t)^(1/2) by each estimator; or the reason why there is none.
-
-    Args:
-        x: of the tokens.
-        t: of the text tokens.
-        length: mean norm of the text tokens, the unit of all states.
-        estimators: known names.
-    """
+def distance(x: Moments, t: Moments, length: float, estimators: Sequence[str]) -> dict[str, float]:
+    """‖μ_x − μ_t‖² + tr S_x + tr S_t − 2 tr (S_x S_t)^(1/2) by each estimator, in units of ``length``."""
     if min(x.n, t.n) < 2:
-        return f"a covariance needs at least 2 tokens of each modality, got {x.n} and {t.n} text tokens"
+        raise NoValue(f"a covariance needs at least 2 tokens of each modality, got {x.n} and {t.n} text tokens")
     if not length > 0:
-        return "all text tokens are zeros: there is no length to scale by"
+        raise NoValue("all text tokens are zeros: there is no length to scale by")
     cov_x, cov_t = (m.c_xx / (length**2 * (m.n - 1)) for m in (x, t))
     spread = float(cov_x.diagonal().sum() + cov_t.diagonal().sum())
     between = float(((x.mean_x - t.mean_x) / length).square().sum())
@@ -168,46 +150,3 @@ def distance(x: Moments, t: Moments, length: float, estimators: Sequence[str]) -
     if "exact" in found:
         found["exact"] = max(found["exact"], 0.0)  # of equal clouds it is rounding
     return found
-
-
-def estimate_mir(pair: Pair, estimators: Sequence[str] = tuple(ESTIMATORS)) -> dict[str, Estimate]:
-    """The estimate of each estimator at one boundary; all of them known names."""
-    if problem := pair.problem("MIR", least=2):
-        return dict.fromkeys(estimators, problem)
-    found = distances_of(pair, estimators)
-    return {
-        name: jackknifed(partial(found.outcome, name), found.folds, found.n_tokens, found.n_examples)
-        for name in estimators
-    }
-
-
-def estimate_rate(pairs: Sequence[Pair], estimator: str) -> Estimate:
-    """log₁₀ of the sum over boundaries; a fold leaves all of them together.
-
-    Args:
-        pairs: the same tokens at boundaries 1..L.
-        estimator: a known name.
-    """
-    for layer, pair in enumerate(pairs, start=1):
-        if problem := pair.problem("MIR", least=2):
-            return replace(problem, reason=f"boundary {layer}: {problem.reason}")
-    layers = [distances_of(pair, [estimator]) for pair in pairs]
-
-    def outcome(left_out: int | None) -> Outcome:
-        total = 0.0
-        for layer, found in enumerate(layers, start=1):
-            value = found.outcome(estimator, left_out)
-            if isinstance(value, str):
-                return f"boundary {layer}: {value}"
-            total += value
-        return math.log10(total) if total > 0 else f"the sum over the boundaries is {total:.3g} and has no logarithm"
-
-    first = layers[0]
-    return jackknifed(outcome, first.folds, first.n_tokens, first.n_examples)
-
-
-def scores(cloud: Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator; nothing for a cloud without text beside it."""
-    if pair := Pair.of(cloud):
-        for name, estimate in estimate_mir(pair).items():
-            yield name, None, estimate

@@ -1,22 +1,16 @@
-"""Linear CKA between boundaries l and l + 1: how much of the pairwise similarity of tokens a block leaves as it was."""
+"""Linear CKA between boundaries l and l + 1, of all rows and without each fold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 
 from microscope_bench.metrics.core.cloud import Cloud
-from microscope_bench.metrics.core.eigenvalues import has_variance
-from microscope_bench.metrics.core.estimate import Estimate
-from microscope_bench.metrics.core.jackknife import Outcome, jackknifed, non_finite
+from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.moments import Moments
-from microscope_bench.metrics.record import EstimatorScore
-
-ESTIMATORS = ("linear", "debiased")
 
 
 @dataclass
@@ -39,7 +33,7 @@ class Alignment:
     @classmethod
     def of(cls, moments: Moments, following: Moments) -> Alignment | None:
         """From the moments of the same rows at both boundaries; None where one of the two has no variance."""
-        if not (has_variance(moments) and has_variance(following)):
+        if not (moments.has_variance and following.has_variance):
             return None
         x, y = (float(c.diagonal().sum()) for c in (moments.c_xx, following.c_xx))
         cross = (moments.c_xx + moments.c_xr) / (math.sqrt(x) * math.sqrt(y))
@@ -55,20 +49,20 @@ class Alignment:
         """Mean of ``linear`` over all permutations of the rows of Y."""
         return 1 / ((self.n - 1) * math.sqrt(self.xx * self.yy))
 
-    def debiased(self, products: tuple[float, float, float]) -> Outcome:
+    def debiased(self, products: tuple[float, float, float]) -> float:
         """The ratio of unbiased estimates of HSIC.
 
         Args:
             products: Σᵢ aᵢ², Σᵢ aᵢbᵢ, Σᵢ bᵢ², a = ‖x − x̄‖² and b = ‖y − ȳ‖².
         """
         if self.n < 4:
-            return f"debiased CKA needs at least 4 tokens, got {self.n}"
+            raise NoValue(f"debiased CKA needs at least 4 tokens, got {self.n}")
         aa, ab, bb = products
         xx = self._unbiased(self.xx, aa / self.trace_x / self.trace_x)
         xy = self._unbiased(self.xy, ab / self.trace_x / self.trace_y)
         yy = self._unbiased(self.yy, bb / self.trace_y / self.trace_y)
         if not (xx > 0 and yy > 0):
-            return "the tokens show no more similarity at one boundary than unrelated ones would"
+            raise NoValue("the tokens show no more similarity at one boundary than unrelated ones would")
         return xy / math.sqrt(xx * yy)
 
     def _unbiased(self, squares: float, products: float) -> float:
@@ -109,11 +103,11 @@ class Alignments:
             sums += torch.stack([((p * q) * stays).sum(0) for p, q in ((a, a), (a, b), (b, b))])
         return {k: (aa, ab, bb) for k, (aa, ab, bb) in zip(self.left_out, sums.T.tolist(), strict=True)}
 
-    def outcome(self, estimator: str, left_out: int | None) -> Outcome:
+    def outcome(self, estimator: str, left_out: int | None) -> float:
         """One estimator's value, without a fold or of all rows."""
         alignment = self.of[left_out]
         if alignment is None:
-            return "the states at one boundary have no variance beyond rounding"
+            raise NoValue("the states at one boundary have no variance beyond rounding")
         return alignment.linear if estimator == "linear" else alignment.debiased(self.products[left_out])
 
 
@@ -121,29 +115,3 @@ def squared_distances(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """float64 (m, r): ‖x − mean‖² of m rows to r means that lie near the first."""
     centred, shift = x.detach().double() - means[0], means - means[0]
     return centred.square().sum(1, keepdim=True) - 2 * centred @ shift.T + shift.square().sum(1)
-
-
-def estimate_cka(cloud: Cloud, estimators: tuple[str, ...] = ESTIMATORS) -> dict[str, Estimate]:
-    """The estimate of each estimator, for a cloud with a next boundary; all of them known names."""
-    n, n_examples = cloud.n_tokens, cloud.n_examples
-    assert cloud.next is not None
-    if bad := cloud.moments.non_finite:
-        return dict.fromkeys(estimators, non_finite(bad, n, n_examples))
-    if n < 2:
-        null = Estimate(None, None, n, n_examples, (), f"CKA needs at least 2 tokens, got {n}")
-        return dict.fromkeys(estimators, null)
-    found = Alignments(cloud, cloud.next)
-    of_all = found.of[None]
-    flags = {} if of_all is None else {"linear": (f"chance={of_all.chance:.4f}",)}
-    occupied = cloud.moments.occupied
-    return {
-        name: jackknifed(partial(found.outcome, name), occupied, n, n_examples, flags.get(name, ()))
-        for name in estimators
-    }
-
-
-def scores(cloud: Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator; nothing for a cloud without a next boundary."""
-    if cloud.next is not None:
-        for name, estimate in estimate_cka(cloud).items():
-            yield name, None, estimate

@@ -1,0 +1,88 @@
+"""The principal axes of a cloud: one eigendecomposition for all rows, one without each fold, shared by the metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from microscope_bench.metrics.core.fold_moments import FoldMoments
+from microscope_bench.metrics.core.moments import Moments
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+AXES_KEPT = 10
+"""Principal axes that are kept; all d of eleven decompositions would take more memory than the moments."""
+
+FULL_SPECTRUM_UP_TO = 512
+"""Width up to which all eigenvalues are computed where the largest alone is wanted; above it that takes longer."""
+
+RANK_CUTOFF = 3e-13
+"""Eigenvalues of a Gram matrix below this share of the largest one are taken for rounding noise.
+
+Measured for d = 64 to 1024 and columns of unit variance: float64 rounding of the Gram matrix itself leaves 1e-15,
+states rounded to float32 up to 2e-13 (where a column's mean is 30 of its standard deviations), and a cloud of condition
+number 1e6 has its smallest true eigenvalue at 1e-12.
+"""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Principal axes of some rows.
+
+    Attributes:
+        values: float64 (d,), squared singular values of the centred rows, descending, none below 0.
+        axes: float64 (min(d, 10), d), the unit directions of the largest of them, as rows.
+    """
+
+    values: Tensor
+    axes: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Number of axes along which the rows spread by more than rounding."""
+        return int((self.values > RANK_CUTOFF * self.values[0]).sum())
+
+
+def spectrum_of(moments: Moments) -> Spectrum | None:
+    """The principal axes; None where the rows have no variance."""
+    if not moments.has_variance:
+        return None
+    values, axes = torch.linalg.eigh(moments.c_xx)
+    return Spectrum(values.flip(0).clamp(min=0), axes[:, -AXES_KEPT:].T.flip(0).clone())
+
+
+def spectra_of(folds: FoldMoments) -> dict[int | None, Spectrum | None]:
+    """The principal axes of all rows, under None, and without each fold that holds rows, under its number."""
+    out: dict[int | None, Spectrum | None] = {None: spectrum_of(folds.total())}
+    if len(folds.folds) > 1:
+        out |= {k: spectrum_of(folds.without(k)) for k in folds.occupied}
+    return out
+
+
+def top_axis(gram: Tensor) -> tuple[float, Tensor]:
+    """Largest eigenvalue of a positive semidefinite matrix, to about 1e-12 of itself, and its unit eigenvector.
+
+    Args:
+        gram: float64 (d, d), symmetric, on any device.
+    """
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
+    def product(vector: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = (gram @ torch.from_numpy(vector).to(gram).flatten()).cpu().numpy()
+        return found
+
+    if len(gram) > FULL_SPECTRUM_UP_TO:
+        # seeded random, always the same: no cloud is orthogonal to it other than by intent
+        start = torch.randn(len(gram), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()
+        operator = LinearOperator(tuple(gram.shape), matvec=product, dtype=start.dtype)
+        try:
+            value, direction = eigsh(operator, k=1, which="LA", v0=start)
+            return float(value[0]), torch.from_numpy(direction[:, 0].copy()).to(gram)
+        except ArpackError:  # not converged, or nothing but zeros
+            pass
+    values, vectors = torch.linalg.eigh(gram)
+    return float(values[-1]), vectors[:, -1]

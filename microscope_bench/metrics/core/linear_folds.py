@@ -1,0 +1,135 @@
+"""What the estimators of linearity need of the fits that leave folds out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from microscope_bench.metrics.core.estimate import NoValue
+from microscope_bench.metrics.core.fold_moments import FoldMoments
+from microscope_bench.metrics.core.linear_solve import PERMUTED, LinearFit, numerical_rank
+from microscope_bench.metrics.core.moments import ROUNDING, Moments
+
+STREAMS = ("hidden", "update")
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """What the estimators need of one fit of n rows; numbers only, so that no matrix outlives its fold.
+
+    Attributes:
+        rank: numerical rank of X.
+        rss: residual sum of squares, the same for both streams; 0.0 where the fit is saturated.
+        tss: stream → total sum of squares.
+        held_out: stream, or :data:`PERMUTED` → (RSS, TSS) on the fold that was left out; empty for the fit on all rows.
+    """
+
+    n: int
+    rank: int
+    rss: float
+    tss: dict[str, float]
+    held_out: dict[str, tuple[float, float]]
+
+    @classmethod
+    def of(cls, moments: Moments, left_out: Moments | None = None) -> FitSummary:
+        """Fits the rows of ``moments`` and evaluates the map on ``left_out``, unless it has no more rows than columns:
+        such a map is mostly saturated, says nothing about other rows, and what is asked of it is its rank.
+        """
+        tss = {"hidden": float(moments.yy), "update": float(moments.rr)}
+        if moments.n <= moments.dim and moments.n - 1 <= (rank := numerical_rank(moments)):
+            return cls(moments.n, rank, 0.0, tss, {})
+        fit = LinearFit(moments)
+        return cls(moments.n, fit.rank, fit.residual, tss, {} if left_out is None else fit.on(left_out))
+
+    @property
+    def saturated(self) -> bool:
+        """Whether there are as many free directions as rows, so that any target is met exactly."""
+        return self.n - 1 <= self.rank
+
+    def outcome(self, estimator: str, stream: str) -> float:
+        """``in_sample``, ``in_sample_permuted`` or ``adjusted`` of these rows, for a target that is not constant.
+
+        Raises:
+            NoValue: there are as many free directions as rows.
+        """
+        if self.saturated:
+            raise NoValue(f"{self.n} tokens leave no degree of freedom beside a map of rank {self.rank}")
+        if estimator == "in_sample_permuted":
+            return self.rank / (self.n - 1)
+        unexplained = self.rss / self.tss[stream]
+        if estimator == "in_sample":
+            return 1.0 - unexplained
+        return 1.0 - unexplained * (self.n - 1) / (self.n - self.rank - 1)
+
+
+def total_squares(parts: Sequence[Moments]) -> dict[str, float]:
+    """Stream → total sum of squares of the rows of all parts together, 0.0 where it is nothing but rounding."""
+    parts = [part for part in parts if part.n]
+    if not parts:
+        return dict.fromkeys(STREAMS, 0.0)
+    n = torch.tensor([part.n for part in parts], dtype=torch.float64, device=parts[0].mean_x.device)
+    x, r = torch.stack([part.mean_x for part in parts]), torch.stack([part.mean_r for part in parts])
+    mean_x, mean_r = (m[0] + n @ (m - m[0]) / n.sum() for m in (x, r))
+    within = [(part.c_xx.diagonal().sum().to(n.device), part.rr, part.yy) for part in parts]
+    xx, rr, yy = torch.stack([torch.stack(sums) for sums in within]).sum(0)
+    x, r = x - mean_x, r - mean_r
+    xx, rr, yy = (total + n @ s.square().sum(1) for total, s in ((xx, x), (rr, r), (yy, x + r)))
+    size = n.sum() * (mean_x.square().sum() + (mean_x + mean_r).square().sum()) + xx + yy
+    hidden, update, rounding = torch.stack([yy, rr, ROUNDING**2 * size]).tolist()
+    return {name: 0.0 if found <= rounding else found for name, found in (("hidden", hidden), ("update", update))}
+
+
+def explained(errors: Iterable[tuple[float, float]]) -> float | None:
+    """1 − Σ RSS / Σ TSS, or None where there is no variance to explain."""
+    rss, tss = (sum(column) for column in zip(*errors, strict=True))
+    return 1.0 - rss / tss if tss > 0 else None
+
+
+class LinearFolds:
+    """The fits that the estimators of linearity share, each done when it is first asked for."""
+
+    def __init__(self, folds: FoldMoments) -> None:
+        self.folds = folds
+
+    @cached_property
+    def fit(self) -> FitSummary:
+        """The fit on all rows."""
+        return FitSummary.of(self.folds.total())
+
+    @cached_property
+    def replicates(self) -> dict[int, FitSummary]:
+        """Fold → the fit without it, evaluated on it; needs two folds that hold rows."""
+        fits = {k: FitSummary.of(rest, self.folds.folds[k]) for k, rest in self.folds.without_each()}
+        return {k: fits[k] for k in self.folds.occupied}
+
+    @cached_property
+    def tss(self) -> dict[int | None, dict[str, float]]:
+        """Total sums of squares of each stream, of all rows under None and without each fold under its number."""
+        folds = self.folds.folds
+        left_out: list[int | None] = [None, *self.folds.occupied]
+        return {k: total_squares([fold for j, fold in enumerate(folds) if j != k]) for k in left_out}
+
+    @cached_property
+    def held_out_replicates(self) -> dict[int, dict[str, float | None]]:
+        """Stream or :data:`PERMUTED` → the held-out value without fold j, for each j.
+
+        Every map is fitted anew, without j and one other fold. Leaving out fold j's terms of the sum alone would miss
+        that j is among the rows of every other map: it reads the standard error at about half where there are fewer
+        examples than dimensions. One fit per pair of folds serves two replicates.
+        """
+        occupied, folds = self.folds.occupied, self.folds.folds
+        errors: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
+        scored = (*STREAMS, PERMUTED)
+        sizes = sorted(folds[k].n for k in occupied)
+        if len(occupied) > 2 and sum(sizes[:-2]) > folds[0].dim:
+            for (j, k), rest in self.folds.without_pairs():
+                fit = LinearFit(rest)
+                errors[j, k], errors[k, j] = fit.on(folds[k]), fit.on(folds[j])
+        if not errors:
+            return {j: dict.fromkeys(scored) for j in occupied}
+        return {
+            j: {name: explained(errors[j, k][name] for k in occupied if k != j) for name in scored} for j in occupied
+        }

@@ -1,0 +1,114 @@
+"""Intrinsic dimension as a function of scale (GRIDE): the ratio of a token's 2k-th to its k-th neighbour distance.
+
+The larger k, the larger the neighbourhood that the estimate looks at. Noise shows as a high dimension at small k that
+falls as k grows; curvature and boundaries show at large k (Denti, Doimo, Laio & Mira 2022, doi
+10.1038/s41598-022-20991-1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from microscope_bench.errors import MetricError
+from microscope_bench.metrics import core
+from microscope_bench.metrics.core.estimate import Estimate
+from microscope_bench.metrics.record import EstimatorScore, Metric, ToleranceByDtype
+
+SCALES = {f"gride_{k}": k for k in (1, 2, 4, 8, 16, 32, 64)}
+"""Estimator → k."""
+
+
+def gride(x: core.Array, k: int = 1, groups: core.Groups | None = None) -> Estimate:
+    """Intrinsic dimension at a scale: by the ratio of each token's 2k-th to its k-th neighbour distance (GRIDE).
+
+    The d that maximises the likelihood of μ = r₂ₖ/rₖ, whose density is d (μ^d − 1)^(k−1) / (B(k, k) μ^(d(2k−1)+1))
+    where the tokens are spread evenly out to the 2k-th neighbour (Denti et al. 2022, doi 10.1038/s41598-022-20991-1).
+    For k = 1 it is N / Σ log μ, ``twonn_mle`` before its bias is removed. A dimension that holds over a range of k is
+    one of the cloud; noise raises the value at small k. High dimensions are underestimated, the more so the larger k.
+
+    The standard error is a jackknife over the log-ratios of each fold with every neighbour kept. It reads low by a
+    quarter at k = 1 on independent tokens, and by up to a tenth at larger k or on clustered ones.
+
+    Args:
+        x: (N, d) states, more than 2k of them distinct. Copies are dropped first (flag ``duplicates=share``).
+        k: 1 or more; results have the curve over k = 1, 2, 4, ..., 64.
+        groups: (N,) the example each token belongs to.
+
+    >>> import torch
+    >>> noisy = torch.zeros(2000, 64)
+    >>> noisy[:, :2] = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0))
+    >>> noisy += 0.002 * torch.randn(2000, 64, generator=torch.Generator().manual_seed(1))
+    >>> [round(gride(noisy, k).value, 1) for k in (1, 8, 64)]
+    [8.4, 2.5, 1.9]
+    """
+    k = core.arrays.whole("k", k)
+    if k < 1:
+        raise MetricError(f"k = {k} is no neighbour. Ask for k = 1 or more")
+    cloud = core.arrays.finite_cloud("GRIDE", x, groups)
+    cloud.n_neighbours = 2 * k
+    estimate = estimate_at(core.distances.NeighbourDistances.of(cloud), k)
+    return core.arrays.required("GRIDE", estimate, "Give more distinct tokens, or a smaller k")
+
+
+def gride_mle(distances: core.Tensor, k: int) -> float | None:
+    """The d that maximises the likelihood of the observed μ = r₂ₖ/rₖ; N / Σ log μ for k = 1.
+
+    It is the one root of :func:`derivative`, which falls in d, from kN at d = 0, with a slope between −(3k − 1)/2 and
+    −k times Σ log μ: those two slopes bracket it.
+
+    Args:
+        distances: float64 (n, m), ascending, m ≥ 2k. Tokens with rₖ = 0 are left out.
+        k: 1 or more.
+
+    Returns:
+        The estimate, or None where fewer than two μ, or no μ above 1, are left.
+    """
+    from scipy.optimize import brentq
+
+    log_mu = core.distances.log_ratios(distances[:, k - 1], distances[:, 2 * k - 1])
+    n, total = log_mu.numel(), float(log_mu.sum())
+    if n < 2 or total <= 0:
+        return None
+    if k == 1:
+        return n / total
+    low, high = 2 * k * n / ((3 * k - 1) * total), n / total
+    margin = 1e-9  # of what rounding may do to the ends
+    return float(brentq(derivative, low * (1 - margin), high * (1 + margin), (log_mu, k), xtol=1e-15 * low, rtol=1e-14))
+
+
+def derivative(d: float, log_mu: core.Tensor, k: int) -> float:
+    """The derivative of the log-likelihood at d, times d: N + (k − 1) Σ t/(1 − e^(−t)) − (2k − 1) Σ t, t = d log μ."""
+    t = d * log_mu
+    phi = (t / -(-t).expm1()).where(t > 1e-5, 1 + t / 2)  # a series, where the quotient cancels
+    return t.numel() + (k - 1) * float(phi.sum()) - (2 * k - 1) * float(t.sum())
+
+
+def estimate_at(tokens: core.distances.NeighbourDistances, k: int) -> Estimate:
+    """The estimate at one scale, or the reason why the rows have none."""
+    if tokens.problem is None and tokens.distances.shape[1] < 2 * k:
+        held = tokens.distances.shape[1]
+        return tokens.null(f"GRIDE at k = {k} needs {2 * k} neighbours of each token, got {held} of {tokens.n} tokens")
+    return tokens.estimate(partial(gride_mle, k=k))
+
+
+def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
+    """One estimator per scale, on the matched rows of the cloud."""
+    tokens = core.distances.NeighbourDistances.of(cloud)
+    return core.distances.scores_of_each(cloud, SCALES, lambda name: estimate_at(tokens, SCALES[name]))
+
+
+INTRINSIC_DIMENSION_BY_SCALE = Metric(
+    name="intrinsic_dimension_by_scale",
+    version=1,
+    title="intrinsic dimension by scale",
+    explanation="intrinsic dimension from the k-th and 2k-th neighbour (GRIDE): the larger k, the coarser the view",
+    estimators=tuple(SCALES),
+    scores=scores,
+    unit="dimensions",
+    low=0,
+    tolerance=ToleranceByDtype("0.1%", "12%", "12%"),
+    estimator_tolerances={"gride_1": ToleranceByDtype("0.1%", "30%", "30%")},
+    drops_copies=True,
+    neighbours=128,
+)

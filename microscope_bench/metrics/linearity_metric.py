@@ -1,0 +1,235 @@
+"""Linearity: how well one linear map carries the states at boundary l to those at l + 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from microscope_bench.metrics import core
+from microscope_bench.metrics.core.estimate import Estimate, NoValue
+from microscope_bench.metrics.core.jackknife import attempted, jackknifed, non_finite
+from microscope_bench.metrics.record import EstimatorScore, Headline, Metric, ToleranceByDtype
+
+STREAMS = ("hidden", "update")
+MAINFLOW = "mainflow"
+ESTIMATORS = ("in_sample", "adjusted", "held_out", "identity", "in_sample_permuted", "held_out_permuted")
+
+FEW_TOKENS = 16
+"""Tokens per dimension below which a held-out value is flagged ``few_tokens``.
+
+A map fitted on few tokens predicts worse than the one that infinitely many would give. Where that one explains half of
+the variance, 16 independent tokens per dimension leave a shortfall of 0.04 and 8 one of 0.08
+(``benchmarks/held_out_sizes.py``).
+"""
+
+FEW_EXAMPLES = 4
+"""Examples per dimension below which a held-out value is flagged ``few_examples``.
+
+The same for tokens half of whose variance is shared within their example: 4 examples per dimension leave a shortfall of
+0.04 to 0.06 and 2 one of 0.07 to 0.10, whether they have 8 tokens each or 32.
+"""
+
+
+def linearity(
+    x: core.Array,
+    y: core.Array,
+    stream: str = "hidden",
+    estimator: str = "in_sample",
+    groups: core.Groups | None = None,
+) -> Estimate:
+    r"""How well one linear map carries the tokens at one boundary to the next.
+
+    With X, Y centred by column and T = Y for stream ``hidden``, T = Y − X for ``update``:
+
+    - ``in_sample``: 1 − min_A ‖XA − T‖²_F / ‖T‖²_F, the multivariate R². Razzhigaev et al. 2024 (arXiv 2405.12250) call
+      it Procrustes similarity. Unrelated clouds score r/(N − 1), r the rank of X, and any cloud scores 1 when N ≤ r + 1
+      (flag ``saturated``).
+    - ``adjusted``: 1 − (1 − in_sample)(N − 1)/(N − r − 1) (Ezekiel 1930, the adjusted R²). Right for
+      independent tokens only; tokens of one example are not.
+    - ``held_out``: 1 − Σ_k RSS_k / Σ_k TSS_k over 10 folds of whole examples, the map fitted without fold k and both
+      sums taken on fold k about the mean of the tokens *fitted on*. It may be negative. It needs more than d tokens
+      beside each fold.
+    - ``identity``: 1 − ‖Y − X‖²_F / ‖Y‖²_F, what no map at all would score; stream ``hidden`` only.
+    - ``in_sample_permuted``, ``held_out_permuted``: what chance scores, that is the mean of the same estimator over all
+      N! re-pairings of the rows of T with those of X. No permutation is drawn: the mean of the one is r/(N − 1), that
+      of RSS_k and TSS_k of the other n_k(1 + 1/n) + Σ‖W(x − x̄)‖² and n_k(1 + 1/n) in units of T's variance, W whitening
+      the n tokens fitted on. So both depend on X alone and are the same for every T and for both streams.
+
+    Held-out values carry the flags ``tokens/d=`` and ``examples/d=``, and ``few_tokens`` below 16 tokens or
+    ``few_examples`` below 4 examples per dimension: there they fall short of what more tokens would show.
+
+    One solve serves both streams: columns are scaled to unit variance, constant ones dropped, directions at the level
+    of rounding noise left out. Flag ``rank=r/d`` when r < d.
+
+    Args:
+        x: (N, d) states at boundary l.
+        y: (N, d) the same tokens at boundary l + 1.
+        stream: ``hidden`` or ``update``; with ``identity`` a ValueError.
+        estimator: one of the above.
+        groups: (N,) the example each token belongs to.
+
+    >>> import torch
+    >>> x = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    >>> score = linearity(x, 2 * x.roll(1, dims=1) + 3)
+    >>> round(score.value, 6), score.n_tokens, score.flags
+    (1.0, 500, ())
+    >>> linearity(x[:8], x[:8].roll(1, dims=1), estimator="adjusted")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    microscope_bench.errors.MetricError: adjusted linearity cannot be computed: 8 tokens leave no degree of ...
+    """
+    core.arrays.known("stream", stream, STREAMS)
+    core.arrays.known("linearity estimator", estimator, ESTIMATORS)
+    if (estimator, stream) == ("identity", "update"):
+        raise ValueError(
+            'estimator "identity" compares y with x itself and has no stream "update"; use stream="hidden"'
+        )
+    cloud = core.arrays.cloud_of(core.arrays.matrix("x", x), core.arrays.matrix("y", y), groups)
+    estimate = Linearity(cloud).estimate(estimator, stream)
+    remedy = "Give more tokens, from at least 2 examples, whose states differ"
+    return core.arrays.required(f"{estimator} linearity", estimate, remedy)
+
+
+def size_flags(cloud: core.Cloud) -> tuple[str, ...]:
+    """How many tokens and examples there are for each dimension, and a flag where they are too few to hold out."""
+    tokens, examples = cloud.n_tokens / cloud.dim, cloud.n_examples / cloud.dim
+    few_tokens = ("few_tokens",) if tokens < FEW_TOKENS else ()
+    few_examples = ("few_examples",) if examples < FEW_EXAMPLES else ()
+    return (f"tokens/d={tokens:.3g}", f"examples/d={examples:.3g}", *few_tokens, *few_examples)
+
+
+class Linearity:
+    """Every estimate of linearity of one cloud, each computed when asked for; the solves are shared.
+
+    Args:
+        cloud: with a next boundary.
+    """
+
+    def __init__(self, cloud: core.Cloud) -> None:
+        self.cloud = cloud
+        self.folds = cloud.moments
+        self.fits = core.linear_folds.LinearFolds(self.folds)
+
+    def estimate(self, estimator: str, stream: str) -> Estimate:
+        """One estimate; ``estimator`` and ``stream`` are known names, and not ``identity`` of ``update``."""
+        n = self.cloud.n_tokens
+        if self.folds.non_finite:
+            return non_finite(self.folds.non_finite, n, self.cloud.n_examples)
+        if n < 2:
+            return self._null(f"linearity needs at least 2 tokens, got {n}")
+        held_out = estimator in ("held_out", "held_out_permuted")
+        found = attempted(partial(self._held_out if held_out else self._of_all_rows, estimator, stream))
+        return self._null(str(found)) if isinstance(found, NoValue) else found
+
+    def _of_all_rows(self, estimator: str, stream: str) -> Estimate:
+        fits, flags = self.fits, () if estimator == "identity" else self._fit_flags()
+        if estimator in ("in_sample", "in_sample_permuted") and fits.fit.saturated and fits.tss[None][stream]:
+            # 1 by construction, as it would be without any fold: a spread of 0 would say nothing about the states.
+            return jackknifed(lambda _: 1.0, (), self.cloud.n_tokens, self.cloud.n_examples, flags)
+
+        def outcome(left_out: int | None) -> float:
+            tss = fits.tss[left_out]
+            if tss[stream] == 0.0:
+                raise _constant_target(stream)
+            if estimator == "identity":
+                return 1.0 - tss["update"] / tss["hidden"]
+            return (fits.fit if left_out is None else fits.replicates[left_out]).outcome(estimator, stream)
+
+        return self._jackknifed(outcome, flags)
+
+    def _held_out(self, estimator: str, stream: str) -> Estimate:
+        n, dim, fits = self.cloud.n_tokens, self.cloud.dim, self.fits
+        scored = core.linear_solve.PERMUTED if estimator == "held_out_permuted" else stream
+        fold_sizes = [self.folds.folds[k].n for k in self.folds.occupied]
+        if len(fold_sizes) < 2:
+            return self._null("held-out linearity needs tokens of at least 2 examples")
+        if n - max(fold_sizes) <= dim:
+            return self._null(f"a fold leaves {n - max(fold_sizes)} tokens to fit on; a map needs more than d = {dim}")
+
+        def outcome(left_out: int | None) -> float:
+            if fits.tss[None][stream] == 0.0:
+                raise _constant_target(stream)
+            if left_out is None:
+                value = core.linear_folds.explained(one.held_out[scored] for one in fits.replicates.values())
+            else:
+                value = fits.held_out_replicates[left_out][scored]
+            if value is None:
+                raise _constant_target(stream)
+            return value
+
+        return self._jackknifed(outcome, (*self._fit_flags(), *size_flags(self.cloud)))
+
+    def _fit_flags(self) -> tuple[str, ...]:
+        rank = (f"rank={self.fits.fit.rank}/{self.cloud.dim}",) if self.fits.fit.rank < self.cloud.dim else ()
+        return (*rank, "saturated") if self.fits.fit.saturated else rank
+
+    def _jackknifed(self, outcome: Callable[[int | None], float], flags: tuple[str, ...]) -> Estimate:
+        return jackknifed(outcome, self.folds.occupied, self.cloud.n_tokens, self.cloud.n_examples, flags)
+
+    def _null(self, reason: str) -> Estimate:
+        return Estimate(None, None, self.cloud.n_tokens, self.cloud.n_examples, (), reason)
+
+
+def _constant_target(stream: str) -> NoValue:
+    what = "the next states" if stream == "hidden" else "the updates"
+    return NoValue(f"{what} have no variance beyond the rounding of the states")
+
+
+def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
+    """Every estimator on every stream; nothing for a cloud without a next boundary."""
+    if not cloud.has_next:
+        return
+    linearity = Linearity(cloud)
+    for stream in STREAMS:
+        for estimator in ESTIMATORS:
+            if (estimator, stream) != ("identity", "update"):  # the identity map from x to y − x means nothing
+                yield estimator, stream, linearity.estimate(estimator, stream)
+    if cloud.no_mainflow is not None:
+        missing = Estimate(None, None, cloud.n_tokens, cloud.n_examples, (), cloud.no_mainflow)
+        yield from ((estimator, MAINFLOW, missing) for estimator in ESTIMATORS)
+    elif cloud.mainflow is not None:
+        chain = Linearity(cloud.mainflow)
+        yield from ((estimator, MAINFLOW, chain.estimate(estimator, "hidden")) for estimator in ESTIMATORS)
+
+
+LINEARITY = Metric(
+    name="linearity",
+    version=1,
+    title="linearity",
+    explanation="share of the variance at the next boundary (or of the update) that one linear map explains",
+    estimators=("in_sample", "adjusted", "held_out", "identity", "in_sample_permuted", "held_out_permuted"),
+    streams=("hidden", "update", "mainflow"),
+    scores=scores,
+    headlines=(
+        Headline(
+            estimator="held_out",
+            stream="hidden",
+            title="linearity (hidden)",
+            explanation="share of the variance of the next layer's hidden states that one linear map of this layer's "
+            "explains, on examples it was not fitted on (held-out R²; 1 = linear)",
+            extreme="min",
+            in_report="Share of the next boundary's variance that one linear map explains, on examples it was not "
+            "fitted on (held-out R²; 1 = linear). The skip connection alone makes it high.",
+        ),
+        Headline(
+            estimator="held_out",
+            stream="update",
+            title="linearity (update)",
+            explanation="the same for what the block adds to the stream; lower by nature, since the skip connection is "
+            "taken out",
+            extreme="min",
+            in_report="The same of what the block adds to the stream; lower by nature.",
+        ),
+    ),
+    compares="next",
+    unit="share of variance",
+    high=1,  # of every R²; only a map that was fitted on what it is scored on cannot be worse than the mean
+    estimator_ranges={"in_sample": (0, 1), "in_sample_permuted": (0, 1)},
+    tolerance=ToleranceByDtype("0.0001", "0.001", "0.005"),
+    cited_as="held-out R² of one linear map from a layer to the next, streams hidden and update",
+    axis_floor=-1.0,  # a single massive activation can take held-out linearity to minus thousands
+    cautions={
+        "few_tokens": "fewer than 16 tokens per dimension: held-out linearity is a lower bound",
+        "few_examples": "fewer than 4 examples per dimension: held-out linearity is a lower bound",
+    },
+)
