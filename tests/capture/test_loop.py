@@ -216,6 +216,6 @@ def test_an_adapter_that_labels_otherwise_has_another_fingerprint():
             batch.labels[:, 1] = SPECIAL  # the first letter of the question
             return batch
 
-    one, other = (probe_inputs(adapter, ToyTask(12), 8) for adapter in (ToyAdapter(), Relabelling()))
+    one, other = (probe_inputs(adapter, ToyTask(12), range(8)) for adapter in (ToyAdapter(), Relabelling()))
     assert one.media_sha256 == other.media_sha256
     assert one.inputs_sha256 != other.inputs_sha256

@@ -252,7 +252,7 @@ def test_a_nan_written_by_hand(compare: Compare, tmp_path: Path) -> None:
     for text in (json.dumps(document), json.dumps(forge(document))):
         (tmp_path / "nan.json").write_text(text)
         status, out, _ = compare(SAMPLE_FILE, tmp_path / "nan.json")
-        assert status == 2 and "NaN is not a JSON number" in out
+        assert status == 2 and "not complete JSON" in out
         assert compare(tmp_path / "nan.json", SAMPLE_FILE)[0] == 2
 
 
