@@ -193,9 +193,8 @@ def _checked(as_type: Callable[[type], Any]) -> Result:
     except msgspec.ValidationError as error:
         raise ResultError(_foreign(as_type) or f"does not follow the result schema: {_place_and_rule(error)}") from None
     except msgspec.DecodeError as error:
-        raise ResultError(
-            f"not complete JSON ({error}): truncated or damaged (NaN is not a JSON number). Copy it again or repeat the run"
-        ) from None
+        what = f"not complete JSON ({error}): truncated or damaged (NaN is not a JSON number)"
+        raise ResultError(f"{what}. Copy it again or repeat the run") from None
     except RecursionError:
         raise ResultError("nested too deeply to be a result file") from None
     result = Result(*(getattr(file, name) for name in Result.__struct_fields__))
