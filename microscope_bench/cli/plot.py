@@ -37,12 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", metavar="NAME", help="leaves out the results of other tasks")
     parser.add_argument("--format", choices=FORMATS, help="of the pictures in a directory (default: svg)")
-    parser.add_argument(
-        "--tokens",
-        metavar="SET",
-        default="all",
-        help="all, no_sinks, correct, wrong, ... (default: all)",
-    )
+    parser.add_argument("--tokens", metavar="SET", default="all", help="all (default), no_sinks, correct, wrong, ...")
 
 
 def run(args: argparse.Namespace) -> int:

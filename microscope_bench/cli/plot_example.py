@@ -30,14 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("kept", metavar="STORE", help="token store's directory")
     parser.add_argument("--example", metavar="ID", help="default: the first that was measured")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=picture,
-        default=Path("example.pdf"),
-        metavar="FILE",
-        help="pdf, svg or png (%(default)s)",
-    )
+    into = "pdf, svg or png (%(default)s)"
+    parser.add_argument("-o", "--output", type=picture, default=Path("example.pdf"), metavar="FILE", help=into)
     parser.add_argument(
         "--layers", type=layers, metavar="L,...", help="a row each, l means l to l + 1 (default: first, middle, last)"
     )

@@ -130,10 +130,7 @@ class Geometry:
     ) -> Iterator[None]:
         """Keeps the states of some rows of the forward pass inside this context.
 
-        Args:
-            batch: what runs, where the adapter encoded it.
-            rows: which documents stand where; none means that nothing is kept.
-            first_pass_only: whether decode steps follow.
+        ``batch`` is what runs, where the adapter encoded it; with ``first_pass_only`` decode steps may follow.
         """
         examples = {row.document: self.example(row.document) for row in rows}
         by_task: dict[str, list[Watched]] = {}
@@ -198,10 +195,7 @@ class Geometry:
         return self._same_delimiter[name]
 
     def finish(self, output_path: str | None) -> dict[str, Any]:
-        """Measures every task, writes the results, and says where they are.
-
-        Args:
-            output_path: lm-eval's; None writes none.
+        """Measures every task, writes the results where lm-eval has an ``output_path``, and says where they are.
 
         Returns:
             Task → summary of its result; JSON types only.

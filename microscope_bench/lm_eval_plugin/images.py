@@ -147,10 +147,7 @@ def check_causal(adapter: HFAdapter, rows: Sequence[Row], *, templated: bool) ->
 
     Such a model (PaliGemma) takes all it is given for the prompt: it would see the answer that it is scored on.
 
-    Args:
-        adapter: the model; it runs twice, where a row holds a continuation at all.
-        rows: from :func:`plan_scoring`.
-        templated: whether contexts went through the chat template.
+    The model runs twice for it, where a row holds a continuation at all.
     """
     row = next((row for row in rows if row.n_after), None)
     if row is None:
@@ -222,12 +219,7 @@ def check_length(example: Example, length: int, max_length: int | None) -> None:
 
 
 def watched_rows(batch: Batch, rows: Sequence[tuple[int, Document, int]]) -> list[Watched]:
-    """The prompts in a batch that the adapter encoded.
-
-    Args:
-        batch: what runs.
-        rows: (row, whose, how many tokens at its end do not belong to the prompt).
-    """
+    """The prompts in a batch that the adapter encoded; ``rows``: (row, whose, tokens behind the prompt)."""
     return [
         Watched(
             document,
