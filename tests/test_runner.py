@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from msgspec import structs
 
-from microscope_bench import evaluate, load_result
+from microscope_bench import RunConfig, evaluate, load_result
 from microscope_bench.errors import CaptureError, MicroscopeError, ResultError, StoreError
 from microscope_bench.run.measure_store import measure_store
+from microscope_bench.run.pipeline import run_resolved
+from microscope_bench.run.resolve import Stopwatch, resolve_loaded
 from tests.toy import LAYERS, PATCHES, ToyAdapter, ToyTask, result_files, run
 
 ONE = {"metrics": "anisotropy"}
@@ -220,7 +222,9 @@ def test_stores_of_one_model_lie_apart_where_anything_else_differs(tmp_path):
 
 
 def test_the_time_to_load_what_is_given_loaded_is_noted():
-    assert 7 <= run(metrics="anisotropy", load_seconds=7.0).timing.seconds["load"] < 8
+    config = RunConfig(metrics="anisotropy", progress=False)
+    resolved = resolve_loaded(ToyAdapter(), ToyTask(40), config, Stopwatch(load=7.0))
+    assert 7 <= run_resolved(resolved).timing.seconds["load"] < 8
 
 
 def test_a_store_directory_that_is_made_by_the_run_is_cut_from_the_command(tmp_path, monkeypatch):

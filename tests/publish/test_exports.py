@@ -62,6 +62,17 @@ def test_a_record_has_the_fewest_and_the_most_tokens_of_a_layer() -> None:
     assert (record["n_min"], record["n_max"]) == (min(n), max(n))
 
 
+def test_a_record_counts_examples_apart_from_tokens() -> None:
+    counted = with_scores(sample(), lambda s: replace(s, n_tokens=700 + s.layer, n_examples=30 + s.layer))
+    (record,) = [
+        r
+        for r in records(board_of([("a.json", counted)]))
+        if (r["metric"], r["modality"], r["tokens"]) == ("anisotropy", "image", "all")
+    ]
+    assert (record["n_tokens_min"], record["n_tokens_max"]) == (700, 704)
+    assert (record["n_examples_min"], record["n_examples_max"]) == (30, 34)
+
+
 def test_csv_and_json_hold_the_same_records() -> None:
     board = board_of([("a.json", sample()), ("b.json", MODEL_B), ("c.json", failed(MODEL_B))])
     document = json.loads(to_json(board, lambda _: "projector"))
