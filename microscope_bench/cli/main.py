@@ -27,7 +27,6 @@ VERBS = {
     "compare": "hold results against baselines: drift in either direction",
     "report": "one HTML page of results: curves over depth, tables, warnings, where the numbers come from",
     "plot": "draw metrics over depth, for a look or for a paper",
-    "plot-tokens": "draw the tokens of a kept store in two dimensions, layer by layer",
     "plot-example": "draw the non-linearity of each token of one example, over its words and its picture",
     "cite": "how to cite results: a sentence, BibTeX, a LaTeX table, a model card's block",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from microscope_bench.cli.options import add_config_options, layers, picture
 from microscope_bench.config import RunConfig
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, StoreError
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -47,13 +47,15 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.figures.example_pictures import draw_example
     from microscope_bench.figures.example_rerun import first_example, run_again
     from microscope_bench.figures.open_store import OpenStore
-    from microscope_bench.figures.projections import evenly
 
     opened = OpenStore.at(args.kept)
     if opened.n_layers == 0:
         raise MicroscopeError(f"{opened.model} is one boundary, and a map leads from one to the next")
-    drawn = sorted(set(args.layers)) if args.layers is not None else evenly(opened.n_layers - 1)
-    opened.check_layers(drawn, opened.n_layers - 1)
+    last = opened.n_layers - 1
+    drawn = sorted(set(args.layers if args.layers is not None else (0, round(last / 2), last)))
+    for layer in drawn:
+        if not 0 <= layer <= last:
+            raise StoreError(f"{opened.model} has layers 0 to {last} to draw here, not {layer}")
     adapter, task = _loaded(opened, args)
     example = args.example or first_example(opened)
     boundaries = {boundary for layer in drawn for boundary in (layer, layer + 1)}

@@ -1,5 +1,1 @@
-"""Pictures of tokens, from kept token stores: projections of the states, and what no linear map explains of each token.
-
-It stands above capture, measure, adapters and tasks; pictures of results are drawn in
-:mod:`microscope_bench.publish.plots`, which sees no tensor.
-"""
+"""What no linear map explains of each token of one example of a kept store, as a picture."""

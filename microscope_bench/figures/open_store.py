@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.identity import Identity
-from microscope_bench.measure.survey import survey
 from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.protocol import Protocol
 from microscope_bench.run.captured import open_finished
@@ -51,14 +48,3 @@ class OpenStore:
     def n_layers(self) -> int:
         """L."""
         return self.identity.model.n_layers
-
-    @cached_property
-    def is_sink(self) -> np.ndarray:
-        """Whether each token, bool (N,), is a sink at any boundary, by the protocol's rule."""
-        return survey(self.tokens, self.n_layers).is_sink
-
-    def check_layers(self, layers: list[int], last: int) -> None:
-        """Raises StoreError for a layer outside 0..last."""
-        for layer in layers:
-            if not 0 <= layer <= last:
-                raise StoreError(f"{self.model} has layers 0 to {last} to draw here, not {layer}")
