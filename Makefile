@@ -37,7 +37,7 @@ matrix: $(VENV)/.dev build/extras/.done
 	$(BIN)/python -m tests.matrix --json build/matrix/plain.json
 	PYTHONPATH=build/extras $(BIN)/python -m tests.matrix --needing timm --json build/matrix/timm.json
 	$(BIN)/python -m tests.matrix --page docs/models.md --from build/matrix/plain.json build/matrix/timm.json
-	PYTHONPATH=build/extras $(BIN)/python -m pytest tests/adapters/test_placement.py tests/adapters/test_sound_and_video.py
+	PYTHONPATH=build/extras $(BIN)/python -m pytest tests/adapters/test_offloading.py tests/adapters/test_sound_and_video.py
 
 # faults that the tests must see, each in a copy of the package
 mutants: $(VENV)/.dev

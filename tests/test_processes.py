@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microscope_bench import evaluate, load_result
-from microscope_bench.adapters.placement import device_options
+from microscope_bench.adapters.offloading import device_options
 from microscope_bench.errors import AdapterError
 from microscope_bench.measure.scores import own_boundaries
 from microscope_bench.system.processes import ALONE, VARIABLES, Processes, ProcessesError, launched

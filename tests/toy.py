@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from microscope_bench import evaluate
-from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, TEXT, Adapter, Batch, ModelInfo
+from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, TEXT, Adapter, Batch
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import Example
-from microscope_bench.identity import DatasetInfo, Processing
+from microscope_bench.identity import DatasetInfo, ModelInfo, Processing
 from microscope_bench.results.result import Result
 
 PATCHES = 6

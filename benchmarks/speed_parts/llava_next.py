@@ -10,19 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaNextConfig
 
-from microscope_bench.adapters.base import (
-    IMAGE,
-    PADDING,
-    SPECIAL,
-    STRUCTURE,
-    TEXT,
-    Adapter,
-    Batch,
-    ModelInfo,
-    Processing,
-)
+from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch
 from microscope_bench.adapters.decoder import find_blocks
 from microscope_bench.example import Example
+from microscope_bench.identity import ModelInfo, Processing
 
 BOS = 1
 SYSTEM_PROMPT = 36

@@ -7,63 +7,79 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from microscope_bench.adapters.batch import (
-    AUDIO,
-    IMAGE,
-    LABELS,
-    MODALITIES,
-    PADDING,
-    SPECIAL,
-    STRUCTURE,
-    TEXT,
-    VIDEO,
-    Batch,
-)
 from microscope_bench.errors import AdapterError
 from microscope_bench.example import Example
 from microscope_bench.identity import ModelInfo, Processing
 
-__all__ = [
-    "AUDIO",
-    "IMAGE",
-    "LABELS",
-    "MODALITIES",
-    "PADDING",
-    "SPECIAL",
-    "STRUCTURE",
-    "TEXT",
-    "VIDEO",
-    "Adapter",
-    "Batch",
-    "ModelInfo",
-    "Processing",
-]
+LABELS = ("padding", "special", "structure", "text", "image", "video", "audio")
+"""What a token position can be; a label array holds indices into this tuple.
+
+``special`` are the tokenizer's own marks (BOS, role and turn marks), ``structure`` the constants that frame media (row
+separators such as ``image_newline``, start and end of image). Only the modalities are measured.
+"""
+PADDING, SPECIAL, STRUCTURE, TEXT, IMAGE, VIDEO, AUDIO = range(len(LABELS))
+MODALITIES = LABELS[TEXT:]
+
+
+@dataclass
+class Batch:
+    """A few examples, encoded.
+
+    Attributes:
+        inputs: keyword arguments of the forward pass, tensors on the model's device.
+        labels: int8 (B, S), an index into :data:`LABELS` for every position that block 1 will see.
+        ids: example ids, B of them.
+        prompts: the text each example was turned into, template included.
+        tokens: per example the token ids without padding (int64), to tell a changed tokenizer from a changed model.
+        media: the tensors among ``inputs`` that hold pictures, sound or video, by name.
+        other: boundary 0 of the same prompts with other media, where the labels depend on it: media positions that do
+            not differ hold no content.
+    """
+
+    inputs: dict[str, Any]
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    prompts: tuple[str, ...]
+    tokens: tuple[np.ndarray, ...]
+    media: dict[str, Tensor] = field(default_factory=dict)
+    other: Tensor | None = None
+
+    def last_positions(self) -> np.ndarray:
+        """int64 (B,): index of each row's last position that is not padding."""
+        real = self.labels != PADDING
+        return np.asarray(real.shape[1] - 1 - np.argmax(real[:, ::-1], axis=1), dtype=np.int64)
+
+    def lengths(self) -> np.ndarray:
+        """int64 (B,): positions of each row that are not padding."""
+        return np.asarray((self.labels != PADDING).sum(axis=1), dtype=np.int64)
 
 
 class Adapter(ABC):
-    """One loaded model. Subclasses load in :meth:`load`; everything else works on the loaded model.
+    """One loaded model.
 
     Attributes:
         info: the model's identity.
         processing: what makes its inputs of examples.
         modalities: the modalities this model can be given ("text", "image", ...).
         device: where inputs go.
-        needs_image: whether the model takes no prompt without a picture.
+        needs_image: whether every prompt must have a picture.
         lacks: modality → why the model cannot be given it, though its processor prepares it.
-        unplaced: modality → why no position of the residual stream is one of it, though the model takes it
-            (cross-attention); such a modality is not asked of the labels.
-        states_differ: why the hidden states that transformers returns are not the boundaries, or "". Where a model adds
-            something to the stream between two blocks, as deepstack and gated cross-attention do, the boundary is what
+        unplaced: modality → why no position of the residual stream holds it, though the model takes it
+            (cross-attention); the labels need not contain it.
+        states_differ: why the hidden states that transformers returns are not the boundaries, or None. Where a model
+            adds something to the stream between two blocks (deepstack, gated cross-attention), the boundary is what
             enters the next block, after the addition.
         codes_repeat: whether two media may give the same vector at a position, as the codes of a vocabulary do.
-        sees: what a state is a function of besides its own token: those "before" it, these and the "media" that reach
-            it by cross-attention, or the whole "sequence". By this, equal tokens are told from copies of one token.
+        sees: what a state depends on besides its own token: the tokens "before" it, these and the "media" that reach it
+            by cross-attention, or the whole "sequence". This tells equal tokens from copies of one token.
         max_batch: the most examples that :meth:`encode` takes, or None.
     """
 
@@ -74,7 +90,7 @@ class Adapter(ABC):
     needs_image: bool = False
     lacks: Mapping[str, str] = MappingProxyType({})
     unplaced: Mapping[str, str] = MappingProxyType({})
-    states_differ: str = ""
+    states_differ: str | None = None
     codes_repeat: bool = False
     sees: str = "before"
     max_batch: int | None = None
@@ -85,11 +101,11 @@ class Adapter(ABC):
         """Loads the model.
 
         Args:
-            args: the ``key=value`` pairs of ``--model_args``; an unknown key is an error with the nearest names.
+            args: the ``key=value`` pairs of ``--model_args``; an unknown key is an error.
             device: "cpu", "cuda", "cuda:1", ...; None means a GPU where there is one.
 
         Raises:
-            AdapterError: anything that keeps the model from being loaded, with what to do next.
+            AdapterError: the model cannot be loaded.
         """
 
     @abstractmethod
@@ -109,7 +125,7 @@ class Adapter(ABC):
         """
 
     def prepare(self, examples: Sequence[Example]) -> Batch:
-        """As :meth:`encode`, but labels that only a pass could tell may be missing; the default is :meth:`encode`."""
+        """As :meth:`encode`, but without a pass: labels that only a pass tells may be missing."""
         return self.encode(examples)
 
     @abstractmethod
@@ -118,30 +134,25 @@ class Adapter(ABC):
 
         Args:
             batch: from :meth:`encode`.
-            logits: whether next-token logits are needed. Without them the pass may end as early as it likes after the
-                last block, and the capture ends it there itself.
+            logits: whether next-token logits are needed; without them the pass may end after the last block.
 
         Returns:
             float32 (B, vocabulary), the logits after each example's last token, or None when ``logits`` is False.
         """
 
     def residual(self, hidden: Tensor) -> Tensor:
-        """The residual stream as (B, S, d), from the hidden state as a block sees it; the default returns it as it is.
+        """The residual stream (B, S, d), from the hidden state as a block sees it; the default returns it unchanged.
 
-        A model with several parallel residual streams lays them side by side here: d is then their number times the
-        width of one, because a block may read and write each of them.
+        Several parallel residual streams are laid side by side: d is then their number times the width of one.
         """
         return hidden
 
     def last_module(self) -> nn.Module:
-        """The module whose output is boundary L: the last block, or what is watched where there are no blocks."""
+        """The module whose output is boundary L."""
         return self.blocks()[-1]
 
     def tapped(self, tap: str) -> Adapter:
-        """The same model with its residual stream watched elsewhere (``--tap``).
-
-        Args:
-            tap: "language", "vision" or "projector".
+        """The same model with its residual stream watched elsewhere: ``--tap`` language, vision or projector.
 
         Raises:
             AdapterError: this adapter, or this model, has no such place.
@@ -151,30 +162,19 @@ class Adapter(ABC):
         raise AdapterError(f"{self.info.name}: {type(self).__name__} watches the language model only; leave --tap out")
 
     def optional_blocks(self) -> frozenset[int]:
-        """Indices of the blocks that a pass may leave out, as cross-attention is that has no picture to read.
-
-        The residual stream passes such a block unchanged, and so its boundaries are equal.
-        """
+        """Indices of the blocks that a pass may leave out, such as cross-attention without a picture to read."""
         return frozenset()
 
     def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
-        """Labels corrected by what block 1 really receives; called once per batch, before tokens are selected.
+        """Labels corrected by what block 1 receives (``boundary0``, (B, S, d)), once per batch.
 
         The default returns ``batch.labels``. The generic adapter turns constant placeholder positions
         (``image_newline``) into ``structure`` here.
-
-        Args:
-            batch: from :meth:`encode`.
-            boundary0: (B, S, d), the input of block 1.
         """
         return batch.labels
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
-        """For each choice the one token that continues the prompt with it.
-
-        Args:
-            prompt: one of :attr:`Batch.prompts`.
-            choices: single letters, or short words such as Yes and No.
+        """For each choice the one token that continues the prompt (of :attr:`Batch.prompts`) with it.
 
         Raises:
             AdapterError: a choice is not exactly one token after this prompt, so one forward pass cannot score it.
@@ -182,16 +182,9 @@ class Adapter(ABC):
         raise AdapterError(f"{type(self).__name__} does not say which token continues a prompt with a choice")
 
     def fresh_weights(self, seed: int) -> Adapter:
-        """The same model with the weights it has before training, for the control ``untrained``.
+        """Another adapter of the same model with freshly initialised weights, for the control ``untrained``.
 
-        Every parameter is drawn anew, as the architecture initialises it; equal seeds give equal weights. This adapter
-        keeps its own, so memory holds both.
-
-        Args:
-            seed: of the random numbers.
-
-        Returns:
-            Another adapter, with ``trained=False`` in its ``info``.
+        Equal seeds give equal weights. This adapter keeps its own, so memory holds both.
 
         Raises:
             AdapterError: this adapter, or this model, does not support it.
@@ -201,11 +194,7 @@ class Adapter(ABC):
         )
 
     def check_labels(self, batch: Batch, boundary0: Tensor) -> None:
-        """Raises unless labels and the sequence that block 1 saw have the same shape.
-
-        Raises:
-            AdapterError: with both shapes and the usual causes.
-        """
+        """Raises an AdapterError unless labels and the sequence that block 1 saw have the same shape."""
         if tuple(boundary0.shape[:2]) != batch.labels.shape:
             raise AdapterError(
                 f"{self.info.name}: labels are {batch.labels.shape[0]} × {batch.labels.shape[1]} but block 1 saw "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,15 +14,8 @@ from microscope_bench.errors import AdapterError
 _BLOCK_LISTS = {"layers", "h", "block", "blocks", "layer"}
 _NOT_TEXT = re.compile(r"vision|visual|image|audio|speech|video|qformer|projector|connector|resampler")
 _FINAL_NORMS = (
-    "norm",
-    "final_layer_norm",
-    "final_layernorm",
-    "ln_f",
-    "final_norm",
-    "layer_norm",
-    "layernorm",
-    "embedding_norm",
-    "norm_f",
+    *("norm", "final_layer_norm", "final_layernorm", "ln_f", "final_norm", "layer_norm", "layernorm"),
+    *("embedding_norm", "norm_f"),
     "hyper_connection_mixer",  # norm and mix of parallel streams in one
 )
 
@@ -40,17 +32,10 @@ def describe_module_lists(model: nn.Module) -> str:
 
 
 def find_blocks(model: Any, stack: str | None = None) -> nn.ModuleList:
-    """The list of decoder blocks of a transformers model.
+    """The list of decoder blocks of a transformers model, or an AdapterError that names the lists the model has.
 
-    The rule: a ModuleList named like a list of blocks below ``get_decoder()``, on no vision or audio path; the
-    one as long as the text configuration says comes first, then the shallowest.
-
-    Args:
-        model: the model.
-        stack: dotted path of the module to look below instead.
-
-    Raises:
-        AdapterError: no such list; the message names the lists the model has.
+    The rule: a ModuleList named like a list of blocks below ``get_decoder()`` (or the module at the dotted path
+    ``stack``), on no vision or audio path; first the one as long as the text configuration says, then the shallowest.
     """
     try:
         decoder = model.get_decoder() if stack is None else model.get_submodule(stack)
@@ -74,7 +59,7 @@ def find_blocks(model: Any, stack: str | None = None) -> nn.ModuleList:
 
 
 def find_final_norm(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module | None:
-    """The norm that follows the last block: beside the list they stand in, or None where the decoder has none."""
+    """The norm that follows the last block, beside the list of blocks, or None where the decoder has none."""
     for module in model.modules():
         lists = [child for child in module.children() if isinstance(child, nn.ModuleList) and len(child)]
         if any(child[-1] is blocks[-1] for child in lists):
@@ -86,15 +71,9 @@ def find_final_norm(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module 
 
 
 def first_tensor_at(module: nn.Module, run: Callable[[], object], *, output: bool = False) -> Tensor | None:
-    """What enters a module first, or what leaves it, while ``run`` runs; the pass ends there.
+    """What enters a module first (with ``output``: what leaves it) while ``run`` makes a pass, which ends there.
 
-    Args:
-        module: where to look.
-        run: makes a forward pass.
-        output: look at what leaves.
-
-    Returns:
-        The tensor, or None where the pass does not come by.
+    None where the pass does not run the module.
     """
     seen: list[Tensor] = []
 
@@ -130,11 +109,6 @@ def hidden_among(output: Any) -> Any:
 def hidden_given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """The hidden state among what a module was called with."""
     return args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))
-
-
-def option(config: Any, path: str) -> Any:
-    """The value at a dotted path of a configuration."""
-    return attrgetter(path)(config)
 
 
 class _Seen(BaseException):

@@ -1,4 +1,4 @@
-"""Examples to tensors and labels, by a checkpoint's own processor or tokenizer."""
+"""Turns examples into tensors and labels, by a checkpoint's own processor or tokenizer."""
 
 from __future__ import annotations
 
@@ -33,13 +33,9 @@ _NO_PLACE = (
 
 @dataclass
 class Encoded:
-    """What the processor made of a few examples.
+    """What the processor made of a few examples, see :class:`~microscope_bench.adapters.base.Batch`.
 
-    Attributes:
-        inputs: its tensors by name, not yet on the model's device.
-        labels: int8 (B, S), indices into :data:`~microscope_bench.adapters.base.LABELS`.
-        prompts: the text of each example, as the model reads it.
-        tokens: token ids of each example, without padding.
+    ``inputs`` are its tensors by name, not yet on the model's device.
     """
 
     inputs: dict[str, Any]
@@ -52,21 +48,17 @@ class Encoder:
     """Turns examples into tensors with one label per position.
 
     Args:
-        name: of the model, for messages.
+        name: names the model in messages.
         config: the model's configuration.
         tokenizer: the checkpoint's.
         processor: the checkpoint's, or None for a text-only model.
-        overrides: what the architecture does differently.
+        overrides: of the architecture.
         process: calls the processor.
-        use_chat_template: None means where the checkpoint has one.
 
     Attributes:
         modalities: the modalities that can be encoded.
-        lacks: modality → why it cannot be, though the processor prepares it.
+        lacks: modality → why it cannot be encoded, though the processor prepares it.
         templated: whether prompts go through the chat template.
-
-    Raises:
-        AdapterError: a chat template is asked for and there is none.
     """
 
     def __init__(
@@ -77,20 +69,13 @@ class Encoder:
         processor: Any | None,
         overrides: Overrides,
         process: Callable[..., Any],
-        *,
-        use_chat_template: bool | None = None,
     ) -> None:
-        self.name = name
-        self.tokenizer = tokenizer
-        self.processor = processor
+        self.name, self.tokenizer, self.processor = name, tokenizer, processor
         self.title = f"{name} ({config.model_type})"
         self._overrides = overrides
         self._process = process
         self._tokens = find_media_tokens(config, tokenizer, processor, overrides.framing)
-        template = chat_template(processor or tokenizer)
-        if use_chat_template and template is None:
-            raise AdapterError(f"{name} has no chat template; leave use_chat_template out")
-        self.templated = template is not None if use_chat_template is None else use_chat_template
+        self.templated = self.has_template
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         prepared = [modality for modality in _TAKEN_BY if self._has_part_for(modality)]
@@ -101,12 +86,7 @@ class Encoder:
         self.modalities = frozenset({"text", *placed}) - self.lacks.keys()
 
     def __call__(self, examples: Sequence[Example]) -> Encoded:
-        """Encodes one batch, padded on :attr:`padding_side`.
-
-        Raises:
-            AdapterError: the model lacks a modality the examples need, or its template fails.
-            ExampleError: one example cannot be encoded.
-        """
+        """Encodes one batch, padded on :attr:`padding_side`; raises as :meth:`Adapter.encode` does."""
         refuse_what_the_model_lacks(self.title, self.modalities, self.lacks, self._overrides, examples)
         for example in examples:
             if example.prompt is None:
@@ -148,15 +128,7 @@ class Encoder:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def label_text(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The label of every position of prompts without media.
-
-        Args:
-            ids: int64 (B, S), token ids.
-            mask: (B, S), 0 where padded.
-
-        Returns:
-            int8 (B, S), indices into :data:`~microscope_bench.adapters.base.LABELS`.
-        """
+        """The labels, int8 (B, S), of prompts without media; ``ids`` and ``mask`` (0 where padded) are (B, S) too."""
         return label_positions(ids, mask, self._tokens)
 
     def _has_part_for(self, modality: str) -> bool:
@@ -177,15 +149,11 @@ class Encoder:
 
     @property
     def prompt_end(self) -> str:
-        """What the processor puts behind each prompt on its own."""
+        """What the processor itself appends to each prompt."""
         return self._overrides.prompt_end
 
     def with_template(self, templated: bool) -> Encoder:
-        """The same encoder with or without the chat template.
-
-        Raises:
-            AdapterError: a chat template is asked for and there is none.
-        """
+        """The same encoder with or without the chat template; an AdapterError where there is none."""
         if templated and not self.has_template:
             raise AdapterError(f"{self.name} has no chat template; leave use_chat_template out")
         other = copy(self)
@@ -193,19 +161,15 @@ class Encoder:
         return other
 
     def padded(self, side: str) -> Encoder:
-        """The same encoder, padding on another side: "left" where the model is to go on from the last position."""
+        """The same encoder, padding on the "right" or, for a model that continues the prompts, on the "left"."""
         other = copy(self)
         other.padding_side = side
         return other
 
     def chat(self, turns: Sequence[tuple[str, str]]) -> str:
-        """A conversation through the chat template; see :func:`~microscope_bench.adapters.prompting.chat`.
+        """(role, content) turns through the chat template; an AdapterError where it fails, or leaves a turn out.
 
-        Args:
-            turns: (role, content) of each, pictures by the placeholders in their text.
-
-        Raises:
-            AdapterError: the chat template fails, or leaves a turn out.
+        See :func:`~microscope_bench.adapters.prompting.chat`.
         """
         if not self.has_template:
             raise AdapterError(f"{self.name} has no chat template; leave --apply_chat_template out")
@@ -213,14 +177,9 @@ class Encoder:
             return chat(self.processor or self.tokenizer, turns, ("image",), in_parts=self.processor is not None)
 
     def prompt(self, example: Example) -> str:
-        """The text of an example as the model reads it.
-
-        Raises:
-            AdapterError: the chat template fails, or the place of a medium is unknown.
-        """
-        return self._prompt(example) if example.prompt is None else example.prompt
-
-    def _prompt(self, example: Example) -> str:
+        """The text of an example as the model reads it, or an AdapterError from its chat template."""
+        if example.prompt is not None:
+            return example.prompt
         if not self.templated:
             return raw_prompt(self.processor, example, self._overrides)
         with self._template_errors(f"example {example.id}"):

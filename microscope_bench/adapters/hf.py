@@ -1,4 +1,4 @@
-"""The generic adapter: any causal or multimodal model of transformers, by its own processor and chat template."""
+"""The generic adapter: any causal or multimodal model of transformers, with its own processor and chat template."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from msgspec import structs
 from torch import Tensor, nn
 
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
-from microscope_bench.adapters.decoder import describe_module_lists, find_blocks, first_tensor_at, option
+from microscope_bench.adapters.decoder import describe_module_lists, find_blocks, first_tensor_at
 from microscope_bench.adapters.encoding import Encoder
 from microscope_bench.adapters.hf_loading import load_parts
-from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
 from microscope_bench.adapters.media_tokens import constant_media_vectors
 from microscope_bench.adapters.model_loading import model_info, part_that_runs, processing_of, start_tokens
+from microscope_bench.adapters.offloading import input_device, offloading_fails
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
-from microscope_bench.adapters.placement import input_device, offloading_fails
 from microscope_bench.adapters.prompting import chat_template, continuation_token_ids, template_sha256
 from microscope_bench.adapters.tap_names import LANGUAGE, PROJECTOR, VISION
 from microscope_bench.adapters.taps import TappedAdapter
+from microscope_bench.adapters.untrained_weights import seeded_initialisation, untrained_twin
 from microscope_bench.errors import AdapterError
 from microscope_bench.example import Example
 
@@ -34,16 +34,16 @@ from microscope_bench.example import Example
 class HFAdapter(Adapter):
     """A transformers model with its processor (multimodal) or tokenizer (text only).
 
-    Model args: ``pretrained`` (hub id or directory), ``revision``, ``dtype`` (auto: as in the checkpoint; float32,
-    bfloat16, float16), ``attn_implementation``, ``quantization`` (bnb-8bit, bnb-4bit, torchao-int8), ``device_map``,
-    ``max_memory`` and ``offload_folder`` (these three need accelerate), ``trust_remote_code`` (default false),
-    ``use_chat_template`` (default: where the checkpoint has one), ``max_length`` (instead of the configuration's).
+    Model args: ``pretrained`` (hub id or directory), ``revision``, ``dtype`` (auto, float32, bfloat16, float16),
+    ``attn_implementation``, ``quantization`` (bnb-8bit, bnb-4bit, torchao-int8), ``device_map``, ``max_memory`` and
+    ``offload_folder`` (these three need accelerate), ``trust_remote_code`` (default false), ``use_chat_template``
+    (default: where the checkpoint has one), ``max_length`` (instead of the configuration's).
 
     Attributes:
         model: the loaded model, in evaluation mode.
         tokenizer: its tokenizer.
         processor: its processor, or None for a text-only model.
-        overrides: what the model does differently, instead of what its architecture's entry says; for subclasses.
+        overrides: a subclass's own, which replace the entry of the architecture.
     """
 
     overrides: Overrides | None = None
@@ -63,36 +63,29 @@ class HFAdapter(Adapter):
         self._set_model(model)
         self.tokenizer, self.processor = tokenizer, processor
         self.device = input_device(model)
-        self.encoder = Encoder(
-            checkpoint.repo,
-            model.config,
-            tokenizer,
-            processor,
-            self._overrides,
-            self.process,
-            use_chat_template=use_chat_template,
-        )
+        encoder = Encoder(checkpoint.repo, model.config, tokenizer, processor, self._overrides, self.process)
+        self.encoder = encoder if use_chat_template is None else encoder.with_template(use_chat_template)
         self.modalities, self.lacks = self.encoder.modalities, self.encoder.lacks
         self.needs_image, self.unplaced = self._overrides.needs == "image", self._overrides.unplaced
         self.states_differ = self._overrides.states_differ
         self.sees = self._overrides.sees
-        self.codes_repeat, self.max_batch = self._overrides.codes_repeat, self._overrides.max_batch
+        self.codes_repeat, self.max_batch = self._overrides.fusion == "discrete", self._overrides.max_batch
         self._forward_arguments = {*inspect.signature(model.forward).parameters, *self._overrides.passes}
         self.info = model_info(
             model,
             checkpoint,
             len(self.blocks()),
-            streams=self._overrides.streams,
+            streams=None if self._overrides.streams is None else self._overrides.streams[0],
         )
         self.processing = processing_of(model, processor or tokenizer, self.encoder.templated, max_length)
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> HFAdapter:
-        """Loads and pins the checkpoint that ``args`` names; see :meth:`Adapter.load` and the class for its keys."""
+        """Loads and pins the checkpoint that ``args`` names; the class lists the keys."""
         return cls(**load_parts(args, device, measured_anyway=cls.overrides is not None))
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The decoder blocks in the order the residual stream passes them, found by their place in the model."""
+        """The decoder blocks in order, found by their place in the model."""
         return list(self._found_blocks)
 
     @cached_property
@@ -100,18 +93,18 @@ class HFAdapter(Adapter):
         return find_blocks(self.model, self._overrides.stack)
 
     def optional_blocks(self) -> frozenset[int]:
-        """The cross-attention blocks that a pass without a picture leaves out; see :meth:`Adapter.optional_blocks`."""
-        key = self._overrides.optional_blocks
-        return frozenset() if key is None else frozenset(option(self.model.config, key))
+        """The cross-attention blocks that a pass without a picture leaves out."""
+        return frozenset(getattr(self.model.config.get_text_config(decoder=True), "cross_attention_layers", None) or ())
 
     def residual(self, hidden: Tensor) -> Tensor:
-        """Parallel residual streams side by side; see :meth:`Adapter.residual`."""
+        """Parallel residual streams side by side."""
         if self._overrides.streams is None or hidden.dim() < 4:
             return hidden
-        return (hidden.movedim(0, 2) if self._overrides.streams_first else hidden).flatten(2)
+        _, axis = self._overrides.streams
+        return hidden.movedim(axis, 2).flatten(2)
 
     def fresh_weights(self, seed: int) -> HFAdapter:
-        """The same model before training, as transformers initialises it; see :meth:`Adapter.fresh_weights`."""
+        """The same model as transformers initialises it."""
         with seeded_initialisation(seed):
             twin = untrained_twin(self.model)
         fresh = copy(self)
@@ -120,16 +113,12 @@ class HFAdapter(Adapter):
         return fresh
 
     def tapped(self, tap: str) -> Adapter:
-        """The same model, watched in its vision tower or behind its projector; see :meth:`Adapter.tapped`."""
+        """The same model, watched in its vision tower or behind its projector."""
         paths = {VISION: self._overrides.tower, PROJECTOR: self._overrides.projector}.get(tap)
         return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
 
     def process(self, text: list[str], **options: Any) -> Mapping[str, Any]:
-        """Calls the processor; a subclass whose processor wants something else overrides this.
-
-        Args:
-            text: the prompts.
-            options: media by the processor's names for them, padding and the like.
+        """Calls the processor with the prompts, the media and further options; a subclass may override this.
 
         Returns:
             ``input_ids`` and ``attention_mask``, both (B, S), and whatever else the model takes.
@@ -139,11 +128,7 @@ class HFAdapter(Adapter):
         return encoded
 
     def with_template(self, templated: bool) -> HFAdapter:
-        """The same model, its prompts with or without its chat template, whatever it was loaded with.
-
-        Raises:
-            AdapterError: a chat template is asked for and there is none.
-        """
+        """The same model, its prompts with or without its chat template; an AdapterError where it has none."""
         other = copy(self)
         other.encoder = self.encoder.with_template(templated)
         template = chat_template(self.processor or self.tokenizer)
@@ -162,7 +147,7 @@ class HFAdapter(Adapter):
         return other
 
     def encode(self, examples: Sequence[Example]) -> Batch:
-        """Turns examples into one right-padded batch; see :meth:`Adapter.encode`."""
+        """Turns examples into one right-padded batch."""
         batch = self.prepare(examples)
         labels, other = batch.labels, None
         if self._overrides.adds_image and any(example.images for example in examples):
@@ -174,7 +159,7 @@ class HFAdapter(Adapter):
         return replace(batch, labels=labels, other=other)
 
     def prepare(self, examples: Sequence[Example]) -> Batch:
-        """The processor's tensors and the labels that token ids tell, without a pass; see :meth:`Adapter.prepare`."""
+        """The processor's tensors and the labels that token ids tell, without a pass."""
         encoded = self.encoder(examples)
         given = {**encoded.inputs, **self._overrides.arguments}
         inputs = {name: self._to_device(v) for name, v in given.items() if name in self._forward_arguments}
@@ -188,7 +173,7 @@ class HFAdapter(Adapter):
         )
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
-        """One pass without gradient and cache; see :meth:`Adapter.forward`."""
+        """One pass without gradient and cache."""
         last = batch.last_positions()
         if self._overrides.answers_apart:
             last = np.full_like(last, len(start_tokens(self.model)) - 1)
@@ -199,15 +184,7 @@ class HFAdapter(Adapter):
         return found[rows.to(found.device), places.to(found.device)] if logits else None
 
     def logits_at(self, batch: Batch, positions: np.ndarray) -> Tensor:
-        """One pass without gradient and cache, and the logits after some of its positions.
-
-        Args:
-            batch: from :meth:`encode`.
-            positions: int64 (k,), ascending, indices into the sequence that the logits are of.
-
-        Returns:
-            float32 (B, k, vocabulary).
-        """
+        """The logits, float32 (B, k, vocabulary), after some positions (int64 (k,), ascending) of one pass."""
         arguments = dict(batch.inputs)
         wanted: Tensor | slice = torch.from_numpy(positions).to(self.device)
         if self._overrides.answers_apart:
@@ -238,7 +215,7 @@ class HFAdapter(Adapter):
         return labels
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
-        """For each choice the one token that continues the prompt with it; see :meth:`Adapter.choice_token_ids`."""
+        """For each choice the one token that continues the prompt with it."""
         before = "" if self._overrides.answers_apart else prompt
         ids = continuation_token_ids(self.encoder.tokenize_plainly, before, choices)
         if ids is None:
@@ -249,7 +226,7 @@ class HFAdapter(Adapter):
         return ids
 
     def check_labels(self, batch: Batch, boundary0: Tensor) -> None:
-        """Raises unless labels and the sequence block 1 saw have the same shape, with the block lists of the model."""
+        """Raises an AdapterError unless labels and the sequence that block 1 saw have the same shape."""
         if tuple(boundary0.shape[:2]) != batch.labels.shape:
             raise AdapterError(
                 self._unexpanded(f"{batch.labels.shape[1]} labels but block 1 saw {boundary0.shape[1]} positions.")
@@ -280,5 +257,5 @@ class HFAdapter(Adapter):
 
 
 def _holds_media(name: str, value: Any) -> bool:
-    """Whether a model's input is pixels or sound, not a mask or a number for each medium; either may be float."""
+    """Whether a model's input is pixels or sound: masks and numbers for each medium may be float too."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and not name.endswith("mask")

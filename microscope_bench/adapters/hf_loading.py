@@ -1,49 +1,38 @@
-"""From model args to the parts of a transformers model: pinned checkpoint, configuration, processor, weights."""
+"""Loads the parts of a transformers model that model args name: checkpoint, configuration, processor, weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from microscope_bench.adapters.model_args import boolean_arg, positive_int_arg, refuse_unknown_args
-from microscope_bench.adapters.model_loading import is_multimodal, load_model, read_config
+from microscope_bench.adapters.model_args import (
+    IDENTIFIED_ELSEWHERE,
+    boolean_arg,
+    positive_int_arg,
+    refuse_unknown_args,
+)
+from microscope_bench.adapters.model_loading import is_multimodal, load_transformers_model, read_config
+from microscope_bench.adapters.offloading import device_options
 from microscope_bench.adapters.overrides import overrides_of
-from microscope_bench.adapters.pinned_checkpoint import CHECKPOINT_FILES, resolve_checkpoint
-from microscope_bench.adapters.placement import device_options, quantization_config
+from microscope_bench.adapters.pinned_checkpoint import CHECKPOINT_FILES, resolve_checkpoint, torch_dtype
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
+from microscope_bench.adapters.quantization import quantization_config
 from microscope_bench.errors import AdapterError
 from microscope_bench.system.devices import pick_device
 
-ARGUMENTS = (
-    "pretrained",
-    "revision",
-    "dtype",
-    "attn_implementation",
-    "quantization",
-    "device_map",
-    "max_memory",
-    "offload_folder",
-    "trust_remote_code",
-    "use_chat_template",
-    "max_length",
-)
-
 
 def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: bool = False) -> dict[str, Any]:
-    """Loads what :class:`~microscope_bench.adapters.hf.HFAdapter` is made of.
+    """Loads the arguments of the constructor of :class:`~microscope_bench.adapters.hf.HFAdapter`, by name.
 
     Args:
         args: the model args.
         device: where the model goes; None means a GPU where there is one.
-        measured_anyway: load an architecture that cannot be measured by its entry in the overrides, too.
-
-    Returns:
-        The arguments of the adapter's constructor by name.
+        measured_anyway: whether to load an architecture that its entry in the overrides calls unsupported, too.
 
     Raises:
-        AdapterError: anything that keeps the model from being loaded, with what to do next.
+        AdapterError: the model cannot be loaded.
     """
-    refuse_unknown_args(args, ARGUMENTS)
+    refuse_unknown_args(args, (*IDENTIFIED_ELSEWHERE, "use_chat_template", "max_length"))
     if not args.get("pretrained"):
         raise AdapterError("hf needs a model: --model_args pretrained=<hub id or directory>")
     trust_remote_code = boolean_arg(args, "trust_remote_code", False)
@@ -71,16 +60,9 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
         if processor is None
         else processor.tokenizer
     )
-    model = load_model(
-        checkpoint,
-        config,
-        dtype=args.get("dtype", "auto"),
-        device=pick_device(device),
-        trust_remote_code=trust_remote_code,
-        options=options,
-    )
+    options |= {"dtype": torch_dtype(args.get("dtype", "auto")), "trust_remote_code": trust_remote_code}
     return {
-        "model": model,
+        "model": load_transformers_model(checkpoint, config, pick_device(device), options),
         "tokenizer": tokenizer,
         "processor": processor,
         "checkpoint": checkpoint,

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from microscope_bench.adapters.base import LABELS, PADDING, SPECIAL, STRUCTURE, TEXT
+from microscope_bench.adapters.offloading import input_device, real_parameter
 from microscope_bench.adapters.overrides import Overrides
-from microscope_bench.adapters.placement import input_device, real_parameter
 
 _TYPES = {1: "image", 2: "video", 3: "audio"}
 """Code in a processor's ``mm_token_type_ids`` → modality."""
@@ -34,7 +34,7 @@ class MediaTokens:
     Attributes:
         placeholders: modality → the ids whose embedding the model replaces by an encoder's output.
         framing: ids that mark where media start, end and break.
-        special: the tokenizer's other special ids.
+        special: the tokenizer's special ids.
     """
 
     placeholders: Mapping[str, frozenset[int]]
@@ -45,13 +45,9 @@ class MediaTokens:
 def find_media_tokens(
     config: Any, tokenizer: Any, processor: Any | None = None, framing_tokens: Collection[str] = ()
 ) -> MediaTokens:
-    """Reads the ids from the model's configuration and its parts first, then from the processor and the tokenizer.
+    """Reads the ids from the model's configuration first, then from the processor (None for a text-only model).
 
-    Args:
-        config: the model's configuration.
-        tokenizer: its tokenizer.
-        processor: its processor, or None for a text-only model.
-        framing_tokens: tokens that frame media beside those that an id names.
+    ``framing_tokens`` are tokens that frame media beside those whose ids the configuration names.
     """
     configured = list(_integers(config.to_dict()))
     attributes = []
@@ -77,17 +73,14 @@ def label_positions(
     tokens: MediaTokens,
     media_types: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int8]:
-    """The label of every position.
+    """int8 (B, S), the label of every position, an index into :data:`~microscope_bench.adapters.base.LABELS`.
 
     Args:
         input_ids: (B, S).
         attention_mask: (B, S), 0 where padded.
         tokens: the ids that are not plain text.
-        media_types: (B, S), the processor's own marks (0 text, 1 image, ...), or None. They count what frames media
-            too, so that a marked position that is no placeholder is structure.
-
-    Returns:
-        int8 (B, S), indices into :data:`~microscope_bench.adapters.base.LABELS`.
+        media_types: (B, S), the processor's own marks (0 text, 1 image, ...), or None. They include what frames media,
+            so that a marked position that is no placeholder is structure.
     """
     labels = np.full(input_ids.shape, TEXT, dtype=np.int8)
     labels[np.isin(input_ids, list(tokens.special))] = SPECIAL
@@ -126,7 +119,7 @@ def constant_media_vectors(model: Any, overrides: Overrides) -> list[Any]:
 
 
 def _plain(thing: Any, vocabulary: Mapping[str, int]) -> dict[str, Any]:
-    """The ids a processor or tokenizer holds as attributes, and those of the tokens it holds by name alone."""
+    """The ids that a processor or tokenizer holds as attributes, and those of the tokens that it holds by name."""
     tokens = {name: getattr(thing, name, None) for name in getattr(thing, "SPECIAL_TOKENS_ATTRIBUTES", ())}
     tokens |= {name: value for name, value in vars(thing).items() if name.endswith("_token")}
     # by the vocabulary: the tokenizer itself gives a token that it lacks the id of the unknown one

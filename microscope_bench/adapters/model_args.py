@@ -10,8 +10,7 @@ from microscope_bench.system.lazy_registry import unknown_name
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
-
-_IDENTIFIED_ELSEWHERE = {
+IDENTIFIED_ELSEWHERE = (
     "pretrained",
     "revision",
     "dtype",
@@ -21,38 +20,30 @@ _IDENTIFIED_ELSEWHERE = {
     "max_memory",
     "offload_folder",
     "trust_remote_code",
-}
+)
 """Keys whose effect other fields of ModelInfo record, or that change no number."""
 
 
 def recorded_options(args: Mapping[str, str]) -> dict[str, str]:
-    """The model args that belong to a model's identity because nothing else there tells of them.
+    """The model args that a model's identity must record, because no other field of it does.
 
     >>> recorded_options({"pretrained": "org/name", "use_chat_template": "false"})
     {'use_chat_template': 'false'}
     """
-    kept = {key: value for key, value in sorted(args.items()) if key not in _IDENTIFIED_ELSEWHERE}
-    # a directory is told by its name alone, as everywhere in a result
+    kept = {key: value for key, value in sorted(args.items()) if key not in IDENTIFIED_ELSEWHERE}
+    # of a directory only its name is recorded, as everywhere in a result
     return {key: Path(value).name if Path(value).expanduser().exists() else value for key, value in kept.items()}
 
 
 def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:
-    """Raises for the first key that the adapter does not know.
-
-    Raises:
-        UnknownNameError: with the nearest names.
-    """
+    """Raises an UnknownNameError for the first key that the adapter does not know."""
     for key in args:
         if key not in known:
             raise unknown_name("model arg", key, sorted(known), f"This adapter knows: {', '.join(sorted(known))}.")
 
 
 def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:
-    """The boolean value of an argument ("true" or "false").
-
-    Raises:
-        AdapterError: the value is neither.
-    """
+    """The value of an argument that is "true" or "false"; raises an AdapterError for anything else."""
     value = args.get(key)
     if value is None:
         return default
@@ -62,11 +53,7 @@ def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:
 
 
 def positive_int_arg(args: Mapping[str, str], key: str) -> int | None:
-    """The value of an argument that counts something, or None where it is not given.
-
-    Raises:
-        AdapterError: the value is not a positive whole number.
-    """
+    """The value of an argument that counts something, or None; raises an AdapterError for anything else."""
     value = args.get(key)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Configuration and weights of a pinned checkpoint to a transformers model that is wholly what the checkpoint says."""
+"""Loads a transformers model from a pinned checkpoint; every weight must come from the checkpoint."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from microscope_bench.adapters.missing_packages import missing_package, needs
+from microscope_bench.adapters.offloading import first_weight
 from microscope_bench.adapters.overrides import Overrides, overrides_of
-from microscope_bench.adapters.packages import missing_package, needs
-from microscope_bench.adapters.pinned_checkpoint import Checkpoint, torch_dtype
-from microscope_bench.adapters.placement import first_weight, quantization_name
+from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.prompting import chat_template, template_sha256
+from microscope_bench.adapters.quantization import quantization_name
 from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
 from microscope_bench.system.hub import first_line
@@ -25,11 +26,7 @@ UNTRAINED_KEY = "microscope_bench_untrained"
 
 
 def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
-    """The model configuration of a checkpoint.
-
-    Raises:
-        AdapterError: there is none, or this version of transformers does not know its architecture.
-    """
+    """The model configuration of a checkpoint; raises an AdapterError where transformers cannot read it."""
     from transformers import AutoConfig
 
     if not (checkpoint.path / "config.json").is_file():
@@ -53,41 +50,25 @@ def is_multimodal(config: Any) -> bool:
     return type(config) in AutoModelForMultimodalLM._model_mapping
 
 
-def load_model(
-    checkpoint: Checkpoint,
-    config: Any,
-    *,
-    dtype: str,
-    device: torch.device,
-    trust_remote_code: bool,
-    options: Mapping[str, Any],
+def load_transformers_model(
+    checkpoint: Checkpoint, config: Any, device: torch.device, options: Mapping[str, Any]
 ) -> Any:
     """The model in evaluation mode, every weight from a safetensors file of the checkpoint.
 
     Args:
         checkpoint: where it lies.
         config: its configuration.
-        dtype: "auto", "float32", ...
         device: where it goes, unless the options spread it over several.
-        trust_remote_code: whether code from the checkpoint may run.
-        options: further arguments of ``from_pretrained``.
+        options: further arguments of ``from_pretrained``: dtype, device_map, ...
 
     Raises:
         AdapterError: no safetensors, a damaged file, weights that the checkpoint lacks, or not enough memory.
     """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
-    if part := overrides_of(config).part:  # of an omni model what reads the prompt; what speaks is not loaded
-        if getattr(config, "quantization_config", None) is not None:
-            raise AdapterError(
-                f"{checkpoint.repo} is a quantised omni model, of which the part that reads cannot be loaded alone; "
-                f"load an unquantised one and give quantization=..."
-            )
-        untrained = getattr(config, UNTRAINED_KEY, False)
-        config = getattr(config, f"{part}_config")
-        setattr(config, UNTRAINED_KEY, untrained)
+    if part := overrides_of(config).part:
+        config = _config_of_part(checkpoint, config, part)
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
-    options = {"dtype": torch_dtype(dtype), "trust_remote_code": trust_remote_code, **options}
     _check_weight_files(checkpoint)
     try:
         model, report = family.from_pretrained(
@@ -117,6 +98,18 @@ def load_model(
     return model.eval()
 
 
+def _config_of_part(checkpoint: Checkpoint, config: Any, part: str) -> Any:
+    """Of an omni model the configuration of the part that reads the prompt; the part that speaks is not loaded."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise AdapterError(
+            f"{checkpoint.repo} is a quantised omni model, of which the part that reads cannot be loaded alone; load "
+            f"an unquantised one and give quantization=..."
+        )
+    part_config = getattr(config, f"{part}_config")
+    setattr(part_config, UNTRAINED_KEY, getattr(config, UNTRAINED_KEY, False))
+    return part_config
+
+
 def _is_json(file: Path) -> bool:
     try:
         return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
@@ -142,7 +135,7 @@ def _check_weight_files(checkpoint: Checkpoint) -> None:
 
 
 def start_tokens(model: Any) -> list[int]:
-    """The tokens with which the decoder of an encoder-decoder begins an answer: one, and the one forced after it."""
+    """The tokens with which the decoder of an encoder-decoder begins an answer."""
     decoder = model.config.get_text_config(decoder=True)
     places = ((model.config, "decoder_start_token_id"), (decoder, "decoder_start_token_id"), (decoder, "bos_token_id"))
     found = next((token for place, key in places if (token := getattr(place, key, None)) is not None), None)

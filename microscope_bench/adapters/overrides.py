@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Sees = Literal["before", "media", "sequence"]
+"""What a state depends on besides its own token, see :attr:`~microscope_bench.adapters.base.Adapter.sees`."""
+
 
 @dataclass(frozen=True)
 class Overrides:
@@ -13,45 +16,42 @@ class Overrides:
 
     Attributes:
         fusion: how media meet the text, in one of :data:`FUSIONS`.
-        part: dotted path of the model to run inside the loaded one (the thinker of an omni model), or None.
-        stack: dotted path of the module below which the blocks lie, where ``get_decoder()`` does not name it.
-        unplaced: modality → why no position of the stream is one of it, though the model takes it.
+        part: dotted path of the model to run inside the loaded one (the thinker of an omni model).
+        stack: dotted path of the module that contains the blocks, where ``get_decoder()`` does not name it.
+        unplaced: modality → why no position of the stream holds it, though the model takes it.
         media_mask: the processor's output that marks the image positions, where no token id does.
-        adds_image: where the model itself puts the picture's positions: "before" or "after" those of the text, or "".
-        streams: the configuration's key for the number of parallel residual streams, or None for one.
-        streams_first: whether the streams are the first axis of the hidden state, not the third.
-        states_differ: why the hidden states that transformers returns are not the boundaries; "" where they are.
-        optional_blocks: the configuration's key for the blocks that a pass without media leaves out.
+        adds_image: whether the model itself puts the picture's positions before or after those of the text.
+        streams: the configuration's key for the number of parallel residual streams, and their axis in a hidden state.
+        states_differ: why the hidden states that transformers returns are not the boundaries.
         constant_tokens: tokens of the image vocabulary that the model itself puts into image positions (row ends).
         constants_inside: whether learned constants enter image positions through the projector, so that only a second
             pass with other media tells them from content.
-        arguments: what the model is called with beside the processor's output.
+        arguments: arguments of the model beside the processor's output.
         passes: the processor's outputs that the model takes though its signature does not name them.
         lacks: modality → why it cannot be given, though the architecture has it.
-        filler: dotted path of the embedder whose last vector fills up a medium's positions, or None.
+        filler: dotted path of the embedder whose last vector fills up a medium's positions.
         videos_as_images: whether the frames of a video stand in the sequence as pictures.
-        codes_repeat: whether two media may give the same vector at a position, as codes of a vocabulary do.
         same_number: whether all examples of a batch must have the same number of pictures.
-        max_batch: the most examples that one pass takes, or None.
+        max_batch: the most examples that one pass takes.
         decoder_reads_prompt: whether the prompt goes to the decoder of an encoder-decoder, as ``decoder_input_ids``.
         answers_apart: whether the answer is a sequence of its own, in the decoder of an encoder-decoder.
-        writes_image_token: whether the prompt carries the processor's image token where a picture belongs; where not,
+        writes_image_token: whether the prompt contains the processor's image token where a picture belongs; otherwise
             the processor itself puts the image positions in front.
-        needs: the modality that every prompt must come with, or "".
+        needs: the modality that every prompt must come with.
         videos_go_by: the argument by which the processor takes videos.
-        longest_sound: the samples beyond which its processor cuts sound: their number, or the attribute of its feature
-            extractor that says it; "" where it cuts none.
-        prompt_start: what stands before a raw prompt in place of the tokenizer's special tokens, which would close it
-            with the one that ends an answer; None where the tokenizer's are right.
-        prompt_end: what the processor appends to a prompt on its own.
+        longest_sound: the number of samples at which the processor cuts sound.
+        sound_window: the attribute of its feature extractor that holds that number instead.
+        prompt_start: replaces the tokenizer's special tokens before a raw prompt, where those would close the prompt
+            with the token that ends an answer.
+        prompt_end: what the processor itself appends to a prompt.
         framing: tokens that frame media, where no id of the configuration or the processor names them.
         image_mark: what the processor writes where a picture belongs, where it takes an example as one list of texts
-            and pictures; "" where it takes pictures apart.
-        tower: dotted paths, the first that exists is the list of the vision tower's blocks; None where the usual names
-            tell, NOWHERE where no stack of blocks keeps its positions and runs once in a pass.
-        projector: the same of the module whose output the language model reads.
+            and pictures.
+        tower: dotted paths; the first that exists is the list of the vision tower's blocks. None: the usual names tell.
+            NOWHERE: no stack of blocks keeps its positions and runs once in a pass.
+        projector: the same for the module whose output the language model reads.
         prefix_attention: whether the prompt's positions attend to each other in both directions.
-        unsupported: why the architecture cannot be measured; "" for all that can.
+        unsupported: why the architecture cannot be measured.
     """
 
     fusion: str = "projector"
@@ -59,11 +59,9 @@ class Overrides:
     stack: str | None = None
     unplaced: Mapping[str, str] = field(default_factory=dict)
     media_mask: str | None = None
-    adds_image: Literal["", "before", "after"] = ""
-    streams: str | None = None
-    streams_first: bool = False
-    states_differ: str = ""
-    optional_blocks: str | None = None
+    adds_image: Literal["before", "after"] | None = None
+    streams: tuple[str, int] | None = None
+    states_differ: str | None = None
     constant_tokens: tuple[str, ...] = ()
     constants_inside: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -71,31 +69,31 @@ class Overrides:
     lacks: Mapping[str, str] = field(default_factory=dict)
     filler: str | None = None
     videos_as_images: bool = False
-    codes_repeat: bool = False
     same_number: bool = False
     max_batch: int | None = None
     decoder_reads_prompt: bool = False
     answers_apart: bool = False
     writes_image_token: bool = True
-    needs: str = ""
+    needs: Literal["image", "video", "audio"] | None = None
     videos_go_by: str = "videos"
-    longest_sound: str | int = ""
+    longest_sound: int | None = None
+    sound_window: str | None = None
     prompt_start: str | None = None
     prompt_end: str = ""
     framing: tuple[str, ...] = ()
-    image_mark: str = ""
+    image_mark: str | None = None
     tower: tuple[str, ...] | None = None
     projector: tuple[str, ...] | None = None
-    unsupported: str = ""
     prefix_attention: bool = False
+    unsupported: str | None = None
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion {self.fusion!r} is none of {', '.join(FUSIONS)}")
 
     @property
-    def sees(self) -> str:
-        """What a state is a function of, see :attr:`~microscope_bench.adapters.base.Adapter.sees`."""
+    def sees(self) -> Sees:
+        """What a state depends on besides its own token."""
         if self.answers_apart or self.prefix_attention:
             return "sequence"
         return "media" if self.unplaced else "before"
@@ -148,7 +146,7 @@ OVERRIDES = {
     ),
     "blip-2": Overrides(fusion="qformer", writes_image_token=False, needs="image"),
     "blip-2/t5": Overrides(fusion="qformer", writes_image_token=False, needs="image", **_T5),
-    "chameleon": Overrides(fusion="discrete", codes_repeat=True, prompt_end="<reserved08706>"),
+    "chameleon": Overrides(fusion="discrete", prompt_end="<reserved08706>"),
     "cohere_compass": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "cosmos3_omni": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "deepseek_ocr2": Overrides(fusion="resampler", tower=("model.vision_tower.vision_encoder.layers",)),
@@ -161,7 +159,7 @@ OVERRIDES = {
         states_differ="transformers returns those of the decoder, which reads a canvas and not the prompt",
         max_batch=1,  # the canvas of transformers 5.23 attends to padding
     ),
-    "emu3": Overrides(fusion="discrete", codes_repeat=True, constant_tokens=("<|extra_200|>",)),
+    "emu3": Overrides(fusion="discrete", constant_tokens=("<|extra_200|>",)),
     "evolla": Overrides(unsupported="it reads proteins, and transformers' own auto classes do not load it"),
     "florence2": Overrides(
         fusion="encoder-decoder",
@@ -175,8 +173,7 @@ OVERRIDES = {
     "fuyu": Overrides(fusion="encoder-free", writes_image_token=False, prompt_end="<0x04>"),
     "ernie4_5_vl_moe": Overrides(projector=("model.resampler_model",)),
     "gemma3n": Overrides(
-        streams="altup_num_inputs",
-        streams_first=True,
+        streams=("altup_num_inputs", 0),
         filler="model.embed_audio",
         longest_sound=_GEMMA_SOUND,
         projector=NOWHERE,
@@ -184,7 +181,7 @@ OVERRIDES = {
     "gemma4": Overrides(longest_sound=_GEMMA_SOUND),
     "gemma4_unified": Overrides(fusion="encoder-free"),
     "git": Overrides(fusion="prefix", adds_image="before", writes_image_token=False, prompt_start="[CLS]"),
-    "glm5_next": Overrides(streams="hc_mult"),
+    "glm5_next": Overrides(streams=("hc_mult", 2)),
     "granite4_vision": Overrides(fusion="deepstack", states_differ=_BETWEEN, projector=NOWHERE),
     "granite_docling": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "granite_speech": Overrides(fusion="qformer"),
@@ -222,7 +219,6 @@ OVERRIDES = {
     "mllama": Overrides(
         fusion="cross-attention",
         unplaced=_CROSS_ATTENTION,
-        optional_blocks="text_config.cross_attention_layers",
         same_number=True,  # text that may see no picture attends to all of them, those that fill up the batch too
     ),
     "molmo2": Overrides(videos_as_images=True),
@@ -248,14 +244,14 @@ OVERRIDES = {
         **_PICTURE_ENCODER,
         tower=("model.encoder.layers",),
     ),
-    "qwen2_5_omni": Overrides(part="thinker", longest_sound="n_samples"),
-    "qwen2_5_omni_thinker": Overrides(longest_sound="n_samples"),
-    "qwen2_audio": Overrides(longest_sound="n_samples"),
+    "qwen2_5_omni": Overrides(part="thinker", sound_window="n_samples"),
+    "qwen2_5_omni_thinker": Overrides(sound_window="n_samples"),
+    "qwen2_audio": Overrides(sound_window="n_samples"),
     "qwen3_omni_moe": Overrides(fusion="deepstack", states_differ=_BETWEEN, part="thinker"),
     "qwen3_omni_moe_thinker": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "qwen3_vl": Overrides(fusion="deepstack", states_differ=_BETWEEN),
     "qwen3_vl_moe": Overrides(fusion="deepstack", states_differ=_BETWEEN),
-    "qwen4_exp": Overrides(streams="hc_count"),
+    "qwen4_exp": Overrides(streams=("hc_count", 2)),
     # its processor writes the number of frames of the batch's longest video into every prompt
     "smolvlm": Overrides(videos_as_images=True, max_batch=1, framing=_TILE_TAGS),
     "step3p7": Overrides(tower=NOWHERE, projector=NOWHERE),
@@ -274,16 +270,11 @@ OVERRIDES = {
     "voxtral": Overrides(framing=("[BEGIN_AUDIO]",)),
     "voxtral_realtime": Overrides(unsupported=_NO_PROMPT),
 }
-"""Architecture, or ``architecture/language model`` where that decides → its overrides."""
+"""``model_type``, or ``model_type/model_type of its language model`` where that decides → overrides."""
 
 
 def overrides_for(model_type: str, language_model: str = "") -> Overrides:
-    """The overrides of an architecture; the defaults where it has none.
-
-    Args:
-        model_type: of the whole model.
-        language_model: model type of its language model, where it is known.
-    """
+    """The overrides of the architecture with this ``model_type``, and of its language model where that is known."""
     return OVERRIDES.get(f"{model_type}/{language_model}", OVERRIDES.get(model_type, Overrides()))
 
 

@@ -1,4 +1,4 @@
-"""From a hub id or a directory to a pinned local checkpoint: which bytes a run used is known before they are loaded."""
+"""Pins a hub repository or a directory to a local checkpoint of known content before anything of it is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from microscope_bench.system.lazy_registry import unknown_name
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja")
 """The files of a checkpoint that can change a number: configuration, tokenizer, processor, weights."""
-
 LOCAL_HINT = "point at a local directory: pretrained=path/to/checkpoint"
 
 
@@ -38,10 +37,7 @@ class Checkpoint:
 def resolve_checkpoint(
     pretrained: str, revision: str | None = None, files: Sequence[str] = CHECKPOINT_FILES
 ) -> Checkpoint:
-    """Pins a hub repository or a local directory, and fetches what of the former is not here yet.
-
-    A hub repository is pinned to its commit first and then loaded by that commit, so that the recorded revision is the
-    one that ran even when the repository moves meanwhile.
+    """Pins a hub repository to its commit and fetches it by that commit, or hashes a local directory.
 
     Args:
         pretrained: "org/name" on the hub, or a directory.
@@ -49,7 +45,7 @@ def resolve_checkpoint(
         files: glob patterns, relative to the checkpoint, of the files that matter.
 
     Raises:
-        AdapterError: no such directory or repository, no access, or the hub cannot be reached; with what to do next.
+        AdapterError: no such directory or repository, no access, or the hub cannot be reached.
     """
     directory = Path(pretrained).expanduser()
     if directory.is_dir():
@@ -64,7 +60,7 @@ def resolve_checkpoint(
 
 
 def content_revision(directory: Path, files: Sequence[str] = CHECKPOINT_FILES) -> str:
-    """``"sha256-"`` + 16 hex digits over names and content of the matching files; the directory's own name is left out.
+    """``"sha256-"`` + 16 hex digits over relative names and content of the matching files.
 
     Raises:
         AdapterError: no file matches.
@@ -81,11 +77,7 @@ def content_revision(directory: Path, files: Sequence[str] = CHECKPOINT_FILES) -
 
 
 def torch_dtype(name: str) -> torch.dtype | str:
-    """The dtype of that name; "auto" (as the checkpoint says) stays as it is.
-
-    Raises:
-        UnknownNameError: with the nearest names.
-    """
+    """The dtype of that name, or an UnknownNameError; "auto" (as in the checkpoint) stays as it is."""
     if name == "auto":
         return name
     if name not in DTYPES:

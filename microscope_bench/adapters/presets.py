@@ -1,4 +1,4 @@
-"""Names to models: the registered adapters, the named models, and adapters in a user's file. Imports no torch."""
+"""Loads models by name: registered adapters, named models, and adapters in a user's file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
@@ -42,13 +42,12 @@ class Preset:
 
     Attributes:
         name: what ``--model`` and the result file call it.
-        adapter: the adapter that loads it, by its registered name.
+        adapter: the registered name of the adapter that loads it.
         description: one line for ``ls models``.
         args: its model args; the user's come on top.
         build: ``"module:function"`` of a function that takes the name, makes or checks the checkpoint and returns its
-            directory; the directory becomes ``pretrained``.
-        trained: False for freshly initialised weights.
-        published: what is said of the checkpoint, where it is one of a hub.
+            directory, which becomes ``pretrained``.
+        published: what its publisher says of the checkpoint, for one of a hub.
         fusion: how media meet the text.
     """
 
@@ -57,7 +56,6 @@ class Preset:
     description: str
     args: Mapping[str, str] = field(default_factory=dict)
     build: str | None = None
-    trained: bool = True
     published: Published | None = None
     fusion: str = ""
 
@@ -81,36 +79,32 @@ ZOO_FUSIONS = {
 """Fusion → adapter, one line on it and fusion class; the models are ``zoo-<fusion>`` and ``zoo-<fusion>-untrained``."""
 
 
+_ZOO_VARIANTS = (("", "trained", "shipped_model"), (TWIN_SUFFIX, "untrained", "untrained_checkpoint"))
+
+
 def _zoo() -> list[Preset]:
-    """The zoo's models and their untrained twins. Weights are stored in halves and computed with in float32."""
-    presets = []
-    for fusion, (adapter, description, fusion_class) in ZOO_FUSIONS.items():
-        for suffix, what, build in (
-            ("", "trained", "shipped_model"),
-            (TWIN_SUFFIX, "untrained", "untrained_checkpoint"),
-        ):
-            presets.append(
-                Preset(
-                    name=f"{ZOO_PREFIX}{fusion}{suffix}",
-                    adapter=adapter,
-                    description=f"tiny, {what}; {description}",
-                    args={"dtype": "float32"},
-                    build=f"microscope_bench.zoo.shipped:{build}",
-                    trained=what == "trained",
-                    fusion=fusion_class,
-                )
-            )
-    return sorted(presets, key=lambda preset: not preset.trained)
+    """The zoo's models and their untrained twins. Weights are stored in float16 and computed with in float32."""
+    return [
+        Preset(
+            name=f"{ZOO_PREFIX}{fusion}{suffix}",
+            adapter=adapter,
+            description=f"tiny, {what}; {description}",
+            args={"dtype": "float32"},
+            build=f"microscope_bench.zoo.shipped:{build}",
+            fusion=fusion_class,
+        )
+        for suffix, what, build in _ZOO_VARIANTS
+        for fusion, (adapter, description, fusion_class) in ZOO_FUSIONS.items()
+    ]
 
 
 def _of_hubs() -> list[Preset]:
-    """The published checkpoints."""
     return [
         Preset(
             name=name,
             adapter=model.adapter,
-            description=f"{model.repo}@{model.revision or 'main'}{'' if model.verified else ', unverified'}",
-            args={"pretrained": model.repo, **({} if model.revision is None else {"revision": model.revision})},
+            description=f"{model.repo}@main{'' if model.verified else ', unverified'}",
+            args={"pretrained": model.repo},
             published=model,
             fusion=model.fusion,
         )
@@ -126,12 +120,12 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
 
     Args:
         name: a named model, an adapter (``hf``), or ``path/to/file.py:ClassName`` for an adapter of your own.
-        model_args: ``"key=value,key=value"`` or a mapping; what the keys mean is up to the adapter.
+        model_args: ``"key=value,key=value"`` or a mapping; each adapter defines its own keys.
         device: "cpu", "cuda", ...; None means a GPU where there is one.
 
     Raises:
-        UnknownNameError: no such model, adapter or argument, with the nearest names.
-        AdapterError: the model cannot be loaded, with what to do next.
+        UnknownNameError: no such model, adapter or argument.
+        AdapterError: the model cannot be loaded.
     """
     from microscope_bench.adapters.base import Adapter
 
@@ -150,11 +144,7 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
 
 
 def adapter_from_file(name: str) -> type[Adapter]:
-    """The adapter class behind ``path/to/file.py:ClassName``; runs that file.
-
-    Raises:
-        AdapterError: no such file, it does not import, or it holds no such subclass of Adapter.
-    """
+    """The adapter class behind ``path/to/file.py:ClassName``; runs that file, and raises AdapterError if it cannot."""
     from microscope_bench.adapters.base import Adapter
 
     file, _, attribute = name.rpartition(":")
@@ -181,7 +171,7 @@ def adapter_from_file(name: str) -> type[Adapter]:
 
 
 def _identified(adapter: Adapter, name: str, args: Mapping[str, str]) -> Adapter:
-    """The adapter with its own name and its options in its identity, also where a subclass took over another's."""
+    """The adapter with this name and its options in its identity, also where a subclass inherited another's."""
     adapter.info = structs.replace(adapter.info, adapter=name, options=recorded_options(args))
     return adapter
 
@@ -194,17 +184,17 @@ def _file_adapter_name(name: str) -> str:
 
 
 def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) -> Adapter:
-    """Loads a named model; whatever defines which model it is cannot be changed under its name."""
-    free = {"revision"} if preset.published is not None and "revision" not in preset.args else set()
-    for key in ("pretrained", "revision"):
-        if key in args and key not in free:
+    """Loads a named model; the arguments that define which model it is cannot be given."""
+    for key in ("pretrained",) if preset.published else ("pretrained", "revision"):
+        if key in args:
             raise AdapterError(
                 f"{preset.name} is one fixed model, so {key}={args[key]} cannot be given; use --model {preset.adapter}"
             )
     built: dict[str, str] = {}
     if preset.build is not None:
-        built["pretrained"] = str(_call(preset.build, preset.name))
-    from microscope_bench.adapters.pinned_checkpoint import LOCAL_HINT
+        module, _, function = preset.build.partition(":")
+        built["pretrained"] = str(getattr(importlib.import_module(module), function)(preset.name))
+    from microscope_bench.adapters.pinned_checkpoint import LOCAL_HINT  # imports torch
 
     try:
         adapter = ADAPTERS.get(preset.adapter).load({**preset.args, **built, **args}, device=device)
@@ -217,8 +207,3 @@ def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) ->
     if preset.build is not None:  # the name of a cache directory says nothing
         adapter.info = structs.replace(adapter.info, name=preset.name, repo=preset.name)
     return adapter
-
-
-def _call(path: str, name: str) -> Any:
-    module, _, function = path.partition(":")
-    return getattr(importlib.import_module(module), function)(name)

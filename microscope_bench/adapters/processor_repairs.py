@@ -1,4 +1,4 @@
-"""What single processors of transformers 5.23 get wrong, put right; what they make of media stays theirs."""
+"""Repairs single processors of transformers 5.23; what they make of media does not change."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ import torch
 
 def repaired(processor: Any, path: Path) -> Any:
     """The processor of a checkpoint, able to do what its class promises."""
-    return _taking_sound(_with_its_template(_taking_tensors(processor), path), path)
+    return _voxtral_taking_sound(_with_its_template(_fuyu_taking_tensors(processor), path), path)
 
 
-def _taking_tensors(processor: Any) -> Any:
-    """The processor, able to cut its own pictures into patches.
-
-    Fuyu's image processor without torchvision cuts numpy arrays only, but its processor hands it the tensors it was
-    asked for (seen in transformers 5.23): converted here, nothing else changes.
-    """
+def _fuyu_taking_tensors(processor: Any) -> Any:
+    """Fuyu's image processor without torchvision cuts numpy arrays only, but its processor hands it tensors."""
     image_processor = getattr(processor, "image_processor", None)
     if type(image_processor).__name__ != "FuyuImageProcessorPil":
         return processor
@@ -37,10 +33,7 @@ def _taking_tensors(processor: Any) -> Any:
 
 
 def _with_its_template(processor: Any, path: Path) -> Any:
-    """The processor with its checkpoint's chat template.
-
-    transformers 5.23 drops it where a class does not name it among its arguments (Phi4MultimodalProcessor).
-    """
+    """Transformers drops the chat template where a class does not name it as an argument (Phi4MultimodalProcessor)."""
     if hasattr(processor, "tokenizer") and processor.chat_template is None:
         processor.chat_template = type(processor).get_processor_dict(path)[0].get("chat_template")
     return processor
@@ -54,12 +47,8 @@ _VOXTRAL_TEMPLATE = (
 """A user's turn as mistral-common writes it."""
 
 
-def _taking_sound(processor: Any, path: Path) -> Any:
-    """The processor, able to take prompts with sound.
-
-    Voxtral's takes sound as encoded files alone, in a conversation that Mistral's own tokenizer package writes (seen in
-    transformers 5.23): here it takes samples as every other, and makes the same of them.
-    """
+def _voxtral_taking_sound(processor: Any, path: Path) -> Any:
+    """Voxtral's processor takes encoded files in a conversation that mistral-common writes; here it takes samples."""
     if type(processor).__name__ != "VoxtralProcessor":
         return processor
     from transformers import PreTrainedTokenizerFast, ProcessorMixin

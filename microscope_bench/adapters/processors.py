@@ -7,27 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.adapters.packages import missing_package, needs
+from microscope_bench.adapters.missing_packages import missing_package, needs
 from microscope_bench.adapters.processor_repairs import repaired
 from microscope_bench.errors import AdapterError
 from microscope_bench.system.hub import first_line
 
-_FILES_THAT_NAME_THE_CLASS = (
-    "processor_config.json",
-    "preprocessor_config.json",
-    "tokenizer_config.json",
-    "config.json",
-)
+_FILES_THAT_NAME_THE_CLASS = tuple(f"{stem}config.json" for stem in ("processor_", "preprocessor_", "tokenizer_", ""))
 
 
 def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
-    """The processor of a multimodal checkpoint.
+    """The processor of a multimodal checkpoint, or an AdapterError that says what to install.
 
     Where only its video half needs torchvision and that is not installed, the same processor is built without a video
     processor; its class name then ends in ``WithoutVideo``.
-
-    Raises:
-        AdapterError: it cannot be loaded, with what to install.
     """
     from transformers import AutoProcessor
     from transformers.utils import is_torchvision_available
@@ -52,11 +44,7 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
 
 
 def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
-    """The tokenizer of a text-only checkpoint.
-
-    Raises:
-        AdapterError: it cannot be loaded.
-    """
+    """The tokenizer of a text-only checkpoint, or an AdapterError."""
     from transformers import AutoTokenizer
 
     try:
@@ -69,10 +57,10 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
 
 
 def _processor_without_video(path: Path, config: Any) -> Any | None:
-    """The checkpoint's processor class with its video processor left out, or None where it has none.
+    """The checkpoint's processor without its video processor, or None where it has none.
 
-    Video processors exist for torchvision alone, and without it transformers refuses the whole processor although
-    its picture half works.
+    Video processors need torchvision; without it transformers refuses the whole processor although its picture half
+    works.
     """
     base: Any = _processor_class(path, config)
     if base is None or "video_processor" not in base.get_attributes():

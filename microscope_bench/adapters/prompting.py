@@ -1,4 +1,4 @@
-"""An example to the text a model reads: through its chat template, or raw with its own image token."""
+"""Renders an example as the text a model reads: through its chat template, or raw with its own image token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import PLACEHOLDERS, Example
 
 TODAY = datetime(2024, 7, 26)
-"""What a template that asks for today's date is told: else a prompt would change overnight, and its numbers with it."""
+"""The date that templates see, so that prompts and numbers do not change from day to day."""
 
 
 def chat_template(processor: Any) -> str | None:
@@ -33,15 +33,9 @@ def template_sha256(template: str | None) -> str | None:
 
 
 def check_placeholders(example: Example, modalities: Collection[str] = ("image",)) -> None:
-    """Raises unless the text holds one placeholder per medium.
+    """Raises an ExampleError unless the text holds one placeholder for each medium.
 
-    Args:
-        example: to be encoded.
-        modalities: those in which a placeholder without a medium is an error too, because the model would take one; to
-            any other model ``<audio>`` is a word.
-
-    Raises:
-        ExampleError: with both counts.
+    In the given modalities a placeholder without a medium is an error too; to any other model ``<audio>`` is a word.
     """
     for modality, placeholder in PLACEHOLDERS.items():
         count, media = example.text.count(placeholder), example.media.get(modality, ())
@@ -51,11 +45,11 @@ def check_placeholders(example: Example, modalities: Collection[str] = ("image",
 
 
 def chat(processor: Any, turns: Sequence[tuple[str, str]], modalities: Iterable[str], *, in_parts: bool) -> str:
-    """A conversation up to where the assistant's answer begins, or goes on where the last turn begins it.
+    """A conversation up to where the assistant's answer begins, or continues where the last turn begins it.
 
     Args:
         processor: a processor or tokenizer with a chat template.
-        turns: (role, content) of each; pictures and other media become parts of a turn, in order.
+        turns: (role, content) of each; media become parts of a turn, in order.
         modalities: those whose placeholders stand for media; any other placeholder is a word.
         in_parts: whether the template takes typed parts (processors) or one string (tokenizers).
 
@@ -77,11 +71,7 @@ def chat(processor: Any, turns: Sequence[tuple[str, str]], modalities: Iterable[
 
 
 def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) -> str:
-    """The example's text with the model's own tokens where its media belong.
-
-    Raises:
-        AdapterError: the processor names no such token.
-    """
+    """The example's text with the model's own tokens where its media belong; without such a token an AdapterError."""
     text = example.text
     for modality in example.media:
         token = getattr(processor, f"{modality}_token", None) if overrides.writes_image_token else ""
@@ -98,18 +88,10 @@ def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) ->
 def continuation_token_ids(
     tokenize: Callable[[str], Sequence[int]], prompt: str, choices: Sequence[str]
 ) -> list[int] | None:
-    """The one token by which each choice continues the prompt, all after the same delimiter.
+    """The one token by which each choice continues the prompt, all after the same delimiter, or None.
 
-    The delimiter is nothing where the prompt ends in white space and one blank elsewhere, as a written text goes on;
-    where that does not make every choice exactly one more token, the other of the two.
-
-    Args:
-        tokenize: text to token ids, without added special tokens.
-        prompt: the text before the answer.
-        choices: the possible continuations.
-
-    Returns:
-        One id per choice, or None where neither delimiter works.
+    The delimiter is empty where the prompt ends in white space and one blank elsewhere, as in written text; where that
+    does not make every choice exactly one more token, the other of the two. ``tokenize`` adds no special tokens.
     """
     before = list(tokenize(prompt))
     for delimiter in ("", " ") if prompt[-1:].isspace() else (" ", ""):
@@ -121,7 +103,7 @@ def continuation_token_ids(
 
 @contextmanager
 def _fixed_today() -> Iterator[None]:
-    """Lets templates see :data:`TODAY`; transformers offers no way to tell them, they ask its module's clock."""
+    """Lets templates see :data:`TODAY`: they ask the clock of a module of transformers."""
 
     class Fixed(datetime):
         @classmethod

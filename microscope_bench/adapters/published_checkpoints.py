@@ -1,7 +1,7 @@
-"""Published checkpoints by short names, one entry each; what is said of them is what their publishers say.
+"""Published checkpoints by short names, with what their publishers say of them.
 
-None was loaded where this was written: :attr:`Published.verified` names the commit against which an entry was checked,
-and is empty for all that were not. What a run used stands in its result, never here.
+:attr:`Published.verified` is the commit on which ``microscope-bench check`` passed, or None for an entry that was never
+loaded. What a run used stands in its result.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ class Published:
         licence: of the weights, by the hub's name for it.
         dtype: of the published weights.
         gated: whether its publisher's terms must be accepted first.
-        revision: commit, tag or branch to load; None means the main branch, pinned to its commit when it is loaded.
         adapter: the adapter that loads it.
-        verified: the commit that ``check`` passed on, or "".
+        verified: see above.
     """
 
     repo: str
@@ -35,9 +34,8 @@ class Published:
     licence: str
     dtype: str = "bfloat16"
     gated: bool = False
-    revision: str | None = None
     adapter: str = "hf"
-    verified: str = ""
+    verified: str | None = None
 
     @property
     def fusion(self) -> str:

@@ -1,4 +1,4 @@
-"""Examples that a model cannot take, refused with what to do instead."""
+"""Refuses examples that a model cannot take, and says what to do instead."""
 
 from __future__ import annotations
 
@@ -19,17 +19,14 @@ def refuse_what_the_model_lacks(
     overrides: Overrides,
     examples: Sequence[Example],
 ) -> None:
-    """Raises for examples that need what the model has not, or lack what it needs.
+    """Raises an AdapterError for the first example that needs what the model lacks, or lacks what the model needs.
 
     Args:
-        title: of the model, for messages.
+        title: names the model in messages.
         modalities: those it can be given.
-        lacks: why it cannot be given another one.
-        overrides: what its architecture does differently.
+        lacks: modality → why it cannot be given that one.
+        overrides: of its architecture.
         examples: of one batch.
-
-    Raises:
-        AdapterError: naming the first such example.
     """
     for example in examples:
         for modality in sorted(example.media.keys() - set(modalities)):
@@ -63,11 +60,7 @@ def refuse_what_the_model_lacks(
 
 
 def check_sound(name: str, processor: Any | None, overrides: Overrides, example: Example) -> None:
-    """Raises unless the example's sound has as many samples per second as the processor takes, and fits its window.
-
-    Raises:
-        ExampleError: with both numbers.
-    """
+    """Raises an ExampleError unless the example's sound has the processor's sampling rate and fits its window."""
     extractor = getattr(processor, "feature_extractor", None) or getattr(processor, "audio_processor", None)
     wanted = getattr(extractor, "sampling_rate", None)
     for audio in example.audios:
@@ -77,8 +70,9 @@ def check_sound(name: str, processor: Any | None, overrides: Overrides, example:
                 f"its sound has {audio.sampling_rate} samples per second and {name} takes {wanted}; resample it in "
                 f"the task",
             )
-        longest = overrides.longest_sound
-        window = getattr(extractor, longest, None) if isinstance(longest, str) else longest
+        window = overrides.longest_sound
+        if overrides.sound_window is not None:
+            window = getattr(extractor, overrides.sound_window, None)
         if window is not None and len(audio.samples) > window:
             raise ExampleError(
                 example.id,

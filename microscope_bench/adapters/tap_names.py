@@ -14,10 +14,6 @@ TAPS = {
 
 
 def check_tap(tap: str) -> None:
-    """Raises unless it is one.
-
-    Raises:
-        UnknownNameError: with the nearest names.
-    """
+    """Raises an UnknownNameError unless it is one of :data:`TAPS`."""
     if tap not in TAPS:
         raise unknown_name("tap", tap, list(TAPS))

@@ -16,26 +16,24 @@ _TOWER = re.compile(r"(^|[._])(vision|visual|image|img|vit|siglip|clip|dino\w*)"
 _NO_TOWER = re.compile(r"projector|connector|merger|qformer|resampler|perceiver|audio|language_model|deepstack")
 _BLOCKS = {"layers", "blocks", "layer", "block", "resblocks", "transformer_layers"}
 _PROJECTORS = (
-    "multi_modal_projector",
-    "mm_projector",
-    "projector",
-    "connector",
-    "modality_projection",
-    "aligner",
-    "embed_vision",
-    "vision_embed_tokens",
-    "vision_projection",
-    "perceiver_resampler",
-    "language_projection",
-    "image_to_text_projection",
-    "visual_projection",
-    "merger",
-    "resampler",
+    *("multi_modal_projector", "mm_projector", "projector", "connector", "modality_projection", "aligner"),
+    *("embed_vision", "vision_embed_tokens", "vision_projection", "perceiver_resampler", "language_projection"),
+    *("image_to_text_projection", "visual_projection", "merger", "resampler"),
 )
 
 
 def find_places(model: nn.Module, tap: str, paths: Sequence[str] | None) -> tuple[Sequence[nn.Module], nn.Module]:
-    """The blocks to watch and the module whose output is the last boundary."""
+    """The blocks to watch and the module whose output is the last boundary.
+
+    Args:
+        model: the whole model.
+        tap: one of :data:`~microscope_bench.adapters.tap_names.TAPS`.
+        paths: dotted paths, the first that exists is the tower's block list or the projector; None looks for the usual
+            names, and an empty one means that there is no such place.
+
+    Raises:
+        AdapterError: the model has no such place, or none that could be found.
+    """
     named = dict(model.named_modules())
     found: Any = next((named[path] for path in paths or () if path in named), None)
     if found is None and paths is None:
@@ -60,7 +58,7 @@ def _tower_blocks(model: nn.Module) -> nn.ModuleList | None:
 
 
 def _projector(named: Mapping[str, nn.Module]) -> nn.Module | None:
-    """The module between tower and language model, by the names that transformers gives it, the outermost first."""
+    """The outermost module by the first of the names that transformers gives to projectors."""
     for wanted in _PROJECTORS:
         if paths := [name for name in named if name.rpartition(".")[2] == wanted and "audio" not in name]:
             return named[min(paths, key=lambda name: (name.count("."), name))]

@@ -1,10 +1,9 @@
-"""Where the residual stream is watched elsewhere than in the language model: in the vision tower, behind the projector.
+"""Watches the stream of the vision tower, or what leaves the projector, instead of the language model's.
 
 A tapped adapter is an adapter: blocks, labels and boundaries are those of the tower, or the one output of the
-projector. Towers see pictures as tiles, as packed patches, with a class token or with padding, each architecture in its
-own way. Two conventions make them one: an example is encoded alone, so that all that the tower sees belongs to it, in
-the order the tower has it; and a position is ``image`` where it changes with the picture's content, else ``structure``
-(class tokens, registers, padding).
+projector. Towers see pictures as tiles, as packed patches, with a class token or with padding. Two conventions cover
+all of them: an example is encoded alone, so that all that the tower sees belongs to it, in the tower's own order; and a
+position is ``image`` where it changes with the picture's content, else ``structure`` (class tokens, padding).
 """
 
 from __future__ import annotations
@@ -31,27 +30,18 @@ _PICTURES = {"image", "video"}
 
 @dataclass
 class TappedBatch(Batch):
-    """A batch of one example at a tap.
-
-    Attributes:
-        whole: the same example, as the model itself takes it.
-    """
+    """A batch of one example at a tap; ``whole`` is the same example as the model itself takes it."""
 
     whole: Batch | None = None
 
 
 class TappedAdapter(Adapter):
-    """A transformers model, watched at another place.
+    """A transformers model watched at another place.
 
     Args:
         whole: the adapter of the model; it has the model as ``.model``.
-        tap: one of :data:`TAPS`.
-        paths: dotted paths, the first that exists is the tower's block list or the projector; None looks for the usual
-            names, and none of them means that there is no such place.
-
-    Raises:
-        UnknownNameError: no such tap.
-        AdapterError: the model has no such place, or none that could be found.
+        tap: see :func:`~microscope_bench.adapters.tap_places.find_places`.
+        paths: see there.
     """
 
     max_batch = 1
@@ -82,7 +72,7 @@ class TappedAdapter(Adapter):
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> Adapter:
-        """Not to be called: a tap is set on a loaded model."""
+        """Always raises: a tap is set on a loaded model."""
         raise AdapterError("load the model and call tapped() on it")
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -98,11 +88,7 @@ class TappedAdapter(Adapter):
         return hidden.reshape(1, -1, hidden.shape[-1])
 
     def encode(self, examples: Sequence[Example]) -> Batch:
-        """One example; see :meth:`Adapter.encode`.
-
-        Raises:
-            AdapterError: several examples, or one without a picture.
-        """
+        """Encodes one example, which must have a picture or a video; see :meth:`Adapter.encode`."""
         if len(examples) != 1:
             raise AdapterError(f"{self.info.name}: the {self.tap} tap takes one example at a time, not {len(examples)}")
         (example,) = examples
@@ -135,7 +121,7 @@ class TappedAdapter(Adapter):
         )
 
     def refine_labels(self, batch: Batch, boundary0: Tensor) -> np.ndarray:
-        """Positions that hold the same whatever the picture become structure."""
+        """Positions that do not change with the picture become structure."""
         assert batch.other is not None
         same = (boundary0 == batch.other.to(boundary0.device)).all(dim=-1).cpu().numpy()
         return np.where(same, STRUCTURE, batch.labels).astype(np.int8)
@@ -147,7 +133,7 @@ class TappedAdapter(Adapter):
         return result
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
-        """As the whole model has them."""
+        """Those of the whole model."""
         ids: list[int] = self.whole.choice_token_ids(prompt, choices)
         return ids
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from microscope_bench.check.check_report import Check, Report
+from microscope_bench.check.check_examples import default_examples
+from microscope_bench.check.check_report import Check, CheckReport
 from microscope_bench.check.contract import check
-from microscope_bench.check.probes import default_examples
 
-__all__ = ["Check", "Report", "check", "default_examples"]
+__all__ = ["Check", "CheckReport", "check", "default_examples"]

@@ -28,7 +28,7 @@ class Run:
         adapter: the loaded model.
         source: the task's examples.
         n_examples: how many of them are measured, counted from the first.
-        seed: the protocol's; every random choice of a control hangs on it.
+        seed: the protocol's; it decides every random choice of a control.
     """
 
     adapter: Adapter
@@ -39,13 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Control:
-    """One control.
-
-    Attributes:
-        name: what ``--control``, the signature and the file name call it.
-        description: one line for ``ls controls``.
-        change: ``"module:function"`` of a function from a run to the changed run.
-    """
+    """A control by its name; ``change`` is the ``"module:function"`` of a function from a run to the changed run."""
 
     name: str
     description: str
@@ -85,29 +79,18 @@ CONTROLS: dict[str, Control] = {
 
 
 def named_control(name: str) -> Control:
-    """The control of that name.
-
-    Raises:
-        UnknownNameError: no such control; the message holds the nearest names.
-    """
+    """The control of that name, or an UnknownNameError."""
     if name not in CONTROLS:
         raise unknown_name("control", name, sorted(CONTROLS), "List them with: microscope-bench ls controls")
     return CONTROLS[name]
 
 
 def with_control(name: str | None, run: Run) -> Run:
-    """The run as the control changes it; the adapter and the task that were given stay as they are.
-
-    Args:
-        name: a name of :data:`CONTROLS`; None changes nothing.
-        run: the run.
-
-    Returns:
-        The changed run; its adapter's ``info.control`` names the control.
+    """The run as the control (None: no control) changes it; its adapter's ``info.control`` names the control.
 
     Raises:
         UnknownNameError: no such control.
-        MicroscopeError: the control makes no sense for this model or task; the message says why.
+        MicroscopeError: the control makes no sense for this model or task.
     """
     if name is None:
         return run

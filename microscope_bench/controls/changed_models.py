@@ -17,22 +17,15 @@ from microscope_bench.example import Example
 
 
 def untrained(run: Run) -> Run:
-    """The same architecture, its weights as before training; see :meth:`Adapter.fresh_weights`.
-
-    Raises:
-        AdapterError: the adapter cannot do that for this model.
-    """
+    """The same architecture, its weights as before training; see :meth:`Adapter.fresh_weights`."""
     return replace(run, adapter=run.adapter.fresh_weights(run.seed))
 
 
 def permuted_tokens(run: Run) -> Run:
-    """The ids at the positions labelled text permuted within each example, everything else as it is.
+    """The ids at the positions labelled text permuted within each example, everything else unchanged.
 
-    The permutation hangs on the seed and the example's id alone, so that the batch does not matter. Choices are not
-    scored: what the prompt ends in is no longer what an answer follows.
-
-    Raises:
-        AdapterError: from ``encode``: the model reads no ``input_ids``, one for each position.
+    The permutation depends on the seed and the example's id alone, not on the batch. Choices are not scored: the end of
+    the prompt, which an answer would follow, is permuted too.
     """
     encode, name = run.adapter.encode, run.adapter.info.name
     if "tap" in run.adapter.info.options:

@@ -23,12 +23,7 @@ _PLACEHOLDERS = re.compile(rf"(\s*){IMAGE_PLACEHOLDER}(?:\s*{IMAGE_PLACEHOLDER})
 
 
 class ChangedExamples:
-    """A task whose examples are changed on the way out; everything else is the task's own.
-
-    Args:
-        source: the task.
-        change: (index, example as the task renders it) → the example to measure.
-    """
+    """A task whose examples go through ``change``: (index, example) → the example to measure."""
 
     def __init__(self, source: ExampleSource, change: Callable[[int, Example], Example]) -> None:
         self._source = source
@@ -51,13 +46,13 @@ class ChangedExamples:
         return self._source.ids
 
     def example(self, index: int) -> Example:
-        """One changed example; raises ExampleError where the task does."""
+        """One changed example."""
         return self._change(index, self._source.example(index))
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """Where a picture stands, and what is in it."""
+    """Picture ``number`` of example ``index``."""
 
     index: int
     number: int
@@ -65,13 +60,7 @@ class _Picture:
 
 
 def noise_image(run: Run) -> Run:
-    """Each picture replaced by noise of its size and mode: independent, uniform bytes from a hash.
-
-    The hash is of (seed, example id, number of the picture). Texts and numbers of image tokens stay as they are.
-
-    Raises:
-        MicroscopeError: no measured example has a picture.
-    """
+    """Each picture replaced by noise of its size and mode: uniform bytes from a hash of seed, example id and number."""
     _require_pictures(run, "noise_image")
 
     def change(index: int, example: Example) -> Example:
@@ -83,11 +72,7 @@ def noise_image(run: Run) -> Run:
 
 
 def text_only(run: Run) -> Run:
-    """Pictures and their placeholders left out, with the white space that only set the placeholders off.
-
-    Raises:
-        MicroscopeError: no measured example has a picture, or the model takes no prompt without one.
-    """
+    """Pictures and their placeholders left out, with the white space that only set the placeholders off."""
     if run.adapter.needs_image:
         raise MicroscopeError(
             f"control text_only: {run.adapter.info.name} ({run.adapter.info.architecture}) takes no prompt without a "
@@ -106,13 +91,9 @@ def text_only(run: Run) -> Run:
 def shuffled_image(run: Run) -> Run:
     """The pictures of the measured examples permuted among them.
 
-    No example gets a picture of its own, nor one of an example with which it shares a picture where that can be
-    avoided. The places of all pictures are one list, so examples may have different numbers of them. Pictures of
-    examples that cannot be rendered do not take part. Pictures keep their sizes, so an example's number of image tokens
-    may change.
-
-    Raises:
-        MicroscopeError: no measured example has a picture, or some example would have to keep its own.
+    No example gets a picture of its own (a MicroscopeError where that cannot be avoided), nor, if possible, one of an
+    example with which it shares a picture. The places of all pictures are one list, so examples may have different
+    numbers of them. Pictures keep their sizes, so an example's number of image tokens may change.
     """
     LOG.info("shuffled_image: reading the pictures of %d examples", run.n_examples)
     pictures = [
@@ -142,9 +123,9 @@ def shuffled_image(run: Run) -> Run:
 def _exchange(pictures: Sequence[_Picture], key: str) -> list[int]:
     """For each place the number of the picture that goes there.
 
-    Pictures that must not be exchanged stand side by side, groups and members in random order; then each place gets
-    the picture that stands as many places on as the largest group is long. That leads out of every group, unless one
-    holds more than half of all pictures, and then as few as possible stay in it.
+    Pictures that must not be exchanged form a group. The groups are laid side by side in random order, and each place
+    gets the picture that is as many places further as the largest group is long. That leads out of every group, unless
+    one has more than half of all pictures; then as few as possible stay in it.
     """
     groups = _linked(pictures)
     largest = max(Counter(groups).values())
@@ -167,7 +148,7 @@ def _exchange(pictures: Sequence[_Picture], key: str) -> list[int]:
 
 
 def _linked(pictures: Sequence[_Picture]) -> list[object]:
-    """The group of each picture: those of one example, and those of examples that share one, directly or in a chain."""
+    """The group of each picture: the pictures of examples that share one, directly or in a chain, are one group."""
     parent: dict[object, object] = {}
 
     def root(node: object) -> object:
@@ -188,7 +169,7 @@ def _noise(image: Image.Image, key: str) -> Image.Image:
 
 
 def _white_space_left(match: re.Match[str]) -> str:
-    """What stays where placeholders stood: the larger of the gaps around them; at an end of the text the outer one."""
+    """Replaces placeholders by the larger of the gaps around them; at an end of the text by the outer one."""
     before, after = match.groups()
     if match.start() == 0:
         return str(before)

@@ -1,4 +1,4 @@
-"""Lessons to tensors: all turns of a lesson in one row behind one picture, each blind to the others."""
+"""Turns lessons into tensors: one row for a lesson, whose turns see the picture but not each other."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from torch import Tensor
 from microscope_bench.zoo.lessons import LETTERS, Lesson, Turn, answer_words
 
 NONE = -1
-"""A position of which nothing is asked."""
+"""The target at positions where nothing is asked."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a checkpoint's format puts around a question.
-
-    Attributes:
-        before: the ids up to the question's first token, those of the picture among them.
-        after: the ids between the question's last token and the answer.
-    """
+    """The ids that a checkpoint's format puts before a question, those of the picture included, and after it."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -35,9 +30,9 @@ class LessonBatch:
 
     Attributes:
         input_ids: int64.
-        mask: bool (B, 1, S, S), who sees whom: a turn sees the picture and itself.
-        position_ids: int64; every turn goes on where the picture ends.
-        weights: float32, of a position's own id in the loss; 0 for what is not an answer.
+        mask: bool (B, 1, S, S): a turn sees the picture and itself.
+        position_ids: int64; every turn continues where the picture ends.
+        weights: float32, of a position's own id in the loss; 0 outside answers.
         answers: int64, at the last token of a question the index of its answer in :func:`answer_words`, else NONE.
         matches: int64, at the last token of an option whether it is the right one, else NONE.
     """
@@ -51,26 +46,20 @@ class LessonBatch:
 
 
 class LessonEncoder:
-    """Turns lessons into batches for one format.
-
-    Args:
-        tokenizer: of the model.
-        frame: of the format.
-    """
+    """Turns lessons into batches for the format with this frame."""
 
     def __init__(self, tokenizer: Any, frame: Frame) -> None:
         self._frame = frame
         self._padding = int(tokenizer.pad_token_id)
         self._answers = {word: index for index, word in enumerate(answer_words())}
 
-        @lru_cache(maxsize=10_000)  # the same few hundred pieces come again and again
-        def ids(text: str) -> tuple[int, ...]:
-            return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-        self._ids = ids
+        # the same few hundred pieces come again and again
+        self._ids = lru_cache(maxsize=10_000)(
+            lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        )
 
     def batch(self, lessons: Sequence[Lesson]) -> LessonBatch:
-        """The batch of these lessons, padded on the right."""
+        """The lessons as one batch, padded on the right."""
         rows = [self._row(lesson) for lesson in lessons]
         shape = (len(rows), max(len(row["input_ids"]) for row in rows))
         padding = {"input_ids": self._padding, "weights": 0.0, "turn": NONE, "position_ids": 0}
@@ -105,7 +94,6 @@ class LessonEncoder:
         return row
 
     def _turn(self, turn: Turn) -> dict[str, list[Any]]:
-        """Ids, weights, answers and matches of one turn."""
         pieces = [(self._ids(turn.question), self._answers[turn.answer] if turn.has_one_answer else NONE, NONE)]
         if turn.choices:
             pieces.append((self._ids("\n"), NONE, NONE))

@@ -1,4 +1,4 @@
-"""Directories that this package writes itself and can always write again."""
+"""Directories that this package builds itself and can always build again."""
 
 from __future__ import annotations
 
@@ -25,14 +25,10 @@ def cache_directory() -> Path:
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:
-    """Returns ``target`` with intact content, built now if it is absent or damaged.
+    """Returns the directory ``target`` with intact content, built now if it is absent or damaged.
 
-    It is built beside its place and renamed, so a half-written one is never seen, and under a lock, so that several
-    processes may ask at once.
-
-    Args:
-        target: the directory.
-        build: writes the content into the empty directory it is given.
+    ``build`` writes the content into an empty directory, which is then renamed, so that a half-written one is never
+    seen; a lock lets several processes ask at once.
 
     Raises:
         MicroscopeError: the place is not writable, or holds something that was not built here.
@@ -74,6 +70,6 @@ def _build_and_rename(target: Path, build: Callable[[Path], None]) -> None:
 
 
 def file_hashes(directory: Path) -> dict[str, str]:
-    """sha256 of every file below a directory by its relative name, but for the manifest; empty for no directory."""
+    """Relative name → sha256 of every file below a directory but its manifest; empty for no directory."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
     return {p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}

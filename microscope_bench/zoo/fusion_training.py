@@ -26,11 +26,8 @@ AUXILIARY_WEIGHT = 0.5
 class AuxiliaryHeads(nn.Module):
     """Two linear read-outs that exist in training only.
 
-    The answer by letter needs three steps in a row: what is the answer, which option is it, which letter has that
-    option. Only the last one shows in the loss: in a trial without these two, letters were at chance after 500 steps.
-
     ``answer`` reads, at the end of a question, the answer in words; ``match``, at the end of an option, whether it is
-    the right one.
+    right. An answer by letter needs both before it: in a trial without them, letters were at chance after 500 steps.
     """
 
     def __init__(self) -> None:
@@ -50,32 +47,20 @@ def _read(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
 
 
 def training(fusion: Format, seed: int, device: torch.device) -> Training:
-    """The second stage of a model, by which its checkpoint is found."""
+    """Identifies the second stage of a model."""
     return Training(f"fusion-{fusion.name}", seed, SCHEDULE, device.type)
 
 
 def train_fusion(
     fusion: Format, model: Any, seed: int, work: Path, *, device: torch.device, quiet: bool = False
 ) -> None:
-    """Trains everything in the model but its vision tower, in place.
-
-    Args:
-        fusion: the format of the model.
-        model: its parts as at the start, the tower trained.
-        seed: of the lessons.
-        work: directory of checkpoints.
-        device: where to train.
-        quiet: no progress bar.
-
-    Raises:
-        MicroscopeError: the checkpoint cannot be resumed from, or training diverges.
-    """
+    """Trains everything in the model but its vision tower, in place; see :func:`~microscope_bench.zoo.steps.train`."""
     tokenizer = parts.tokenizer()
     encoder = LessonEncoder(tokenizer, fusion.frame(tokenizer))
     model.to(device).train()
     heads = parts.heads(AuxiliaryHeads(), seed).to(device)
-    if (tower := fusion.tower_of(model)) is not None:
-        tower.requires_grad_(False)
+    if fusion.tower is not None:
+        fusion.tower_of(model).requires_grad_(False)
     blocks = fusion.blocks(model)
     states: dict[int, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""What the zoo's models are taught: pictures of shapesqa's training split, and turns of question and answer about them.
+"""What the zoo's models are taught: pictures of shapesqa's training split with turns of question and answer.
 
 A lesson depends on (seed, number) alone, so every fusion sees the same lessons in the same order. Its first turn is
 the shapesqa question itself, in the task's own words; the other turns ask more about the same picture.
@@ -25,8 +25,7 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 DESCRIBE = "Describe the picture."
 NOTHING = "nothing"
 DESCRIPTION_WEIGHT = 0.3
-"""What a token of a description counts in the loss; it has some twenty, an answer one or two."""
-
+"""Of a token of a description in the loss; it has some twenty, an answer one or two."""
 N_SHORT, N_OPEN, N_BINDING = 5, 2, 2
 """Turns of a lesson besides the task's own question and the description."""
 
@@ -41,7 +40,7 @@ class Turn:
         question: its words.
         choices: the options, for an answer by letter; empty for an open question.
         answer: the right option, or the answer in words.
-        instruction: what stands behind the options.
+        instruction: follows the options.
         weight: of each token of the answer in the loss.
         has_one_answer: whether the question alone, without its options, determines the answer.
     """
@@ -76,8 +75,7 @@ def shapesqa() -> ModuleType:
 
 def draw(scene: Any) -> NDArray[np.uint8]:
     """The picture of a scene, (64, 64, 3), as the task draws it."""
-    picture: NDArray[np.uint8] = shapesqa().draw(scene)
-    return picture
+    return shapesqa().draw(scene)  # type: ignore[no-any-return]
 
 
 def answer_words() -> tuple[str, ...]:
@@ -114,7 +112,7 @@ def describe(shapes: Sequence[Any]) -> str:
 
 
 def _binding(seed: int, number: int) -> list[Turn]:
-    """Which letter stands before a given word? The skill that every lettered question needs, without any seeing."""
+    """Turns that ask which letter stands before a given word: every lettered question needs this, without seeing."""
     dice = shapesqa().Dice(seed, _BINDING_STREAM, number)
     turns = []
     for _ in range(N_BINDING):

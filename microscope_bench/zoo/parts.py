@@ -1,4 +1,4 @@
-"""The parts that all models of the zoo share: tokenizer, language model and vision tower, each from its own seed."""
+"""The parts that all models of the zoo share: tokenizer, language model and vision tower."""
 
 from __future__ import annotations
 
@@ -67,37 +67,34 @@ def text_config() -> MistralConfig:
     )
 
 
+_TOWER_SIZES: dict[str, Any] = {
+    "hidden_size": HIDDEN_SIZE,
+    "intermediate_size": FEED_FORWARD,
+    "num_hidden_layers": VISION_LAYERS,
+    "num_attention_heads": HEADS,
+    "image_size": IMAGE_SIZE,
+    "patch_size": PATCH_SIZE,
+}
+CLIP_PICTURES: dict[str, Any] = {
+    "size": {"shortest_edge": IMAGE_SIZE},
+    "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+}
+"""The sizes of an image processor for the CLIP tower."""
+
+
 def clip_config() -> CLIPVisionConfig:
     """The configuration of the vision tower of the LLaVA and OmniFusion formats."""
-    return CLIPVisionConfig(
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=FEED_FORWARD,
-        num_hidden_layers=VISION_LAYERS,
-        num_attention_heads=HEADS,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-    )
+    return CLIPVisionConfig(**_TOWER_SIZES)
 
 
 def blip2_config() -> Blip2VisionConfig:
     """The configuration of BLIP-2's vision tower: the same sizes, but its class has no norm behind the embeddings."""
-    return Blip2VisionConfig(
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=FEED_FORWARD,
-        num_hidden_layers=VISION_LAYERS,
-        num_attention_heads=HEADS,
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-        hidden_act="quick_gelu",
-        layer_norm_eps=1e-5,
-    )
+    return Blip2VisionConfig(**_TOWER_SIZES, hidden_act="quick_gelu", layer_norm_eps=1e-5)
 
 
 def clip_image_processor() -> CLIPImageProcessorPil:
     """The image processor of the CLIP tower."""
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    )
+    return CLIPImageProcessorPil(**CLIP_PICTURES)
 
 
 def language_model(seed: int) -> MistralForCausalLM:
@@ -106,23 +103,18 @@ def language_model(seed: int) -> MistralForCausalLM:
 
 
 def vision_tower(kind: str, seed: int) -> Any:
-    """The untrained vision tower of a seed.
-
-    Args:
-        kind: "clip" or "blip-2".
-        seed: of the model.
-    """
+    """The untrained vision tower of a seed; the kind is "clip" or "blip-2"."""
     tower: Any = CLIPVisionModel(clip_config()) if kind == "clip" else Blip2VisionModel(blip2_config())
     return fill(tower, seed, _VISION_TOWER)
 
 
 def connector(module: nn.Module, seed: int) -> Any:
-    """The module with the untrained weights of whatever stands between tower and language model."""
+    """The module between tower and language model, with its untrained weights."""
     return fill(module, seed, _CONNECTOR)
 
 
 def heads(module: nn.Module, seed: int) -> Any:
-    """The module with the untrained weights of what is used in training only."""
+    """A module that is used in training only, with its untrained weights."""
     return fill(module, seed, _HEADS)
 
 
@@ -132,10 +124,7 @@ def vectors(seed: int, *shape: int) -> Tensor:
 
 
 def fill(module: Any, seed: int, part: int) -> Any:
-    """Sets every parameter, in the order of names, so that no library's own initialisation shows in the values.
-
-    Biases become 0, scales of norms 1, everything else normal with standard deviation :data:`WEIGHT_STD`.
-    """
+    """Sets every parameter in the order of names: biases 0, scales of norms 1, all others normal (WEIGHT_STD)."""
     generator = _generator(seed, part)
     with torch.no_grad():
         for name, parameter in sorted(module.named_parameters()):

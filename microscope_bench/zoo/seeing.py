@@ -18,11 +18,11 @@ CHANCE = 1 / 3
 
 @dataclass(frozen=True)
 class Seeing:
-    """How a model answers.
+    """How a model answers ``n`` questions.
 
     Attributes:
-        n: questions.
-        accuracy: share answered rightly with the right pictures.
+        n: number of questions.
+        accuracy: share answered rightly.
         shuffled: the same with each question's picture exchanged for another one's.
         by_kind: kind of question → both.
     """
@@ -39,15 +39,10 @@ class Seeing:
 
 
 def how_it_sees(adapter: Adapter, n: int = N_QUESTIONS, batch_size: int = 32) -> Seeing:
-    """Asks the first ``n`` questions of shapesqa's test split twice.
+    """Asks the first ``n`` questions of shapesqa's test split twice; a multiple of 63 is balanced.
 
     No training has seen these questions. There are few enough ways to draw a single shape that 10 of the 2,016 pictures
     are among the 64,000 that a tower of seed 0 was trained on, and 3 among the 12,800 of its lessons.
-
-    Args:
-        adapter: the loaded model.
-        n: how many; a multiple of 63 is balanced.
-        batch_size: questions a forward pass.
     """
     task = load_task("shapesqa", task_args={"n": n})
     examples = [task.example(index) for index in range(n)]

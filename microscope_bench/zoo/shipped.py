@@ -17,21 +17,18 @@ from microscope_bench.zoo.cache import build_once, cache_directory, file_hashes
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.json"
-"""File of :data:`WEIGHTS`: model → file → sha256. It lies beside the checkpoints: it is not part of them."""
+"""File of :data:`WEIGHTS`, beside the checkpoints: model → file → sha256."""
 
 TWIN_FORMAT = 2
 """Part of the cache directory's name; raise it whenever the files of an untrained twin change."""
 
 
 def shipped_model(name: str) -> Path:
-    """The directory of a trained checkpoint, its files checked against their recorded hashes.
-
-    Args:
-        name: ``zoo-<fusion>``.
+    """The directory of the trained checkpoint ``zoo-<fusion>``, its files checked against their recorded hashes.
 
     Raises:
-        UnknownNameError: no such model, with the names there are.
-        AdapterError: a file is damaged, missing or too many; the message names it.
+        UnknownNameError: no such model.
+        AdapterError: a file is damaged, missing or does not belong there.
     """
     if fusion_of(name) is None or name.endswith(TWIN_SUFFIX):
         raise unknown_name("model of the zoo", name, [ZOO_PREFIX + fusion for fusion in FUSIONS])
@@ -61,14 +58,10 @@ def shipped_model(name: str) -> Path:
 
 
 def untrained_checkpoint(name: str, seed: int = SEED) -> Path:
-    """The directory of a checkpoint with the weights that training begins with, built once in this user's cache.
-
-    Args:
-        name: ``zoo-<fusion>-untrained``.
-        seed: of the weights.
+    """The directory of ``zoo-<fusion>-untrained``, a checkpoint before training, built once in this user's cache.
 
     Raises:
-        UnknownNameError: no such model, with the names there are.
+        UnknownNameError: no such model.
         MicroscopeError: the cache cannot be written.
     """
     fusion = fusion_of(name)

@@ -1,4 +1,4 @@
-"""Training by numbered steps: fixed schedule, checkpoints, resume; the same steps give the same weights."""
+"""Training by numbered steps with checkpoints; a resumed training gives the same weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from microscope_bench.errors import MicroscopeError
 from microscope_bench.system.hub import first_line
 
 N_THREADS = 1
-"""Sums come out differently on another number of threads, and the weights with them."""
-
+"""With another number of threads sums, and so weights, come out differently."""
 RECIPE_VERSION = 1
 """Raise it whenever lessons, losses or initial weights change: older checkpoints are then refused."""
-
 CHECKPOINT_EVERY = 100
 
 _log = logging.getLogger(__name__)
@@ -30,12 +28,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """How long and how fast to train: the learning rate rises linearly and falls along a cosine.
 
     Attributes:
         steps: in all.
         batch_size: lessons a step.
-        learning_rate: the highest one of AdamW; it rises linearly and falls along a cosine.
+        learning_rate: the highest one of AdamW.
         warm_up: steps until the highest learning rate.
     """
 
@@ -53,14 +51,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: what a checkpoint of it must agree with to be resumed from.
-
-    Attributes:
-        name: of what is trained, for messages and the checkpoint's file.
-        seed: of weights and lessons.
-        schedule: see :class:`Schedule`.
-        device: where it runs, "cpu" or "cuda".
-    """
+    """One training, identified by what is trained, its seed, its schedule and its device ("cpu", "cuda")."""
 
     name: str
     seed: int
@@ -68,7 +59,7 @@ class Training:
     device: str = "cpu"
 
     def recipe(self) -> dict[str, str]:
-        """Everything that decides the weights, as a checkpoint records it."""
+        """Everything that decides the weights; a checkpoint is resumed from only if its recipe is equal."""
         return {
             "name": self.name,
             "seed": str(self.seed),
@@ -91,15 +82,15 @@ def train(
     *,
     quiet: bool = False,
 ) -> None:
-    """Trains the modules in place, going on from the checkpoint where there is one.
+    """Trains the modules in place, from the checkpoint in the directory ``work`` where there is one.
 
     Two processes may be given the same training: the second waits, and finds it done.
 
     Args:
-        training: what it is.
-        modules: name → module; parameters that need no gradient stay as they are.
-        loss_of_step: the loss of step 0, 1, 2, ... and what the progress bar shows beside it.
-        work: directory of the checkpoint, which is written every 100 steps and removed by nobody here.
+        training: identifies it.
+        modules: name → module; parameters that need no gradient do not change.
+        loss_of_step: step → its loss, and what the progress bar shows.
+        work: directory of the checkpoint, which is written every 100 steps and never removed here.
         quiet: no progress bar.
 
     Raises:
@@ -153,7 +144,7 @@ def _save(
 
 
 def _resume(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, training: Training) -> int:
-    """Puts the checkpoint's state into modules and optimizer; returns the step to go on with."""
+    """Loads the checkpoint's state into modules and optimizer and returns the next step."""
     if not path.is_file():
         return 0
     try:

@@ -12,8 +12,6 @@ from microscope_bench.zoo.vocabulary import words_as_merges
 
 MARKS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 """The tokenizer's own marks; their ids are 0 to 3, in this order, and bytes follow."""
-
-
 FUYU_MARKS = (FUYU_PATCH, FUYU_NEWLINE) = ("|SPEAKER|", "|NEWLINE|")
 """By which Fuyu's processor writes a picture: one patch, and the end of a row of them."""
 
@@ -21,11 +19,8 @@ FUYU_MARKS = (FUYU_PATCH, FUYU_NEWLINE) = ("|SPEAKER|", "|NEWLINE|")
 def build_byte_tokenizer(special_tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Builds a byte-level BPE whose merges make the words of :mod:`microscope_bench.zoo.vocabulary` one token each.
 
-    It encodes any text and decodes it back unchanged. A capital letter on its own is one token. ``add_special_tokens=
-    True`` puts BOS in front and nothing behind, as Mistral's tokenizer does.
-
-    Args:
-        special_tokens: marks of a model ("<image>"); their ids follow bytes and words, in the given order.
+    It encodes any text and decodes it back unchanged. ``add_special_tokens=True`` puts BOS in front, as Mistral's
+    tokenizer does. The ids of the special tokens of a model ("<image>") follow bytes and words, in the given order.
 
     >>> tokenizer = build_byte_tokenizer(["<image>"])
     >>> tokenizer("A<image>", add_special_tokens=False)["input_ids"] == [

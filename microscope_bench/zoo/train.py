@@ -31,28 +31,23 @@ MAX_SEED = 2**31 - 1
 def train_model(
     fusion: str, output: Path, *, seed: int = SEED, work: Path | None = None, device: str = "cpu", quiet: bool = False
 ) -> Path:
-    """Trains one model and writes its checkpoint and its card.
+    """Trains one model, writes its checkpoint and its card, and returns the checkpoint's directory.
 
-    Interrupted, it goes on from its last checkpoint when it is called again. A vision tower is trained once for all
-    fusions that have it. On one thread of the CPU, with the same version of torch and the same kind of processor, the
-    same seed gives the same bytes.
+    An interrupted training continues from its last checkpoint. A vision tower is trained once for all fusions that have
+    it. On one CPU thread, with the same torch and the same kind of processor, the same seed gives the same bytes.
 
     Args:
         fusion: a key of :data:`microscope_bench.zoo.FUSIONS`.
-        output: the checkpoint becomes ``output/zoo-<fusion>`` (with another seed ``zoo-<fusion>-seed<seed>``), its
-            hashes stand in ``output/checksums.json``.
+        output: the checkpoint becomes ``output/zoo-<fusion>`` (with another seed ``zoo-<fusion>-seed<seed>``), and
+            ``output/checksums.json`` records its hashes.
         seed: of weights and lessons, 0 and up.
-        work: directory of checkpoints; None means this user's cache.
+        work: directory of training checkpoints; None means this user's cache.
         device: where to train connector and language model; towers are trained on the CPU.
         quiet: no progress bars.
 
-    Returns:
-        The checkpoint's directory.
-
     Raises:
-        UnknownNameError: no such fusion, with the names there are.
-        MicroscopeError: the directory holds something already or cannot be written, there is no such device, or a
-            checkpoint cannot be resumed from.
+        MicroscopeError: no such fusion or device, the output exists or cannot be written, or a training checkpoint
+            cannot be resumed from.
     """
     known, target_device = find_format(fusion), pick_device(device)
     if target_device.type not in DEVICES:
@@ -96,35 +91,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m microscope_bench.zoo.train",
         description="Trains one model of the zoo from nothing in two stages: its vision tower, then connector and "
-        "language model. Some quarter of an hour on one CPU core. Given again after an interruption, it goes on from "
-        "its last checkpoint. Load the result with --model hf (or omnifusion) --model_args pretrained=DIR/zoo-NAME.",
+        "language model. It takes some quarter of an hour on one CPU core; given again after an interruption, it "
+        "continues from its last checkpoint. Load the result with --model hf (or omnifusion) --model_args "
+        "pretrained=DIR/zoo-NAME.",
     )
-    parser.add_argument("--fusion", required=True, metavar="NAME", help=f"one of {', '.join(FUSIONS)}")
-    parser.add_argument(
-        "--seed", type=int, default=SEED, help=f"seed of initial weights and lessons, 0 and up (default {SEED})"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("zoo"), metavar="DIR", help="where the model goes (default: zoo)"
-    )
-    parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="where checkpoints go (default: the cache, $MICROSCOPE_BENCH_CACHE)"
-    )
-    parser.add_argument(
-        "--device", default="cpu", help="device of the second stage (default cpu, which is reproducible)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add = parser.add_argument
+    add("--fusion", required=True, metavar="NAME", help=f"one of {', '.join(FUSIONS)}")
+    add("--seed", type=int, default=SEED, help=f"seed of initial weights and lessons, 0 and up (default {SEED})")
+    add("--output", type=Path, default=Path("zoo"), metavar="DIR", help="where the model goes (default: zoo)")
+    add("--work", type=Path, metavar="DIR", help="where checkpoints go (default: the cache, $MICROSCOPE_BENCH_CACHE)")
+    add("--device", default="cpu", help="device of the second stage (default cpu, which is reproducible)")
+    add("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("microscope_bench.zoo").setLevel(logging.INFO)
     try:
-        target = train_model(
-            args.fusion.removeprefix(ZOO_PREFIX),
-            args.output,
-            seed=args.seed,
-            work=args.work,
-            device=args.device,
-            quiet=args.quiet,
-        )
+        asked = vars(args) | {"fusion": args.fusion.removeprefix(ZOO_PREFIX)}
+        target = train_model(**asked)
     except MicroscopeError as error:
         print(f"zoo.train: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""First stage: a vision tower learns to say of each patch what shape, colour and size its quarter shows, and where."""
+"""First stage: a vision tower learns the shape, colour and size of what each patch's quarter shows, and its place."""
 
 from __future__ import annotations
 
@@ -20,19 +20,12 @@ from microscope_bench.zoo.steps import Schedule, Training, train
 
 SCHEDULE = Schedule(steps=2000, batch_size=32, learning_rate=1e-3, warm_up=100)
 TILES = 8
-"""Pictures of a batch that are a quarter at twice the resolution, as LLaVA-NeXT's tiles are."""
+"""The number of pictures in a batch that show a quarter at twice the resolution, as LLaVA-NeXT's tiles do."""
 _GRID = parts.IMAGE_SIZE // parts.PATCH_SIZE
 
 
 def trained_tower(kind: str, seed: int, work: Path, *, quiet: bool = False) -> Any:
-    """The vision tower of a seed, trained on the CPU now or, where that was done before, taken from the work directory.
-
-    Args:
-        kind: "clip" or "blip-2".
-        seed: of its weights and of the pictures it sees.
-        work: directory of checkpoints.
-        quiet: no progress bar.
-    """
+    """The vision tower of a kind ("clip", "blip-2") and a seed, trained on the CPU, or loaded from ``work``."""
     tower = parts.vision_tower(kind, seed).train()
     sizes = (1 + len(shapesqa().SHAPES), 1 + len(shapesqa().COLOURS), 3, parts.N_PATCHES)
     heads = parts.heads(nn.ModuleList(nn.Linear(parts.HIDDEN_SIZE, size) for size in sizes), seed)

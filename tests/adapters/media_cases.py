@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from microscope_bench.adapters.base import AUDIO, IMAGE, VIDEO
-from microscope_bench.check.probes import capture
+from microscope_bench.check.captured_pass import capture
 from microscope_bench.example import Audio
 from tests.tiny.checkpoints import NEEDS
 from tests.tiny.questions import TALL, WIDE, picture, question

@@ -22,7 +22,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, TEXT
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.check import check
-from microscope_bench.check.probes import capture
+from microscope_bench.check.captured_pass import capture
 from microscope_bench.errors import AdapterError
 from microscope_bench.example import IMAGE_PLACEHOLDER, Example
 from tests.tiny.checkpoints import ODD

@@ -18,7 +18,7 @@ import transformers
 from microscope_bench.adapters.base import AUDIO, IMAGE, STRUCTURE, VIDEO
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.check import check
-from microscope_bench.check.probes import capture, distance, rows
+from microscope_bench.check.captured_pass import capture, distance, rows
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import Audio, Example
 from tests.adapters.media_cases import (

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from microscope_bench.adapters.base import ModelInfo
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.identity import ModelInfo
 from microscope_bench.zoo import fusion_training, steps, vision_training
 from microscope_bench.zoo.card import card
 from microscope_bench.zoo.formats import find_format

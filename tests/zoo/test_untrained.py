@@ -86,7 +86,7 @@ def test_an_interrupted_build_leaves_nothing_that_looks_whole(cache, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(base, "save_model", interrupted)
-        patch.setattr("microscope_bench.zoo.formats.llava_next.save_model", interrupted)
+        patch.setattr("microscope_bench.zoo.formats.llava.save_model", interrupted)
         with pytest.raises(KeyboardInterrupt):
             untrained_checkpoint(NAMES[0])
     assert not [p for p in (cache / "zoo").iterdir() if not p.name.endswith(".lock")]

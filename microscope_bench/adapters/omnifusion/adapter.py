@@ -17,8 +17,7 @@ from msgspec import structs
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
-from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch, ModelInfo
-from microscope_bench.adapters.initialisation import seeded_initialisation
+from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch
 from microscope_bench.adapters.model_args import refuse_unknown_args
 from microscope_bench.adapters.omnifusion.checkpoint_files import find_checkpoint, find_vision_tower
 from microscope_bench.adapters.omnifusion.module import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
@@ -35,8 +34,10 @@ from microscope_bench.adapters.pinned_checkpoint import torch_dtype
 from microscope_bench.adapters.prompting import check_placeholders
 from microscope_bench.adapters.tap_names import LANGUAGE, PROJECTOR
 from microscope_bench.adapters.taps import TappedAdapter
+from microscope_bench.adapters.untrained_weights import seeded_initialisation
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import IMAGE_PLACEHOLDER, Example
+from microscope_bench.identity import ModelInfo
 from microscope_bench.system.devices import pick_device
 
 ARGS = ("pretrained", "revision", "subfolder", "vision_tower", "vision_revision", "dtype", "attn_implementation")
@@ -45,11 +46,11 @@ ARGS = ("pretrained", "revision", "subfolder", "vision_tower", "vision_revision"
 class OmniFusionAdapter(Adapter):
     """One loaded OmniFusion model.
 
-    Args:
-        model: the assembled model, on its device.
-        tokenizer: of the language model.
-        image_processor: of the vision tower.
-        info: the model's identity.
+    Model args: ``pretrained`` (hub repository or directory), ``revision``, ``subfolder`` (default: OmniMistral-v1_1 on
+    the hub; in a directory, that subfolder if there is one, else the directory itself), ``vision_tower`` (hub
+    repository or directory; default: ``clip/`` beside the checkpoint's other parts if a local directory has it, else
+    openai/clip-vit-large-patch14-336; the log says which), ``vision_revision``, ``dtype`` ("auto", the language
+    model's own), ``attn_implementation``.
     """
 
     def __init__(self, model: OmniFusionModel, tokenizer: Any, image_processor: Any, info: ModelInfo) -> None:
@@ -65,19 +66,7 @@ class OmniFusionAdapter(Adapter):
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> OmniFusionAdapter:
-        """Loads a checkpoint.
-
-        Args:
-            args: ``pretrained`` (hub repository or directory), ``revision``, ``subfolder`` (default: OmniMistral-v1_1
-                on the hub; in a directory, that subfolder if there is one, else the directory itself),
-                ``vision_tower`` (hub repository or directory; default: ``clip/`` beside the checkpoint's other parts
-                if a local directory has it, else openai/clip-vit-large-patch14-336; the log says which),
-                ``vision_revision``, ``dtype`` ("auto", the language model's own), ``attn_implementation``.
-            device: see :meth:`Adapter.load`.
-
-        Raises:
-            AdapterError: a part is missing, damaged, of another shape, or refused as unsafe.
-        """
+        """Loads a checkpoint; an AdapterError where a part is missing, damaged, of another shape, or unsafe."""
         refuse_unknown_args(args, ARGS)
         if "pretrained" not in args:
             raise AdapterError("omnifusion needs pretrained=org/name or pretrained=path/to/directory")
@@ -99,7 +88,7 @@ class OmniFusionAdapter(Adapter):
         return list(self.model.language_model.model.layers)
 
     def tapped(self, tap: str) -> Adapter:
-        """The same model, watched in its vision tower or behind its projection; see :meth:`Adapter.tapped`."""
+        """The same model, watched in its vision tower or behind its projection."""
         paths = {PROJECTOR: ("projection",)}.get(tap)
         return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
 
@@ -138,7 +127,7 @@ class OmniFusionAdapter(Adapter):
         )
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
-        """See :meth:`Adapter.forward`."""
+        """One pass without gradient and cache."""
         positions, which = np.unique(batch.last_positions(), return_inverse=True)
         with torch.inference_mode():
             output = self.model(**batch.inputs, logits_to_keep=torch.from_numpy(positions).to(self.device))
@@ -147,13 +136,9 @@ class OmniFusionAdapter(Adapter):
         return output.logits[np.arange(len(which)), which].float()  # type: ignore[no-any-return]
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
-        """The token of each letter as the model was trained to say it first: right after BOT, an embedding of its own.
+        """The token of each letter encoded by itself, as the training code encodes an answer.
 
-        The training code encodes an answer by itself, so a sentencepiece tokenizer gives the form with the word mark
-        ("▁A"); encoding the letter by itself here gives the same token.
-
-        Raises:
-            AdapterError: a choice is not exactly one token.
+        A sentencepiece tokenizer then gives the form with the word mark ("▁A").
         """
         ids = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
         for choice, tokens in zip(choices, ids, strict=True):
@@ -165,7 +150,7 @@ class OmniFusionAdapter(Adapter):
         return [tokens[0] for tokens in ids]
 
     def fresh_weights(self, seed: int) -> OmniFusionAdapter:
-        """The same model before training, the vision tower too; see :meth:`Adapter.fresh_weights`."""
+        """The same model before training, its vision tower included."""
         fresh = copy(self)
         with seeded_initialisation(seed):
             fresh.model = self.model.untrained_twin()

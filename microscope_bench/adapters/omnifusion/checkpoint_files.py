@@ -1,4 +1,4 @@
-"""Finds the parts of an OmniFusion checkpoint, and reads its two tensor files without running what is in them."""
+"""Finds the parts of an OmniFusion checkpoint, and reads its two tensor files without running code in them."""
 
 from __future__ import annotations
 
@@ -51,11 +51,7 @@ _log = logging.getLogger(__name__)
 def find_checkpoint(args: Mapping[str, str]) -> Checkpoint:
     """The pinned folder that holds ``tokenizer/``, ``tuned-model/`` and the two tensor files.
 
-    Args:
-        args: the adapter's, of which ``pretrained``, ``revision`` and ``subfolder`` are used.
-
-    Raises:
-        AdapterError: it cannot be reached, or lacks a part.
+    ``args`` are the adapter's. Raises an AdapterError where the folder cannot be reached, or lacks a part.
     """
     pretrained, revision, subfolder = args["pretrained"], args.get("revision"), args.get("subfolder")
     directory = Path(pretrained).expanduser()
@@ -87,12 +83,7 @@ def _refuse_incomplete(root: Path) -> None:
 def find_vision_tower(args: Mapping[str, str], checkpoint: Checkpoint) -> Checkpoint:
     """The pinned folder of the CLIP tower and its image processor; the log says which one it is.
 
-    Args:
-        args: the adapter's, of which ``vision_tower`` and ``vision_revision`` are used.
-        checkpoint: from :func:`find_checkpoint`; its ``clip/`` is the tower if it has one and ``args`` name no other.
-
-    Raises:
-        AdapterError: it cannot be reached.
+    It is the checkpoint's ``clip/`` if it has one and ``args`` (the adapter's) name no other.
     """
     source, revision = args.get("vision_tower"), args.get("vision_revision")
     beside = checkpoint.path / _TOWER_FOLDER
@@ -111,11 +102,8 @@ def tensor_file(directory: Path, stem: str) -> Path | None:
 def load_projection(path: Path) -> VisualToGPTMapping:
     """Loads the projection in float32, its sizes taken from its tensors.
 
-    ``projection.pt`` is a pickled module. What its pickle refers to is listed first, without running it, and anything
-    but the modules a projection is made of is refused; of what is then read only the tensors are used.
-
-    Raises:
-        AdapterError: the file refers to anything else, is damaged, or is not a projection of the published kind.
+    ``projection.pt`` is a pickled module. An AdapterError is raised, and nothing of it is run, if it refers to anything
+    but the modules a projection is made of; only the tensors are used.
     """
     if path.suffix == ".safetensors":
         tensors, metadata = _read_safetensors(path)
@@ -136,11 +124,7 @@ def load_projection(path: Path) -> VisualToGPTMapping:
 
 
 def load_special_embeddings(path: Path) -> dict[str, Tensor]:
-    """Loads the learned embeddings of the four marks, (d,) each, in the dtype of the file.
-
-    Raises:
-        AdapterError: the file holds anything but tensors, is damaged, or lacks a mark.
-    """
+    """Loads the learned embeddings of the four marks, (d,) each, in the file's dtype, or raises an AdapterError."""
     if path.suffix == ".safetensors":
         loaded: Any = _read_safetensors(path)[0]
     else:
@@ -182,7 +166,7 @@ def _load_known_pickle(path: Path) -> Any:
 
 
 def _projection_tensors(module: Any, path: Path) -> tuple[dict[str, Tensor], int]:
-    """The tensors of an unpickled projection, and the number of its heads, which no shape tells."""
+    """The tensors of an unpickled projection, and the number of its heads."""
     if not isinstance(module, VisualToGPTMapping):
         raise AdapterError(f"{path} should hold a {VisualToGPTMapping.__name__} module, not a {type(module).__name__}")
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from microscope_bench.adapters.initialisation import untrained_twin
+from microscope_bench.adapters.untrained_weights import untrained_twin
 
 SPECIAL_MARKS = {"SOI": -201, "EOI": -202, "USER": -203, "BOT": -204}
 """Ids by which a token sequence names the four learned embeddings that are not in the vocabulary."""
@@ -23,12 +23,6 @@ class VisualToGPTMapping(nn.Module):
     """The projection: one post-norm transformer layer over the patches of a picture, then a linear map.
 
     Class and attribute names are the published ones, since they are the keys of ``projection.pt``.
-
-    Args:
-        vision_size: width of the vision tower.
-        text_size: width of the language model.
-        feed_forward: width of the transformer layer's inner layer.
-        heads: attention heads of the transformer layer.
     """
 
     def __init__(self, vision_size: int, text_size: int, feed_forward: int = 2048, heads: int = 4) -> None:
@@ -42,13 +36,9 @@ class VisualToGPTMapping(nn.Module):
 
 
 class OmniFusionModel(nn.Module):
-    """Vision tower, projection, special embeddings and language model.
+    """A ``CLIPVisionModel``, a projection, special embeddings and a causal language model of transformers.
 
-    Args:
-        language_model: a causal language model of transformers.
-        vision_tower: a ``CLIPVisionModel``.
-        projection: maps the tower's patches to the language model's embeddings.
-        special_embeddings: name (a key of :data:`SPECIAL_MARKS`) → (d,) tensor.
+    ``special_embeddings`` maps the names in :data:`SPECIAL_MARKS` to tensors (d,).
     """
 
     def __init__(
@@ -70,11 +60,9 @@ class OmniFusionModel(nn.Module):
         return self.language_model.config
 
     def untrained_twin(self) -> OmniFusionModel:
-        """The same model with the weights it has before training, on the same device; this one stays as it is.
+        """The same model with the weights it has before training, on the same device; seed it as ``untrained_twin``.
 
-        To be called inside :func:`~microscope_bench.adapters.initialisation.seeded_initialisation`.
-
-        The published files do not say how the special embeddings began; here it is as the language model's own do.
+        The published files do not say how the special embeddings began; here they begin as the language model's do.
         """
         language_model = untrained_twin(self.language_model)
         layer, linear = self.projection.transformer_layer, self.projection.linear
@@ -91,14 +79,11 @@ class OmniFusionModel(nn.Module):
         return self.projection(states[:, 1:])  # type: ignore[no-any-return]
 
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
-        """The sequence that block 1 receives.
+        """The sequence (B, S, d) that block 1 receives.
 
         Args:
             input_ids: int64 (B, S), vocabulary ids and the marks of this module.
             pixel_values: (n, 3, H, W), the pictures in the order of their rows, at most one a row.
-
-        Returns:
-            (B, S, d).
         """
         embeddings = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
         for name, mark in SPECIAL_MARKS.items():
@@ -115,17 +100,10 @@ class OmniFusionModel(nn.Module):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """One pass of the language model over :meth:`embed`, without KV cache.
+        """One pass of the language model over :meth:`embed` and its output, without KV cache.
 
-        Args:
-            input_ids: int64 (B, S), see :meth:`embed`.
-            attention_mask: int64 (B, S), 0 where a row is padded.
-            pixel_values: (n, 3, H, W), see :meth:`embed`.
-            logits_to_keep: the positions to compute logits at; 0 means all of them.
-            kwargs: passed on to the language model (``output_hidden_states``).
-
-        Returns:
-            The language model's output, ``logits`` (B, K, vocabulary) among it.
+        ``attention_mask``, int64 (B, S), is 0 where a row is padded; ``logits_to_keep`` are the positions to compute
+        logits at (0: all of them); ``kwargs`` go to the language model.
         """
         return self.language_model(
             inputs_embeds=self.embed(input_ids, pixel_values),

@@ -1,4 +1,4 @@
-"""What a checkpoint format must say so that a model of the zoo can be made, trained and written in it."""
+"""What a checkpoint format defines so that a model of the zoo can be made, trained and written in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from microscope_bench.zoo import parts
 from microscope_bench.zoo.batches import Frame
 
 STORED_DTYPE = torch.float16
-"""Of the weights on disk: half the room, and float16 rounds these weights eight times finer than bfloat16."""
+"""Of the weights on disk; float16 rounds these weights eight times finer than bfloat16."""
 
 
 class Format(ABC):
@@ -27,8 +27,8 @@ class Format(ABC):
 
     Attributes:
         name: of the fusion, as ``zoo.train --fusion`` takes it; the model is called ``zoo-<name>``.
-        tower: which vision tower it has: "clip", "blip-2" or None.
-        image_tokens: what becomes of a shapesqa picture in the sequence, in words, for the model card.
+        tower: the kind of its vision tower, "clip", "blip-2" or None.
+        image_tokens: what becomes of a shapesqa picture in the sequence, for the model card.
     """
 
     name: str
@@ -36,37 +36,39 @@ class Format(ABC):
     image_tokens: str
 
     @abstractmethod
-    def assemble(self, seed: int, tower: Any | None) -> Any:
-        """The untrained model of a seed, in float32 on the CPU.
-
-        Args:
-            seed: of all parts.
-            tower: the vision tower to put in, trained or not; None where :attr:`tower` is.
-        """
+    def build(self, seed: int) -> Any:
+        """The untrained model of a seed, in float32 on the CPU; its vision tower may hold any weights."""
 
     @abstractmethod
     def frame(self, tokenizer: Any) -> Frame:
         """What stands around a question about one picture."""
 
     @abstractmethod
-    def media(self, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
-        """The model's inputs for pictures (64, 64, 3), as its processor would make them."""
-
-    @abstractmethod
     def write(self, model: Any, directory: Path, *, trained: bool) -> None:
         """Writes weights (``trained`` or not) and preprocessing in the format's layout into an empty directory."""
 
+    def media(self, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
+        """The model's inputs for pictures (64, 64, 3), as its processor would make them."""
+        return {"pixel_values": clip_pixels(pictures)}
+
+    def assemble(self, seed: int, tower: Any | None) -> Any:
+        """The untrained model of a seed with the weights of this vision tower, None where it has none."""
+        model = self.build(seed)
+        if tower is not None:
+            self.tower_of(model).load_state_dict(tower.state_dict())
+        return model
+
     def untrained(self, seed: int) -> Any:
-        """The model of a seed as it is before any training, its vision tower included."""
+        """The model of a seed before any training, its vision tower included."""
         return self.assemble(seed, None if self.tower is None else parts.vision_tower(self.tower, seed))
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:
         """The decoder blocks."""
         return list(model.get_decoder().layers)
 
-    def tower_of(self, model: Any) -> nn.Module | None:
-        """The model's vision tower."""
-        return model.model.vision_tower  # type: ignore[no-any-return]
+    def tower_of(self, model: Any) -> Any:
+        """The model's vision tower, or None."""
+        return model.model.vision_tower
 
     def forward(self, model: Any, **inputs: Any) -> Tensor:
         """Logits (B, S, vocabulary) of one pass with gradients."""

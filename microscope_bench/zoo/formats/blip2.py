@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, Blip2QFormerConfig
 
 from microscope_bench.zoo import parts
 from microscope_bench.zoo.batches import Frame
-from microscope_bench.zoo.formats.base import Format, clip_pixels, ids_of, save_model
+from microscope_bench.zoo.formats.base import Format, ids_of, save_model
 
 N_QUERIES = 16
 QFORMER_LAYERS = 2
@@ -27,7 +25,7 @@ class Blip2(Format):
     tower = "blip-2"
     image_tokens = "16 positions, one for each query of the Q-Former, before BOS"
 
-    def assemble(self, seed: int, tower: Any | None) -> Any:
+    def build(self, seed: int) -> Any:
         tokens = parts.tokenizer()
         qformer = Blip2QFormerConfig(
             vocab_size=len(tokens),
@@ -52,27 +50,19 @@ class Blip2(Format):
         parts.connector(nn.ModuleList([model.qformer, model.language_projection]), seed)
         with torch.no_grad():  # transformers' own zeros would make all queries one and the same for ever
             model.query_tokens.copy_(parts.vectors(seed, *model.query_tokens.shape))
-        assert tower is not None
-        model.vision_model.load_state_dict(tower.state_dict())
         return model
 
     def frame(self, tokenizer: Any) -> Frame:
         picture = parts.IMAGE_TOKEN * N_QUERIES
         return Frame(ids_of(tokenizer, f"{picture}<s>"), ())
 
-    def media(self, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
-        return {"pixel_values": clip_pixels(pictures)}
-
     def write(self, model: Any, directory: Path, *, trained: bool) -> None:
         save_model(model, directory, trained=trained)
-        Blip2Processor(
-            image_processor=parts.clip_image_processor(),
-            tokenizer=parts.tokenizer(),
-            num_query_tokens=N_QUERIES,
-        ).save_pretrained(directory)
+        processor = Blip2Processor(parts.clip_image_processor(), parts.tokenizer(), num_query_tokens=N_QUERIES)
+        processor.save_pretrained(directory)
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:
         return list(model.language_model.model.layers)
 
-    def tower_of(self, model: Any) -> nn.Module | None:
-        return model.vision_model  # type: ignore[no-any-return]
+    def tower_of(self, model: Any) -> Any:
+        return model.vision_model

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Regex, normalizers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import FuyuConfig, FuyuForCausalLM, FuyuProcessor
 from transformers.models.fuyu.image_processing_pil_fuyu import FuyuImageProcessorPil
 
@@ -30,13 +30,12 @@ class Fuyu(Format):
     tower = None
     image_tokens = "20 positions: 16 patches of 16 × 16 pixels and a newline behind each row of four, before BOS"
 
-    def assemble(self, seed: int, tower: Any | None) -> Any:
-        tokens = parts.tokenizer()
+    def build(self, seed: int) -> Any:
         config = FuyuConfig(
             text_config=parts.text_config(),
             image_size=parts.IMAGE_SIZE,
             patch_size=parts.PATCH_SIZE,
-            image_token_id=tokens.convert_tokens_to_ids(FUYU_PATCH),
+            image_token_id=parts.tokenizer().convert_tokens_to_ids(FUYU_PATCH),
         )
         model = put_language_model(FuyuForCausalLM(config), parts.language_model(seed))
         parts.connector(model.model.vision_embed_tokens, seed)
@@ -58,12 +57,12 @@ class Fuyu(Format):
         save_model(model, directory, trained=trained)
         FuyuProcessor(image_processor=_image_processor(), tokenizer=_tokenizer()).save_pretrained(directory)
 
-    def tower_of(self, model: Any) -> nn.Module | None:
+    def tower_of(self, model: Any) -> Any:
         return None
 
 
 def _tokenizer() -> Any:
-    """The zoo's tokenizer, with the blank that Fuyu's processor drops also before a picture of one patch in a row."""
+    """The zoo's tokenizer, with the blank that Fuyu's processor drops before pictures one patch wide too."""
     tokenizer = parts.tokenizer()
     narrow = FUYU_PATCH + FUYU_NEWLINE
     backend = tokenizer.backend_tokenizer

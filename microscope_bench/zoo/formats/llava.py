@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from microscope_bench.zoo import parts
 from microscope_bench.zoo.batches import Frame
-from microscope_bench.zoo.formats.base import (
-    Format,
-    chat_template,
-    clip_pixels,
-    ids_of,
-    put_language_model,
-    save_model,
-)
+from microscope_bench.zoo.formats.base import Format, chat_template, ids_of, put_language_model, save_model
 
 
 class Llava(Format):
@@ -28,32 +17,37 @@ class Llava(Format):
 
     name = "llava"
     image_tokens = "16 positions, one for each patch of 16 × 16 pixels"
+    n_positions = parts.N_PATCHES
+    model_class: Any = LlavaForConditionalGeneration
+    processor_class: Any = LlavaProcessor
 
-    def assemble(self, seed: int, tower: Any | None) -> Any:
-        tokens = parts.tokenizer()
-        config = LlavaConfig(
+    def config(self, **options: Any) -> Any:
+        """The model's configuration; ``options`` are further fields."""
+        return self.model_class.config_class(
             vision_config=parts.clip_config(),
             text_config=parts.text_config(),
-            image_token_index=tokens.convert_tokens_to_ids(parts.IMAGE_TOKEN),
+            image_token_index=parts.tokenizer().convert_tokens_to_ids(parts.IMAGE_TOKEN),
             image_seq_length=parts.N_PATCHES,
+            **options,
         )
-        model = put_language_model(LlavaForConditionalGeneration(config), parts.language_model(seed))
+
+    def image_processor(self) -> Any:
+        """What cuts and scales a picture."""
+        return parts.clip_image_processor()
+
+    def build(self, seed: int) -> Any:
+        model = put_language_model(self.model_class(self.config()), parts.language_model(seed))
         parts.connector(model.model.multi_modal_projector, seed)
-        assert tower is not None
-        model.model.vision_tower.load_state_dict(tower.state_dict())
         return model
 
     def frame(self, tokenizer: Any) -> Frame:
-        picture = parts.IMAGE_TOKEN * parts.N_PATCHES
+        picture = parts.IMAGE_TOKEN * self.n_positions
         return Frame(ids_of(tokenizer, f"<s>[INST]{picture}"), ids_of(tokenizer, "[/INST]"))
-
-    def media(self, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
-        return {"pixel_values": clip_pixels(pictures)}
 
     def write(self, model: Any, directory: Path, *, trained: bool) -> None:
         save_model(model, directory, trained=trained)
-        LlavaProcessor(
-            image_processor=parts.clip_image_processor(),
+        self.processor_class(
+            image_processor=self.image_processor(),
             tokenizer=parts.tokenizer(),
             patch_size=parts.PATCH_SIZE,
             vision_feature_select_strategy="default",

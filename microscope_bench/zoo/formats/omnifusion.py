@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
+from transformers import CLIPVisionModel
 
 from microscope_bench.adapters.omnifusion.module import (
     IMAGE_MARK,
@@ -24,7 +22,7 @@ from microscope_bench.adapters.omnifusion.module import (
 from microscope_bench.adapters.omnifusion.parts_loading import DIALOG
 from microscope_bench.zoo import parts
 from microscope_bench.zoo.batches import Frame
-from microscope_bench.zoo.formats.base import STORED_DTYPE, Format, clip_pixels, ids_of, save_model
+from microscope_bench.zoo.formats.base import STORED_DTYPE, Format, ids_of, save_model
 
 
 class OmniFusion(Format):
@@ -33,7 +31,7 @@ class OmniFusion(Format):
     name = "omnifusion"
     image_tokens = "16 positions, one for each patch of 16 × 16 pixels, between SOI and EOI"
 
-    def assemble(self, seed: int, tower: Any | None) -> Any:
+    def build(self, seed: int) -> Any:
         projection = VisualToGPTMapping(parts.HIDDEN_SIZE, parts.HIDDEN_SIZE, feed_forward=parts.FEED_FORWARD)
         parts.connector(projection, seed)
         for module in projection.modules():  # torch's own default of 0.1 would be the only dropout of the zoo
@@ -42,15 +40,11 @@ class OmniFusion(Format):
         projection.transformer_layer.self_attn.dropout = 0.0
         vectors = parts.vectors(seed, len(SPECIAL_MARKS), parts.HIDDEN_SIZE)
         marks = {name: vector.clone() for name, vector in zip(SPECIAL_MARKS, vectors, strict=True)}
-        assert tower is not None
-        return OmniFusionModel(parts.language_model(seed), deepcopy(tower), projection, marks)
+        return OmniFusionModel(parts.language_model(seed), CLIPVisionModel(parts.clip_config()), projection, marks)
 
     def frame(self, tokenizer: Any) -> Frame:
         picture = (SPECIAL_MARKS["SOI"], *[IMAGE_MARK] * parts.N_PATCHES, SPECIAL_MARKS["EOI"])
         return Frame((*ids_of(tokenizer, DIALOG), *picture, SPECIAL_MARKS["USER"]), (SPECIAL_MARKS["BOT"],))
-
-    def media(self, pictures: Sequence[NDArray[np.uint8]]) -> dict[str, Tensor]:
-        return {"pixel_values": clip_pixels(pictures)}
 
     def write(self, model: Any, directory: Path, *, trained: bool) -> None:
         save_model(model.language_model, directory / "tuned-model", trained=trained)
@@ -68,38 +62,23 @@ class OmniFusion(Format):
     def blocks(self, model: Any) -> Sequence[nn.Module]:
         return list(model.language_model.model.layers)
 
-    def tower_of(self, model: Any) -> nn.Module | None:
-        return model.vision_tower  # type: ignore[no-any-return]
+    def tower_of(self, model: Any) -> Any:
+        return model.vision_tower
 
 
 def save_projection(projection: VisualToGPTMapping, path: Path, module_name: str = "models") -> None:
-    """Saves a projection as the published one was saved: the whole module, by a class of a module ``models``.
-
-    Args:
-        projection: what to save.
-        path: of the file.
-        module_name: the module its class is said to come from.
-    """
-    with _importable_as(module_name, VisualToGPTMapping) as published_class:
-        projection.__class__ = published_class
-        try:
-            torch.save(projection, path)
-        finally:
-            projection.__class__ = VisualToGPTMapping
-
-
-@contextmanager
-def _importable_as(module_name: str, original: type[nn.Module]) -> Iterator[Any]:
-    """A subclass of that name which, for the time being, can be imported from a module of that name."""
-    subclass = type(original.__name__, (original,), {"__module__": module_name})
+    """Saves a projection as the published one was saved: the whole module, its class from a module of this name."""
+    name = VisualToGPTMapping.__name__
+    published_class: Any = type(name, (VisualToGPTMapping,), {"__module__": module_name})
     before = sys.modules.get(module_name)
-    module = types.ModuleType(module_name)
-    setattr(module, original.__name__, subclass)
-    sys.modules[module_name] = module
+    # pickle imports the class by its name
+    sys.modules[module_name] = types.ModuleType(module_name)
+    setattr(sys.modules[module_name], name, published_class)
+    projection.__class__ = published_class
     try:
-        yield subclass
+        torch.save(projection, path)
     finally:
-        if before is None:
-            del sys.modules[module_name]
-        else:
+        projection.__class__ = VisualToGPTMapping
+        del sys.modules[module_name]
+        if before is not None:
             sys.modules[module_name] = before

@@ -1,4 +1,4 @@
-"""Models with the weights they have before training."""
+"""Models with the weights that they have before training."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from microscope_bench.errors import AdapterError
 
 @contextmanager
 def seeded_initialisation(seed: int) -> Iterator[None]:
-    """Modules made inside get the same weights for the same seed; the caller's random numbers go on as if nothing was.
+    """Modules made inside get the same weights for the same seed; the caller's random state does not change.
 
-    Memory that a module leaves uninitialised is filled with NaN inside, so that :func:`untrained_twin` can tell.
+    Memory that a module leaves uninitialised is filled with NaN, by which :func:`untrained_twin` notices it.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng(devices=[]):
@@ -29,14 +29,13 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
 
 
 def untrained_twin(model: Any) -> Any:
-    """A transformers model like the given one but initialised as its architecture does it, made on the CPU.
+    """A copy of a transformers model, freshly initialised on the CPU; call it inside :func:`seeded_initialisation`.
 
-    Class, configuration, dtypes, attention implementation and device are those of the model, which stays as it is. To
-    be called inside :func:`seeded_initialisation`.
+    Class, configuration, dtypes, attention implementation and device are those of the model.
 
     Raises:
-        AdapterError: the model is quantised or spread over several devices, or its architecture alone does not say what
-            its weights are before training.
+        AdapterError: the model is quantised or spread over several devices, or its architecture does not initialise all
+            of its weights.
     """
     name = type(model).__name__
     if getattr(model.config, "quantization_config", None) is not None:

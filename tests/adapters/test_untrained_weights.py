@@ -8,8 +8,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.adapters.initialisation import seeded_initialisation, untrained_twin
 from microscope_bench.adapters.omnifusion.adapter import OmniFusionAdapter
+from microscope_bench.adapters.untrained_weights import seeded_initialisation, untrained_twin
 from microscope_bench.errors import AdapterError
 from microscope_bench.zoo.shipped import untrained_checkpoint
 from tests.tiny.checkpoints import MULTIMODAL, TEXT_ONLY

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.adapters.placement import device_options, input_device, offloading_fails, quantization_name
+from microscope_bench.adapters.offloading import device_options, input_device, offloading_fails
+from microscope_bench.adapters.quantization import quantization_name
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, UnknownNameError

@@ -1,13 +1,11 @@
-"""Packages that a model or a processor needs and that are not installed, read from what transformers says."""
+"""Packages that a model or a processor needs and that are not installed, read from the errors of transformers."""
 
 from __future__ import annotations
 
 import re
 
-_WITH_EXTRA = {
-    "torchvision": "'microscope-bench[torchvision]'",
-}
-"""Package → what to ask pip for, where an extra of this package holds it."""
+_EXTRAS = {"torchvision": "'microscope-bench[torchvision]'"}
+"""Package → the extra of this package that installs it."""
 
 
 def missing_package(error: Exception) -> str | None:
@@ -28,9 +26,9 @@ def missing_package(error: Exception) -> str | None:
 
 
 def needs(package: str) -> str:
-    """The end of a sentence on what needs it.
+    """The end of an error message: what is needed, and how to install it.
 
     >>> needs("timm")
     'needs timm: pip install timm'
     """
-    return f"needs {package}: pip install {_WITH_EXTRA.get(package, package)}"
+    return f"needs {package}: pip install {_EXTRAS.get(package, package)}"
