@@ -33,14 +33,14 @@ CHARACTER = 0.602 * FONT / 72
 COLOURMAP = "YlOrBr"
 """Lightness alone orders it, so that it can be read with any colour vision, and without colour."""
 DARKEST = 0.7
-"""Of a patch's colour where the picture is darkest: the picture shows through, and the scale still reads."""
+"""Of a patch's colour where the picture is darkest, so that the picture shows through."""
 HIGHEST = 98
-"""Percentile of the values at which the scale of colours ends; what lies above has its darkest colour."""
+"""Percentile of the values at which the scale of colours ends."""
 
 
 @dataclass(frozen=True)
 class DrawnExample:
-    """What there is to draw: the text of every position, image tokens, and layer → values, NaN where not measured."""
+    """The text of every position, image tokens, and layer → values, NaN where not measured."""
 
     words: list[str]
     views: list[View]
@@ -56,21 +56,11 @@ def draw_example(
     stream: str = "hidden",
     relative: bool = True,
 ) -> dict[int, np.ndarray]:
-    """Draws one example; see :mod:`~microscope_bench.figures.nonlinearity` for what is drawn of each token.
+    """Draws one example, a row per layer l: what the map from l to l + 1, fitted on the store, leaves of each token.
 
-    Args:
-        opened: the store that the maps are fitted on.
-        rerun: the example, with the states at ``layers`` and one further.
-        path: of the picture; its suffix says the format.
-        layers: a row each; l stands for the map from l to l + 1.
-        stream: "hidden" or "update".
-        relative: to the norm of what the map is to give.
-
-    Returns:
-        layer → float64 (S,), the values drawn; NaN at positions that are not measured (marks, newlines).
-
-    Raises:
-        StoreError: a map cannot be fitted, or the words are not known.
+    ``rerun`` holds the states at ``layers`` and one further. Returns layer → float64 (S,), the values drawn; NaN at
+    positions that are not measured (marks, newlines). Raises StoreError where a map cannot be fitted, or the words are
+    not known.
     """
     values, fitted = {}, None
     for layer in layers:
@@ -169,7 +159,6 @@ def _page(Figure: type[Figure], what: DrawnExample, about: list[str], relative: 
 
 
 def _picture(axes: Axes, view: View, values: np.ndarray | None, colours: Any, norm: Any) -> None:
-    """The picture with the borders of its patches, or the values of these with the picture showing through."""
     assert view.grid is not None
     rows, columns = view.grid
     extent = (0.0, float(columns), float(rows), 0.0)

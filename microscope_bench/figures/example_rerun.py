@@ -1,7 +1,7 @@
 """One example of a store, run again: a store keeps some tokens and no words, a picture shows every token.
 
-The model runs once more on that one example. It must be the model and the example of the store: their identities, the
-example's content, its token ids and the states of the tokens that the store kept are compared first.
+It must be the model and the example of the store: identities, the example's content, its token ids and the states that
+the store kept are compared first.
 """
 
 from __future__ import annotations
@@ -46,25 +46,16 @@ class Rerun:
 
 
 def first_example(opened: OpenStore) -> str:
-    """The id of the first example that was measured."""
     return next(record.id for record in opened.store.records if record.skipped is None)
 
 
 def run_again(
     opened: OpenStore, adapter: Adapter, source: ExampleSource, example_id: str, boundaries: set[int]
 ) -> Rerun:
-    """Runs one example of a store again and keeps its states at some boundaries.
+    """Runs one example of a store again, by its model and its task, and keeps its states at some boundaries.
 
-    Args:
-        opened: the store.
-        adapter: the model of the store, loaded; its control is set here.
-        source: the task of the store.
-        example_id: which.
-        boundaries: whose states are wanted.
-
-    Raises:
-        UnknownNameError: the store has no such example.
-        StoreError: model, task, example or states are not those of the store; the message says what differs.
+    The control of ``adapter`` is set here. Raises UnknownNameError where the store has no such example, StoreError
+    where model, task, example or states are not those of the store; the message says what differs.
     """
     identity = opened.identity
     if tap := identity.model.options.get("tap"):

@@ -65,14 +65,7 @@ class TokenMap:
         return cls(fit, moments.n, tokens.dim)
 
     def unexplained(self, x: Tensor, y: Tensor, stream: str, *, relative: bool = True) -> Tensor:
-        """The non-linearity e of some tokens, float64 (n,); NaN for a token whose t is 0 where it is divided by.
-
-        Args:
-            x: float64 (n, d), at boundary l.
-            y: float64 (n, d), at boundary l + 1.
-            stream: a member of :data:`STREAMS`.
-            relative: divide by ‖t‖.
-        """
+        """The non-linearity e of tokens x, y, float64 (n, d), as float64 (n,); NaN where ‖t‖, divided by, is 0."""
         moments, r = self.fit.moments, y - x
         if stream == "update" or self.fit.rank == self.dim:
             left = r - moments.mean_r - (x - moments.mean_x) @ self.fit.to_update.matrix

@@ -34,7 +34,6 @@ class OpenStore:
 
     @property
     def protocol(self) -> Protocol:
-        """The protocol of its capture."""
         return self.identity.protocol
 
     @property
@@ -46,5 +45,4 @@ class OpenStore:
 
     @property
     def n_layers(self) -> int:
-        """L."""
         return self.identity.model.n_layers

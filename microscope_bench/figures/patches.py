@@ -30,8 +30,8 @@ ROWS = ("FuyuForCausalLM",)
 class View:
     """Image tokens that show one picture: ``positions``, int64 (n,), in the order of the sequence.
 
-    ``grid`` is (rows, columns) with rows · columns = n, row by row; ``picture``, float (h, w, 3) in [0, 1], lies under
-    it, edge to edge. Either is None where it is not known.
+    ``grid`` is (rows, columns) with rows · columns = n; ``picture``, float (h, w, 3) in [0, 1], lies under it, edge to
+    edge. Either is None where it is not known.
     """
 
     title: str
@@ -45,12 +45,8 @@ def views(
 ) -> list[View]:
     """The image tokens of one example: a view or more for each picture, or one of all tokens without a grid.
 
-    Args:
-        architecture: of the model.
-        labels: int8 (S,), refined ones, so that newlines are structure.
-        inputs: of the forward pass; ``pixel_values`` and ``image_grid_thw`` are looked at.
-        images: the example's pictures.
-        scale: an object with ``image_mean`` and ``image_std``, by which the processor normalised; None: unknown.
+    ``labels``, int8 (S,), are refined ones, so that newlines are structure; ``scale`` has the ``image_mean`` and
+    ``image_std`` by which the processor normalised, or is None.
     """
     positions = np.flatnonzero(labels == IMAGE)
     if not len(positions):

@@ -17,8 +17,7 @@ UNKNOWN = "\ufffd"
 def words_of(rerun: Rerun) -> list[str]:
     """What each position of an example reads as, joined its prompt; empty where a medium stands, or a mark around one.
 
-    Raises:
-        StoreError: the adapter has no tokenizer, or not a token for every position of text.
+    Raises StoreError where the adapter has no tokenizer, or not a token for every position of text.
     """
     labels, ids = rerun.labels, rerun.batch.tokens[0]
     words = [""] * len(labels)
@@ -40,10 +39,7 @@ def words_of(rerun: Rerun) -> list[str]:
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds to those before it: blanks stand where they belong.
-
-    A character of several tokens stands with the last of them.
-    """
+    """The text that each token adds to those before it; a character of several tokens stands with the last of them."""
     out, done = [], 0
     start = 0  # decoding begins anew behind every whole token, so that a long text costs no more than its length
     for k in range(len(ids)):

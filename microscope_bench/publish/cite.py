@@ -93,10 +93,7 @@ def bibtex(results: Sequence[Result], citation_of: TextOf = nothing_known) -> st
 
 
 def model_card(results: Iterable[Result]) -> str:
-    """The ``model-index`` block of a Hugging Face model card, one entry per model: YAML to stand between its ``---``.
-
-    Holds the means over the layers with their standard errors, all tokens and without sinks.
-    """
+    """The ``model-index`` block of a Hugging Face model card, one entry per model: means over the layers, as YAML."""
     models: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         models.setdefault(one_line(shown_name(result)), []).append(_card_result(result))
@@ -129,7 +126,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def _data(text: str) -> dict[str, str]:
-    """A task file's citation as BibTeX fields; one in other words becomes a note, whole."""
+    """A task file's citation as BibTeX fields; one in other words becomes the title, whole."""
     found = _CITATION.fullmatch(one_line(text))
     if found is None:
         return {"title": latex(text)}

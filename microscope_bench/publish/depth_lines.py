@@ -31,7 +31,7 @@ STYLES: dict[str, Any] = {
 """Control → how its line is drawn; an untrained model is drawn like the control of that name."""
 
 PANEL_WIDTH, PANEL_HEIGHT, TITLE = 3.6, 2.6, 0.45
-"""Inches: of a panel with its labels; of the room for a title above all."""
+"""Inches; TITLE is the room above all."""
 
 _LARGEST = 1e300  # differences of larger numbers leave the range of float64
 
@@ -40,8 +40,8 @@ _LARGEST = 1e300  # differences of larger numbers leave the range of float64
 class PlottedLine:
     """One model in one panel, a value per layer; NaN where the result has none.
 
-    ``depths`` go from 0 (what enters block 1) to 1 (what leaves the last block). ``left_out`` values are not drawn,
-    being of another number of tokens; the values at the places ``ringed`` get a ring.
+    ``depths`` go from 0 (what enters block 1) to 1 (what leaves the last block). ``left_out`` values, of another number
+    of tokens, are not drawn; the values at the places ``ringed`` get a ring.
     """
 
     label: str
@@ -123,14 +123,7 @@ def panels_figure(
     styles: Mapping[str, dict[str, Any]],
     texts: Mapping[str, str],
 ) -> Figure:
-    """Panels in rows, with one legend below them.
-
-    Args:
-        Figure: as :func:`~microscope_bench.publish.figure_file.drawing` gives it.
-        panels: rows of equal or, the last, smaller length.
-        styles: label → how its lines look.
-        texts: label → what the legend says, in its order.
-    """
+    """Panels in rows, one legend below; ``styles`` and ``texts`` (of the legend, in its order) are by label."""
     n_rows, n_columns = len(panels), max(map(len, panels))
     width = max(PANEL_WIDTH * n_columns, 4.5)
     in_a_row = max(1, min(5, int(width * 15 / (max(map(len, texts.values())) + 9))))
@@ -221,7 +214,6 @@ def family_of(result: Result) -> str:
 
 
 def kind_of(result: Result) -> str:
-    """A key of :data:`STYLES`."""
     model = result.identity.model
     kind = model.control or ("" if model.trained else "untrained")
     return kind if kind in STYLES else "untrained"

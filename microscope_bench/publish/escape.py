@@ -86,8 +86,7 @@ def relative_url(path: str) -> str:
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "right") -> str:
     """A table whose cells are markdown already; ``align`` is for all columns but the first, which goes to the left.
 
-    Cells are not padded to equal width: a new row then changes no other line, and the text does not depend on how wide
-    an installed library believes a character to be.
+    Cells are not padded: a new row changes no other line, and no width of a character matters.
     """
     from tabulate import tabulate
 
@@ -138,11 +137,10 @@ def csv_cell(value: Any) -> Any:
 
 
 def html_page(name: str, values: dict[str, Any], *, inline_pictures: bool = False) -> str:
-    """Renders ``templates/NAME.html`` with ``NAME.css`` and, where there is one, ``NAME.js`` in the page.
+    """Renders ``templates/NAME.html`` with ``NAME.css`` and, where there is one, ``NAME.js``; it escapes every value.
 
-    The template escapes every value. The page's content security policy lets the browser load nothing, and apply and
-    run nothing but this style and this script, which are files of the package and hold nothing of a result; and, with
-    ``inline_pictures``, show pictures that stand in the page as data URIs.
+    The content security policy lets the browser load nothing, and apply and run nothing but this style and this script,
+    which hold nothing of a result; and, with ``inline_pictures``, show pictures that stand in the page as data URIs.
     """
     from jinja2 import TemplateNotFound
     from markupsafe import Markup

@@ -47,9 +47,8 @@ def chosen_headlines(
 ) -> list[Headline]:
     """What to draw: the headline estimator of a metric (None: of all), or the one asked for, of every stream or of one.
 
-    Raises:
-        UnknownNameError: nothing of that name was measured; the message holds the nearest names.
-        ResultError: there are several estimators and none is asked for, or ``estimator`` stands without ``metric``.
+    Raises UnknownNameError, with the nearest names, for what was not measured, ResultError where an estimator or a
+    metric must be named.
     """
     if metric is None and estimator is not None:
         raise ResultError(f"--estimator {estimator} belongs to a metric; name it with --metric")

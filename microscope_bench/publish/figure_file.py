@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "png", "pdf")
 REFUSED = (".jpg", ".jpeg", ".eps", ".ps", ".tif", ".tiff", ".gif", ".webp", ".bmp")
-"""Suffixes of pictures that are not drawn; they are no names of directories either."""
 
 COLOURS = ("#0b5fa5", "#d95f02", "#1b7837", "#762a83", "#b2182b", "#4aa3df", "#a6761d", "#636363")
 """Told apart with any colour vision; beyond eight, markers tell."""
@@ -31,7 +30,6 @@ SETTINGS: dict[Any, Any] = {
 }
 
 LONGEST = 60
-"""Characters of a name that are shown; what is longer is cut in the middle."""
 
 
 def picture_format(path: Path) -> str | None:
@@ -54,10 +52,8 @@ def shown(text: object, longest: int = LONGEST) -> str:
 def drawing(**settings: Any) -> Iterator[type[Figure]]:
     """Gives the class of figures, under settings that no configuration file and no caller of matplotlib changes.
 
-    ``settings`` go before ours. It is not pyplot's: a caller's own figures and backend stay as they are.
-
-    Raises:
-        ResultError: matplotlib is not installed.
+    ``settings`` go before ours. A caller's own figures and backend stay as they are. Raises ResultError without
+    matplotlib.
     """
     try:
         import matplotlib
@@ -72,12 +68,9 @@ def drawing(**settings: Any) -> Iterator[type[Figure]]:
 
 
 def save(figure: Figure, path: Path, description: str) -> None:
-    """Writes a figure; no half of a file is ever left, and no time of writing is in it.
+    """Writes a figure inside :func:`drawing`, whole or not at all, without a time; makes the directory.
 
-    Args:
-        figure: drawn inside :func:`drawing`, and written there too.
-        path: its suffix is a member of :data:`FORMATS`; the directory is made.
-        description: what the picture shows, put into the file's own metadata.
+    ``description``, what the picture shows, goes into the file's own metadata; the suffix is one of :data:`FORMATS`.
     """
     lines = "\n".join(shown(line, 10_000) for line in description.splitlines())
     metadata: dict[str, str | None] = {"Description": lines}

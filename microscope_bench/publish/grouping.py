@@ -12,17 +12,11 @@ from microscope_bench.publish.summary import columns_of
 from microscope_bench.results.result import Result
 
 Entry = tuple[str, Result]
-"""A result and the path of its file, relative to the page."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a table's results were all measured on; plain text, not to be trusted.
-
-    ``title`` is the task, its version, and the tap where it is not the language model; ``source`` the repository or
-    generator of the data; ``rule`` that by which tokens were selected; ``metrics`` the versions of those that tables
-    show.
-    """
+    """What a table's results were all measured on, and the versions of the metrics that tables show; untrusted text."""
 
     title: str
     source: str
@@ -41,7 +35,6 @@ def protocol_title(result: Result) -> str:
 
 
 def data_of(result: Result) -> Data:
-    """What a result was measured on."""
     identity = result.identity
     data, task, tap = identity.dataset, identity.task, identity.model.options.get("tap")
     shown = sorted({column.metric for column in columns_of(result)} & identity.metrics.keys())

@@ -43,19 +43,10 @@ def draw_all(
 ) -> list[Path]:
     """Draws a picture per metric and task that the results have, and gives the files.
 
-    Results that the leaderboard keeps in tables apart (another protocol, other data) get pictures apart.
-
-    Args:
-        results: complete results, controls among them; failed ones are left out.
-        directory: gets ``<task>.<metric>[.<stream>][.<token set>].<format>``, with ``~2`` and so on behind the task
-            where its results do not all compare; files of that name are replaced.
-        headlines: the metrics; none means those that tables show.
-        modalities: a panel for each that has values.
-        file_format: a member of :data:`~microscope_bench.publish.figure_file.FORMATS`.
-        tokens: a token set that the results hold.
-
-    Raises:
-        ResultError: matplotlib is not installed, or there is nothing to draw.
+    Results that the leaderboard keeps in tables apart get pictures apart: ``<task>.<metric>[.<stream>][.<token
+    set>].<format>``, with ``~2`` and so on behind the task; files of that name are replaced. Failed results are left
+    out; no ``headlines`` means those that tables show. Raises ResultError without matplotlib, or where there is nothing
+    to draw.
     """
     written, seen = [], Counter[str]()
     for together in comparable(results):
@@ -73,7 +64,6 @@ def draw_all(
 
 
 def columns_shown(results: Iterable[Result]) -> list[Headline]:
-    """What tables show of any of some results."""
     return list(dict.fromkeys(column for result in results for column in columns_of(result)))
 
 
@@ -95,15 +85,9 @@ def draw(
     modalities: Sequence[str] = MODALITIES,
     tokens: str = "all",
 ) -> bool:
-    """Draws one picture: a row per metric, a column per modality, a line per result; none where no value exists.
+    """Draws one picture: a row per metric, a column per modality, a line per result; False where no value exists.
 
-    The same comparable results give the same file, whose suffix says the format.
-
-    Returns:
-        Whether there was a value to draw.
-
-    Raises:
-        ResultError: matplotlib is not installed.
+    The same comparable results give the same file, whose suffix says the format. Raises ResultError without matplotlib.
     """
     entries = named(results)
     lines = {

@@ -40,8 +40,6 @@ class Summary:
 
 @dataclass(frozen=True)
 class Withheld:
-    """Why a series is not summarised."""
-
     reason: str
 
 
@@ -70,10 +68,7 @@ def has_own_n(metric: str) -> bool:
 
 
 def layers_of(result: Result, headline: Headline) -> range:
-    """The layers at which a result should have a value: 0..L, or to L − 1 for what lies between two boundaries.
-
-    Of a metric that no installed package registers its own scores tell.
-    """
+    """0..L, or to L − 1 for what lies between two boundaries; its scores tell of a metric that nobody registers."""
     n_layers, record = result.identity.model.n_layers, find_metric(headline.metric)
     if record is not None:
         return range(n_layers + (0 if record.between else 1))
@@ -120,8 +115,8 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
 def of_one_n(rows: Sequence[Score]) -> list[Score]:
     """The rows that stand beside each other: without those of less than half as many tokens as the largest.
 
-    That is so where the value hangs on the number of tokens, which flag ``unmatched_n`` tells: a vocabulary at boundary
-    0 has a few dozen distinct vectors, and the intrinsic dimension of those is another thing.
+    That is so where flag ``unmatched_n`` tells that the value hangs on the number: a vocabulary at boundary 0 has a few
+    dozen distinct vectors, whose intrinsic dimension is another thing.
     """
     if not any(flag.partition("=")[0] == "unmatched_n" for row in rows for flag in row.flags):
         return list(rows)
@@ -136,7 +131,7 @@ def watched_name(result: Result) -> str:
 
 
 def shown_name(result: Result) -> str:
-    """The model's name, with where it was watched unless in its decoder, and whether its weights are untrained."""
+    """The watched name, and whether the weights are untrained."""
     model = result.identity.model
     name = watched_name(result)
     return name if model.trained or model.name.endswith(UNTRAINED) else f"{name} ({UNTRAINED[1:]})"
@@ -147,8 +142,7 @@ def layers_to_mir(
 ) -> tuple[float, float] | None:
     """MIR of a result: log₁₀ of the sum of metric ``mir`` over the boundaries 1..L (Huang et al., arXiv 2410.07167).
 
-    Beside it the most that its standard error can be (the boundaries share their tokens); None where a value is
-    missing.
+    Beside it the most that its standard error can be; None where a value is missing.
     """
     rows = [row for row in result.series("mir", estimator, None, modality, tokens) if row.layer >= 1]
     total = math.fsum(_value(row) for row in rows)
@@ -164,7 +158,7 @@ def measured_modalities(result: Result) -> list[str]:
 
 
 def sinks_of(result: Result, modality: str) -> Sinks | None:
-    """How many sinks a modality has; None for one that it was not given."""
+    """None for a modality that the result was not given."""
     return next((entry for entry in result.sinks if entry.modality == modality), None)
 
 
@@ -206,13 +200,11 @@ def accuracy_of(result: Result) -> str | Withheld:
 
 
 def accuracy_text(result: Result) -> str:
-    """:func:`accuracy_of` in words."""
     shown = accuracy_of(result)
     return f"none: {shown.reason}" if isinstance(shown, Withheld) else shown
 
 
 def show_range(ends: tuple[int, int]) -> str:
-    """One number, or two with a dash."""
     low, high = ends
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 

@@ -42,8 +42,6 @@ class Quantity(NamedTuple):
 
 @dataclass(frozen=True)
 class Value:
-    """One value of one result; ``layer`` is None where a value is of the whole result."""
-
     series: Quantity
     layer: int | None
     value: float | None
@@ -56,8 +54,8 @@ class Value:
 class Drift:
     """One value that is not what the baseline says; ``layer`` is None for a value of the whole result.
 
-    ``stderr`` is the baseline's, for scale only: both results are of the same examples. ``excess`` is the move as a
-    multiple of the tolerance, above 1; infinite for every kind but "moved". ``reason`` says why a value is null.
+    ``stderr`` is the baseline's, for scale only. ``excess`` is the move as a multiple of the tolerance, above 1;
+    infinite for every kind but "moved". ``reason`` says why a value is null.
     """
 
     series: Quantity
@@ -73,12 +71,11 @@ class Drift:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result held against a baseline; ``baseline`` or ``new`` is None where it could not be read.
+    """A result held against a baseline; either is None where it could not be read.
 
     ``identity``, ``inputs`` and ``environment`` are the fields that differ, ``refused`` those of the identity that may
     not (the values were then not compared). ``drifts`` come worst first. ``n_null`` values are null in both;
-    ``n_other_tokens`` are of another number of tokens, which is told and no drift by itself. ``problem`` says why
-    nothing was compared.
+    ``n_other_tokens`` are of another number of tokens, which is no drift. ``problem`` says why nothing was compared.
     """
 
     baseline: Result | None = None
@@ -95,14 +92,12 @@ class Comparison:
 
     @property
     def status(self) -> int:
-        """0 within tolerance, 1 drift, 2 not comparable."""
         if self.refused or self.problem:
             return NOT_COMPARABLE
         return DRIFT if self.drifts else WITHIN
 
     @property
     def verdict(self) -> str:
-        """One line: what changed."""
         if self.problem:
             return f"not comparable: {self.problem}"
         if self.refused:
@@ -122,23 +117,15 @@ class Comparison:
         return self.n_compared + self.n_null + sum(drift.kind != MOVED for drift in self.drifts)
 
     def count(self, kind: str) -> int:
-        """How many values drifted in one way."""
         return sum(drift.kind == kind for drift in self.drifts)
 
 
 def compare_results(
     baseline: Result, new: Result, tolerances: Tolerances | None = None, allow: Iterable[str] = ()
 ) -> Comparison:
-    """Holds a result against a baseline.
+    """Holds a result against a baseline; ``allow`` names fields of ``identity`` that may differ besides the weights.
 
-    Args:
-        baseline: what is taken for right.
-        new: what is asked about.
-        tolerances: how far values may move; the defaults of the results' dtype unless given.
-        allow: fields of ``identity`` that may differ, besides which weights were measured.
-
-    Raises:
-        UnknownNameError: a field that ``identity`` does not have.
+    Raises UnknownNameError for a field that ``identity`` does not have.
     """
     allowed = check_allowed(allow)
     differing = identity_differences(baseline, new)

@@ -25,7 +25,6 @@ from microscope_bench.publish.escape import code_block, escape, printable, table
 
 
 def as_text(comparisons: Comparisons) -> str:
-    """For a terminal; ends with a line break."""
     blocks = [] if len(comparisons.outcomes) == 1 else [printable(comparisons.verdict)]
     for pair, comparison in comparisons.outcomes:
         title = printable(comparison.verdict)

@@ -18,7 +18,6 @@ MAY_DIFFER = ("model.name", "model.repo", "model.revision")
 """Fields of ``identity`` that say which weights were measured: what a comparison is usually about."""
 
 EXAMPLES = "inputs.examples_sha256"
-"""What the identity says of the first examples, of all that were measured."""
 
 _ABSENT = "absent"
 _SECTIONS: dict[str, type[Struct]] = {
@@ -44,8 +43,7 @@ class Difference:
 def check_allowed(allow: Iterable[str]) -> tuple[str, ...]:
     """The fields of ``identity`` that may differ: ``model.dtype``, a section, ``metrics.NAME``, ``model.options.NAME``.
 
-    Raises:
-        UnknownNameError: no such field; a mistyped one would otherwise allow nothing without a word.
+    Raises UnknownNameError for any other: a mistyped one would otherwise allow nothing without a word.
     """
     known = _known_fields()
     for name in allow:
@@ -69,10 +67,7 @@ def is_allowed(field: str, allow: Iterable[str]) -> bool:
 
 
 def input_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
-    """What the processor or the tokenizer hands to the model differently; skipped examples are counted elsewhere.
-
-    Pictures are handed over in the model's own dtype, so their hash says nothing where that differs.
-    """
+    """What the processor or the tokenizer hands to the model differently; skipped examples are counted elsewhere."""
     left_out: dict[str, None] = {"skipped": None, "n_examples": None, "examples_sha256": None}
     if baseline.identity.model.dtype != new.identity.model.dtype:
         left_out["media_sha256"] = None

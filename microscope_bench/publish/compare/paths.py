@@ -45,12 +45,11 @@ class Comparisons:
 
     @property
     def status(self) -> int:
-        """The worst of all: 0 within tolerance, 1 drift, 2 not comparable; 2 where there was nothing to compare."""
+        """The worst of all; not comparable where there was nothing to compare."""
         return max((comparison.status for _, comparison in self.outcomes), default=NOT_COMPARABLE)
 
     @property
     def verdict(self) -> str:
-        """One line for all of them."""
         if len(self.outcomes) == 1:
             return self.outcomes[0][1].verdict
         found = Counter(comparison.status for _, comparison in self.outcomes)
@@ -66,10 +65,8 @@ def compare_paths(
     """Holds a file against a file, or a directory against a directory.
 
     A file that cannot be read or has no partner is an outcome of its own, not an exception: the others are compared.
-
-    Raises:
-        ResultError: a path that is not there, a file against a directory, directories without results, or a tolerance
-            or field that does not exist.
+    Raises ResultError for a path that is not there, a file against a directory, directories without results, and a
+    tolerance or field that does not exist.
     """
     tolerances, allow = tolerances or Tolerances(), tuple(allow)
     pairs, loaded = _pairs(_local(baseline), _local(new))
@@ -92,8 +89,7 @@ def compare_to_file(
 ) -> Comparisons:
     """Holds a result in memory against the file of its baseline; ``accept`` are the commands that replace that file.
 
-    Raises:
-        ResultError: the baseline cannot be read, or a tolerance or field does not exist.
+    Raises ResultError where the baseline cannot be read, or a tolerance or field does not exist.
     """
     old, tolerances = load_result(baseline), tolerances or Tolerances()
     check_names(tolerances, (old, result))
@@ -153,8 +149,8 @@ def _other_revisions(
 ) -> dict[str, str]:
     """Baseline → new result for files that differ in the directory of their model's revision alone.
 
-    A run writes to ``<model>/<revision>/<task>.json``, and another revision is what a comparison is about. Only where
-    each side has one such file: otherwise it is not known which belongs to which.
+    Another revision is what a comparison is about. Only where each side has one such file: otherwise it is not known
+    which belongs to which.
     """
     sides: list[dict[str, list[str]]] = []
     for side in (ours, theirs):
@@ -188,7 +184,6 @@ def _accept(baseline: Path, new: Path, old_name: str, name: str) -> tuple[str, .
 
 
 def _acceptable(pair: FilePair, loaded: Loaded) -> FilePair:
-    """The pair without advice to accept what is no complete result."""
     new = loaded[pair.new] if pair.new else None
     broken = isinstance(new, ResultError) or (new is not None and new.status == FAILED)
     return replace(pair, accept=()) if broken else pair

@@ -18,12 +18,8 @@ MARGIN = 3
 def learn_tolerances(repeats: Sequence[tuple[str, Result]], allow: Iterable[str] = ()) -> dict[str, Tolerance]:
     """``metric.estimator`` → three times the widest range (largest minus smallest) of any of its values, two digits.
 
-    Args:
-        repeats: at least two results of one identity, each with the name errors call it by.
-        allow: fields of ``identity`` that may differ.
-
-    Raises:
-        ResultError: fewer than two, results that may not be compared, or a value that is not in all of them.
+    ``repeats`` are (name, result). Raises ResultError for fewer than two, results that may not be compared, or a value
+    that is not in all of them.
     """
     if len(repeats) < 2:
         raise ResultError("a spread takes at least two repeats of one run")

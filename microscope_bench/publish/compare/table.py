@@ -24,7 +24,6 @@ from microscope_bench.publish.escape import printable
 from microscope_bench.publish.summary import accuracy_text, show_layers
 
 SHOWN = 20
-"""Series in a table for people; the counts below it are of all, and so is the JSON."""
 
 STATUS = {WITHIN: "within tolerance", DRIFT: "drift", NOT_COMPARABLE: "not comparable"}
 HEADERS = ("what", "layers", "worst at", "baseline", "new", "move", "tolerance", "times the tolerance")

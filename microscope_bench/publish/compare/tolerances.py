@@ -45,7 +45,6 @@ class Tolerance:
         return cls(absolute, relative / 100)
 
     def limit(self, baseline: float) -> float:
-        """The largest move of a value that was ``baseline``."""
         return self.absolute + self.relative * abs(baseline)
 
     def excess(self, baseline: float, new: float) -> float:
@@ -73,7 +72,7 @@ _OTHERS = {
 
 
 def default_tolerance(metric: str, estimator: str, dtype: str) -> Tolerance:
-    """The default for one of :data:`DTYPES`, from the metric's record; the usual one where nobody registers it."""
+    """The default of a metric's record; the usual one where nobody registers it."""
     record = find_metric(metric)
     texts = record.estimator_tolerances.get(estimator, record.tolerance) if record else USUAL_TOLERANCE
     return Tolerance.parse(getattr(_OTHERS.get(metric, texts), dtype))
@@ -93,8 +92,7 @@ class Tolerances:
     def find(self, metric: str, estimator: str, dtypes: Iterable[str]) -> Tolerance:
         """The tolerance of a score, or with an empty estimator of accuracy, skipped or sinks.
 
-        ``dtypes`` are those of the hidden states of the results; the defaults of the coarsest count. float64 counts as
-        float32, a type without defaults as the coarsest.
+        The defaults of the coarsest of ``dtypes`` count; a type without defaults is the coarsest, float64 is float32.
         """
         for name in (f"{metric}.{estimator}", metric):
             if name in self.chosen:

@@ -1,7 +1,6 @@
 """What every form of the leaderboard is made of: one row per result, its summaries computed once.
 
-The markdown page, the HTML page and the tables for other programs differ in how they write these rows and in nothing
-else, so they cannot disagree. A row no longer holds its result's scores: a thousand results fit into memory as rows.
+A row no longer holds its result's scores: a thousand results fit into memory as rows.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ class Label:
 
     @property
     def markdown(self) -> str:
-        """The label, escaped."""
         parts = (escape(self.name), escape(self.dtype), code(self.short_id) if self.short_id else "", escape(self.path))
         return " ".join(part for part in parts if part)
 
@@ -56,9 +54,8 @@ class Label:
 class ModalityRow:
     """What one result says of one modality in one token set.
 
-    Per headline of the result there is a summary, or why there is none, and a curve of (layer, value or None).
-    ``n_sinks`` is None where nobody looked for them; ``n_tokens`` and ``n_examples`` are the fewest and the most of any
-    value.
+    Per headline there is a summary, or why there is none, and a curve of (layer, value or None). ``n_sinks`` is None
+    where nobody looked for them; ``n_tokens`` and ``n_examples`` are the fewest and the most of any value.
     """
 
     modality: str
@@ -85,8 +82,8 @@ class ResultRow:
 class Table:
     """Rows that may stand side by side: one protocol with the same changes, the same data, the same metric versions.
 
-    The last part of ``protocol`` is its title, as markdown; ``comparable`` is (title, description, both markdown;
-    revision).
+    ``protocol`` ends in its title, ``comparable`` is (title, description, revision); titles and description are
+    markdown.
     """
 
     protocol: tuple[str, ...]
@@ -134,7 +131,6 @@ def tables_of(rows: Iterable[ResultRow]) -> tuple[Table, ...]:
 
 
 def row_of(path: str, result: Result) -> ResultRow:
-    """A result as a row."""
     by_set: dict[tuple[str, str], list[Score]] = defaultdict(list)
     for score in result.scores:
         by_set[score.modality, score.tokens].append(score)
@@ -186,8 +182,6 @@ def _ends(numbers: Sequence[int]) -> tuple[int, int] | None:
 
 
 def _told_apart(rows: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
-    """The rows sorted by name, each with a label of its own."""
-
     def order(row: ResultRow) -> tuple[str, ...]:
         model = row.result.identity.model
         return (model.name.casefold(), model.name, model.repo, model.revision, row.result.short_id, row.path)

@@ -34,7 +34,6 @@ class ModelColumn:
 
 
 def dtype_text(result: Result) -> str:
-    """The dtype, and the quantisation where there is one."""
     model = result.identity.model
     return f"{model.dtype}, {model.quantization}" if model.quantization else model.dtype
 
@@ -55,7 +54,6 @@ MODEL_COLUMNS = (
 
 
 def meanings(columns: Sequence[Headline]) -> list[tuple[str, str]]:
-    """(column, what it means) of every column of a page."""
     return [*((one.title, one.explanation) for one in columns), *OTHER_COLUMNS]
 
 
@@ -76,16 +74,13 @@ class Notes:
 
     @property
     def reasons(self) -> list[str]:
-        """In the order of their numbers, from 1."""
         return list(self._numbers)
 
     def number(self, reason: str) -> int:
-        """The reason's number."""
         return self._numbers.setdefault(reason, len(self._numbers) + 1)
 
 
 def shortened(reason: str) -> str:
-    """A reason of at most 300 characters."""
     return f"{reason[:300]}..." if len(reason) > 300 else reason
 
 

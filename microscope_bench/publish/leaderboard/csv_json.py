@@ -21,11 +21,9 @@ VERSION = 1
 
 
 def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[str, Any]]:
-    """One flat record per row, modality, token set and headline, in the order of the page.
+    """One flat record per row, modality, token set and headline, in the order of the page; floats are finite.
 
-    Yields:
-        Names of fields to strings, integers, finite floats or None. ``mean``, ``extreme`` and their standard errors are
-        None where ``reason`` says why.
+    ``mean``, ``extreme`` and their standard errors are None where ``reason`` says why.
     """
     for table in board.tables:
         for row in table.rows:
@@ -36,11 +34,7 @@ def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[st
 
 
 def to_csv(board: Board, fusion_of: TextOf = nothing_known) -> str:
-    """The records as CSV with a head line (RFC 4180, but lines end in a line feed).
-
-    Text that a spreadsheet would run as a formula (beginning with ``= + - @`` or a control character) gets an
-    apostrophe in front; numbers stay as they are.
-    """
+    """The records as CSV with a head line (RFC 4180, but lines end in a line feed); unsafe text is escaped."""
     rows = list(records(board, fusion_of))
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else ["model"], lineterminator="\n")

@@ -1,6 +1,4 @@
-"""The leaderboard as one HTML file that needs no server, no network and no script: the rows of leaderboard.md, with
-curves, sorting and filters.
-"""
+"""The leaderboard as one HTML file that needs no server, no network and no script."""
 
 from __future__ import annotations
 
@@ -35,8 +33,6 @@ WIDTH, HEIGHT, MARGIN = 96.0, 22.0, 2.0
 
 @dataclass(frozen=True)
 class TableOfPage:
-    """One table of the page, as the template reads it."""
-
     protocol: str
     data: Data
     headlines: list[str]
@@ -73,11 +69,7 @@ def render_html(board: Board, fusion_of: TextOf = nothing_known) -> str:
 
 
 def sparkline(curve: Sequence[tuple[int, float | None]]) -> dict[str, Any] | None:
-    """A curve as ``lines``, the points of SVG polylines, and ``title``, what it says in words; None for no value.
-
-    It goes from the first layer on the left to the last on the right, from its lowest value at the bottom to its
-    highest on top. A layer without a value interrupts it.
-    """
+    """A curve as ``lines``, points of SVG polylines, and ``title``, its words; a missing value interrupts it."""
     values = [value for _, value in curve if value is not None]
     if not values:
         return None

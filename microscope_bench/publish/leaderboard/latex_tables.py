@@ -21,11 +21,10 @@ from microscope_bench.publish.summary import (
 
 
 def latex_tables(tables: Iterable[Table]) -> str:
-    """One ``table*`` for each table of a leaderboard: the mean over the layers ± its standard error.
+    """One ``table*`` (booktabs) for each table of a leaderboard: the mean over the layers ± its standard error.
 
-    The same numbers as on the leaderboard; a metric of distinct tokens has their number behind it. A dash stands
-    where there is none; a note says why. The caption says what they are of, and the comment below names the signature
-    of each row. It needs the package ``booktabs``.
+    A metric of distinct tokens has their number behind it; a note says why a dash stands. The comment below names the
+    signature of each row.
     """
     return "\n".join(map(_table, tables))
 

@@ -35,16 +35,11 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def render(results: Iterable[Entry]) -> str:
-    """The page as markdown, the same for the same (path relative to the page, result), whatever their order.
-
-    Results under different protocols, or that deviate from one in different ways, are never in one section; results on
-    other data or under other metric versions are never in one table.
-    """
+    """The page as markdown, the same for the same (path relative to the page, result), whatever their order."""
     return render_board(board_of(results))
 
 
 def render_board(board: Board) -> str:
-    """The page of a board that is there already, see :func:`render`."""
     meaning = [list(map(escape, pair)) for pair in meanings(board.headlines)]
     parts = [INTRODUCTION, table(["column", "meaning"], meaning, "left") + "\n"]
     if not board.tables:

@@ -48,7 +48,6 @@ class MetricCharts:
 
 
 def charts_of(headline: Headline, several: Sequence[Shown]) -> MetricCharts:
-    """The charts of one metric of results that compare."""
     whole, halves = panels_of(several, headline), halves_of(several, headline)
     limits = _limits([*whole, *halves], headline)
     return MetricCharts(

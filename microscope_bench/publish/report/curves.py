@@ -20,7 +20,6 @@ from microscope_bench.results.records import Score
 from microscope_bench.results.result import Result
 
 HALVES = {"correct": "right", "wrong": "wrong"}
-"""Token set of the examples answered rightly or wrongly → what it is called."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class ShownSeries:
 
     @property
     def modality(self) -> str:
-        """Whose tokens."""
         return self.rows[0].modality
 
     @property
@@ -55,12 +53,10 @@ class ShownSeries:
 
     @property
     def layers(self) -> range:
-        """The layers that it should have."""
         return layers_of(self.shown.result, self.headline)
 
 
 Panels = list[tuple[str, list[ShownSeries]]]
-"""(title, series) of each panel of one metric."""
 
 
 def shown_results(results: Sequence[Result], first: int) -> list[Shown]:
@@ -121,6 +117,5 @@ def quantities(shown: Sequence[Shown]) -> list[tuple[Headline, list[Shown]]]:
 
 
 def modalities_of(shown: Sequence[Shown]) -> list[str]:
-    """Every modality that a result of the section has, in the fixed order."""
     there = {modality for s in shown for modality in measured_modalities(s.result)}
     return [modality for modality in MODALITIES if modality in there]

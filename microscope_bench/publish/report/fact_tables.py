@@ -28,8 +28,6 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """The headline metrics of one modality."""
-
     modality: str
     headlines: tuple[Headline, ...]
     rows: tuple[SummaryRow, ...]

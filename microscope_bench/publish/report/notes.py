@@ -75,7 +75,6 @@ def _flags(series: Sequence[ShownSeries]) -> dict[str, list[int]]:
 
 
 def _value_range(values: Sequence[str]) -> str:
-    """The only value, both ends of numbers, or how many different texts there are."""
     distinct = sorted(set(values))
     if len(distinct) == 1:
         return f" = {distinct[0]}" if distinct[0] else ""
@@ -124,7 +123,6 @@ def _number(value: float | None) -> float:
 
 
 def comparison(first: ShownSeries, second: ShownSeries) -> str:
-    """One sentence on how the second differs from the baseline."""
     if reason := incomparable(first, second):
         return reason
     differ, apart = differing_layers(first, second)
@@ -138,7 +136,6 @@ def comparison(first: ShownSeries, second: ShownSeries) -> str:
 
 
 def counted(series: ShownSeries) -> str:
-    """Fewest and most tokens and examples of a series' values."""
     rows = [row for row in series.rows if row.value is not None] or list(series.rows)
     tokens, examples = [row.n_tokens for row in rows], [row.n_examples for row in rows]
     return f"n = {show_range((min(tokens), max(tokens)))} tokens, {show_range((min(examples), max(examples)))} examples"

@@ -1,8 +1,4 @@
-"""The report: one HTML file that needs nothing else, a deterministic function of result files.
-
-The page is a Jinja2 template that escapes whatever it is given; text from result files never becomes markup. A content
-security policy lets the browser load nothing and run nothing but the style and the script of this package.
-"""
+"""The report: one HTML file that needs nothing else, a deterministic function of result files."""
 
 from __future__ import annotations
 
@@ -23,8 +19,6 @@ from microscope_bench.results.result import FAILED, Result
 
 @dataclass(frozen=True)
 class ReportSection:
-    """Results that compare: one task, one data set, one protocol with the same deviations, the same metric versions."""
-
     title: str
     description: str
     notes: tuple[str, ...]
@@ -34,14 +28,10 @@ class ReportSection:
 
 
 def render(results: Sequence[Result]) -> str:
-    """The page: HTML, the same text for the same results in the same order.
+    """The page as HTML, the results in their order; of two that compare the first is the baseline.
 
-    Args:
-        results: in the order in which they are to be shown; of two that compare the first is the baseline. Results
-            that the leaderboard keeps in tables apart get sections apart.
-
-    Raises:
-        ResultError: there is no complete result, or matplotlib is not installed.
+    Results that the leaderboard keeps in tables apart get sections apart. Raises ResultError where there is no complete
+    result, or without matplotlib.
     """
     complete = [result for result in results if result.status != FAILED]
     if not complete:

@@ -20,8 +20,6 @@ from microscope_bench.results.records import Score
 
 @dataclass(frozen=True)
 class Cell:
-    """A value in a table, or a dash; its n and flags; whether it differs from the baseline."""
-
     text: str
     detail: str = ""
     differs: bool = False
@@ -31,8 +29,8 @@ class Cell:
 class Panel:
     """One modality of one metric, in words and numbers.
 
-    ``differing`` are the layers at which the second of two series differs from the first, ``comparison`` a sentence on
-    that. ``notes`` are (warning, numbers of the results concerned), ``columns`` (title, n), ``rows`` (layer, cells).
+    ``differing`` are the layers at which the second of two series differs from the first. ``notes`` are (warning,
+    numbers of the results concerned), ``columns`` (title, n), ``rows`` (layer, cells).
     """
 
     title: str
