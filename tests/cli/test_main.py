@@ -139,7 +139,7 @@ def test_what_cannot_be_done_is_one_message_and_status_2(run, argv, message):
         (["--limit", "x"], "limit must be a number, not 'x'"),
         (["--batch_size", "-1"], "batch_size must be at least 1, not -1"),
         (["--seed", "-1"], "seed must be at least 0, not -1"),
-        (["--max_skipped", "2"], "max_skipped must lie between 0 and 1"),
+        (["--max_skipped", "2"], "max_skipped is 2.0: Expected `float` <= 1.0"),
         (["--measure_memory", "8"], "measure_memory: '8' is not a size in memory"),
         (["--tap", "visoin"], "Did you mean vision"),
         (["--split_by", "length"], "unknown split_by 'length'"),
@@ -168,8 +168,8 @@ def test_of_several_runs_one_that_fails_is_told_at_the_end_and_the_others_are_do
     models, tasks = f"nowhere.py:X,{TOY}", "broken,shapesqa"
     status, out, err = measure_toy(run, "--model", models, "--tasks", tasks, "--include_path", tmp_path)
     assert status == 2
-    assert [file.name for file in result_files("results")] == ["broken.json", "shapesqa.json"]
-    assert load_result(result_files("results")[0]).status == "failed"
+    assert [file.name for file in result_files(Path("results"))] == ["broken.json", "shapesqa.json"]
+    assert load_result(result_files(Path("results"))[0]).status == "failed"
     told = err[err.index("2 failed. The other runs are done") :]
     assert "nowhere.py:X: there is no file nowhere.py" in told or "nowhere.py:X: nowhere.py:X" in told
     assert f"{TOY} on broken: " in told and "on shapesqa" not in told
