@@ -14,11 +14,7 @@ def anisotropy(x: core.Array, groups: core.Groups | None = None) -> Estimate:
 
     σ₁² / Σᵢ σᵢ² over the singular values of the centred cloud (Razzhigaev et al. 2023, arXiv 2311.05928); between
     1/d (the same spread in all directions) and 1 (a line). An isotropic Gaussian of N tokens scores about
-    (1 + √(d/N))²/d. A handful of massive activations can take it to 1.
-
-    Args:
-        x: (N, d) states, at least 2 that differ.
-        groups: (N,) the example each token belongs to.
+    (1 + √(d/N))²/d. A handful of massive activations can take it to 1. ``x`` needs at least 2 tokens that differ.
 
     >>> import numpy as np
     >>> anisotropy(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 1.0], [3.0, 1.0]])).value

@@ -29,13 +29,7 @@ def cka(x: core.Array, y: core.Array, estimator: str = "debiased", groups: core.
 
     Rotations and scales of either cloud change nothing. Wide directions count by the square of their variance, so a
     handful of massive activations decides either: it takes ``linear`` to 1, and ``debiased`` to whatever those few
-    tokens have in common with each other.
-
-    Args:
-        x: (N, d) states at boundary l, at least 2 (``debiased``: 4) that differ.
-        y: (N, d) the same tokens at boundary l + 1.
-        estimator: ``linear`` or ``debiased``.
-        groups: (N,) the example each token belongs to.
+    tokens have in common with each other. At least 2 tokens (``debiased``: 4) must differ.
 
     >>> import torch
     >>> x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))

@@ -30,13 +30,6 @@ def cosine_alignment(
     Tokens of zeros have no cosine and are left out of the first two (flag ``zero_norm=``). The states are not centred:
     one direction that all tokens share, such as a massive activation, takes all three towards 1 or −1.
 
-    Args:
-        x: (N, d) states of image, video or audio tokens.
-        text: (M, d) states of text tokens at the same boundary.
-        estimator: ``all_pairs``, ``same_example`` or ``mean_vectors``.
-        groups: (N,) the example each row of ``x`` belongs to.
-        text_groups: (M,) the same for ``text``, by the same names.
-
     >>> import numpy as np
     >>> image, text = np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 3.0]])
     >>> cosine_alignment(image, text).value

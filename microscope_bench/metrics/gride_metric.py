@@ -1,9 +1,4 @@
-"""Intrinsic dimension as a function of scale (GRIDE): the ratio of a token's 2k-th to its k-th neighbour distance.
-
-The larger k, the larger the neighbourhood that the estimate looks at. Noise shows as a high dimension at small k that
-falls as k grows; curvature and boundaries show at large k (Denti, Doimo, Laio & Mira 2022, doi
-10.1038/s41598-022-20991-1).
-"""
+"""Intrinsic dimension as a function of scale (GRIDE): the ratio of a token's 2k-th to its k-th neighbour distance."""
 
 from __future__ import annotations
 
@@ -25,7 +20,8 @@ def gride(x: core.Array, k: int = 1, groups: core.Groups | None = None) -> Estim
     The d that maximises the likelihood of μ = r₂ₖ/rₖ, whose density is d (μ^d − 1)^(k−1) / (B(k, k) μ^(d(2k−1)+1))
     where the tokens are spread evenly out to the 2k-th neighbour (Denti et al. 2022, doi 10.1038/s41598-022-20991-1).
     For k = 1 it is N / Σ log μ, ``twonn_mle`` before its bias is removed. A dimension that holds over a range of k is
-    one of the cloud; noise raises the value at small k. High dimensions are underestimated, the more so the larger k.
+    one of the cloud; noise raises the value at small k; curvature and boundaries show at large k. High dimensions are
+    underestimated, the more so the larger k.
 
     The standard error is a jackknife over the log-ratios of each fold with every neighbour kept. It reads low by a
     quarter at k = 1 on independent tokens, and by up to a tenth at larger k or on clustered ones.
@@ -52,17 +48,10 @@ def gride(x: core.Array, k: int = 1, groups: core.Groups | None = None) -> Estim
 
 
 def gride_mle(distances: core.Tensor, k: int) -> float | None:
-    """The d that maximises the likelihood of the observed μ = r₂ₖ/rₖ; N / Σ log μ for k = 1.
+    """The d that maximises the likelihood of the observed μ = r₂ₖ/rₖ; None where the μ do not determine it.
 
     It is the one root of :func:`derivative`, which falls in d, from kN at d = 0, with a slope between −(3k − 1)/2 and
-    −k times Σ log μ: those two slopes bracket it.
-
-    Args:
-        distances: float64 (n, m), ascending, m ≥ 2k. Tokens with rₖ = 0 are left out.
-        k: 1 or more.
-
-    Returns:
-        The estimate, or None where fewer than two μ, or no μ above 1, are left.
+    −k times Σ log μ: those two slopes bracket it. ``distances`` are float64 (n, m), ascending, m ≥ 2k.
     """
     from scipy.optimize import brentq
 

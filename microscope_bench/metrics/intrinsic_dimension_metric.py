@@ -1,8 +1,6 @@
 """Intrinsic dimension from the ratio of each token's two nearest-neighbour distances (TwoNN).
 
-μ = r₂/r₁ follows a Pareto law of exponent d where the density is locally uniform (Facco, d'Errico, Rodriguez & Laio
-2017). The estimators differ in how they read d off the observed μ. Three metrics: on the tokens of the run's number,
-with neighbours in other examples only, and as a function of the number of tokens.
+Three metrics: on the tokens of the run's number, with neighbours in other examples only, and by the number of tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ LINEAGE_EPS = 1e-8
 """llm-microscope leaves out a token with r₁ below this, in units of the mean norm, and a μ below 1 plus this."""
 
 SIZES = {f"n{n}": n for n in (256, 512, 1024, 2048, 4096, 8192)}
-"""Estimator of ``intrinsic_dimension_by_n`` → n."""
 
 
 def intrinsic_dimension(
@@ -47,7 +44,7 @@ def intrinsic_dimension(
 
     Args:
         x: (N, d) states; all pairs of rows are compared, so N beyond some ten thousand takes long.
-        estimator: ``twonn_mle``, ``twonn_regression20`` or ``twonn_discard10``.
+        estimator: one of the above.
         deduplicate: whether copies of a token are dropped first (flag ``duplicates=share``; ``n_tokens`` counts the
             others): equal rows, and float32 rows nearer to each other than 1e-5 of their norm. In a half type one token
             from two batches may differ by more than other tokens do, so drop such copies yourself if you know them.
@@ -86,13 +83,8 @@ def intrinsic_dimension(
 def twonn_mle(distances: core.Tensor) -> float | None:
     """(N − 1) / Σ log μ: the maximum-likelihood exponent N / Σ log μ, freed of its bias (Denti et al. 2022).
 
-    Tokens with r₁ = 0 have no μ and are left out.
-
-    Args:
-        distances: float64 (n, k), k ≥ 2, ascending, in units of the mean norm of the centred tokens; so below.
-
-    Returns:
-        The estimate, or None where fewer than two μ, or no μ above 1, are left; so below.
+    ``distances``, here and below, are float64 (n, k), k ≥ 2, ascending. Tokens with r₁ = 0 have no μ and are left out;
+    None where too few μ are left.
     """
     log_mu = core.distances.log_ratios(distances[:, 0], distances[:, 1])
     total = float(log_mu.sum())

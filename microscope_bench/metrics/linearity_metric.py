@@ -99,11 +99,7 @@ def size_flags(cloud: core.Cloud) -> tuple[str, ...]:
 
 
 class Linearity:
-    """Every estimate of linearity of one cloud, each computed when asked for; the solves are shared.
-
-    Args:
-        cloud: with a next boundary.
-    """
+    """Every estimate of linearity of one cloud that has a next boundary; the solves are shared."""
 
     def __init__(self, cloud: core.Cloud) -> None:
         self.cloud = cloud

@@ -1,7 +1,4 @@
-"""Modality Integration Rate: the Fréchet distance between a modality's tokens and the text tokens at each boundary.
-
-Huang et al. 2024 (arXiv 2410.07167) add these distances up over the layers and take the decimal logarithm.
-"""
+"""Modality Integration Rate: the Fréchet distance between a modality's tokens and the text tokens at each boundary."""
 
 from __future__ import annotations
 
@@ -42,14 +39,8 @@ def mir(
       final norm.
 
     Scale and, up to the replaced tokens, rotation of all states together change nothing. The standard error leaves out
-    whole examples after the outliers were replaced, and scales anew.
-
-    Args:
-        x: (N, d) states of image, video or audio tokens, at least 2.
-        text: (M, d) states of text tokens at the same boundary, at least 2 and not all zero.
-        estimator: ``exact`` or ``mir_fast_compat``.
-        groups: (N,) the example each row of ``x`` belongs to.
-        text_groups: (M,) the same for ``text``, by the same names.
+    whole examples after the outliers were replaced, and scales anew. Each modality needs at least 2 tokens, those of
+    text not all zero.
 
     >>> import numpy as np
     >>> text = np.array([[1.0, 0.0], [-1.0, 0.0]])
@@ -114,12 +105,7 @@ def estimate_mir(pair: core.TextPair, estimators: Sequence[str] = ESTIMATORS) ->
 
 
 def estimate_rate(pairs: Sequence[core.TextPair], estimator: str) -> Estimate:
-    """log₁₀ of the sum over boundaries; a fold leaves all of them together.
-
-    Args:
-        pairs: the same tokens at boundaries 1..L.
-        estimator: a known name.
-    """
+    """log₁₀ of the sum over boundaries 1..L; a fold leaves all of them together."""
     for layer, pair in enumerate(pairs, start=1):
         if problem := pair.problem("MIR", least=2):
             return replace(problem, reason=f"boundary {layer}: {problem.reason}")

@@ -29,13 +29,6 @@ def modality_gap(
 
     A norm of a difference of means is never 0: two samples of one cloud lie about √(v_x/N + v_t/M) apart.
 
-    Args:
-        x: (N, d) states of image, video or audio tokens.
-        text: (M, d) states of text tokens at the same boundary.
-        estimator: ``unit``, ``raw`` or ``scaled``.
-        groups: (N,) the example each row of ``x`` belongs to.
-        text_groups: (M,) the same for ``text``, by the same names.
-
     >>> import numpy as np
     >>> modality_gap(np.array([[3.0, 0.0], [5.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 5.0]]), "raw").value
     5.0

@@ -11,7 +11,6 @@ from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.record import EstimatorScore, Metric, ToleranceByDtype
 
 REJECTED = "pareto_rejected"
-"""Flag of a distance that fewer than one in twenty samples of the law itself exceed."""
 
 CRITICAL = 1.09
 """Of (D − 0.2/n)(√n + 0.26 + 0.5/√n), a form whose quantiles hardly depend on n (Stephens 1974, doi 10.2307/2286009).
@@ -36,11 +35,8 @@ def pareto_distance(x: core.Array, groups: core.Groups | None = None) -> Estimat
     and 20 dimensions, and on 13 % of clouds of 50 clusters in 5 dimensions. Of many thousand tokens it rejects what is
     too small to matter: read the distance.
 
-    The standard error is a jackknife over the log-ratios of each fold with every neighbour kept.
-
-    Args:
-        x: (N, d) states, at least 3 of them distinct. Copies are dropped first (flag ``duplicates=share``).
-        groups: (N,) the example each token belongs to.
+    The standard error is a jackknife over the log-ratios of each fold with every neighbour kept. ``x`` needs at least 3
+    distinct tokens; copies are dropped first (flag ``duplicates=share``).
 
     >>> import torch
     >>> square = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0))
@@ -55,13 +51,9 @@ def pareto_distance(x: core.Array, groups: core.Groups | None = None) -> Estimat
 
 
 def ks_distance(distances: core.Tensor) -> float | None:
-    """Largest gap between the distribution of log μ and the exponential law of the same mean.
+    """Largest gap between the distribution of log μ and the exponential law of the same mean; None of too few μ.
 
-    Args:
-        distances: float64 (n, k), k ≥ 2, ascending. Tokens with r₁ = 0 are left out.
-
-    Returns:
-        Between 0 and 1; None where fewer than two μ, or no μ above 1, are left.
+    ``distances`` are float64 (n, k), k ≥ 2, ascending. Tokens with r₁ = 0 are left out.
     """
     import torch
 

@@ -28,7 +28,6 @@ class Bound(Enum):
 
 
 WIDTH = Bound.WIDTH
-"""The width d of the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,6 @@ class Headline:
     """An estimator, in one stream, that stands for its metric: a column of the tables, a chart of the report.
 
     Attributes:
-        estimator: its name.
-        stream: its stream, or None.
-        title: of the column or chart.
         explanation: one line on how to read the column.
         extreme: which end over the layers tells more.
         in_tables: whether it is a column wherever a result holds the metric; else only the report and ``plot`` show it.
@@ -82,10 +78,8 @@ class Metric:
         scores: every estimator on every stream of one cloud. It draws on what the cloud keeps
             (``moments``, ``matched``, ``neighbours``, ...), may look at the clouds it stands beside (``next``,
             ``text``), and yields nothing where it does not apply.
-        headlines: what tables and charts show.
         compares: what a value is of: one ``cloud``; a cloud beside that of ``text``, whose tokens it counts too; a
             boundary and the ``next`` one, so that there is no value at the last.
-        unit: of the values.
         low: the least that a value can be, whatever the model.
         high: the most; ``WIDTH`` stands for d.
         estimator_ranges: estimator → (least, most), where they differ from ``low`` and ``high``.

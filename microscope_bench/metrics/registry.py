@@ -18,16 +18,15 @@ _PATHS = {
     "intrinsic_dimension_fit": "pareto_metric:INTRINSIC_DIMENSION_FIT",
     "intrinsic_dimension_by_n": "intrinsic_dimension_metric:INTRINSIC_DIMENSION_BY_N",
     "intrinsic_dimension_across_examples": "intrinsic_dimension_metric:INTRINSIC_DIMENSION_ACROSS_EXAMPLES",
-    "participation_ratio": "participation_ratio_metric:PARTICIPATION_RATIO",
-    "effective_rank": "effective_rank_metric:EFFECTIVE_RANK",
-    "isoscore": "isoscore_metric:ISOSCORE",
+    "participation_ratio": "spectrum_metrics:PARTICIPATION_RATIO",
+    "effective_rank": "spectrum_metrics:EFFECTIVE_RANK",
+    "isoscore": "spectrum_metrics:ISOSCORE",
     "cka": "cka_metric:CKA",
     "modality_gap": "modality_gap_metric:MODALITY_GAP",
     "cosine_alignment": "cosine_alignment_metric:COSINE_ALIGNMENT",
     "subspace_overlap": "subspace_overlap_metric:SUBSPACE_OVERLAP",
     "mir": "mir_metric:MIR",
 }
-"""Name → file and record in this folder."""
 
 METRICS: Registry[Metric] = Registry(
     "metric",
@@ -43,13 +42,6 @@ ALL = "all"
 
 def metric_names(wanted: str | Sequence[str]) -> list[str]:
     """The metrics that were asked for, each once; ``all`` stands for every registered one.
-
-    Args:
-        wanted: names, or one string of them with commas between.
-
-    Raises:
-        MicroscopeError: none is named.
-        UnknownNameError: one that nobody registered, with the nearest names.
 
     >>> metric_names("anisotropy, linearity,anisotropy")
     ['anisotropy', 'linearity']
@@ -81,11 +73,7 @@ def in_order(metrics: Iterable[str]) -> list[str]:
 
 
 def headlines(metrics: Iterable[str] = DEFAULT_METRICS) -> tuple[Headline, ...]:
-    """What stands for some metrics in tables and charts, in the order of :func:`in_order`.
-
-    Args:
-        metrics: names, those of metrics that are not registered here among them; such have no headlines.
-    """
+    """What stands for some metrics, registered here or not, in tables and charts, in the order of :func:`in_order`."""
     return tuple(one for name in in_order(metrics) if (metric := find_metric(name)) for one in metric.headlines)
 
 
@@ -106,7 +94,7 @@ def estimates(
         y: (N, d) the same tokens at boundary l + 1; None for metrics that look at one boundary.
         metrics: names of those that look at one cloud (``microscope-bench ls metrics``).
         groups: (N,) the example each token belongs to.
-        n_folds: folds of whole examples, for standard errors and held-out values.
+        n_folds: folds of whole examples, for standard errors and held-out values; below 1 a ValueError.
 
     Returns:
         (metric, estimator, stream) → the estimate, whose value is None where there is none, with the reason; stream is
@@ -114,7 +102,6 @@ def estimates(
 
     Raises:
         MetricError: a metric that needs ``y``, or a cloud of text beside it.
-        ValueError: also ``n_folds`` below 1.
 
     >>> import torch
     >>> x = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))

@@ -27,12 +27,7 @@ def subspace_overlap(
     directions are the widest is chance, and fewer tokens read nearer to k/d. For k = 1 the standard error is too
     careful: in clustered simulations it read 1.9 times the spread between data sets (for k = 10, 0.9 times).
 
-    Args:
-        x: (N, d) states of image, video or audio tokens, extending in at least k directions.
-        text: (M, d) states of text tokens at the same boundary, likewise.
-        k: number of directions, 1 or 10, as in results (estimators ``k1`` and ``k10``).
-        groups: (N,) the example each row of ``x`` belongs to.
-        text_groups: (M,) the same for ``text``, by the same names.
+    ``k`` is 1 or 10, as in results (estimators ``k1`` and ``k10``); both clouds must extend in at least k directions.
 
     >>> import numpy as np
     >>> image = np.array([[5.0, 0.1], [-5.0, -0.1], [0.0, 0.3]])

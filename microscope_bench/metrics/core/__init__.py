@@ -1,7 +1,6 @@
 """The machinery beneath the metrics: clouds, moments, solves, neighbours, folds.
 
-Its modules load when they are first used (``core.moments``): the file of a metric holds its record, and records are
-read where there is no torch. This is the way of Scientific Python's SPEC 1.
+Its modules load when first used (``core.moments``), since the files of metrics are read where there is no torch.
 """
 
 from __future__ import annotations

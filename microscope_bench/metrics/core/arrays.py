@@ -56,9 +56,6 @@ def matrix(name: str, values: Array) -> Tensor:
 
     float16, bfloat16 and float32 stay what they are, since they tell how far copies of a token may be apart. What is
     narrower becomes float32, all else float64.
-
-    Raises:
-        ValueError: not two-dimensional, not of real numbers, sparse, or with masked entries.
     """
     if isinstance(values, Tensor):
         out = values.detach()
@@ -82,7 +79,7 @@ def matrix(name: str, values: Array) -> Tensor:
 
 
 def example_ids(groups: Groups) -> NDArray[Any]:
-    """The examples' ids as an array of integers (of other numbers where they are given) or of strings."""
+    """The examples' ids as an array of numbers or of strings."""
     ids = np.asarray(groups.tolist() if isinstance(groups, Tensor) else groups)
     if ids.dtype.kind == "O" and any(all(isinstance(one, kind) for one in ids.flat) for kind in (str, Integral)):
         ids = ids.astype(str)
@@ -95,12 +92,7 @@ def example_ids(groups: Groups) -> NDArray[Any]:
 
 
 def cloud_of(x: Tensor, y: Tensor | None, groups: Groups | None, n_folds: int = N_FOLDS) -> ArrayCloud:
-    """The cloud of some arrays from :func:`matrix`, in at most ``n_folds`` folds of whole groups.
-
-    Raises:
-        ValueError: ``x`` and ``y`` of different shapes, groups of another length, or that name no examples; or
-            ``n_folds`` below 1.
-    """
+    """The cloud of some arrays from :func:`matrix`, in at most ``n_folds`` folds of whole groups."""
     n = x.shape[0]
     if y is not None and x.shape != y.shape:
         raise ValueError(
@@ -138,11 +130,7 @@ def finite_cloud(metric: str, x: Array, groups: Groups | None) -> ArrayCloud:
 
 
 def pair_from(x: Array, text: Array, groups: Groups | None, text_groups: Groups | None) -> TextPair:
-    """The cloud of an array beside that of text tokens, in 10 folds of whole groups, the same for both.
-
-    Raises:
-        ValueError: different widths, groups of one of the two only, of another length, or that name no examples.
-    """
+    """The cloud of an array beside that of text tokens, in 10 folds of whole groups, the same for both."""
     states, text_states = matrix("x", x), matrix("text", text)
     n, m = len(states), len(text_states)
     if states.shape[1] != text_states.shape[1]:

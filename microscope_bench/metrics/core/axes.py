@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AXES_KEPT = 10
-"""Principal axes that are kept; all d of eleven decompositions would take more memory than the moments."""
+"""All d of eleven decompositions would take more memory than the moments."""
 
 FULL_SPECTRUM_UP_TO = 512
-"""Width up to which all eigenvalues are computed where the largest alone is wanted; above it that takes longer."""
+"""Width up to which computing all eigenvalues takes no longer than the largest alone."""
 
 RANK_CUTOFF = 3e-13
 """Eigenvalues of a Gram matrix below this share of the largest one are taken for rounding noise.
@@ -64,11 +64,7 @@ def spectra_of(folds: FoldMoments) -> dict[int | None, Spectrum | None]:
 
 
 def top_axis(gram: Tensor) -> tuple[float, Tensor]:
-    """Largest eigenvalue of a positive semidefinite matrix, to about 1e-12 of itself, and its unit eigenvector.
-
-    Args:
-        gram: float64 (d, d), symmetric, on any device.
-    """
+    """Largest eigenvalue of a positive semidefinite matrix, to about 1e-12 of itself, and its unit eigenvector."""
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     def product(vector: NDArray[Any]) -> NDArray[Any]:

@@ -1,8 +1,7 @@
 """The one input of every metric: the tokens of one modality at one boundary, and the clouds it can be held against.
 
-A cloud hands its rows out in chunks and in one canonical order, so that a metric neither knows nor cares whether they
-lie in an array or in a token store far larger than memory. What several metrics need (moments per fold, a sample of
-distinct rows, their nearest neighbours, eigenvalues) is computed once, when first asked for, and kept.
+A cloud hands its rows out in chunks, in one canonical order, so that a metric need not know whether they lie in an
+array or in a token store. What several metrics need is computed once, when first asked for, and kept.
 """
 
 from __future__ import annotations
@@ -29,9 +28,6 @@ class Cloud(ABC):
     """Tokens of one modality, in one token set, at boundary l.
 
     Attributes:
-        n_tokens: N; may be 0.
-        n_examples: distinct examples among the N tokens.
-        dim: d.
         n_folds: number of folds of whole examples; 1 where there are fewer than two examples.
         next: the same tokens at boundary l + 1; None at the last one.
         text: the text tokens at boundary l, for a cloud of another single modality; else None.
@@ -39,7 +35,6 @@ class Cloud(ABC):
             it was not asked for or the model has none.
         no_mainflow: why the model has no such chain, where it was asked for.
         n_neighbours: how many nearest neighbours :attr:`neighbours` holds at most.
-        workspace: how much it holds at once.
     """
 
     n_tokens: int
@@ -71,8 +66,7 @@ class Cloud(ABC):
     def draw(self, distinct: bool) -> Sample:
         """The rows for metrics that need many at once: seeded, bounded in number.
 
-        Args:
-            distinct: whether copies are dropped: rows that are equal, or that are one token computed twice.
+        ``distinct`` drops copies: rows that are equal, or that are one token computed twice.
         """
 
     @cached_property
@@ -107,11 +101,9 @@ class Cloud(ABC):
 
     @cached_property
     def neighbours(self) -> tuple[Tensor, Tensor]:
-        """The nearest neighbours of each row of :attr:`matched` among the others.
+        """The min(``n_neighbours``, n − 1) nearest neighbours of each row of :attr:`matched` among the others.
 
-        Returns:
-            float64 (n, k), distances in ascending order; and int64 (n, k), the rows that they lead to;
-            k = min(``n_neighbours``, n − 1).
+        float64 (n, k), distances in ascending order; and int64 (n, k), the rows that they lead to.
         """
         x = self.matched.x
         n = x.shape[0]
@@ -128,14 +120,6 @@ class Cloud(ABC):
 
 class ArrayCloud(Cloud):
     """A cloud that lies in memory: what the public metric functions build from arrays.
-
-    Args:
-        x: (N, d) any real dtype.
-        y: (N, d), or None.
-        fold: int64 (N,).
-        example: int64 (N,), the index of each row's example.
-        n_folds: number of folds.
-        text: the cloud of text tokens it is held against, or None.
 
     Attributes:
         wanted_n: what :attr:`matched_n` says; set before anything is computed.

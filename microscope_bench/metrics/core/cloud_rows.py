@@ -15,8 +15,8 @@ class Chunk:
     Attributes:
         x: (m, d) states at this boundary, in the dtype they are kept in.
         y: (m, d) the same tokens at the next boundary, or None at the last one.
-        fold: int64 (m,), the fold of the example each row belongs to.
-        example: int64 (m,), the index of that example.
+        fold: int64 (m,).
+        example: int64 (m,), the index of each row's example.
     """
 
     x: Tensor
@@ -31,8 +31,7 @@ class Sample:
 
     Attributes:
         x: float64 (n, d).
-        fold: int64 (n,), the fold that leaves with the row's example; −1 for a row with copies in several folds, which
-            stays whichever fold leaves.
+        fold: int64 (n,); −1 for a row with copies in several folds, which stays whichever fold leaves.
         example: int64 (n,), the index of the row's example; −1 for a row with copies in several examples.
         looked_at: int64 (n,), how many rows were looked at, copies included, before the row after this one was found.
         examples_seen: int64 (n,), how many distinct examples were among those.
@@ -53,7 +52,7 @@ class Sample:
 
     @property
     def duplicates(self) -> float:
-        """Share of the rows looked at that were copies of another row and were dropped."""
+        """Share of the rows looked at that were dropped as copies."""
         return 1.0 - len(self.x) / int(self.looked_at[-1]) if len(self.x) else 0.0
 
     def first(self, n: int) -> Sample:

@@ -33,11 +33,7 @@ class Directions:
     zero: int
 
     def mean(self, left_out: int | None = None) -> Tensor:
-        """float64 (d,): the mean unit vector, without fold ``left_out``.
-
-        Raises:
-            NoValue: no row is left.
-        """
+        """float64 (d,): the mean unit vector, without fold ``left_out``."""
         kept = self.fold != (-1 if left_out is None else left_out)
         n = float(self.n[kept].sum())
         if not n:

@@ -19,11 +19,9 @@ from microscope_bench.metrics.record import EstimatorScore
 class NeighbourDistances:
     """Distances of distinct rows to their nearest neighbours, searched when first needed.
 
-    Args:
-        sample: n rows.
-        search: gives float64 (n, k), k ≥ 2, ascending; infinity where a row has not that many neighbours. Called only
-            where there are at least three rows.
-        wanted: how many rows the sample should have; flagged where it has fewer (``unmatched_n=n/wanted``).
+    ``search`` gives float64 (n, k), k ≥ 2, ascending, infinity where a row has not that many neighbours; it is called
+    only where there are at least three rows. A sample of fewer than ``wanted`` rows is flagged
+    ``unmatched_n=n/wanted``.
     """
 
     def __init__(self, sample: Sample, search: Callable[[], Tensor], wanted: int | None = None) -> None:
@@ -97,13 +95,10 @@ class NeighbourDistances:
         return (*flags, f"zero_distance={zero / self.n:.4f}") if zero else flags
 
     def estimate(self, compute: Callable[[Tensor], float | None]) -> Estimate:
-        """One estimate.
+        """The estimate by a statistic of float64 (m, k) distances, which is None where too few rows have any.
 
         The standard error leaves out the ratios of one fold at a time but keeps every token's neighbours: searching
         the neighbours anew in a thinner cloud would measure the effect of its thinness as well.
-
-        Args:
-            compute: of float64 (m, k) distances, the value, or None where too few rows have distances to draw on.
         """
         if self.problem:
             return self.null(self.problem)

@@ -28,19 +28,13 @@ there such rows are told only where they are equal to the last bit.
 """
 
 NORM_BLOCK = 512
-"""Rows compared at once in the search for copies."""
 
 
 def first_of_copies(x: Tensor, keys: Tensor | None = None, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """For every row, int64 (n,), the first that it is a copy of, exact or but for rounding; itself where it is none.
 
-    No row is a copy of a row that is itself a copy of another.
-
-    Args:
-        x: (n, d), any real dtype.
-        keys: int64 (n,), equal for rows that come from the same input; in a half type only those can be copies but for
-            rounding. None where that is not known.
-        block_elements: bound on the size of a temporary matrix.
+    No row is a copy of a row that is itself a copy of another. ``keys``, int64 (n,), are equal for rows that come from
+    the same input, where that is known; in a half type only those can be copies but for rounding.
     """
     first = first_copies(x, block_elements)
     row = torch.arange(len(x), device=x.device)
@@ -104,7 +98,6 @@ def first_copies(x: Tensor, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
 def first_near_copies(x: Tensor, tolerance: float, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """For every row the index of the first row within ``tolerance`` times its own norm, itself where there is none.
 
-    The same token in two batches differs in its last bits, and such a pair looks to TwoNN like a point of dimension 0.
     Rows of which one is longer by more than the tolerance cannot be that near, so each, of float64, is compared only
     with those of about its own norm.
     """

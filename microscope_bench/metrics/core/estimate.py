@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class NoValue(Exception):
-    """Raised by a statistic that the rows at hand do not have; its text becomes the reason of an :class:`Estimate`."""
+    """Raised by a statistic that the rows at hand do not have; says why."""
 
 
 @dataclass(frozen=True)

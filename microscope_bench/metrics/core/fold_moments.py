@@ -13,10 +13,10 @@ from microscope_bench.metrics.core.moments import ROUNDING, Moments, Within, lea
 from microscope_bench.metrics.core.workspace import Workspace
 
 PIECE_ELEMENTS = 2**20
-"""Numbers of one fold that are summed at once: 8 MiB of float64, which the several looks at them find in the cache."""
+"""Numbers of one fold that are summed at once: 8 MiB of float64, which stay in the cache."""
 
 LEAST_PIECE = 1024
-"""Rows that are summed at once at least: with fewer the sums, (d, d), are fetched more often than they are worth."""
+"""Rows summed at once at least: with fewer, fetching the (d, d) sums takes longer than the work."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class FoldMoments:
         return Moments.merged(self.folds)
 
     def without(self, k: int) -> Moments:
-        """Moments of all rows but those of fold k.
+        """Moments of all rows but those of fold k, summed anew.
 
-        They are summed anew: subtracting fold k from the total would cancel where k holds the massive activations.
+        Subtracting fold k from the total would cancel where k holds the massive activations.
         """
         return Moments.merged([fold for j, fold in enumerate(self.folds) if j != k])
 
@@ -117,15 +117,7 @@ def accumulate(
 ) -> FoldMoments:
     """Moments of a cloud that comes in chunks. Memory: two (d, d) float64 matrices per fold, and one chunk.
 
-    Args:
-        chunks: the rows.
-        dim: d.
-        n_folds: number of folds.
-        has_next: whether the chunks carry y.
-        only: the folds whose moments are wanted; those of the others are of width 0. None is all.
-
-    Raises:
-        ValueError: a chunk without y although ``has_next``, or of another width than ``dim``.
+    ``only`` names the folds whose moments are wanted; those of the others are of width 0.
     """
     wanted = range(n_folds) if only is None else only
     out = FoldMoments([])
@@ -163,11 +155,7 @@ def accumulate(
 
 
 def merge(a: FoldMoments, b: FoldMoments, parked: bool = False) -> FoldMoments:
-    """Moments of two disjoint clouds together, fold by fold; ``parked`` makes them wait in the host's memory.
-
-    Raises:
-        ValueError: different numbers of folds, or different widths.
-    """
+    """Moments of two disjoint clouds together, fold by fold; ``parked`` makes them wait in the host's memory."""
     if len(a.folds) != len(b.folds):
         raise ValueError(f"clouds with {len(a.folds)} and {len(b.folds)} folds do not merge")
     merged = (Moments.merged(pair) for pair in zip(a.folds, b.folds, strict=True))

@@ -10,21 +10,10 @@ from numpy.typing import NDArray
 
 
 def assign_folds(example_ids: Sequence[str | int], n_folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of every row, such that all rows of one example share it.
+    """The fold of every row, int64 (N,), such that all rows of one example share it.
 
     The distinct examples are ranked by a hash of (seed, id); example of rank i goes to fold i mod ``n_folds``. So the
     folds differ by at most one example and depend neither on the order of the rows nor on how often an id occurs.
-
-    Args:
-        example_ids: N ids, repeated for every token of an example; ``1`` and ``"1"`` are the same example.
-        n_folds: number of folds, at least 1. With fewer examples than folds some folds stay empty.
-        seed: of the hash.
-
-    Returns:
-        int64 (N,), values 0 .. n_folds − 1.
-
-    Raises:
-        ValueError: ``n_folds`` is below 1.
 
     >>> assign_folds(["a", "b", "a", "c"], n_folds=3, seed=0)
     array([0, 2, 0, 1])

@@ -26,8 +26,7 @@ def without_outliers(x: Tensor) -> Tensor:
     """The rows, those of unusual norm replaced by the coordinate-wise median of all rows.
 
     Unusual is a norm more than 3 standard deviations off the median norm. Medians are the lower of the two middle
-    values where n is even, standard deviations have n − 1 below, as in the authors' code. Norms that differ by no more
-    than rounding are equal here.
+    values where n is even, as in the authors' code. Norms that differ by no more than rounding are equal here.
     """
     norms = x.norm(dim=1)
     middle, spread = norms.median(), norms.std()
@@ -42,8 +41,7 @@ def trace_of_root(a: Tensor, b: Tensor) -> float:
 
     With A = Fᵀ F and B = Gᵀ G they are the singular values of F Gᵀ. The square roots of the eigenvalues of F B Fᵀ are
     the same numbers several times faster, but rounding relative to the largest eigenvalue becomes its square root: so
-    they are taken only where the sum of those errors provably does not matter, which rules out steep spectra and clouds
-    that do not extend in all directions.
+    they are taken only where the sum of those errors provably does not matter.
     """
     factor = factor_of(a)
     product = torch.linalg.eigvalsh(factor @ b @ factor.T)
@@ -80,10 +78,7 @@ def above_rounding(eigenvalues: Tensor) -> Tensor:
 
 
 def trace_of_product(a: Tensor, b: Tensor) -> float:
-    """Trace of AB for two symmetric matrices.
-
-    What the authors' default mode puts in the place of tr (AB)^(1/2): its iteration starts at a fixed point, AB itself.
-    """
+    """Trace of AB for two symmetric matrices."""
     return float((a * b).sum())
 
 
@@ -98,7 +93,6 @@ class Distances:
     """The distances of one pair of clouds; numbers only, so that no matrix outlives its fold.
 
     Attributes:
-        n_tokens: rows of both samples.
         n_examples: distinct examples of the sample that is not text.
         folds: those that hold rows of either.
         of: left-out fold, None for none → estimator → distance; or the reason why there is none.

@@ -15,7 +15,6 @@ from microscope_bench.metrics.core.estimate import Estimate, NoValue
 T = TypeVar("T")
 
 NO_STDERR = "no_stderr"
-"""Flag of a value whose standard error could not be computed."""
 
 OUT_OF_RANGE = "its arithmetic leaves the range of float64: scale the states"
 
@@ -42,13 +41,8 @@ def jackknifed(
 ) -> Estimate:
     """The value of all rows, with the delete-a-group jackknife over folds.
 
-    Args:
-        outcome: the value of all rows for None, of all rows but fold k for k. It raises :class:`NoValue` where they
-            have none; where its arithmetic fails there is none either.
-        folds: those that hold rows; with fewer than two there is no standard error.
-        n_tokens: rows the value is computed on.
-        n_examples: distinct examples among them.
-        flags: of the value.
+    ``outcome`` gives the value of all rows for None, of all rows but fold k for k, or raises :class:`NoValue`. With
+    fewer than two folds that hold rows there is no standard error.
     """
     value = attempted(partial(outcome, None))
     if isinstance(value, NoValue):
@@ -86,18 +80,9 @@ def jackknife_stderr(replicates: Sequence[float | None]) -> float | None:
 def interval(value: float, stderr: float, n_folds: int, level: float = 0.95) -> tuple[float, float]:
     """Confidence interval of an estimate with a jackknife standard error.
 
-    value ± t · stderr, with t the (1 + level)/2 quantile of Student's t with K − 1 degrees of freedom: a standard error
-    from K folds is itself uncertain, and the normal quantile would make the interval too short (2.26 instead of 1.96
-    for 10 folds at 95 %).
-
-    Args:
-        value: the estimate.
-        stderr: its standard error, at least 0.
-        n_folds: K, the folds that hold examples; at least 2.
-        level: share of intervals that are to cover what the estimate converges to, between 0 and 1.
-
-    Raises:
-        ValueError: fewer than 2 folds, a negative or non-finite ``stderr``, or a level outside (0, 1).
+    value ± t · stderr, with t the (1 + level)/2 quantile of Student's t with K − 1 degrees of freedom, K the folds that
+    hold examples: a standard error from K folds is itself uncertain, and the normal quantile would make the interval
+    too short (2.26 instead of 1.96 for 10 folds at 95 %).
 
     >>> low, high = interval(0.5, 0.01, n_folds=10)
     >>> round(low, 4), round(high, 4)

@@ -18,7 +18,6 @@ class Alignment:
     """What both estimators need of some rows; numbers only, so that no matrix outlives its fold.
 
     Attributes:
-        n: number of rows.
         trace_x, trace_y: tr C_xx, tr C_yy.
         xy, xx, yy: ‖C_xy‖²_F, ‖C_xx‖²_F, ‖C_yy‖²_F of states divided by √trace, so that their scale does not matter.
     """
@@ -50,11 +49,7 @@ class Alignment:
         return 1 / ((self.n - 1) * math.sqrt(self.xx * self.yy))
 
     def debiased(self, products: tuple[float, float, float]) -> float:
-        """The ratio of unbiased estimates of HSIC.
-
-        Args:
-            products: Σᵢ aᵢ², Σᵢ aᵢbᵢ, Σᵢ bᵢ², a = ‖x − x̄‖² and b = ‖y − ȳ‖².
-        """
+        """The ratio of unbiased estimates of HSIC, by Σᵢ aᵢ², Σᵢ aᵢbᵢ, Σᵢ bᵢ², a = ‖x − x̄‖² and b = ‖y − ȳ‖²."""
         if self.n < 4:
             raise NoValue(f"debiased CKA needs at least 4 tokens, got {self.n}")
         aa, ab, bb = products
@@ -72,11 +67,7 @@ class Alignment:
 
 
 class Alignments:
-    """The alignment of a cloud with the next boundary, of all rows and without each fold.
-
-    Args:
-        cloud: finite, with a next boundary.
-    """
+    """The alignment of a finite cloud with the next boundary, of all rows and without each fold."""
 
     def __init__(self, cloud: Cloud, following: Cloud) -> None:
         self.cloud = cloud

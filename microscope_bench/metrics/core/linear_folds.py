@@ -21,7 +21,6 @@ class FitSummary:
     """What the estimators need of one fit of n rows; numbers only, so that no matrix outlives its fold.
 
     Attributes:
-        rank: numerical rank of X.
         rss: residual sum of squares, the same for both streams; 0.0 where the fit is saturated.
         tss: stream → total sum of squares.
         held_out: stream, or :data:`PERMUTED` → (RSS, TSS) on the fold that was left out; empty for the fit on all rows.
@@ -50,11 +49,7 @@ class FitSummary:
         return self.n - 1 <= self.rank
 
     def outcome(self, estimator: str, stream: str) -> float:
-        """``in_sample``, ``in_sample_permuted`` or ``adjusted`` of these rows, for a target that is not constant.
-
-        Raises:
-            NoValue: there are as many free directions as rows.
-        """
+        """``in_sample``, ``in_sample_permuted`` or ``adjusted`` of these rows, for a target that is not constant."""
         if self.saturated:
             raise NoValue(f"{self.n} tokens leave no degree of freedom beside a map of rank {self.rank}")
         if estimator == "in_sample_permuted":

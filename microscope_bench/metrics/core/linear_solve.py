@@ -155,9 +155,7 @@ class LinearFit:
     def on(self, rows: Moments) -> dict[str, tuple[float, float]]:
         """Residual and total sum of squares on other rows, both about the mean of the rows it was fitted on.
 
-        Returns:
-            stream → (‖(X − x̄)A − (T − t̄)‖²_F, ‖T − t̄‖²_F), with x̄ and t̄ of the fitted rows; and under
-            :data:`PERMUTED` what :meth:`on_permuted` gives.
+        Stream → (‖(X − x̄)A − (T − t̄)‖²_F, ‖T − t̄‖²_F), and under :data:`PERMUTED` what :meth:`on_permuted` gives.
         """
         n, (c_xx, c_xr) = rows.n, rows.matrices()
         shift = rows.mean_x - self.moments.mean_x
@@ -173,12 +171,12 @@ class LinearFit:
         return dict(zip(found, zip(numbers[::2], numbers[1::2], strict=True), strict=True))
 
     def on_permuted(self, c_xx: Tensor, n: int, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of any target re-paired at random, in units of its variance: the mean over all re-pairings.
+        """The same of any target re-paired at random, in units of its variance: the exact mean over all re-pairings.
 
         A map fitted on n rows predicts a target by fixed weights h on those rows, and Σh = 0, ‖h‖² = ‖W(x − x̄)‖².
         Under a random permutation of N rows the covariance of two rows of the target is −1/N of its variance, so that
         the squared error of one prediction is 1 + 1/n + ‖W(x − x̄)‖² on average, and the squared distance from the mean
-        of the fitted rows 1 + 1/n. No permutation is drawn: this is what the mean over all N! of them is, exactly.
+        of the fitted rows 1 + 1/n.
         """
         inverse = self.whitening.inverse
         leverage = (inverse * c_xx).sum() + n * (shift @ inverse @ shift)

@@ -112,11 +112,7 @@ class Moments:
 
     @staticmethod
     def merged(parts: Sequence[Moments]) -> Moments:
-        """Moments of the rows of all parts together; the parts stay as they are.
-
-        Raises:
-            ValueError: no parts, or parts of different widths.
-        """
+        """Moments of the rows of all parts together, which are of one width; the parts stay as they are."""
         if not parts or len({(p.dim, p.has_next) for p in parts}) != 1:
             raise ValueError(f"moments of one width are needed, got {[(p.dim, p.has_next) for p in parts]}")
         first, parts = parts[0], [p for p in parts if p.n]
@@ -198,15 +194,12 @@ class Within:
 
 
 def leaving_out(within: Within, folds: Mapping[int, Moments], out: int) -> Iterator[tuple[tuple[int, ...], Within]]:
-    """Every way to leave ``out`` of some folds out, and the sums of the others.
+    """Every way to leave ``out`` of some folds out: the numbers left out, and the sums of the others and ``within``.
 
     Nothing is subtracted from a total, which would cancel where a fold holds the massive activations. What many ways
     have in common is summed once: the folds are halved again and again, and a half that stays whole is added before the
     ways of the other half part. For 10 folds that is 34 sums instead of 90 to leave out one, 130 instead of 360 to
     leave out two, and no more than a handful of them are held at once.
-
-    Yields:
-        The numbers left out, ascending, and the sums of the rest, those of ``within`` too; in no particular order.
     """
     if out == 0:
         yield (), within.plus(list(folds.values()))

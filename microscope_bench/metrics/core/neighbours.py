@@ -43,26 +43,22 @@ def nearest_neighbours(
     exclude: Tensor | None = None,
     block_elements: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k nearest other rows of some rows.
+    """The k nearest other rows of some rows, all by default.
 
-    The neighbours are the true ones and their order is right, both up to the error of the distances. For k ≤ 10 every
-    distance is exact to a few units in the last place. For larger k that still holds for the nearest ten and for pairs
-    so close that a product would cancel; any other distance has a relative error below 1e-9.
+    For k ≤ 10 every distance is exact to a few units in the last place. For larger k that still holds for the nearest
+    ten and for pairs so close that a product would cancel; any other distance has a relative error below 1e-9.
 
     Args:
         x: float64 (n, d), finite.
         k: number of neighbours, 1 .. n − 1.
-        queries: int64 (q,), the rows to search for; None is all n of them.
+        queries: int64 (q,), the rows to search for.
         exclude: int64 (n,), a group of each row: rows of one group are not neighbours of each other. A row of group −1
-            may be anybody's. None excludes nobody.
-        block_elements: bound on the size of a temporary matrix; None means :data:`BLOCK_ELEMENTS`.
+            may be anybody's.
+        block_elements: bound on the size of a temporary matrix.
 
     Returns:
         float64 (q, k), Euclidean distances in ascending order, 0 for an exact copy; and int64 (q, k), the rows that
         they lead to. A row with fewer than k neighbours outside its group has the distance infinity to those it lacks.
-
-    Raises:
-        ValueError: fewer than k + 1 rows.
     """
     n, d = x.shape
     if not 1 <= k < n:

@@ -12,12 +12,7 @@ from microscope_bench.metrics.core.jackknife import jackknifed, non_finite
 
 @dataclass(frozen=True)
 class TextPair:
-    """Two clouds of the same run; leaving a fold out leaves its examples out of both.
-
-    Attributes:
-        cloud: image, video or audio tokens.
-        text: the text tokens.
-    """
+    """A cloud of image, video or audio tokens and its text; leaving a fold out leaves its examples out of both."""
 
     cloud: Cloud
     text: Cloud

@@ -28,7 +28,6 @@ class Workspace:
     """Bounds on what one cloud's metrics hold at once.
 
     Attributes:
-        rows_per_chunk: rows that are read and added to the moments at once.
         block_elements: numbers in a temporary matrix of the searches for neighbours and copies.
         folds_at_once: folds whose moments are accumulated together; the rows are read once more for the next ones. None
             is all.
@@ -42,11 +41,7 @@ class Workspace:
 
     @classmethod
     def within(cls, size: int, dim: int, n_folds: int, n_clouds: int, sample_rows: int) -> Workspace:
-        """The roomiest within ``size`` bytes, where the moments of ``n_clouds`` wait at the same time.
-
-        Raises:
-            MetricError: less than the least; the message says what that is.
-        """
+        """The roomiest within ``size`` bytes, where the moments of ``n_clouds`` wait at the same time."""
         matrix, row = FLOAT64 * dim**2, FLOAT64 * dim
         sample = ARRAYS_OF_SAMPLE * sample_rows * row
         least = max(
