@@ -98,14 +98,9 @@ class Adapter(ABC):
     @classmethod
     @abstractmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> Adapter:
-        """Loads the model.
+        """Loads the model that ``args``, the pairs of ``--model_args``, name, or raises an AdapterError.
 
-        Args:
-            args: the ``key=value`` pairs of ``--model_args``; an unknown key is an error.
-            device: "cpu", "cuda", "cuda:1", ...; None means a GPU where there is one.
-
-        Raises:
-            AdapterError: the model cannot be loaded.
+        The device is "cpu", "cuda", "cuda:1", ...; None means a GPU where there is one.
         """
 
     @abstractmethod

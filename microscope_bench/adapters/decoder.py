@@ -26,7 +26,7 @@ def module_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
 
 
 def describe_module_lists(model: nn.Module) -> str:
-    """The candidate block lists for an error message: ``model.language_model.layers (32), ...``."""
+    """The candidate block lists for an error message."""
     lists = {name: m for name, m in module_lists(model).items() if name.rpartition(".")[2] in _BLOCK_LISTS}
     return ", ".join(f"{name} ({len(module)})" for name, module in lists.items()) or "none"
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, VIDEO
+from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, VIDEO, Batch
 from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.prompting import chat, chat_template, check_placeholders, raw_prompt
@@ -31,29 +30,8 @@ _NO_PLACE = (
 )
 
 
-@dataclass
-class Encoded:
-    """What the processor made of a few examples, see :class:`~microscope_bench.adapters.base.Batch`.
-
-    ``inputs`` are its tensors by name, not yet on the model's device.
-    """
-
-    inputs: dict[str, Any]
-    labels: np.ndarray
-    prompts: tuple[str, ...]
-    tokens: tuple[np.ndarray, ...]
-
-
 class Encoder:
-    """Turns examples into tensors with one label per position.
-
-    Args:
-        name: names the model in messages.
-        config: the model's configuration.
-        tokenizer: the checkpoint's.
-        processor: the checkpoint's, or None for a text-only model.
-        overrides: of the architecture.
-        process: calls the processor.
+    """Turns examples into tensors with one label per position; a text-only model has no processor.
 
     Attributes:
         modalities: the modalities that can be encoded.
@@ -85,8 +63,11 @@ class Encoder:
         self.padding_side = "right"
         self.modalities = frozenset({"text", *placed}) - self.lacks.keys()
 
-    def __call__(self, examples: Sequence[Example]) -> Encoded:
-        """Encodes one batch, padded on :attr:`padding_side`; raises as :meth:`Adapter.encode` does."""
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """One batch, padded on :attr:`padding_side`, with all of the processor's outputs, not yet on a device.
+
+        Raises as :meth:`Adapter.encode` does.
+        """
         refuse_what_the_model_lacks(self.title, self.modalities, self.lacks, self._overrides, examples)
         for example in examples:
             if example.prompt is None:
@@ -116,9 +97,10 @@ class Encoder:
             encoded["decoder_attention_mask"] = encoded.pop("attention_mask")
         before = "decoder_" if self._overrides.decoder_reads_prompt else ""
         ids, mask = (encoded[f"{before}{name}"].numpy() for name in ("input_ids", "attention_mask"))
-        return Encoded(
+        return Batch(
             inputs=encoded,
             labels=self._labels(examples, encoded, ids, mask),
+            ids=tuple(example.id for example in examples),
             prompts=tuple(prompt + self._overrides.prompt_end for prompt in prompts),
             tokens=tuple(row[real != 0] for row, real in zip(ids, mask, strict=True)),
         )

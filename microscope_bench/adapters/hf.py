@@ -71,17 +71,11 @@ class HFAdapter(Adapter):
         self.sees = self._overrides.sees
         self.codes_repeat, self.max_batch = self._overrides.fusion == "discrete", self._overrides.max_batch
         self._forward_arguments = {*inspect.signature(model.forward).parameters, *self._overrides.passes}
-        self.info = model_info(
-            model,
-            checkpoint,
-            len(self.blocks()),
-            streams=None if self._overrides.streams is None else self._overrides.streams[0],
-        )
+        self.info = model_info(model, checkpoint, self._overrides, len(self.blocks()))
         self.processing = processing_of(model, processor or tokenizer, self.encoder.templated, max_length)
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> HFAdapter:
-        """Loads and pins the checkpoint that ``args`` names; the class lists the keys."""
         return cls(**load_parts(args, device, measured_anyway=cls.overrides is not None))
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -97,14 +91,12 @@ class HFAdapter(Adapter):
         return frozenset(getattr(self.model.config.get_text_config(decoder=True), "cross_attention_layers", None) or ())
 
     def residual(self, hidden: Tensor) -> Tensor:
-        """Parallel residual streams side by side."""
         if self._overrides.streams is None or hidden.dim() < 4:
             return hidden
         _, axis = self._overrides.streams
         return hidden.movedim(axis, 2).flatten(2)
 
     def fresh_weights(self, seed: int) -> HFAdapter:
-        """The same model as transformers initialises it."""
         with seeded_initialisation(seed):
             twin = untrained_twin(self.model)
         fresh = copy(self)
@@ -113,7 +105,6 @@ class HFAdapter(Adapter):
         return fresh
 
     def tapped(self, tap: str) -> Adapter:
-        """The same model, watched in its vision tower or behind its projector."""
         paths = {VISION: self._overrides.tower, PROJECTOR: self._overrides.projector}.get(tap)
         return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
 
@@ -147,7 +138,6 @@ class HFAdapter(Adapter):
         return other
 
     def encode(self, examples: Sequence[Example]) -> Batch:
-        """Turns examples into one right-padded batch."""
         batch = self.prepare(examples)
         labels, other = batch.labels, None
         if self._overrides.adds_image and any(example.images for example in examples):
@@ -163,17 +153,10 @@ class HFAdapter(Adapter):
         encoded = self.encoder(examples)
         given = {**encoded.inputs, **self._overrides.arguments}
         inputs = {name: self._to_device(v) for name, v in given.items() if name in self._forward_arguments}
-        return Batch(
-            inputs=inputs,
-            labels=encoded.labels,
-            ids=tuple(example.id for example in examples),
-            prompts=encoded.prompts,
-            tokens=encoded.tokens,
-            media={name: value for name, value in inputs.items() if _holds_media(name, value)},
-        )
+        media = {name: value for name, value in inputs.items() if _holds_media(name, value)}
+        return replace(encoded, inputs=inputs, media=media)
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
-        """One pass without gradient and cache."""
         last = batch.last_positions()
         if self._overrides.answers_apart:
             last = np.full_like(last, len(start_tokens(self.model)) - 1)
@@ -215,7 +198,6 @@ class HFAdapter(Adapter):
         return labels
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
-        """For each choice the one token that continues the prompt with it."""
         before = "" if self._overrides.answers_apart else prompt
         ids = continuation_token_ids(self.encoder.tokenize_plainly, before, choices)
         if ids is None:
@@ -226,7 +208,6 @@ class HFAdapter(Adapter):
         return ids
 
     def check_labels(self, batch: Batch, boundary0: Tensor) -> None:
-        """Raises an AdapterError unless labels and the sequence that block 1 saw have the same shape."""
         if tuple(boundary0.shape[:2]) != batch.labels.shape:
             raise AdapterError(
                 self._unexpanded(f"{batch.labels.shape[1]} labels but block 1 saw {boundary0.shape[1]} positions.")

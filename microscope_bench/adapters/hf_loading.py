@@ -24,13 +24,7 @@ from microscope_bench.system.devices import pick_device
 def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: bool = False) -> dict[str, Any]:
     """Loads the arguments of the constructor of :class:`~microscope_bench.adapters.hf.HFAdapter`, by name.
 
-    Args:
-        args: the model args.
-        device: where the model goes; None means a GPU where there is one.
-        measured_anyway: whether to load an architecture that its entry in the overrides calls unsupported, too.
-
-    Raises:
-        AdapterError: the model cannot be loaded.
+    With ``measured_anyway`` also an architecture that its entry in the overrides calls unsupported.
     """
     refuse_unknown_args(args, (*IDENTIFIED_ELSEWHERE, "use_chat_template", "max_length"))
     if not args.get("pretrained"):

@@ -53,16 +53,9 @@ def is_multimodal(config: Any) -> bool:
 def load_transformers_model(
     checkpoint: Checkpoint, config: Any, device: torch.device, options: Mapping[str, Any]
 ) -> Any:
-    """The model in evaluation mode, every weight from a safetensors file of the checkpoint.
+    """The model in evaluation mode, every weight from a safetensors file of the checkpoint; else an AdapterError.
 
-    Args:
-        checkpoint: where it lies.
-        config: its configuration.
-        device: where it goes, unless the options spread it over several.
-        options: further arguments of ``from_pretrained``: dtype, device_map, ...
-
-    Raises:
-        AdapterError: no safetensors, a damaged file, weights that the checkpoint lacks, or not enough memory.
+    ``options`` are further arguments of ``from_pretrained`` (dtype, ...); with a device_map, ``device`` is not used.
     """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
@@ -150,22 +143,10 @@ def part_that_runs(model: Any, overrides: Overrides) -> Any:
     return model if overrides.part is None else model.get_submodule(overrides.part)
 
 
-def model_info(
-    model: Any,
-    checkpoint: Checkpoint,
-    n_layers: int,
-    *,
-    streams: str | None,
-) -> ModelInfo:
-    """The identity of a loaded transformers model.
-
-    Args:
-        model: the model.
-        checkpoint: where it came from.
-        n_layers: L, the number of its decoder blocks.
-        streams: the configuration's key for its number of parallel residual streams, or None for one.
-    """
+def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layers: int) -> ModelInfo:
+    """The identity of a transformers model with L = ``n_layers`` decoder blocks, loaded from a checkpoint."""
     text_config = model.config.get_text_config(decoder=True)
+    n_streams = 1 if overrides.streams is None else getattr(text_config, overrides.streams[0])
     quantization = getattr(model.config, "quantization_config", None)
     return ModelInfo(
         name=checkpoint.repo,
@@ -177,7 +158,7 @@ def model_info(
         quantization=None if quantization is None else quantization_name(quantization),
         attention=getattr(text_config, "_attn_implementation", None),
         n_layers=n_layers,
-        hidden_size=int(text_config.hidden_size) * (1 if streams is None else getattr(text_config, streams)),
+        hidden_size=int(text_config.hidden_size) * n_streams,
         n_parameters=int(model.num_parameters()),
         trained=not getattr(model.config, UNTRAINED_KEY, False),
         control=None,
@@ -186,13 +167,9 @@ def model_info(
 
 
 def processing_of(model: Any, processor: Any, templated: bool, max_length: int | None) -> Processing:
-    """What makes the inputs of a loaded transformers model.
+    """What makes the inputs of a transformers model: a processor or tokenizer, and its chat template if ``templated``.
 
-    Args:
-        model: the model.
-        processor: the processor or tokenizer.
-        templated: whether prompts go through its chat template.
-        max_length: the context length to report instead of the configuration's.
+    ``max_length`` is the context length to report instead of the configuration's.
     """
     image_processor = getattr(processor, "image_processor", None)
     configured = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)

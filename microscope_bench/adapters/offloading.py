@@ -17,15 +17,10 @@ SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def device_options(device_map: str | None, max_memory: str | None, offload_folder: str | None) -> dict[str, Any]:
-    """The arguments of ``from_pretrained`` that spread a model over devices.
+    """The arguments of ``from_pretrained`` that spread a model over devices; ``max_memory`` as ``0:20GiB;cpu:60GiB``.
 
-    Args:
-        device_map: "auto", "balanced", ..., or a device; None puts the model on one device.
-        max_memory: ``device:size`` pairs separated by ``;``, for instance ``0:20GiB;cpu:60GiB``.
-        offload_folder: holds the weights that fit nowhere else.
-
-    Raises:
-        AdapterError: no ``device_map``, a malformed pair, or several processes that would each take all GPUs.
+    An AdapterError is raised for a malformed pair, the last two without ``device_map``, or several processes that would
+    each take all GPUs.
     """
     if device_map is None:
         if max_memory or offload_folder:

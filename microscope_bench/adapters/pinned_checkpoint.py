@@ -21,13 +21,7 @@ LOCAL_HINT = "point at a local directory: pretrained=path/to/checkpoint"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on the local disk whose content is known.
-
-    Attributes:
-        path: the directory to load from.
-        repo: hub repository ("org/name"), or the name of the local directory without the path to it.
-        revision: 40-hex commit, or ``"sha256-"`` + 16 hex digits of a local directory's content.
-    """
+    """A directory with the repository and the revision of :class:`~microscope_bench.identity.ModelInfo`."""
 
     path: Path
     repo: str

@@ -21,12 +21,7 @@ def refuse_what_the_model_lacks(
 ) -> None:
     """Raises an AdapterError for the first example that needs what the model lacks, or lacks what the model needs.
 
-    Args:
-        title: names the model in messages.
-        modalities: those it can be given.
-        lacks: modality → why it cannot be given that one.
-        overrides: of its architecture.
-        examples: of one batch.
+    ``title`` names the model in messages; ``lacks`` says why it cannot be given a modality.
     """
     for example in examples:
         for modality in sorted(example.media.keys() - set(modalities)):

@@ -80,11 +80,9 @@ class TappedAdapter(Adapter):
         return list(self._blocks)
 
     def last_module(self) -> nn.Module:
-        """The last block, or the projector."""
         return self._last
 
     def residual(self, hidden: Tensor) -> Tensor:
-        """(1, S, d): tiles and patches one after the other."""
         return hidden.reshape(1, -1, hidden.shape[-1])
 
     def encode(self, examples: Sequence[Example]) -> Batch:
@@ -127,18 +125,15 @@ class TappedAdapter(Adapter):
         return np.where(same, STRUCTURE, batch.labels).astype(np.int8)
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
-        """See :meth:`Adapter.forward`."""
         assert isinstance(batch, TappedBatch)
         result: Tensor | None = self.whole.forward(batch.whole, logits=logits)
         return result
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
-        """Those of the whole model."""
         ids: list[int] = self.whole.choice_token_ids(prompt, choices)
         return ids
 
     def fresh_weights(self, seed: int) -> TappedAdapter:
-        """The same place in the same model before training."""
         fresh = copy(self)
         fresh.whole = self.whole.fresh_weights(seed)
         fresh.model = fresh.whole.model
@@ -147,7 +142,6 @@ class TappedAdapter(Adapter):
         return fresh
 
     def tapped(self, tap: str) -> Adapter:
-        """The same model, watched elsewhere again."""
         return self if tap == self.tap else self.whole.tapped(tap)
 
     def _width(self, modality: str) -> int | None:

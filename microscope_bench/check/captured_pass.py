@@ -70,8 +70,7 @@ def hook_count(adapter: Adapter) -> int:
 def install_recording_hooks(adapter: Adapter) -> None:
     """Lets transformers 5.23 install its recording hooks in the whole model before any pass.
 
-    After a pass has installed those of the vision tower alone, it would install the tower's twice, which breaks models
-    that pick a layer of their tower by number (Phi-4-multimodal).
+    Otherwise it would install the vision tower's twice, which breaks Phi-4-multimodal.
     """
     model = getattr(adapter, "model", None)
     if isinstance(model, PreTrainedModel) and not any(

@@ -15,10 +15,7 @@ _SIZES, _SECONDS = ((96, 64), (60, 120)), (1.5, 1.0)
 
 
 def default_examples(modalities: frozenset[str]) -> tuple[Example, Example]:
-    """Two lettered questions of different length, each about one medium of every given modality.
-
-    Pictures and frames are noise of two sizes, recordings noise of two lengths.
-    """
+    """Two lettered questions of different length about noise of different size, one medium of every given modality."""
     marks = "".join(mark for modality, mark in PLACEHOLDERS.items() if modality in modalities)
     examples = []
     for index, (question, size, seconds) in enumerate(zip(_QUESTIONS, _SIZES, _SECONDS, strict=True)):

@@ -15,14 +15,7 @@ from microscope_bench.adapters.base import Adapter
 
 @dataclass(frozen=True)
 class Check:
-    """One statement about an adapter.
-
-    Attributes:
-        name: the statement.
-        status: whether it was proven.
-        seen: the numbers behind it.
-        hint: what to do about it, or why it was skipped; empty where it passed.
-    """
+    """A statement about an adapter, the numbers behind its status, and what to do (or why it was skipped)."""
 
     name: str
     status: Literal["passed", "failed", "skipped"]

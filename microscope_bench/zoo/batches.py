@@ -29,7 +29,7 @@ class LessonBatch:
     """Several lessons as one batch; all tensors are (B, S) but for ``mask``.
 
     Attributes:
-        input_ids: int64.
+        input_ids: int64, token ids.
         mask: bool (B, 1, S, S): a turn sees the picture and itself.
         position_ids: int64; every turn continues where the picture ends.
         weights: float32, of a position's own id in the loss; 0 outside answers.

@@ -189,7 +189,6 @@ _KINDS: dict[str, Callable[[Sequence[Any], Any], Asked]] = {
     "large_colour": _large_colour,
 }
 
-
 _DRAWN_FROM = (*_KINDS, "shape_at", "where", "where")
 """The hardest kinds are asked more often: where two attributes have to be found together, and forms told apart."""
 

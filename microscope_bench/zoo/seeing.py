@@ -18,13 +18,9 @@ CHANCE = 1 / 3
 
 @dataclass(frozen=True)
 class Seeing:
-    """How a model answers ``n`` questions.
+    """How a model answers ``n`` questions: the share of right answers, and the same with exchanged pictures.
 
-    Attributes:
-        n: number of questions.
-        accuracy: share answered rightly.
-        shuffled: the same with each question's picture exchanged for another one's.
-        by_kind: kind of question → both.
+    ``by_kind`` maps a kind of question to both.
     """
 
     n: int

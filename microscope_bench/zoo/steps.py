@@ -28,14 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: the learning rate rises linearly and falls along a cosine.
-
-    Attributes:
-        steps: in all.
-        batch_size: lessons a step.
-        learning_rate: the highest one of AdamW.
-        warm_up: steps until the highest learning rate.
-    """
+    """How long and how fast to train: the rate of AdamW rises for ``warm_up`` steps and falls along a cosine."""
 
     steps: int
     batch_size: int

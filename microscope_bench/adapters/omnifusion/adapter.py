@@ -84,11 +84,9 @@ class OmniFusionAdapter(Adapter):
         return cls(model, tokenizer, image_processor, info)
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The decoder blocks of the language model."""
         return list(self.model.language_model.model.layers)
 
     def tapped(self, tap: str) -> Adapter:
-        """The same model, watched in its vision tower or behind its projection."""
         paths = {PROJECTOR: ("projection",)}.get(tap)
         return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
 
@@ -127,7 +125,6 @@ class OmniFusionAdapter(Adapter):
         )
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
-        """One pass without gradient and cache."""
         positions, which = np.unique(batch.last_positions(), return_inverse=True)
         with torch.inference_mode():
             output = self.model(**batch.inputs, logits_to_keep=torch.from_numpy(positions).to(self.device))
@@ -150,7 +147,6 @@ class OmniFusionAdapter(Adapter):
         return [tokens[0] for tokens in ids]
 
     def fresh_weights(self, seed: int) -> OmniFusionAdapter:
-        """The same model before training, its vision tower included."""
         fresh = copy(self)
         with seeded_initialisation(seed):
             fresh.model = self.model.untrained_twin()
