@@ -62,7 +62,6 @@ class RunConfig:
         store: directory of the token store (default: inside output_path, or a temporary one).
         keep_store: keep the token store, to `measure` it again.
         progress: show progress bars on standard error.
-        command: the command line to note in the result.
 
     Raises:
         MicroscopeError: a value that means nothing, or two that contradict each other.
@@ -92,7 +91,6 @@ class RunConfig:
     store: Path | None = None
     keep_store: bool = False
     progress: bool = True
-    command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -257,6 +255,5 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "progress": _flag,
     "device": _text,
     "system_instruction": _text,
-    "command": lambda _, value: tuple(value),
 }
 """Field → what turns the text of a command line, or a value, into the declared type; raises for what means nothing."""

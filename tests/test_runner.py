@@ -164,7 +164,7 @@ def test_wrong_options_are_refused_with_their_name(options, message):
 
 
 def test_the_result_holds_no_path_of_this_machine(tmp_path):
-    result = run(tmp_path / "secret-directory", command=["microscope-bench", "run", "--output_path", str(tmp_path)])
+    result = run(tmp_path / "secret-directory", store=tmp_path / "secret-store")
     assert str(tmp_path.parent) not in json.dumps(result.to_dict())
 
 
@@ -227,18 +227,12 @@ def test_the_time_to_load_what_is_given_loaded_is_noted():
     assert 7 <= run_resolved(resolved).timing.seconds["load"] < 8
 
 
-def test_a_store_directory_that_is_made_by_the_run_is_cut_from_the_command(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = run(None, store="secret/alice/st", command=["microscope-bench", "run", "--store", "secret/alice/st"])
-    assert result.environment.command == "microscope-bench run --store st"
-
-
 def test_a_store_measured_again_says_who_captured_it(tmp_path):
-    first = run(None, store=tmp_path / "s", keep_store=True, command=["microscope-bench", "run"], **ONE)
-    again = measure_store(tmp_path / "s", progress=False, command=["microscope-bench", "measure"])
+    first = run(None, store=tmp_path / "s", keep_store=True, **ONE)
+    again = measure_store(tmp_path / "s", progress=False, metrics="anisotropy")
     assert first.environment.captured_with is None
-    assert again.environment.command == "microscope-bench measure"
-    assert again.environment.captured_with["command"] == "microscope-bench run"
+    assert again.environment.command == "microscope-bench measure --metrics anisotropy"
+    assert again.environment.captured_with["command"] == first.environment.command
     assert again.timing.seconds["capture"] == pytest.approx(first.timing.seconds["capture"], abs=1e-3)
 
 

@@ -73,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MicroscopeError as error:
         print(f"microscope-bench: {printable_lines(error)}", file=sys.stderr)
         return 2
-    args.command = processes.command(arguments)
     # of several processes that do the same, one tells what they do; each tells what goes wrong
     logging.getLogger("microscope_bench").setLevel(logging.INFO if processes.is_first else logging.ERROR)
     name = f"microscope-bench{processes.label}"

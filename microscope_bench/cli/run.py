@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, type=names, metavar="NAME,...", help=model)
     tasks = "see `ls tasks`; or groups, tags, patterns, and paths to task YAMLs"
     parser.add_argument("--tasks", required=True, type=names, metavar="NAME,...", help=tasks)
-    add_config_options(parser, [field.name for field in fields(RunConfig) if field.name != "command"])
+    add_config_options(parser, [field.name for field in fields(RunConfig)])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,9 @@ CONFIG_ARGUMENTS = ("protocol", "tokens_per_example", "max_skipped", "metrics", 
 
 LM_EVAL_ARGUMENTS = ("batch_size", "max_batch_size", "add_bos_token", "prefix_token_id", "logits_cache")
 
+LM_EVAL_OPTIONS = ("batch_size", "max_batch_size", "device")
+"""What lm-eval adds to the model args from options of its own."""
+
 LM_EVAL_DEVICE = "cuda:0"
 """What lm-eval's command line asks for where the user names no device."""
 
@@ -55,7 +58,8 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     asked = {key: rest.pop(key) for key in CONFIG_ARGUMENTS if key in rest}
     if "metrics" in asked:  # lm-eval's command line splits model args at commas
         asked["metrics"] = str(asked["metrics"]).replace("+", ",")
-    config = RunConfig(**asked, progress=False)
+    named = {key: value for key, value in given.items() if value is not None and key not in LM_EVAL_OPTIONS}
+    config = RunConfig(**asked, model_args=named, progress=False)
     geometry = _flag(rest, "geometry", True)
     rest.pop("geometry", None)
     if "seed" in rest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -205,7 +204,7 @@ class Geometry:
         summary: dict[str, Any] = {}
         for name, recorder in self._recorders.items():
             try:
-                result = recorder.result(["lm_eval", *sys.argv[1:]], None if root is None else root / RESULTS)
+                result = recorder.result(None if root is None else root / RESULTS)
                 summary[name] = _summary(result, root)
             except Exception as error:
                 # the accuracies of hours must not be lost to it, memory that ran out included; there is no number then

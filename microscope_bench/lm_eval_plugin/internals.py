@@ -72,7 +72,12 @@ class Running:
         )
         seed = (python, numpy, 0, fewshot)
         return replace(
-            config, limit=self.limit, samples=self.samples, system_instruction=self.system_instruction, seed=seed
+            config,
+            limit=self.limit,
+            samples=self.samples,
+            system_instruction=self.system_instruction,
+            seed=seed,
+            apply_chat_template=bool(self.templated),
         )
 
 

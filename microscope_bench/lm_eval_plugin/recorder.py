@@ -19,6 +19,7 @@ from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import CaptureError, MicroscopeError
 from microscope_bench.results.result import Result
+from microscope_bench.run.command_line import command_line
 from microscope_bench.run.pipeline import PART_EXAMPLES, environment_of, finish_capture, measure, write
 from microscope_bench.run.resolve import Stopwatch, resolve_loaded
 from microscope_bench.tasks import Task
@@ -77,7 +78,7 @@ class TaskRecorder:
         if len(self._records) >= PART_EXAMPLES:
             self._write(PART_EXAMPLES)
 
-    def result(self, command: Sequence[str], output_path: Path | None) -> Result:
+    def result(self, output_path: Path | None) -> Result:
         """Measures what was stored, and writes the result where there is an ``output_path``.
 
         Raises:
@@ -93,8 +94,15 @@ class TaskRecorder:
             if record.skipped is None:
                 self._note_choices(record)
         config = replace(self.run.config, output_path=output_path)
-        captured = finish_capture(self.run, self._store, environment_of(self.run.adapter, command))
+        captured = finish_capture(self.run, self._store, environment_of(self.run.adapter, self._command()))
         return write(captured, measure(captured, config), config)
+
+    def _command(self) -> str:
+        """How lm-eval asks for it: ``model_args`` has the fields of the config that lm-eval has no options for."""
+        config = self.run.config
+        names = ("model_args", "apply_chat_template", "limit", "samples", "system_instruction", "seed", "device")
+        asked = RunConfig(**{name: getattr(config, name) for name in names})
+        return command_line("lm_eval run", asked, model="microscope", tasks=self.run.source.name)
 
     def _check_all_came(self) -> None:
         if self._taken != self.run.n_examples:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,87 +34,35 @@ PACKAGES = (
 )
 """The packages whose version can change a number; those that are not installed are left out."""
 
-_PATH_START = r"""
-        [a-zA-Z][a-zA-Z0-9+.-]*://                   # a URL
-      | [A-Za-z]:[\\/]                               # a drive letter
-      | ~[\w.-]*(?=[\\/,;:\s"']|$)                   # ~, ~user
-      | \$\{?HOME\}?(?=[\\/]|$)                      # $HOME where no shell replaced it
-      | [\\/](?=[^,;"'\s]*\w)                        # a root, a Windows share; not the operator //
-      | (?:[\w.-]+[\\/])*\.\.(?=[\\/]|$)             # a relative path that climbs
-"""
-_NO_PATH_BEFORE = r"(?: (?<![\w./~\\-]) | (?<=^-[A-Za-z]) )"  # -o/path counts as a start
-_HOME_ITSELF = re.compile(r"(?:/home|/Users|[A-Za-z]:[\\/](?:Users|home))[\\/][^\\/]+|/root|~[\w.-]*|\$\{?HOME\}?")
-_QUOTED = re.compile(r"""(?<!\w)(b?(['"`]))(.+?)(\2)(?!\w)""")
-_SEPARATOR = re.compile(r"""^-[A-Za-z]|[,;:="'\n]""")
-
-
-def sanitised_command(argv: Sequence[str]) -> str:
-    """A command line as one string, with every path that tells of this machine cut down to its last part.
-
-    These are absolute and home-relative paths and relative ones that exist here. Paths are found inside ``key=value``
-    and comma lists too; ``dir/file.py:name`` keeps ``file.py:name``. A home directory itself becomes ``~``. Hub ids
-    stay, unless a directory of that name lies here.
-
-    >>> sanitised_command(["/opt/x/bin/mb", "run", "--model_args", "pretrained=/home/me/llava,dtype=float32"])
-    'mb run --model_args pretrained=llava,dtype=float32'
-    """
-    return shlex.join(_cut_argument(argument) for argument in argv)
+# a URL, a drive, a home directory or a root; not the operator //
+_START = r"""(?:[A-Za-z][\w+.-]*://|[A-Za-z]:[\\/]|~[\w.-]*[\\/]|[\\/](?=[^,;"'\s]*\w))"""
+# between quotes a path may hold blanks
+_ABSOLUTE_PATH = re.compile(rf"""(?<=(["'`])){_START}.*?(?=\1(?!\w))|(?<![\w./~\\-]){_START}[^,;"'`\s]*""")
 
 
 def without_directories(text: str) -> str:
     """A message with every absolute or home-relative path in it cut down to its last part.
 
-    A path in quotes may hold blanks; without quotes it ends at the first blank behind the home, current or temporary
-    directory.
-
     >>> without_directories("cannot open '/home/me/my data/7/image.png': truncated")
     "cannot open 'image.png': truncated"
     """
-    return _path(r"""[^,;"'\s]""").sub(_cut, _QUOTED.sub(_cut_quoted, text))
-
-
-def _cut_quoted(match: re.Match[str]) -> str:
-    opening, _, inside, closing = match.groups()
-    whole = _path(".").fullmatch(inside)
-    return opening + (_last_part(inside) if whole else _cut_argument(inside)) + closing
-
-
-def _cut_argument(argument: str) -> str:
-    return _path(r"""[^,;"'\n]""").sub(_cut, _cut_existing(argument))
-
-
-def _cut_existing(argument: str) -> str:
-    """Cuts the relative paths that exist: the argument itself, or what stands between its separators."""
-    done, rest = "", argument
-    while separator := None if _exists_here(rest) else _SEPARATOR.search(rest):
-        head = rest[: separator.start()]
-        done += (Path(head).name if _exists_here(head) else head) + separator.group()
-        rest = rest[separator.end() :]
-    return done + (Path(rest).name if _exists_here(rest) else rest)
-
-
-def _exists_here(path: str) -> bool:
-    return bool(Path(path).name) and not os.path.isabs(path) and os.path.exists(path)  # noqa: PTH110, PTH117 - no raise
-
-
-def _path(following: str) -> re.Pattern[str]:
-    """A pattern for paths.
-
-    Args:
-        following: matches one character behind the start. This machine's own directories match whatever they hold.
-    """
-    own = "|".join(map(re.escape, _own_directories())) or r"(?!)"
-    return re.compile(f"{_NO_PATH_BEFORE} (?: {own} | {_PATH_START} ) (?: {own} | {following} )*", re.VERBOSE)
-
-
-def _own_directories() -> list[str]:
-    """The user's home, the current and the temporary directory, the longest first; never a bare root."""
-    found = {os.path.expanduser("~")}  # noqa: PTH111 - Path.home() raises where there is none
-    for directory in (os.getcwd, tempfile.gettempdir):
+    own = {os.path.expanduser("~")}  # noqa: PTH111 - Path.home() raises where there is none
+    for find in (os.getcwd, tempfile.gettempdir):
         with suppress(OSError):  # deleted meanwhile, or none to write to
-            found.add(directory())
-    found |= {os.path.realpath(directory) for directory in found}
-    return sorted((d for d in found if len(Path(d).parts) > 1 and os.path.isabs(d)), key=len, reverse=True)  # noqa: PTH117
+            own.add(find())
+    for directory in sorted(own | set(map(os.path.realpath, own)), key=len, reverse=True):
+        if len(Path(directory).parts) > 1:  # such directories may hold blanks without quotes
+            text = re.sub(rf"(?<![\w.-]){re.escape(directory)}(?![\w-]|\.\w)", "~", text)
+    return _ABSOLUTE_PATH.sub(lambda match: last_part(match.group()), text)
+
+
+def last_part(path: str) -> str:
+    """The name of a file or directory, without where it lies; ``~`` for a home, whose name is its user's."""
+    path = path.rstrip("\\/ ")
+    *above, name = re.split(r"[\\/]", path)
+    if above[-1:] in (["home"], ["Users"]) or path == os.path.expanduser("~"):  # noqa: PTH111
+        return "~" + re.sub(r".*?([:.)\]]*)$", r"\1", name)
+    return re.sub(r"^~[\w.-]+", "~", name)
 
 
 def failure(error: BaseException, where: str) -> Failure:
@@ -134,7 +81,7 @@ def environment(
     device: str,
     processor: str | None,
     image_processor: str | None,
-    command: Sequence[str],
+    command: str,
     packages: Iterable[str] = PACKAGES,
     captured: Environment | None = None,
 ) -> Environment:
@@ -144,7 +91,7 @@ def environment(
         device: device of the forward passes, for instance ``cpu`` or ``cuda (NVIDIA H200)``.
         processor: class name of the processor or tokenizer, or None.
         image_processor: class name of the image processor, or None.
-        command: the arguments of the command line; paths in them are cut down.
+        command: the command that repeats the run, without directories.
         packages: names whose installed versions are recorded.
         captured: the environment of the run that captured the states, if it was not this one.
     """
@@ -159,7 +106,7 @@ def environment(
         device=device,
         processor=processor,
         image_processor=image_processor,
-        command=sanitised_command(command),
+        command=command,
         captured_with=None if captured is None else _in_short(captured),
     )
 
@@ -169,18 +116,6 @@ def _in_short(environment: Environment) -> dict[str, str]:
     if environment.commit is not None:
         named["commit"] = environment.commit + (" (dirty)" if environment.dirty else "")
     return {**named, **{k: v for k, v in environment.packages.items() if k in ("torch", "transformers")}}
-
-
-def _cut(match: re.Match[str]) -> str:
-    return _last_part(match.group())
-
-
-def _last_part(path: str) -> str:
-    trimmed = path.removeprefix("file://").rstrip("\\/ ")
-    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where there is none
-    if trimmed.rstrip(":.)]") == home or _HOME_ITSELF.fullmatch(trimmed):
-        return "~"
-    return re.split(r"[\\/]", trimmed)[-1] or path[:1]
 
 
 def _installed(packages: Iterable[str]) -> Iterable[tuple[str, str]]:

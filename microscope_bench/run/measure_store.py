@@ -16,12 +16,13 @@ from microscope_bench.results.records import Environment
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import check_writable
 from microscope_bench.run.captured import Captured, open_finished
+from microscope_bench.run.command_line import command_line
 from microscope_bench.run.identifying import metric_versions
 from microscope_bench.run.pipeline import measure, write
 from microscope_bench.run.resolve import Stopwatch
 from microscope_bench.system.processes import launched
 
-FOLLOWED = frozenset({"metrics", "split_by", "output_path", "device", "measure_memory", "progress", "command"})
+FOLLOWED = frozenset({"metrics", "split_by", "output_path", "device", "measure_memory", "progress"})
 """The fields of a config that can still be asked for when the states are captured."""
 
 
@@ -54,7 +55,7 @@ def measure_store(store: str | Path, config: RunConfig | None = None, **options:
         device=then.device,
         processor=then.processor,
         image_processor=then.image_processor,
-        command=config.command or ("measure_store",),
+        command=command_line("microscope-bench measure", config),
         captured=then,
     )
     captured = Captured(token_store, identity, here, Stopwatch(capture=about["capture_seconds"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from microscope_bench.results.records import Environment
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import save_result
 from microscope_bench.run.captured import Captured
+from microscope_bench.run.command_line import command_line
 from microscope_bench.run.resolve import Resolved
 from microscope_bench.run.result_building import failed_result, result_of
 from microscope_bench.system.field_types import content_sha256
@@ -55,8 +56,9 @@ def run_resolved(resolved: Resolved) -> Result:
         LOG.info("%d processes share this run", processes.size)
     check_same_run(processes, {"states": resolved.states, "identity": to_builtins(resolved.identity)})
     with opened_store(resolved, processes) as store:
-        # not before: directories are told by their last part, and only one that exists is known for a directory
-        here = environment_of(resolved.adapter, config.command or ("evaluate",))
+        model = resolved.model_name or resolved.identity.model.name
+        command = command_line("microscope-bench run", config, model=model, tasks=resolved.identity.task.name)
+        here = environment_of(resolved.adapter, command)
         try:
             captured = capture(resolved, store, here, processes)
             measurement = measure(captured, config, processes)
@@ -114,7 +116,7 @@ def write(captured: Captured, measurement: Measurement, config: RunConfig) -> Re
     return result
 
 
-def environment_of(adapter: Adapter, command: Sequence[str]) -> Environment:
+def environment_of(adapter: Adapter, command: str) -> Environment:
     """Software, hardware and command of a run in this process."""
     device = adapter.device
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""

@@ -69,17 +69,6 @@ class Processes:
         """
         return "" if self.size == 1 else f" (process {self.rank} of 0..{self.size - 1})"
 
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """The command line by which these processes are started again, whatever started them.
-
-        >>> Processes().command(["run"]), Processes(0, 8, 0, 4).command(["run"])[:3]
-        (['microscope-bench', 'run'], ['torchrun', '--nnodes=2', '--nproc_per_node=4'])
-        """
-        if self.size == 1:
-            return ["microscope-bench", *arguments]
-        nodes = [f"--nnodes={self.size // self.local_size}"] if self.size > self.local_size else []
-        return ["torchrun", *nodes, f"--nproc_per_node={self.local_size}", "-m", "microscope_bench", *arguments]
-
     def gather(self, value: T) -> list[T]:
         """The value of every process, by rank, to every process.
 

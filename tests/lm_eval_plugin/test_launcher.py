@@ -36,4 +36,7 @@ def test_one_command_gives_accuracy_and_geometry(tmp_path: Path) -> None:
     assert result.signature == summary["signature"] and result.identity.protocol.limit == 12
     assert result.accuracy is not None and result.accuracy.value == found["results"]["shapesqa"]["acc,none"]
     assert found["config"]["model_sha"] == result.identity.model.revision
-    assert "lm_eval run --model microscope" in result.environment.command
+    assert result.environment.command.startswith(
+        "lm_eval run --model microscope --tasks shapesqa --limit 12 --seed 0,1234,0,1234 "
+        "--model_args pretrained=zoo-llava,metrics=anisotropy --apply_chat_template"
+    )

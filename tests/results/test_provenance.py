@@ -8,93 +8,34 @@ import pytest
 
 from microscope_bench import __version__
 from microscope_bench.results import provenance
-from microscope_bench.results.provenance import environment, failure, sanitised_command, without_directories
+from microscope_bench.results.provenance import environment, failure, without_directories
 
 
 @pytest.mark.parametrize(
-    ("argument", "kept"),
+    ("said", "kept"),
     [
-        ("/usr/local/bin/microscope-bench", "microscope-bench"),
         ("/home/alice/models/llava/", "llava"),
-        ("/home/al ice/my model", "'my model'"),
         ("~/models/llava", "llava"),
         ("~alice/models/llava", "llava"),
-        ("$HOME/models/llava", "llava"),
         (r"C:\Users\alice\llava", "llava"),
         (r"\\server\share\alice\llava", "llava"),
         ("file:///home/alice/llava", "llava"),
-        ("../../home/alice/llava", "llava"),
-        ("runs/../../alice/llava", "llava"),
-        ("-o/home/alice/llava", "-ollava"),
-        ("--output_path=/home/alice/results", "--output_path=results"),
-        ("pretrained=/home/alice/llava,dtype=float32", "pretrained=llava,dtype=float32"),
-        ("dtype=float32,vision_tower=~/clip,pretrained=/a/b", "dtype=float32,vision_tower=clip,pretrained=b"),
-        ("--model_args=pretrained=/home/alice/llava,revision=main", "--model_args=pretrained=llava,revision=main"),
-        ("/home/alice/adapters/mine.py:MyAdapter", "mine.py:MyAdapter"),
-        ("shapesqa,/home/alice/tasks/mine.yaml", "shapesqa,mine.yaml"),
-        ('{"data_dir": "/home/alice/scienceqa"}', """'{"data_dir": "scienceqa"}'"""),
-        ("/home/alice", "'~'"),
-        ("/Users/alice/", "'~'"),
-        ("--output_path=~alice", "'--output_path=~'"),
-        (r"data_dir=C:\Users\alice", "'data_dir=~'"),
+        ("'pretrained=/home/alice/llava,dtype=float32'", "'pretrained=llava,dtype=float32'"),
+        ('{"data_dir": "/home/alice/scienceqa"}', '{"data_dir": "scienceqa"}'),
+        ("/home/alice: no such directory", "~: no such directory"),
+        ("in '/home/John Smith'.", "in '~'."),
+        ("(/Users/alice)", "(~)"),
+        (r"data_dir=C:\Users\alice", "data_dir=~"),
     ],
 )
-def test_paths_are_cut_down(argument: str, kept: str) -> None:
-    assert sanitised_command([argument]) == kept
-
-
-@pytest.mark.parametrize(
-    "argument",
-    [
-        "run",
-        "--limit",
-        "1e-3",
-        "org/name",
-        "pretrained=org/name,revision=abc",
-        "./results",
-        "a/b/c.yaml",
-        "-x",
-        "cuda:1",
-    ],
-)
-def test_everything_else_stays(argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert sanitised_command([argument]) == argument
+def test_paths_are_cut_down(said: str, kept: str) -> None:
+    assert without_directories(said) == kept
 
 
 def test_the_home_directory_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/srv/people/alice")
-    assert sanitised_command(["--output_path", "/srv/people/alice"]) == "--output_path '~'"
-    assert without_directories("/srv/people/alice: no space") == "~ no space"
-
-
-@pytest.mark.parametrize(
-    ("argument", "kept"),
-    [
-        ("home/alice/models/llava", "llava"),
-        ("./home/alice/models/llava/", "llava"),
-        ("pretrained=home/alice/models/llava,dtype=float32", "pretrained=llava,dtype=float32"),
-        (
-            "--model_args=revision=main,pretrained=home/alice/models/llava",
-            "--model_args=revision=main,pretrained=llava",
-        ),
-        ("out sp ünï/x y", "'x y'"),
-        ("--output_path=out sp ünï/x y", "'--output_path=x y'"),
-        ("-oout sp ünï/a=1,b", "-oa=1,b"),
-        ("home/alice/mine.py:MyAdapter", "mine.py:MyAdapter"),
-        ("shapesqa,home/alice/mine.py", "shapesqa,mine.py"),
-        ("home/alice/models/other", "home/alice/models/other"),
-        ("pretrained=org/name,dtype=float32", "pretrained=org/name,dtype=float32"),
-    ],
-)
-def test_relative_paths_that_exist_are_cut_down(
-    argument: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for directory in ("home/alice/models/llava", "out sp ünï/x y", "out sp ünï/a=1,b"):
-        (tmp_path / directory).mkdir(parents=True)
-    (tmp_path / "home/alice/mine.py").write_text("")
-    monkeypatch.chdir(tmp_path)
-    assert sanitised_command([argument]) == kept
+    assert without_directories("/srv/people/alice: no space") == "~: no space"
+    assert without_directories("/srv/people/alice/x: no space, org/name") == "x: no space, org/name"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +88,7 @@ def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         device="cpu",
         processor="P",
         image_processor=None,
-        command=["microscope-bench", "run", "--output_path", str(tmp_path)],
+        command="microscope-bench run",
         packages=["jsonschema", "no-such-package"],
     )
     assert here.package_version == __version__
