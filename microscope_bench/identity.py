@@ -131,13 +131,7 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
         It names what a reader must know to judge whether two numbers may be compared, and every deviation from the
         named protocol. It ends with the hash of the identity, so that nothing that defines comparability can differ
-        between two results of one signature.
-
-        Args:
-            package_version: of the package that measured.
-
-        Returns:
-            Printable ASCII; parts are separated by ``|``, anything unusual in a name is percent-encoded.
+        between two results of one signature. Anything unusual in a name is percent-encoded.
         """
         protocol, model, task, dataset = self.protocol, self.model, self.task, self.dataset
         data = f"{dataset.path}:{dataset.name}" if dataset.name else dataset.path

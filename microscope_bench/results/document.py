@@ -16,7 +16,8 @@ def to_text(document: Mapping[str, Any]) -> str:
     sections = []
     for key, value in document.items():
         if key == "scores" and value:
-            body = "[\n" + ",\n".join("    " + _one_line(row) for row in value) + "\n  ]"
+            rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in value)
+            body = "[\n" + ",\n".join("    " + row for row in rows) + "\n  ]"
         else:
             body = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", "\n  ")
         sections.append(f"  {json.dumps(key)}: {body}")
@@ -38,7 +39,3 @@ def write_atomically(path: Path, text: str) -> None:
             f"cannot write {path}: {reason}. Free some space, or choose a directory that you may write to "
             f"(--output_path)"
         ) from error
-
-
-def _one_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -7,7 +7,6 @@ import platform
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,12 +65,7 @@ def last_part(path: str) -> str:
 
 
 def failure(error: BaseException, where: str) -> Failure:
-    """What a failed result says of the error that ended it.
-
-    Args:
-        error: the error.
-        where: the stage in which it rose: "capture", "measure", ...
-    """
+    """What a failed result says of the error that ended it, and of the stage in which it rose."""
     message = " ".join([str(error), *getattr(error, "__notes__", ())])
     return Failure(type=type(error).__name__, message=shortened(without_directories(message)), where=where)
 
@@ -82,19 +76,13 @@ def environment(
     processor: str | None,
     image_processor: str | None,
     command: str,
-    packages: Iterable[str] = PACKAGES,
     captured: Environment | None = None,
 ) -> Environment:
-    """Describes this process.
-
-    Args:
-        device: device of the forward passes, for instance ``cpu`` or ``cuda (NVIDIA H200)``.
-        processor: class name of the processor or tokenizer, or None.
-        image_processor: class name of the image processor, or None.
-        command: the command that repeats the run, without directories.
-        packages: names whose installed versions are recorded.
-        captured: the environment of the run that captured the states, if it was not this one.
-    """
+    """Describes this process; ``captured`` is that of the run that captured the states, if it was not this one."""
+    packages = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
     commit, dirty = _checkout(Path(microscope_bench.__file__).resolve().parent)
     return Environment(
         package_version=microscope_bench.__version__,
@@ -102,7 +90,7 @@ def environment(
         dirty=dirty,
         python=platform.python_version(),
         platform=f"{platform.system()}-{platform.machine()}",
-        packages=dict(_installed(packages)),
+        packages=packages,
         device=device,
         processor=processor,
         image_processor=image_processor,
@@ -116,14 +104,6 @@ def _in_short(environment: Environment) -> dict[str, str]:
     if environment.commit is not None:
         named["commit"] = environment.commit + (" (dirty)" if environment.dirty else "")
     return {**named, **{k: v for k, v in environment.packages.items() if k in ("torch", "transformers")}}
-
-
-def _installed(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for name in packages:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
 
 
 def _checkout(package: Path) -> tuple[str | None, bool | None]:

@@ -81,11 +81,7 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @property
     def computed_checksum(self) -> str:
-        """64 hex digits: SHA-256 of the result as JSON without blanks, keys sorted.
-
-        It finds accidents and edits by hand. It is no protection against forgery: whoever changes a number on purpose
-        can compute it anew.
-        """
+        """64 hex digits: SHA-256 of the result as JSON without blanks, keys sorted."""
         return content_sha256(self)
 
     def series(
@@ -96,7 +92,6 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @cached_property
     def _by_series(self) -> dict[tuple[str, str, str | None, str, str], list[Score]]:
-        """The scores of each series in the order of the layers: a table asks for dozens of them."""
         found: dict[tuple[str, str, str | None, str, str], list[Score]] = {}
         for score in sorted(self.scores, key=attrgetter("layer")):
             key = (score.metric, score.estimator, score.stream, score.modality, score.tokens)
@@ -170,11 +165,7 @@ def load_result(path: str | Path) -> Result:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a result file.
-
-    Raises:
-        ResultError: missing, no regular file, or larger than any result.
-    """
+    """The bytes of a result file; a ResultError where it is missing, no regular file, or larger than any result."""
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise ResultError(f"cannot read the result file {path}: it is no regular file")

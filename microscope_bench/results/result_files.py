@@ -21,10 +21,7 @@ _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
 
 
 def safe_name(text: str) -> str:
-    """A name that every file system takes as one path component.
-
-    ``org/model`` becomes ``org__model``; anything but ASCII letters, digits and ``. _ + = -`` becomes ``_``.
-    """
+    """A name that every file system takes as one path component: ``org/model`` becomes ``org__model``."""
     name = re.sub(r"[^A-Za-z0-9._+=-]", "_", text.replace("/", "__"))[:_LONGEST_NAME].rstrip(".")
     name = re.sub(r"^\.+", "_", name)
     return f"_{name}" if not name or _RESERVED.fullmatch(name) else name
@@ -55,11 +52,7 @@ def result_path(root: str | Path, result: Result) -> Path:
 
 
 def find_results(root: str | Path) -> list[Path]:
-    """Every result file below a directory, sorted by path; hidden files and directories are left out.
-
-    Raises:
-        ResultError: there is no such directory.
-    """
+    """Every result file below a directory, sorted by path; hidden files and directories are left out."""
     top = Path(root)
     if top.is_file():
         raise ResultError(f"{root} is a file; name the directory that holds the results")
@@ -92,21 +85,8 @@ def each_result(root: str | Path) -> Iterator[tuple[Path, Result]]:
         raise ResultError("\n".join([f"{len(broken)} broken file(s) among the results:", *broken]))
 
 
-def load_results(root: str | Path) -> list[tuple[Path, Result]]:
-    """:func:`each_result`, all at once.
-
-    Raises:
-        ResultError: one file or more is not a valid result; the message names each.
-    """
-    return list(each_result(root))
-
-
 def check_writable(root: str | Path) -> None:
-    """Raises unless results can be written below ``root``; call it before a run, not after it.
-
-    Raises:
-        ResultError: with the reason and what to do.
-    """
+    """Raises a ResultError unless results can be written below ``root``; call it before a run, not after it."""
     with _writing(Path(root)), tempfile.TemporaryFile(dir=root) as probe:
         probe.write(b"?")
 
@@ -116,12 +96,6 @@ def save_result(root: str | Path, result: Result) -> Path:
 
     Two runs that end at once, of two models or of one model under two limits, do it one after the other, so that none
     takes the place that the other has just taken.
-
-    Returns:
-        The file.
-
-    Raises:
-        ResultError: the result breaks the format, or the file cannot be written.
     """
     with _writing(Path(root)):
         path = result_path(root, result)
@@ -155,8 +129,7 @@ def _writing(root: Path) -> Iterator[None]:
 
 def _is_free(path: Path) -> bool:
     """Whether nothing worth keeping lies there: no file, or the result of a failed run."""
-    there = _existing(path)
-    return not path.exists() or (there is not None and there.status == FAILED)
+    return not path.exists() or ((there := _existing(path)) is not None and there.status == FAILED)
 
 
 def _holds_identity(path: Path, digest: str) -> bool:

@@ -17,7 +17,6 @@ from microscope_bench.results.result_files import (
     check_writable,
     each_result,
     find_results,
-    load_results,
     result_path,
     safe_name,
     save_result,
@@ -109,7 +108,7 @@ def test_every_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad1.json").write_text("{")
     (tmp_path / "bad2.json").write_text("[]")
     with pytest.raises(ResultError, match=r"(?s)2 broken.*bad1\.json.*bad2\.json"):
-        load_results(tmp_path)
+        list(each_result(tmp_path))
 
 
 def test_whole_files_are_given_before_the_broken_ones_are_named(tmp_path: Path) -> None:
