@@ -161,7 +161,7 @@ def test_geometry_without_an_evaluation(load):
         ({"pretrained": "x", "protocol": "geometri/1"}, "geometry/1"),
         ({"pretrained": "x", "geometry": "perhaps"}, "not true or false"),
         ({"pretrained": "x", "split_by": "corect"}, "correct"),
-        ({"pretrained": "x", "tokens_per_example": "many"}, "not a whole number"),
+        ({"pretrained": "x", "tokens_per_example": "many"}, "must be a whole number"),
     ],
 )
 def test_arguments(args, said):
