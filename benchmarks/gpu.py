@@ -46,7 +46,7 @@ from benchmarks.timing import interleaved, write_json
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
-from microscope_bench.measure import measure
+from microscope_bench.measure.scores import measure
 from microscope_bench.protocol import named_protocol
 
 SCIENCEQA_EXAMPLES = 2017

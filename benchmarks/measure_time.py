@@ -25,7 +25,7 @@ from microscope_bench.adapters.base import LABELS
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
-from microscope_bench.measure import measure
+from microscope_bench.measure.scores import measure
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.record import EstimatorScore, Metric
 from microscope_bench.metrics.registry import METRICS

@@ -114,7 +114,7 @@ def measure(store: Path) -> float:
     """Seconds that the default metrics take."""
     from microscope_bench.capture.store import TokenStore
     from microscope_bench.config import RunConfig
-    from microscope_bench.measure import measure as measured
+    from microscope_bench.measure.scores import measure as measured
     from microscope_bench.protocol import named_protocol
 
     opened = TokenStore(store)

@@ -6,10 +6,7 @@ from pathlib import Path
 
 
 class MicroscopeError(Exception):
-    """Base of every error this package raises on purpose.
-
-    The command line prints its message alone, without a traceback, and exits with status 2.
-    """
+    """Base of every error this package raises on purpose; the command line prints its message alone."""
 
 
 class UnknownNameError(MicroscopeError, LookupError):
@@ -28,11 +25,7 @@ def field_error(path: str | Path, field: str, cause: object) -> TaskError:
 class ExampleError(MicroscopeError):
     """One example that cannot be rendered or encoded (for instance a picture that does not open).
 
-    The runner counts it, names it in the result and goes on, up to the protocol's limit.
-
-    Attributes:
-        example_id: the example's id within its task.
-        cause: one line that says what is wrong with it.
+    A run counts it, names it and its ``cause`` (one line) in the result, and goes on, up to the protocol's limit.
     """
 
     def __init__(self, example_id: str, cause: str) -> None:
@@ -50,11 +43,7 @@ class CaptureError(MicroscopeError):
 
 
 class MainflowError(CaptureError):
-    """The model's blocks cannot be run without their skip connections.
-
-    Attributes:
-        reason: one line that says why.
-    """
+    """The model's blocks cannot be run without their skip connections; ``reason`` is one line that says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the model has no main flow: {reason}. Run it without --mainflow")

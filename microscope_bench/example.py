@@ -89,23 +89,19 @@ class Example:
 
 
 class ExampleSource(typing.Protocol):
-    """What the capture needs of a task: its examples, one at a time, and what they are."""
+    """What the capture needs of a task: its examples, one at a time, and what they are.
+
+    ``dataset`` says which data, pinned; ``ids`` are those of all examples, in order.
+    """
 
     @property
-    def name(self) -> str:
-        """The task's name."""
-
+    def name(self) -> str: ...
     @property
-    def version(self) -> str:
-        """The task's version."""
-
+    def version(self) -> str: ...
     @property
-    def dataset(self) -> Any:
-        """A dataclass that says which data, pinned."""
-
+    def dataset(self) -> Any: ...
     @property
-    def ids(self) -> Sequence[str]:
-        """Ids of all examples, in order."""
+    def ids(self) -> Sequence[str]: ...
 
     def example(self, index: int) -> Example:
         """One rendered example; raises ExampleError."""

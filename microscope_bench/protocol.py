@@ -97,11 +97,7 @@ DEFAULT_PROTOCOL = "geometry/1"
 
 
 def named_protocol(name: str) -> Protocol:
-    """The released protocol of that name.
-
-    Raises:
-        UnknownNameError: no such protocol; the message holds the nearest names.
-    """
+    """The released protocol of that name."""
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, sorted(PROTOCOLS), "List them with: microscope-bench ls protocols")
     return PROTOCOLS[name]

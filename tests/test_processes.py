@@ -13,8 +13,8 @@ from microscope_bench import evaluate, load_result
 from microscope_bench.adapters.offloading import device_options
 from microscope_bench.errors import AdapterError
 from microscope_bench.measure.scores import own_boundaries
-from microscope_bench.system.processes import ALONE, VARIABLES, Processes, ProcessesError, launched
-from tests.together import environments, outcomes, start
+from microscope_bench.system.processes import ALONE, Processes, ProcessesError, launched
+from tests.together import VARIABLES, environments, outcomes, start
 from tests.toy import ToyAdapter, ToyTask, result_files
 
 BROKEN = {7: "picture"}

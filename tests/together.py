@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 
-from microscope_bench.system.processes import VARIABLES
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables by which a launcher says who is who, and where the first one is."""
 
 
 def free_port() -> int:

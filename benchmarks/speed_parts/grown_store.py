@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from microscope_bench.capture.store import TokenStore
@@ -27,7 +28,7 @@ def grown_store(
         n_examples: of the new one.
         device: where the noise is made.
     """
-    parts = [captured.open_part(part) for part in range(captured.n_parts)]
+    parts = [safe_open(captured.tensor_file(part), framework="pt") for part in range(captured.n_parts)]
     starts = [captured.part_range(part).start for part in range(captured.n_parts)]
     example = torch.cat([file.get_tensor("example") + start for file, start in zip(parts, starts, strict=True)])
     names = (

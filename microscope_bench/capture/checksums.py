@@ -10,7 +10,6 @@ from typing import Any
 
 
 def file_sha256(file: Path) -> str:
-    """64 hex digits: SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -18,20 +18,14 @@ LOG = logging.getLogger(__name__)
 def store_bytes(
     n_tokens: int, n_boundaries: int, hidden_size: int, dtype: torch.dtype, *, mainflow: bool = False
 ) -> int:
-    """The bytes of the states of some tokens.
-
-    Stream ``mainflow`` adds as many states as there are boundaries, less the first, which both have in common.
-    """
+    """The bytes of the states of some tokens."""
+    # stream ``mainflow`` has boundary 0 in common with the residual stream
     n_states = 2 * n_boundaries - 1 if mainflow else n_boundaries
     return n_tokens * n_states * hidden_size * dtype.itemsize
 
 
 def check_space(path: Path, adapter: Adapter, protocol: Protocol, n_examples: int, mainflow: bool = False) -> None:
-    """Logs how large a store for ``n_examples`` more will be at most: every example full, in every modality.
-
-    Raises:
-        StoreError: the disk of ``path``, an existing directory, cannot hold it.
-    """
+    """Logs how large a store for ``n_examples`` more will be at most, and raises where the disk of ``path`` is full."""
     info = adapter.info
     n_tokens = n_examples * protocol.tokens_per_example * len(adapter.modalities)
     dtype = getattr(torch, info.dtype)

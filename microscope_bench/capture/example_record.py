@@ -1,5 +1,3 @@
-"""What a token store keeps of each example besides its states."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -24,10 +24,7 @@ class ProbedInputs:
 
 
 def probe_inputs(adapter: Adapter, source: ExampleSource, rows: Sequence[int]) -> ProbedInputs:
-    """Encodes the first examples, each alone: what prompt, tokenizer, processor and adapter make of them.
-
-    Alone, because some processors pad a picture to its neighbours in the batch.
-    """
+    """Encodes the first examples, each alone, because some processors pad a picture to its neighbours in the batch."""
     rendered, encoded, media = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     has_media = False
     for row in rows:
@@ -51,10 +48,7 @@ def probe_inputs(adapter: Adapter, source: ExampleSource, rows: Sequence[int]) -
 
 
 def example_sha256(example: Example, media: str | None = None) -> str:
-    """Of an example as the task renders it: text, choices, answer, media, and turns where there are several.
-
-    ``media`` is its :func:`media_sha256`, where that is known already.
-    """
+    """Of an example as the task renders it; ``media`` is its :func:`media_sha256`, where that is known already."""
     asked: tuple[object, ...] = (example.text, example.choices, example.answer, media or media_sha256(example))
     asked += (example.turns,) if example.turns else ()
     return hashlib.sha256(repr(asked).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,6 @@ class _PassEnded(BaseException):
 
 
 def hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden state among what a block, or a part of it, was called with."""
     hidden = hidden_given(args, kwargs)
     if not isinstance(hidden, Tensor):
         raise CaptureError(
@@ -32,7 +31,6 @@ def hidden_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 def hidden_out(output: Any) -> Tensor:
-    """The hidden state in what a block, or a part of it, returned."""
     hidden = hidden_among(output)
     if not isinstance(hidden, Tensor):
         raise CaptureError(f"a decoder block returned no hidden-state tensor, but {type(hidden).__name__}")
@@ -45,10 +43,9 @@ def boundary_hooks(
 ) -> Iterator[None]:
     """Calls ``on_boundary(l, h)`` for l = 0..L while the blocks run inside this context.
 
-    Boundary l < L is the input of block l + 1, boundary L the output of the last block, before the final norm. The
-    tensor is the model's own: read it at once and do not change it. Hooks are removed on the way out, whatever happens.
-    There may be no blocks: the output of ``last`` is boundary L. With ``end_pass``, which needs :func:`run_pass` around
-    it, the forward pass is left right after boundary L.
+    Boundary l < L is the input of block l + 1, boundary L the output of ``last``, before the final norm. The tensor is
+    the model's own: read it at once and do not change it. With ``end_pass``, which needs :func:`run_pass` around it,
+    the forward pass is left right after boundary L.
     """
 
     def before(layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -59,15 +56,11 @@ def boundary_hooks(
         if end_pass:
             raise _PassEnded
 
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for layer, block in enumerate(blocks):
-            handles.append(block.register_forward_pre_hook(partial(before, layer), with_kwargs=True))
-        handles.append(last.register_forward_hook(after))
+            hooks.enter_context(block.register_forward_pre_hook(partial(before, layer), with_kwargs=True))
+        hooks.enter_context(last.register_forward_hook(after))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def run_pass(
@@ -100,9 +93,6 @@ def watched(
 
     Unlike :func:`boundary_hooks` it gives the residual stream, (B, S, d). With ``first_pass_only`` further passes go by
     unseen, such as the decode steps that follow a prompt.
-
-    Raises:
-        CaptureError: a boundary came twice, out of order, or not at all.
     """
     blocks = adapter.blocks()
     optional = adapter.optional_blocks()

@@ -11,9 +11,7 @@ class HostCopies:
     """The same tokens of several tensors (B, S, d), on the host.
 
     From a CUDA device they are gathered there and copied behind the kernels that are queued: a forward pass goes on
-    being launched meanwhile, and only :meth:`wait` waits. Elsewhere a copy is done when it is returned.
-
-    Token i is at ``row[i]`` of B and ``column[i]`` of S; both are int64 (n,).
+    being launched meanwhile, and only :meth:`wait` waits. Token i is at ``row[i]`` of B and ``column[i]`` of S.
     """
 
     def __init__(self, row: np.ndarray, column: np.ndarray) -> None:
@@ -32,7 +30,7 @@ class HostCopies:
         return hidden[self._on_device[device]].to("cpu", non_blocking=later)
 
     def wait(self) -> None:
-        """Returns once every tensor that :meth:`take` gave holds its tokens; one wait per device."""
+        """Returns once every tensor that :meth:`take` gave holds its tokens."""
         for device in self._on_device:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

@@ -17,11 +17,7 @@ STORES = ".stores"
 
 @dataclass(frozen=True)
 class StoreListing:
-    """What can be told of a store without reading its states.
-
-    ``model`` and ``task`` are "" where the manifest cannot be read; ``captured`` of the run's ``n_examples`` are there;
-    ``written`` is the time of its last file; ``in_use`` says whether a run holds its lock.
-    """
+    """What can be told of a store without reading its states; ``model`` and ``task`` are "" where no manifest tells."""
 
     path: Path
     model: str

@@ -45,14 +45,7 @@ class _Captured:
 
 
 class Capture:
-    """The capture of one run.
-
-    Args:
-        adapter: the loaded model.
-        source: the examples.
-        protocol: decides how many tokens are kept, and of how many examples.
-        batch_size: examples per forward pass; halved, for the rest of the run, when memory runs out.
-    """
+    """The capture of one run; ``batch_size`` is halved, for the rest of the run, when memory runs out."""
 
     def __init__(self, adapter: Adapter, source: ExampleSource, protocol: Protocol, batch_size: int) -> None:
         self.adapter = adapter
@@ -72,11 +65,6 @@ class Capture:
 
         The store's lock is held. ``on_examples`` is called with the number of examples just finished. ``processes``
         share the parts, and skipped examples are counted over all of them.
-
-        Raises:
-            CaptureError: more examples had to be skipped than the protocol allows, or the model broke the contract.
-            MicroscopeError: memory ran out with a single example.
-            Stopped: a signal asked for the end, under handlers of :mod:`microscope_bench.system.signals`.
         """
         n_examples = int(store.manifest["n_examples"])
         done = [part for part in range(store.n_parts) if part not in set(parts)]
@@ -99,7 +87,6 @@ class Capture:
                 write(part, content)
 
     def _allow(self, n_skipped: int, n_examples: int, skipped: Sequence[ExampleRecord]) -> None:
-        """Raises where more examples are skipped, over all processes, than the protocol allows."""
         allowed = int(self.protocol.max_skipped * n_examples)
         if n_skipped > allowed:
             first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
@@ -109,11 +96,7 @@ class Capture:
             )
 
     def find_mainflow(self) -> Mainflow:
-        """Whether the model has a main flow.
-
-        The first examples decide: one with a medium and one without, where both are among them, since some models treat
-        the two differently.
-        """
+        """Whether the model has a main flow, by one of the first examples with a medium and one without."""
         found: dict[bool, Mainflow] = {}
         for index in range(len(self.source.ids))[: self.protocol.limit]:
             if len(found) == 2 or (found and index >= MAINFLOW_EXAMPLES):
@@ -140,7 +123,6 @@ class Capture:
     def _capture_part(
         self, store: TokenStore, part: int, on_examples: Callable[[int], object]
     ) -> tuple[list[ExampleRecord], list[_Captured]]:
-        """What was there of a part before, and what is now captured."""
         indices = store.part_range(part)
         before = store.begun_records(part)
         done: list[_Captured] = []
@@ -238,7 +220,6 @@ def _skipped(example: Example, cause: str) -> ExampleRecord:
 def _joined(
     store: TokenStore, part: int, before: Sequence[ExampleRecord], done: Sequence[_Captured]
 ) -> tuple[dict[str, Tensor], list[ExampleRecord]]:
-    """Tensors and records of a part: what was there before, and what was captured now."""
     measured = [(piece.states, piece.measured) for piece in done if piece.states is not None]
     tensors = join([states for states, _ in measured], [numbers for _, numbers in measured])
     if before:

@@ -12,7 +12,7 @@ runs, and must add up to what the block returns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -45,7 +45,6 @@ class Mainflow:
 
     @property
     def exists(self) -> bool:
-        """Whether there is such a chain."""
         return self.missing_because is None
 
 
@@ -66,7 +65,6 @@ class _Call:
         return hidden_out(self.output)
 
     def repeated(self, module: nn.Module, hidden: Tensor) -> Tensor:
-        """The same call with another hidden state."""
         hidden = hidden.to(self.entered.device)
         if self.args:
             return hidden_out(module(hidden, *self.args[1:], **self.kwargs))
@@ -83,7 +81,6 @@ class _Block:
 
     @classmethod
     def read(cls, block: nn.Module, number: int) -> _Block:
-        """The block as its parts' names suggest it."""
         title = f"block {number} ({type(block).__name__})"
         parts = {name: child for name, child in block.named_children() if child is not None}
         for form in _FORMS:
@@ -179,25 +176,18 @@ class _Chain:
 def mainflow_hooks(blocks: Sequence[nn.Module], labels: np.ndarray, on_state: OnState) -> Iterator[None]:
     """Calls ``on_state(l, mf_l)`` for l = 1..L while the blocks run inside this context; mf_0 is boundary 0.
 
-    mf_l, (B, S, d) in the model's dtype, comes after boundary l − 1 and before boundary l. The blocks and what they
-    return are left as they are. By ``labels``, int8 (B, S), padding is told, on which no state depends. Hooks are
-    removed on the way out, whatever happens.
-
-    Raises:
-        MainflowError: a block is not of the usual pre-norm form, which may show when it runs.
+    mf_l, (B, S, d) in the model's dtype, comes after boundary l − 1 and before boundary l. By ``labels``, int8 (B, S),
+    padding is told, on which no state depends. A block that is not of the usual pre-norm form, which may show when it
+    runs, raises a MainflowError.
     """
     chain = _Chain(blocks, torch.from_numpy(labels == PADDING).unsqueeze(-1), on_state)
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for part in {part: None for block in chain.blocks for part in block.parts}:
-            handles.append(part.register_forward_hook(chain.note, with_kwargs=True))
+            hooks.enter_context(part.register_forward_hook(chain.note, with_kwargs=True))
         for layer, block in enumerate(blocks):
-            handles.append(block.register_forward_pre_hook(partial(chain.enter, layer), with_kwargs=True))
-            handles.append(block.register_forward_hook(partial(chain.leave, layer)))
+            hooks.enter_context(block.register_forward_pre_hook(partial(chain.enter, layer), with_kwargs=True))
+            hooks.enter_context(block.register_forward_hook(partial(chain.leave, layer)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def find_mainflow(adapter: Adapter, batch: Batch) -> Mainflow:
@@ -207,14 +197,9 @@ def find_mainflow(adapter: Adapter, batch: Batch) -> Mainflow:
         if layer == 0:
             adapter.check_labels(batch, hidden)
 
+    hooks = partial(mainflow_hooks, adapter.blocks(), batch.labels, lambda layer, state: None)
     try:
-        run_pass(
-            adapter,
-            batch,
-            check_labels,
-            logits=False,
-            beside=lambda: mainflow_hooks(adapter.blocks(), batch.labels, lambda layer, state: None),
-        )
+        run_pass(adapter, batch, check_labels, logits=False, beside=hooks)
     except MainflowError as error:
         return Mainflow(error.reason)
     return Mainflow()

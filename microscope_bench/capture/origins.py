@@ -18,13 +18,7 @@ def token_origins(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keys of the positions of one example.
 
-    Args:
-        labels: int8 (n,), without padding.
-        tokens: int64 (n,), token ids; of another length where an adapter has none for some positions, and then no
-            position is known to be the same as that of another example.
-        media: hash of the example's pictures, or None where it is not known what its media hold.
-        example_id: the example's id.
-        sees: what a state is a function of, see :attr:`~microscope_bench.adapters.base.Adapter.sees`.
+    ``labels``, int8 (n,), are without padding; ``media`` is the hash of the pictures, None where it is not known.
 
     Returns:
         uint64 (n,): equal where the same goes into the model at that position: the same token id, or the same place in
@@ -34,7 +28,7 @@ def token_origins(
     """
     n = len(labels)
     position = np.arange(n, dtype=np.uint64)
-    if len(tokens) != n:
+    if len(tokens) != n:  # an adapter has no ids for some: no position is known to be that of another example
         own = splitmix64(position + key_hash(f"position\0{example_id}"))
         return own, own
     own = splitmix64(np.asarray(tokens).astype(np.uint64) + key_hash("token"))

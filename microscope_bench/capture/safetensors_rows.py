@@ -37,11 +37,7 @@ _ABSENT = -1
 
 
 class StoredRows:
-    """Reads rows of a complete store's tensors by part and row.
-
-    Attributes:
-        n_tokens: int64 (parts,), how many tokens each part has.
-    """
+    """Reads rows of a complete store's tensors by part and row; ``n_tokens``, int64 (parts,), counts each part's."""
 
     def __init__(self, store: TokenStore) -> None:
         self.store = store
@@ -101,7 +97,7 @@ class StoredRows:
         return out
 
     def _header(self, part: int) -> tuple[dict[str, Any], int]:
-        """Name → what the file says of that tensor, and the place of the byte that offsets are counted from."""
+        """What the file says of each tensor, and the place of the byte that offsets are counted from."""
         with self._opened(part) as file:
             n_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             size = os.fstat(file.fileno()).st_size

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from microscope_bench.capture.checksums import named_differences
@@ -55,13 +56,9 @@ def _show_sign(processes: Processes, path: Path) -> None:
     for left_by_a_kill in path.glob(f"{SIGN}*"):
         left_by_a_kill.unlink()
     # a name that nothing on another machine can have by chance: a store of the same run may lie there too
-    sign = path / f"{SIGN}{uuid.uuid4().hex}"
-    sign.touch()
-    try:
-        processes.gather(sign.name)
+    with NamedTemporaryFile(prefix=f"{SIGN}{uuid.uuid4().hex}", dir=path) as sign:
+        processes.gather(Path(sign.name).name)
         processes.wait()
-    finally:
-        sign.unlink(missing_ok=True)
 
 
 def _await_sign(processes: Processes, path: Path) -> None:

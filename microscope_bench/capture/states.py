@@ -28,13 +28,7 @@ class BatchStates:
 
     During the pass no more is done than the pass needs: tokens are selected at boundary 0 and copied at each. What
     else is known of the examples is worked out by :meth:`finish`, which a GPU does not wait for: it still runs.
-
-    Args:
-        adapter: whose model runs.
-        protocol: decides how many tokens are kept.
-        batch: what runs; positions labelled as padding are never kept.
-        examples: one for each row of the batch.
-        rows: for each example its row in the hidden states, where these hold others too; None means all in order.
+    ``rows`` are the examples' rows in the hidden states, where these hold others too; None means all in order.
     """
 
     def __init__(
@@ -60,7 +54,6 @@ class BatchStates:
         self._keep(f"boundary.{layer}", hidden)
 
     def keep_mainflow(self, layer: int, hidden: Tensor) -> None:
-        """Keeps the same tokens of state ``layer`` of the skip-free chain."""
         self._keep(f"mainflow.{layer}", hidden)
 
     def _keep(self, name: str, hidden: Tensor) -> None:
@@ -71,7 +64,7 @@ class BatchStates:
         self._tensors[name] = self._copies.take(hidden)
 
     def finish(self) -> None:
-        """Works out the records and where the tokens come from, then waits for the copies. Again, it does nothing."""
+        """Works out the records and where the tokens come from, once, then waits for the copies."""
         if self._columns is None:
             if self._labels is None or self._copies is None:
                 raise CaptureError(f"{self._adapter.info.name}: no boundary was handed over")
@@ -89,7 +82,6 @@ class BatchStates:
 
     @property
     def records(self) -> list[ExampleRecord]:
-        """One for each example."""
         self.finish()
         return self._records
 
@@ -101,10 +93,7 @@ class BatchStates:
         return self._columns
 
     def score_choices(self, logits: Tensor, prompts: Sequence[str]) -> None:
-        """Notes the log-probability of each choice that is one short word, as the next token.
-
-        ``logits`` are those after each example's last token, float32 (B, vocabulary).
-        """
+        """Notes the log-probability of each choice that is one short word, as the next token: ``logits`` (B, vocab)."""
         ids: dict[int, list[int]] = {}
         refused: dict[int, str] = {}
         for row, (example, prompt) in enumerate(zip(self._examples, prompts, strict=True)):
@@ -206,11 +195,7 @@ class BatchStates:
 def join(collected: Sequence[BatchStates], numbers: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """The tensors of a part, rows ordered by example, modality and position.
 
-    ``numbers`` are, for each batch, those of its examples within the part.
-
-    Returns:
-        ``boundary.<l>`` (n, d) for every l, ``mainflow.<l>`` where it was captured, and :data:`TOKEN_COLUMNS` (n,), of
-        which ``example`` is the number within the part.
+    ``numbers`` are, for each batch, those of its examples within the part; so is the column ``example``.
     """
     columns = {name: [states.columns[name] for states in collected] for name in TOKEN_COLUMNS if name != "example"}
     columns["example"] = [np.asarray(n)[s.columns["row"]] for s, n in zip(collected, numbers, strict=True)]

@@ -29,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -87,10 +87,7 @@ class TokenStore:
     def open_or_create(cls, path: Path, run: Mapping[str, Any], *, n_examples: int, part_examples: int) -> TokenStore:
         """The store at ``path``, created if there is none yet; one that is there keeps its own ``part_examples``.
 
-        ``run`` is JSON-able and holds everything that decides what the states are.
-
-        Raises:
-            StoreError: there is a store of another run; the message names the fields that differ.
+        ``run`` is JSON-able and holds everything that decides what the states are; a store of another run is refused.
         """
         if (path / "manifest.json").exists():
             store = cls(path)
@@ -131,16 +128,13 @@ class TokenStore:
 
     @property
     def has_mainflow(self) -> bool:
-        """Whether the states of stream ``mainflow`` are stored."""
         return self.mainflow is not None and self.mainflow.exists
 
     @property
     def n_parts(self) -> int:
-        """How many parts the finished store has."""
         return -(-int(self.manifest["n_examples"]) // int(self.manifest["part_examples"]))
 
     def part_range(self, part: int) -> range:
-        """Indices into the run's examples that belong to a part."""
         size = int(self.manifest["part_examples"])
         return range(part * size, min((part + 1) * size, int(self.manifest["n_examples"])))
 
@@ -165,7 +159,6 @@ class TokenStore:
         return missing
 
     def drop_part(self, part: int) -> None:
-        """Deletes a part, so that it is captured again."""
         self.record_file(part).unlink(missing_ok=True)
         self.tensor_file(part).unlink(missing_ok=True)
 
@@ -184,7 +177,6 @@ class TokenStore:
 
         A part that was begun is replaced. Between the two steps it is the new tensors with the old record: a kill there
         costs the examples that were begun, no more, since their checksum no longer matches.
-        ``records`` are of the examples of :meth:`part_range`, skipped ones included, or of the first few of them.
         """
         try:
             with replacing(self.tensor_file(part)) as temporary:
@@ -196,7 +188,6 @@ class TokenStore:
             raise self._full(f"part {part}", error) from error
 
     def begun_records(self, part: int) -> list[ExampleRecord]:
-        """What is there of a part: one for each of its first examples; none where it was not begun."""
         return self.part_records(part) if self.record_file(part).exists() else []
 
     def begun_tensors(self, part: int) -> dict[str, Tensor]:
@@ -213,15 +204,7 @@ class TokenStore:
         return [ExampleRecord(**fields) for fields in self._read_record(part)["examples"]]
 
     def tensor_file(self, part: int) -> Path:
-        """Where the tensors of a part lie."""
         return self.path / "parts" / f"{part:05d}.safetensors"
-
-    def open_part(self, part: int) -> Any:
-        """An open safetensors file; its tensors are mapped into memory and read from disk as they are touched."""
-        try:
-            return safe_open(self.tensor_file(part), framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"{self.tensor_file(part)} cannot be read: {error}") from error
 
     def delete(self) -> None:
         """Removes the store from disk, and nothing else that lies in its directory; its lock is held.
@@ -236,7 +219,6 @@ class TokenStore:
         _remove_if_empty(self.path / "parts")
 
     def _remove_leftovers(self) -> None:
-        """Deletes what a killed run was writing."""
         remove_leftovers(self.path, re.escape("manifest.json"))
         remove_leftovers(self.path / "parts", _PART_FILES)
         for file in (self.path / "parts").glob(".tmp??????"):  # safetensors writes to such a file, and renames it

@@ -21,9 +21,8 @@ PartContent = Callable[[], tuple[dict[str, Tensor], Sequence[ExampleRecord]]]
 def part_writer(store: TokenStore) -> Iterator[Callable[[int, PartContent], None]]:
     """Yields a function that writes a part by its number, in one thread beside the one that runs the model.
 
-    Joining, hashing and flushing leave Python's lock to the other thread for nearly all of their time. Parts are
-    written in the order they are given, and one at a time: no more than one waits, so memory is bounded. The failure of
-    a part shows when the next one is given, or at the end. The context ends when its last part is written, or failed.
+    Parts are written in the order they are given, and no more than one waits, so memory is bounded. The failure of a
+    part shows when the next one is given, or at the end. The context ends when its last part is written, or failed.
     """
     under_way: list[Future[None]] = []
 

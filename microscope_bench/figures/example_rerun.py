@@ -122,7 +122,7 @@ def _check_states(opened: OpenStore, example_id: str, states: dict[int, Tensor])
     kept = np.flatnonzero(tokens.example == rank)
     if not len(kept):
         raise StoreError(f"the store kept no token of example {example_id}")
-    position = tokens.open_part(int(tokens.part[kept[0]])).get_tensor("position")[torch.from_numpy(tokens.row[kept])]
+    position = tokens.read("position", kept)
     tolerance = TOLERANCE.get(opened.identity.model.dtype, OTHERWISE)
     for layer, here in states.items():
         stored = tokens.states(layer, kept).double()

@@ -21,12 +21,12 @@ MAINFLOW = "mainflow"
 
 @dataclass(frozen=True)
 class Members:
-    """Which tokens the clouds of one modality (or ``joint``) and token set hold, at every boundary."""
+    """Which tokens the clouds of one modality (or ``joint``) and token set hold; ``index`` ascends."""
 
     modality: str
     token_set: str
-    index: np.ndarray  # ascending
-    n_examples: int  # distinct ones among them
+    index: np.ndarray
+    n_examples: int
 
 
 class StoreCloud(Cloud):
@@ -75,12 +75,10 @@ class JointCloud(StoreCloud):
 
     @cached_property
     def moments(self) -> FoldMoments:
-        """First and second moments per fold, merged from the modalities'."""
         return reduce(partial(merge, parked=self.workspace.parked), (part.moments for part in self.parts))
 
 
-Boundary = dict[tuple[str, str], StoreCloud]
-"""(modality, token set) → the cloud."""
+Boundary = dict[tuple[str, str], StoreCloud]  # by modality and token set
 
 
 def boundaries(tokens: StoredTokens, survey: Survey, n_layers: int, n_neighbours: int) -> list[Boundary]:

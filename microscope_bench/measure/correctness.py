@@ -20,13 +20,8 @@ def halves(records: Sequence[ExampleRecord], seed: int) -> dict[str, np.ndarray]
     """Which examples are of token set ``correct`` and which of ``wrong``.
 
     Every metric depends on the number of tokens, intrinsic dimension and held-out linearity the most. So of the more
-    frequent of the two as many examples are drawn, by a hash of (seed, id), as there are of the other.
-
-    Returns:
-        Token set → bool (len(records),).
-
-    Raises:
-        NoValue: there are no two halves; its text says why.
+    frequent of the two as many examples are drawn, by a hash of (seed, id), as there are of the other. Returns bool
+    (len(records),) for each; raises NoValue where there are no two halves.
     """
     if all(record.right is None for record in records):
         why = next((record.unscored for record in records if record.unscored), None)

@@ -8,8 +8,7 @@ from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.system.devices import free_bytes
 
-SHARE_OF_FREE = 0.5
-"""Of a GPU's free memory, where nobody says how much may be taken: its allocator needs room too."""
+SHARE_OF_FREE = 0.5  # its allocator needs room too
 
 TOKEN_SETS = 2
 BOUNDARIES = 2  # CKA looks at the moments of the next boundary, too
@@ -17,11 +16,7 @@ STREAMS = 2  # with stream ``mainflow`` the chain has moments of its own
 
 
 def workspace_for(tokens: StoredTokens, size: int | None) -> Workspace:
-    """The roomiest workspace within ``size`` bytes; None means half of what is free on a GPU, and no bound elsewhere.
-
-    Raises:
-        MetricError: less than the least.
-    """
+    """The roomiest workspace within ``size`` bytes; None means half of a GPU's free memory, and no bound elsewhere."""
     n_clouds = (len(tokens.modalities) + (len(tokens.modalities) > 1)) * TOKEN_SETS * BOUNDARIES
     if tokens.store.has_mainflow:
         n_clouds *= STREAMS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 from msgspec.structs import replace
@@ -34,9 +34,7 @@ T = TypeVar("T")
 class Measurement:
     """What a store gave.
 
-    Attributes:
-        scores: ordered by boundary, modality, token set and metric; those of a split come after the whole's.
-        sinks: one entry per modality, and for all of them together.
+    ``scores`` are ordered by boundary, modality, token set and metric; those of a split come after the whole's.
     """
 
     scores: tuple[Score, ...]
@@ -49,17 +47,9 @@ def measure(
     """Measures a store: every metric at every boundary, for each modality and all of them together, with and without
     sinks.
 
-    Args:
-        store: complete; who has not just written it calls its ``check_complete`` first.
-        protocol: that the store was captured under: folds, sample size and seed.
-        config: its ``metrics``, ``split_by``, ``device``, ``measure_memory`` and ``progress`` are read.
-        n_layers: L.
-        processes: those that share the boundaries; each of them gets the whole measurement.
-
-    Raises:
-        StoreError: the store is incomplete, or holds no tokens.
-        MetricError: ``measure_memory`` is less than the least they need.
-        UnknownNameError: a metric nobody registered.
+    The store is complete: who has not just written it calls its ``check_complete`` first. Of the config ``metrics``,
+    ``split_by``, ``device``, ``measure_memory`` and ``progress`` are read. ``processes`` share the boundaries; each of
+    them gets the whole measurement.
     """
     tokens = StoredTokens(store, protocol, pick_device(config.device))
     if not tokens.modalities:
@@ -97,8 +87,6 @@ def own_boundaries(n_layers: int, processes: Processes) -> range:
 
 @dataclass(frozen=True)
 class _Shared:
-    """What is measured, and what of it is this process's."""
-
     metrics: Sequence[Metric]
     own: range
     processes: Processes
@@ -127,16 +115,11 @@ def _split_scores(found: Survey, whole: Sequence[Score], shared: _Shared) -> Ite
     try:
         parts = halves(found.tokens.records, found.tokens.protocol.seed)
     except NoValue as none:
-        empty: dict[str, Any] = {
-            "value": None,
-            "stderr": None,
-            "n_tokens": 0,
-            "n_examples": 0,
-            "flags": (),
-            "reason": str(none),
-        }
+        empty = [
+            replace(s, value=None, stderr=None, n_tokens=0, n_examples=0, flags=(), reason=str(none)) for s in whole
+        ]
         for name in HALVES:
-            yield from (replace(score, **empty, tokens=token_set_of(name, score.tokens)) for score in whole)
+            yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in empty)
         return
     surveys = {name: found.of_examples(kept) for name, kept in parts.items()}
     for part in surveys.values():
@@ -200,18 +183,10 @@ def _sink_layers(clouds: Boundary, found: Survey, layer: int) -> Iterator[tuple[
             continue
         here = sinks[massive[sinks]]
         moments = cloud.moments.x_only()
-        share = None
-        if not moments.non_finite_x:
-            share = top_variance_share(moments.total(), found.tokens.states(layer, sinks))
-        yield (
-            modality,
-            SinkLayer(
-                layer=layer,
-                n_tokens=len(here),
-                dimensions=tuple(notable_dimensions(found.tokens.states(layer, here))),
-                top_variance_share=share,
-            ),
-        )
+        states = found.tokens.states(layer, sinks)
+        share = None if moments.non_finite_x else top_variance_share(moments.total(), states)
+        dimensions = tuple(notable_dimensions(found.tokens.states(layer, here)))
+        yield modality, SinkLayer(layer, len(here), dimensions, share)
 
 
 def _sinks(tokens: StoredTokens, found: Survey, layers: dict[str, list[SinkLayer]]) -> Iterator[Sinks]:

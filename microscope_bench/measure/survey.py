@@ -19,12 +19,8 @@ from microscope_bench.metrics.core.duplicates import first_of_copies
 from microscope_bench.metrics.core.sinks import long_rows, massive_rows
 from microscope_bench.system.processes import ALONE, Processes
 
-LEAST_MATCHED = 512
-"""A cloud of fewer distinct tokens does not lower the number for the others; it is flagged instead."""
-
-POOL = 1.25
-"""Tokens looked at first for each one wanted: copies among them are dropped."""
-
+LEAST_MATCHED = 512  # a cloud of fewer distinct tokens does not lower the number for the others; it is flagged instead
+POOL = 1.25  # tokens looked at first for each one wanted: copies among them are dropped
 MOST_POOL = 5
 """The most it looks at: a vocabulary has no more distinct vectors in a hundred thousand tokens; they take memory."""
 
@@ -53,10 +49,9 @@ class Survey:
 
     @cached_property
     def own_matched_n(self) -> int:
-        """What :attr:`matched_n` would be if these tokens were all.
+        """The protocol's number, halved until every cloud from boundary 1 on has as many distinct tokens.
 
-        The protocol's number, halved until every cloud from boundary 1 on has as many distinct tokens. Boundary 0 does
-        not count: there text is a vocabulary, of a few dozen distinct vectors whatever the model.
+        Boundary 0 does not count: there text is a vocabulary, of a few dozen distinct vectors whatever the model.
         """
         each = [self._distinct_at(at) for at in self._clouds(range(1, self.n_layers + 1))]
         enough = [distinct for distinct in each if distinct >= LEAST_MATCHED]
@@ -92,11 +87,9 @@ class Survey:
         return part
 
     def copies(self, modality: str, layer: int, without_sinks: bool) -> tuple[np.ndarray, Tensor]:
-        """The tokens that a sample of distinct ones is drawn from, and which of them are copies.
+        """The tokens that a sample of distinct ones is drawn from, (n,) in random order, and which of them are copies.
 
-        Returns:
-            int64 (n,), indices in random order; and int64 (n,), for each the place of the first one that it is a copy
-            of, itself where it is none.
+        That is int64 (n,), for each the place of the first one that it is a copy of, itself where it is none.
         """
         if (modality, layer) not in self._copies:
             self._copies[modality, layer] = self._find_copies(modality, layer)
@@ -159,7 +152,6 @@ def survey(
 
 
 def _massive(tokens: StoredTokens, layer: int) -> np.ndarray:
-    """int64: indices of the tokens that are sinks at a boundary."""
     n, at_once = len(tokens.modality), tokens.workspace.rows_per_chunk
     sink = np.zeros(n, dtype=bool)
     norms = torch.empty(n, dtype=torch.float64)

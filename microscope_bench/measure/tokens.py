@@ -21,8 +21,7 @@ from microscope_bench.protocol import Protocol
 
 JOINT = "joint"
 BOUNDARY = "boundary"
-TOKENS_PER_BLOCK = 1 << 16
-"""Tokens whose hashes are held at once."""
+TOKENS_PER_BLOCK = 1 << 16  # whose hashes are held at once
 
 
 class StoredTokens:
@@ -46,7 +45,6 @@ class StoredTokens:
 
     def __init__(self, store: TokenStore, protocol: Protocol, device: torch.device) -> None:
         self.store, self.protocol, self.device = store, protocol, device
-        self.open_part = store.open_part
         self._stored = StoredRows(store)
         records = store.records
         measured = [(record, index) for index, record in enumerate(records) if record.skipped is None]
@@ -62,10 +60,7 @@ class StoredTokens:
         self._fold(np.ones(len(self.records), dtype=bool))
 
     def _order_tokens(self, rank_of_index: np.ndarray) -> None:
-        """Fills the columns, each part's tokens at once at the places of their examples.
-
-        ``rank_of_index`` is for each example of the run its place among those that were measured, or −1.
-        """
+        """Fills the columns; ``rank_of_index`` is each example's place among those that were measured, or −1."""
         counts = np.zeros(len(self.records), dtype=np.int64)
         for _, example in self._examples_of_parts(rank_of_index):
             counts += np.bincount(example, minlength=len(counts))
@@ -83,7 +78,6 @@ class StoredTokens:
             self._number[place] = self._stored.column("number", part)[order]
 
     def _examples_of_parts(self, rank_of_index: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Each part that has tokens, and the place of each token's example among those that were measured."""
         for part in np.flatnonzero(self._stored.n_tokens).tolist():
             yield part, rank_of_index[self.store.part_range(part).start + self._stored.column("example", part)]
 
@@ -98,10 +92,7 @@ class StoredTokens:
         return part
 
     def _fold(self, kept: np.ndarray) -> None:
-        """Puts every kept example into a fold.
-
-        Examples that show the same picture share one, else a map is tested on pictures that it has seen.
-        """
+        # examples that show the same picture share a fold, else a map is tested on pictures that it has seen
         groups = [record.media_sha256 or record.id for record in self.records]
         n_groups = len({group for group, keep in zip(groups, kept, strict=True) if keep})
         self.n_folds = min(self.protocol.folds, n_groups) if n_groups > 1 else 1
@@ -121,16 +112,6 @@ class StoredTokens:
             for code in present:
                 keys[rank, code] = key_hash(f"sample\0{self.protocol.seed}\0{record.id}\0{LABELS[code]}")
         return keys
-
-    @property
-    def part(self) -> np.ndarray:
-        """int32 (N,): the part that holds each token."""
-        return self._part_of_example[self.example]
-
-    @property
-    def fold(self) -> np.ndarray:
-        """int64 (N,): the fold of each token."""
-        return self._fold_of_example[self.example]
 
     @property
     def modalities(self) -> list[str]:
@@ -180,7 +161,7 @@ class StoredTokens:
 
     def keys(self, layer: int, tokens: np.ndarray) -> Tensor:
         """int64 (len(tokens),): equal for tokens that are one token at boundary ``layer``, computed twice."""
-        return self._read("origin" if layer == 0 else "prefix", tokens)
+        return self.read("origin" if layer == 0 else "prefix", tokens)
 
     def states(self, layer: int, tokens: np.ndarray, stream: str = BOUNDARY) -> Tensor:
         """(len(tokens), d): some tokens at boundary ``layer``, in the model's dtype, on the device.
@@ -188,24 +169,16 @@ class StoredTokens:
         ``stream`` names the tensors that are read: ``boundary``, or ``mainflow`` for the skip-free chain.
         """
         name = BOUNDARY if layer == 0 else stream  # the chain begins with boundary 0
-        return self._read(f"{name}.{layer}", tokens)
+        return self.read(f"{name}.{layer}", tokens)
 
-    def _read(self, name: str, tokens: np.ndarray) -> Tensor:
+    def read(self, name: str, tokens: np.ndarray) -> Tensor:
+        """(len(tokens), ...): what one of the store's tensors says of some tokens, on the device."""
         part = self._part_of_example[self.example[tokens]]
         return self._stored.read(name, part, self.row[tokens]).to(self.device)
 
     @cached_property
     def dim(self) -> int:
         """Width d of the states."""
-        return self._states[1][0]
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        """Of the states as they are kept."""
-        return self._states[0]
-
-    @property
-    def _states(self) -> tuple[torch.dtype, tuple[int, ...]]:
         if not len(self.row):
             raise StoreError("the store holds no tokens")
-        return self._stored.kind(f"{BOUNDARY}.0")
+        return self._stored.kind(f"{BOUNDARY}.0")[1][0]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from microscope_bench.capture.example_record import ExampleRecord
-from microscope_bench.measure import Measurement
+from microscope_bench.measure.scores import Measurement
 from microscope_bench.results.provenance import failure, without_directories
 from microscope_bench.results.records import Accuracy, Environment, Inputs, Skipped
 from microscope_bench.results.result import COMPLETE, FAILED, SCHEMA_VERSION, Result

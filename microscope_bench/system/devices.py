@@ -10,11 +10,7 @@ from microscope_bench.system.processes import launched
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device of that name; None means a GPU where there is one, and for several processes one GPU each.
-
-    Raises:
-        MicroscopeError: no such device here.
-    """
+    """The device of that name; None means a GPU where there is one, and for several processes one GPU each."""
     try:
         device = torch.device(name or _default())
         torch.empty(0, device=device)
@@ -34,9 +30,7 @@ def _default() -> str:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU, to each of the processes that share it; None for the host, whose memory others
-    bound.
-    """
+    """Bytes that are free on a GPU, to each of the processes that share it; None for the host."""
     if device.type != "cuda":
         return None
     return torch.cuda.mem_get_info(device)[0] // -(-launched().local_size // torch.cuda.device_count())

@@ -20,17 +20,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def resolve_commit(
     repo: str, revision: str | None, kind: Kind, *, local_hint: str, error_type: type[MicroscopeError]
 ) -> str:
-    """The full commit that a branch, tag or commit (None: the main branch) of a repository means now.
+    """The full commit that a branch, tag or commit (None: the main branch) of the repository "org/name" means now.
 
-    Args:
-        repo: "org/name".
-        revision: branch, tag or commit.
-        kind: what the repository holds.
-        local_hint: how to do without the hub; ends the message of an error.
-        error_type: what to raise.
-
-    Raises:
-        MicroscopeError: of ``error_type``: no such repository or revision, no access, or no answer.
+    Where it cannot be told, an ``error_type`` says why; it ends with ``local_hint``, how to do without the hub.
     """
     import huggingface_hub
     from huggingface_hub import constants, errors
@@ -86,23 +78,20 @@ def is_offline() -> bool:
 
 def cached_commit(repo: str, name: str, kind: Kind) -> str | None:
     """The commit the local hub cache has under that branch or tag, if its snapshot is there."""
-    ref = _folder(repo, kind) / "refs" / name
-    commit = ref.read_text().strip() if ref.is_file() else ""
-    return commit if commit and cached_snapshot(repo, commit, kind) else None
+    snapshot = cached_snapshot(repo, name, kind)
+    return snapshot.name if snapshot else None
 
 
-def cached_snapshot(repo: str, commit: str, kind: Kind) -> Path | None:
-    """The directory of a commit in the local hub cache, or None; it may lack files."""
-    snapshot = _folder(repo, kind) / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
+def cached_snapshot(repo: str, revision: str, kind: Kind) -> Path | None:
+    """The directory of a commit, branch or tag in the local hub cache, or None; it may lack files."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return None
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; hub and model libraries write pages."""
     return (str(error).strip().splitlines() or [""])[0]
-
-
-def _folder(repo: str, kind: Kind) -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo.replace('/', '--')}"

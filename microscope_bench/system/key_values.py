@@ -12,14 +12,7 @@ UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def key_values(option: str, text: str | Mapping[str, object] | None) -> dict[str, str]:
-    """``"a=b,c=d"`` as a dict; a mapping passes through with its values as strings.
-
-    Args:
-        option: what an error calls it, for instance ``--model_args``.
-        text: the pairs; None is none.
-
-    Raises:
-        MicroscopeError: a piece without ``=``, without a key, or a key given twice.
+    """``"a=b,c=d"`` as a dict; a mapping passes through with its values as strings. Errors name the ``option``.
 
     >>> key_values("--model_args", "pretrained=org/name,dtype=bfloat16")
     {'pretrained': 'org/name', 'dtype': 'bfloat16'}
@@ -41,13 +34,6 @@ def key_values(option: str, text: str | Mapping[str, object] | None) -> dict[str
 
 def memory_size(option: str, size: str | int | None) -> int | None:
     """Bytes from ``8GB``, ``512MiB``, ``1.5 GB``, or from an integer; None stays None. A text needs a unit.
-
-    Args:
-        option: what an error calls it, for instance ``--measure_memory``.
-        size: what was given.
-
-    Raises:
-        MicroscopeError: no such size, or none above 0.
 
     >>> memory_size("--measure_memory", "1.5GB"), memory_size("--measure_memory", 2048)
     (1500000000, 2048)

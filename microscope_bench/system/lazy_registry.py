@@ -1,7 +1,4 @@
-"""Names to objects: a table of lazy ``module:attribute`` strings, entry points, and did-you-mean.
-
-Nothing is imported until a name is asked for, so listing the names costs nothing.
-"""
+"""Names to objects; nothing is imported until a name is asked for, so listing the names costs nothing."""
 
 from __future__ import annotations
 
@@ -44,11 +41,7 @@ class Registry(Generic[T]):
         self._points: dict[str, EntryPoint] | None = None
 
     def register(self, name: str, target: T | str) -> None:
-        """Adds a name. ``target`` is the object, or a ``"module:attribute"`` string imported on first use.
-
-        Raises:
-            MicroscopeError: the name is taken.
-        """
+        """Adds a name. ``target`` is the object, or a ``"module:attribute"`` string imported on first use."""
         if name in self._paths or name in self._objects:
             raise MicroscopeError(f"{self.kind} {name!r} is already registered; choose another name")
         if isinstance(target, str):
@@ -77,12 +70,7 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def get(self, name: str) -> T:
-        """The object behind a name, imported now if it was not before.
-
-        Raises:
-            UnknownNameError: no such name; the message holds the nearest ones.
-            MicroscopeError: the name is known but its module does not import.
-        """
+        """The object behind a name, imported now if it was not before."""
         if name in self._objects:
             return self._objects[name]
         path = self._paths.get(name)

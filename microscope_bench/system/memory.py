@@ -37,11 +37,7 @@ def free_memory() -> None:
 
 @contextmanager
 def memory_enough(what_to_do: str) -> Iterator[None]:
-    """Inside, memory that runs out is an error that says what to do.
-
-    Raises:
-        MicroscopeError: memory ran out.
-    """
+    """Inside, memory that runs out is an error that says what to do."""
     try:
         yield
     except Exception as error:

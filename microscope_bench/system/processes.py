@@ -24,9 +24,6 @@ PATIENCE = timedelta(days=1)
 """How long a process waits for the others: loading a model and capturing take as long as they take. One that has ended
 is noticed at once, by its closed connection."""
 
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables by which a launcher says who is who, and where the first one is."""
-
 LOST = "the other processes of this run cannot be reached"
 """How the message begins that is nobody's own fault: another process has ended first."""
 
@@ -41,13 +38,8 @@ class ProcessesError(MicroscopeError):
 class Processes:
     """The processes of one run, as one of them sees them.
 
-    :meth:`gather` and what follows it is called by all of them, in the same order.
-
-    Attributes:
-        rank: which one this is, 0 .. size − 1; 0 is the one that speaks and writes the result.
-        size: how many there are.
-        local_rank: which one this is of those on its machine.
-        local_size: how many there are on its machine.
+    ``local_rank`` and ``local_size`` count those on its machine. :meth:`gather` and what follows it is called by all of
+    them, in the same order.
     """
 
     rank: int = 0
@@ -70,11 +62,7 @@ class Processes:
         return "" if self.size == 1 else f" (process {self.rank} of 0..{self.size - 1})"
 
     def gather(self, value: T) -> list[T]:
-        """The value of every process, by rank, to every process.
-
-        Raises:
-            ProcessesError: another process has ended.
-        """
+        """The value of every process, by rank, to every process; a ProcessesError where one has ended."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
@@ -82,7 +70,7 @@ class Processes:
         found: list[Any] = [None] * self.size
         try:
             # pickled, between processes of one run and user
-            dist.all_gather_object(found, value, group=_connected(self).group)
+            dist.all_gather_object(found, value, group=_connected(self)[0])
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise _lost(error) from error
         return found
@@ -107,7 +95,7 @@ class Processes:
 
             return add_here
         # after what is of one process alone, of which the others may have made fewer
-        name, store = f"counter-{next(_counters)}", _connected(self).store
+        name, store = f"counter-{next(_counters)}", _connected(self)[1]
 
         def add(n: int) -> int:
             try:
@@ -125,15 +113,10 @@ class Processes:
 
 
 ALONE = Processes()
-"""One process."""
 
 
 def launched() -> Processes:
-    """The processes that ``torchrun`` or ``accelerate launch`` started, or :data:`ALONE`.
-
-    Raises:
-        ProcessesError: the environment variables contradict each other.
-    """
+    """The processes that ``torchrun`` or ``accelerate launch`` started, or :data:`ALONE`."""
     names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     given = {name: os.environ.get(name) for name in names}
     if given["RANK"] is None or given["WORLD_SIZE"] in (None, "1"):
@@ -150,15 +133,9 @@ def launched() -> Processes:
     return Processes(rank, size, local_rank, local_size)
 
 
-@dataclass(frozen=True)
-class _Connection:
-    group: Any
-    store: Any
-
-
 @cache
-def _connected(processes: Processes) -> _Connection:
-    """The connection to the others, made when it is first needed."""
+def _connected(processes: Processes) -> tuple[Any, Any]:
+    """The process group and the key-value store common to all, made when they are first needed."""
     import torch.distributed as dist
 
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -185,7 +162,7 @@ def _connected(processes: Processes) -> _Connection:
             store = tcp_store(host, ports[0], is_master=False, wait_for_workers=False, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise _lost(error) from error
-    return _Connection(group, store)
+    return group, store
 
 
 def _lost(error: Exception) -> ProcessesError:

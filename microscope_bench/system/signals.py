@@ -17,11 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to end. No Exception: it must pass through code that goes on after errors.
-
-    Attributes:
-        number: of the signal.
-    """
+    """The process was asked to end. No Exception: it must pass through code that goes on after errors."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -51,11 +47,7 @@ def handled() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, a first signal is only noted, until :func:`check` is called or the context ends.
-
-    Raises:
-        Stopped: at the end, where a signal came.
-    """
+    """Inside, a first signal is only noted, until :func:`check` is called or the context ends."""
     _State.deferring = True
     try:
         yield
@@ -65,11 +57,7 @@ def deferred() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises where a signal was noted; call it where nothing is lost.
-
-    Raises:
-        Stopped: with the signal.
-    """
+    """Raises :class:`Stopped` where a signal was noted; call it where nothing is lost."""
     if _State.asked is not None:
         raise Stopped(_State.asked)
 

@@ -27,11 +27,7 @@ def is_hub_repository(path: str) -> bool:
 
 
 def pin_repository(path: str, revision: str | None = None) -> tuple[str, dict[str, str | None]]:
-    """The full commit that a branch, tag or commit (None: the main branch) of a hub data set means now.
-
-    Beside it the ``dataset_path`` and ``revision`` under which it is opened: in offline mode those of its snapshot in
-    the local hub cache.
-    """
+    """The full commit that a revision of a hub data set means, and ``dataset_path`` and ``revision`` to open it by."""
     sha = resolve_commit(path, revision, "dataset", local_hint=LOCAL_HINT, error_type=TaskError)
     if not is_offline():
         return sha, {"dataset_path": path, "revision": sha}
@@ -66,11 +62,7 @@ def _state(directory: Path) -> str:
 
 
 def hash_rows(rows: Any) -> str:
-    """A content hash of a ``datasets.Dataset``: of its rows in their order, with the bytes of its pictures.
-
-    Where the files lie and how they are packed (JSON, Parquet, ...) does not enter. It is ``sha256-`` and 16
-    hexadecimal digits.
-    """
+    """A hash of a ``datasets.Dataset``: of its rows in their order, with the bytes of its pictures."""
     digest = hashlib.sha256()
     for table in rows.with_format("arrow").iter(batch_size=64):
         for row in table.to_pylist():

@@ -19,11 +19,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task to load.
+    """One task to load; ``changes``, which a group sets, win over the file at ``path``.
 
-    Attributes:
-        changes: fields that a group sets for it; they win over those of the file at ``path``.
-        inline: whether the task is written out inside a group: ``changes`` is all of it, and ``path`` the group's file.
+    An ``inline`` task is written out inside a group: ``changes`` is all of it, and ``path`` the group's file.
     """
 
     name: str
@@ -103,18 +101,12 @@ class TaskNames:
         theirs = lm_eval_names()
         return sorted({*self._ours, *theirs.tasks, *theirs.groups, *theirs.tags})
 
-    def _knows(self, name: str) -> bool:
-        if name in self._ours:
-            return True
-        theirs = lm_eval_names()
-        return name in theirs.tasks or name in theirs.groups or name in theirs.tags
-
     def _file(self, path: Path, changes: Mapping[str, Any], within: tuple[str, ...]) -> Iterator[TaskSpec]:
         config = read_task_file(path)
-        if "group" not in config:
+        if "group" in config:
+            yield from self._group(config["group"], config, path, changes, within)
+        else:
             yield TaskSpec(str(config["task"]), path, changes)
-            return
-        yield from self._group(config["group"], config, path, changes, within)
 
     def _group(
         self, name: str, config: Mapping[str, Any], path: Path, changes: Mapping[str, Any], within: tuple[str, ...]
@@ -141,7 +133,7 @@ class TaskNames:
             elif isinstance(member, dict) and isinstance(member.get("task"), str):
                 named = member["task"]
                 own = inherited | {key: value for key, value in member.items() if key != "task"}
-                if self._knows(named):
+                if named in self._ours or named in self._all():
                     yield from self._named(named, own, below)
                 else:
                     yield TaskSpec(f"{name}::{named}", path, own, inline=True)

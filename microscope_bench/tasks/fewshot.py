@@ -29,7 +29,6 @@ class FewshotDraws:
         self.row = 0  # the one that is rendered next
 
     def sample(self, n: int, **_: object) -> list[Any]:
-        """The ``n`` examples of the current row; ``n`` is the same in every call."""
         while len(self._drawn) <= self.row:
             row = self._rows[len(self._drawn)] if self._exclude_row else None
             self._drawn.append(list(self._sampler.sample(n=n, eval_doc=row)))
@@ -37,10 +36,7 @@ class FewshotDraws:
 
 
 def number_of_shots(config: Mapping[str, Any], asked: int | None, path: Path) -> int:
-    """How many few-shot examples a task's prompts have.
-
-    lm-eval's rule: what is asked for, but a file that says 0 keeps 0; what is not asked for is the file's.
-    """
+    """How many few-shot examples a task's prompts have: those asked for or the file's, whose 0 stays, as in lm-eval."""
     own = config.get("num_fewshot")
     wanted = int(own or 0) if asked is None else asked
     media = [field for field in ("doc_to_image", "doc_to_audio") if config.get(field) is not None]
@@ -56,11 +52,7 @@ def number_of_shots(config: Mapping[str, Any], asked: int | None, path: Path) ->
 
 
 def fewshot_pool(config: Mapping[str, Any], split: Split, rows: Any, path: Path) -> list[Any]:
-    """What few-shot examples are drawn from, by lm-eval's rule.
-
-    That is ``fewshot_split``, else the samples of ``fewshot_config``, else the training split, else the validation
-    split, else the rows themselves.
-    """
+    """What few-shot examples are drawn from, by lm-eval's rule."""
     own: Mapping[str, Any] = config.get("fewshot_config") or {}
     wanted, process = fewshot_split(config), config.get("process_docs")
     field = "fewshot_split"

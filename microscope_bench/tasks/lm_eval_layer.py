@@ -22,15 +22,11 @@ NOT_TO_RENDER = frozenset(
 )
 """Fields that lm-eval's task object is not shown: what they say is done already, or is not wanted."""
 
-TEMPLATES = 256
-"""Compiled templates that are kept: a task has about five, unless those that its rows hold are templates too."""
+TEMPLATES = 256  # a task has about five, unless those that its rows hold are templates too
 
 
 def keep_compiled_templates() -> None:
-    """Makes lm-eval keep the Jinja templates that it has compiled; it compiles the same few anew for every row.
-
-    That takes nine tenths of the time of rendering a row of ``shapesqa``. A template depends on its text alone.
-    """
+    """Makes lm-eval keep its compiled Jinja templates; compiling them for every row takes most of a row's time."""
     from lm_eval.utils import env
 
     if not hasattr(env.from_string, "cache_info"):
@@ -78,16 +74,11 @@ def task_fields() -> list[str]:
 def build_task(
     config: Mapping[str, Any], rows: Any, path: Path, *, num_fewshot: int = 0, pool: list[Any] | None = None
 ) -> Any:
-    """lm-eval's task object over rows that are loaded and processed already; it renders prompt, choices and answer.
-
-    ``pool`` is what the ``num_fewshot`` solved examples before each question are drawn from.
-    """
+    """lm-eval's task object over processed rows; the ``num_fewshot`` solved examples are drawn from ``pool``."""
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
     class LoadedTask(ConfigurableTask):  # type: ignore[misc]
-        """Renders given rows instead of downloading its own."""
-
         def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
             self.dataset = {SPLIT: shown}
 

@@ -21,10 +21,9 @@ NO_SOURCE = {"dataset_path": None, "dataset_name": None}
 
 
 def task_around(renderer: Any, settings: TaskSettings) -> Task:
-    """The task around one of lm-eval's task objects; the same as :func:`load_task` gives for the same file and data.
+    """The task around a ``lm_eval.api.task.ConfigurableTask``, as :func:`load_task` gives it for the same file.
 
-    ``renderer`` is a ``lm_eval.api.task.ConfigurableTask`` with its data loaded; it stays as it is. The number of
-    few-shot examples is its own, not that of ``settings``.
+    The number of few-shot examples is its own, not that of ``settings``.
     """
     keep_compiled_templates()
     config = renderer.config

@@ -18,11 +18,7 @@ from microscope_bench.system.lazy_registry import unknown_name
 
 @dataclass(frozen=True)
 class Seeds:
-    """lm-eval's ``--seed``, of which a task can see three; the defaults are lm-eval's.
-
-    ``python`` and ``numpy`` seed the global generators, with which some tasks' own functions shuffle, ``fewshot`` the
-    sampler of few-shot examples.
-    """
+    """lm-eval's ``--seed``, of which a task can see three; the defaults are lm-eval's."""
 
     python: int = 0
     numpy: int = 1234
@@ -51,8 +47,6 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """What a run measures of a task: rows, an id for each, and the task's version with what the run changed of it."""
-
     rows: Any
     ids: list[str]
     version: str

@@ -42,17 +42,14 @@ class Task:
 
     @property
     def has_images(self) -> bool:
-        """Whether the task shows pictures."""
         return self.renderer.config.doc_to_image is not None
 
     @property
     def has_audio(self) -> bool:
-        """Whether the task lets sound be heard."""
         return self.renderer.config.doc_to_audio is not None
 
     @property
     def num_fewshot(self) -> int:
-        """Solved examples before each question."""
         return int(self.renderer.config.num_fewshot or 0)
 
     @property
@@ -61,13 +58,9 @@ class Task:
         return self.name in self.settings.samples
 
     def example(self, index: int) -> Example:
-        """Renders one row, whatever was rendered before it.
+        """Renders one row, whatever was rendered before it; raises ExampleError where it cannot be rendered.
 
         Pictures become RGB; a picture's EXIF orientation is not applied, as in transformers' image processors.
-
-        Raises:
-            ExampleError: the row cannot be rendered: a picture that does not open, another number of pictures than of
-                placeholders, a right answer that is not among the choices, or an error in the task's own functions.
         """
         try:
             row = self.rows[index]

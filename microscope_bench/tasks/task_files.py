@@ -22,11 +22,7 @@ IncludePath = str | Path | Sequence[str | Path] | None
 
 @dataclass(frozen=True)
 class TaskListing:
-    """One task file as ``microscope-bench ls tasks`` shows it.
-
-    ``description`` and ``citation`` are those of the file's metadata. A broken file has an ``error``, and for a name
-    what it seems to be called.
-    """
+    """One task file; a broken one has an ``error``, and for a name what it seems to be called."""
 
     name: str
     description: str
@@ -83,11 +79,7 @@ def list_tasks(include_path: IncludePath = None, *, everything: bool = False) ->
 
 
 def list_groups(include_path: IncludePath = None, *, everything: bool = False) -> list[TaskListing]:
-    """The groups and tags that can be named; each stands for several tasks.
-
-    Returns:
-        Groups, then tags, both sorted by name; what each is stands in place of a description.
-    """
+    """The groups, then the tags, that can be named; what each is stands in place of a description."""
     found = scan(include_path)
     theirs = lm_eval_names() if everything else LmEvalNames({}, {}, {})
     groups, tags = theirs.groups | found.groups, theirs.tags | found.tags

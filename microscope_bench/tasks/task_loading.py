@@ -58,12 +58,7 @@ def load_tasks(
     task_args: Mapping[str, Any] | None = None,
     settings: TaskSettings | None = None,
 ) -> list[Task]:
-    """Loads several tasks; names may be of groups and tags too, or patterns. Each task gets the arguments it knows.
-
-    Raises:
-        UnknownNameError: no such task, an argument that none of them knows, or ``samples`` of a task not among them.
-        TaskError: see :func:`load_task`.
-    """
+    """Loads several tasks; names may be of groups and tags too, or patterns. Each task gets the arguments it knows."""
     return _load_all(TaskNames(include_path).expand(names), task_args or {}, settings or TaskSettings())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from safetensors import safe_open
 
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore, writing
@@ -27,7 +28,7 @@ def by_token(store):
     found = {}
     records = store.records
     for part in range(store.n_parts):
-        file = store.open_part(part)
+        file = safe_open(store.tensor_file(part), framework="pt")
         if not len(file.get_tensor("example")):
             continue
         keys = [file.get_tensor(k).tolist() for k in ("example", "modality", "position")]

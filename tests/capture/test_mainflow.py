@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from microscope_bench import evaluate
@@ -91,7 +92,7 @@ def by_token(store, stream="mainflow", first=1):
     """(example id, modality, position) → states of a stream, (layers, d)."""
     found, records = {}, store.records
     for part in range(store.n_parts):
-        file = store.open_part(part)
+        file = safe_open(store.tensor_file(part), framework="pt")
         keys = [file.get_tensor(k).tolist() for k in ("example", "modality", "position")]
         states = torch.stack([file.get_tensor(f"{stream}.{layer}") for layer in range(first, LAYERS + 1)])
         for row, (example, modality, position) in enumerate(zip(*keys, strict=True)):
@@ -212,7 +213,7 @@ def test_a_model_without_a_main_flow_has_its_boundaries_stored_and_the_reason(tm
         "block 1 (ToyBlock) is not made of norm, attention, norm and MLP under the usual names, but of mix, mlp"
     )
     assert TokenStore(tmp_path / "s").mainflow == store.mainflow
-    assert not any(name.startswith("mainflow") for name in list(store.open_part(0).keys()))
+    assert not any(name.startswith("mainflow") for name in list(safe_open(store.tensor_file(0), framework="pt").keys()))
     assert len(by_token(store, "boundary")) == 9 * 8
 
 

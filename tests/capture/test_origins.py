@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from microscope_bench.adapters.base import IMAGE, SPECIAL, TEXT
 from microscope_bench.capture.loop import Capture
@@ -90,7 +91,7 @@ def test_a_store_knows_which_of_its_tokens_are_the_same(tmp_path):
     store = TokenStore.open_or_create(tmp_path / "s", {}, n_examples=5, part_examples=8)
     protocol = named_protocol("geometry/1")
     Capture(ToyAdapter(), Alike(5), protocol, batch_size=4).fill(store, [0], lambda n: None)
-    file = store.open_part(0)
+    file = safe_open(store.tensor_file(0), framework="pt")
     example, position, modality = (file.get_tensor(name) for name in ("example", "position", "modality"))
     keys = file.get_tensor("prefix")
 
@@ -117,7 +118,7 @@ def test_the_capture_asks_the_adapter_what_a_state_sees(tmp_path):
         adapter.sees = sees
         store = TokenStore.open_or_create(tmp_path / sees, {}, n_examples=2, part_examples=8)
         Capture(adapter, SameWords(2), named_protocol("geometry/1"), batch_size=2).fill(store, [0], lambda n: None)
-        file = store.open_part(0)
+        file = safe_open(store.tensor_file(0), framework="pt")
         text = file.get_tensor("modality") == TEXT
         example, keys = file.get_tensor("example")[text], file.get_tensor("prefix")[text]
         shared[sees] = len({*keys[example == 0].tolist()} & {*keys[example == 1].tolist()})

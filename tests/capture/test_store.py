@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from microscope_bench.capture.disk_space import store_bytes
 from microscope_bench.capture.example_record import ExampleRecord
@@ -44,7 +45,7 @@ def test_parts_cover_the_examples_and_keep_the_dtype(tmp_path):
         write(store, part)
     store.check_complete()
     assert [r.id for r in TokenStore(tmp_path / "s").records] == ["q0", "q1", "q2", "q3", "q4"]
-    assert store.open_part(2).get_tensor("boundary.0").dtype == torch.bfloat16
+    assert safe_open(store.tensor_file(2), framework="pt").get_tensor("boundary.0").dtype == torch.bfloat16
 
 
 def test_only_missing_and_damaged_parts_are_done_again(tmp_path):

@@ -13,7 +13,7 @@ from microscope_bench.adapters.base import LABELS
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
-from microscope_bench.measure import Measurement, measure
+from microscope_bench.measure.scores import Measurement, measure
 from microscope_bench.protocol import Protocol
 
 CPU = torch.device("cpu")

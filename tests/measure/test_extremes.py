@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from microscope_bench.measure import Measurement
+from microscope_bench.measure.scores import Measurement
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import named_protocol
 from tests.measure.stores import measurement_of, noise_layers, write_store

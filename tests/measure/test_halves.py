@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from microscope_bench import metrics
 from microscope_bench.adapters.base import IMAGE, TEXT
@@ -36,7 +37,7 @@ def store_of(path, kinds, states=None):
         "text": noise_layers(N * EACH, 6, BOUNDARIES, 1),
     }
     store = write_store(path, states, EACH)
-    file = store.open_part(0)
+    file = safe_open(store.tensor_file(0), framework="pt")
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
     other = TokenStore.open_or_create(path.with_name("answered"), {}, n_examples=N, part_examples=N)
     other.write_part(0, tensors, [record(f"q{k}", kinds[k]) for k in range(N)])
@@ -70,7 +71,7 @@ def test_as_many_examples_of_each_are_drawn_and_none_without_an_answer(scores):
 @pytest.mark.parametrize("modality, codes", [("text", [TEXT]), ("image", [IMAGE]), ("joint", [TEXT, IMAGE])])
 def test_a_half_is_scored_as_its_tokens_alone(tmp_path, scores, half, modality, codes):
     kept = set(np.flatnonzero(halves([record(f"q{k}", KINDS[k]) for k in range(N)], seed=0)[half]).tolist())
-    file = store_of(tmp_path / "s", KINDS).open_part(0)
+    file = safe_open(store_of(tmp_path / "s", KINDS).tensor_file(0), framework="pt")
     example = file.get_tensor("example")
     of_half = torch.tensor([int(e) in kept for e in example])
     of_half &= torch.isin(file.get_tensor("modality"), torch.tensor(codes, dtype=torch.int8))

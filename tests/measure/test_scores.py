@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from microscope_bench import metrics
 from microscope_bench.adapters.base import IMAGE, TEXT
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError, UnknownNameError
-from microscope_bench.measure import StoredTokens
+from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.protocol import named_protocol
 from tests.measure.stores import measurement_of
 from tests.toy import LAYERS, ToyAdapter, ToyTask
@@ -53,7 +54,7 @@ def raw(store, layer, modality):
     """States of one modality straight from the files, and what makes their folds: the picture they belong to."""
     x, groups = [], []
     for part in range(store.n_parts):
-        file = store.open_part(part)
+        file = safe_open(store.tensor_file(part), framework="pt")
         keep = torch.isin(file.get_tensor("modality"), torch.tensor(modality, dtype=torch.int8))
         x.append(file.get_tensor(f"boundary.{layer}")[keep])
         records = store.part_records(part)
@@ -140,7 +141,10 @@ def test_examples_with_the_same_picture_share_a_fold(tmp_path):
             return replace(super().example(index), images=picture)
 
     tokens = StoredTokens(store_of(tmp_path / "s", Twins(60)), PROTOCOL, CPU)
-    folds = {int(example): int(fold) for example, fold in zip(tokens.example, tokens.fold, strict=True)}
+    folds = {
+        int(example): int(fold)
+        for example, fold in zip(tokens.example, tokens.folds(np.arange(len(tokens.example))), strict=True)
+    }
     names = sorted((f"q{i}" for i in range(60)), key=lambda name: (len(name), name))
     fold_of = {names[example]: fold for example, fold in folds.items()}
     assert all(fold_of[f"q{i}"] == fold_of[f"q{i + 1}"] for i in range(0, 60, 2))

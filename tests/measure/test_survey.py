@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.measure import StoredTokens
 from microscope_bench.measure.clouds import boundaries
 from microscope_bench.measure.survey import survey
+from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.metrics import intrinsic_dimension_metric
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.record import Metric

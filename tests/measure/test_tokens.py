@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from microscope_bench.adapters.base import LABELS
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.selection import token_hashes
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.measure import StoredTokens
 from microscope_bench.measure import tokens as tokens_module
+from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.protocol import named_protocol
 from tests.measure.stores import CPU
 
@@ -63,7 +64,9 @@ def test_order_sample_and_rows_are_those_of_the_plain_way(tmp_path_factory, name
     tokens = StoredTokens(store, PROTOCOL, CPU)
     assert [tokens.records[e].id for e in tokens.example] == [r["id"] for r in rows]
     assert tokens.modality.tolist() == [r["code"] for r in rows]
-    assert tokens.part.tolist() == [r["part"] for r in rows] and tokens.row.tolist() == [r["row"] for r in rows]
+    assert tokens._part_of_example[tokens.example].tolist() == [r["part"] for r in rows] and tokens.row.tolist() == [
+        r["row"] for r in rows
+    ]
     if not rows:
         return
     hashes = [
@@ -80,7 +83,7 @@ def test_order_sample_and_rows_are_those_of_the_plain_way(tmp_path_factory, name
     finally:
         tokens_module.TOKENS_PER_BLOCK = blocks
     assert tokens.sample("joint", 5).tolist() == order[:5]
-    whole = {part: store.open_part(part) for part in {r["part"] for r in rows}}
+    whole = {part: safe_open(store.tensor_file(part), framework="pt") for part in {r["part"] for r in rows}}
     states = torch.stack([whole[r["part"]].get_tensor("boundary.0")[r["row"]] for r in rows])
     assert torch.equal(tokens.states(0, np.array(order)), states[order])
     for layer, name in ((0, "origin"), (3, "prefix")):

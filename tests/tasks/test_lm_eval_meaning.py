@@ -7,7 +7,8 @@ import json
 import pytest
 
 from microscope_bench.errors import ExampleError, TaskError, UnknownNameError
-from microscope_bench.tasks import Seeds, TaskSettings, load_task, load_tasks
+from microscope_bench.tasks import TaskSettings, load_task, load_tasks
+from microscope_bench.tasks.settings import Seeds
 
 TASK = """
 task: {name}

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from microscope_bench.errors import TaskError
-from microscope_bench.tasks import Seeds, TaskSettings, builtin_task_dir, load_task
+from microscope_bench.tasks import TaskSettings, builtin_task_dir, load_task
+from microscope_bench.tasks.settings import Seeds
 
 N = 2000
 
