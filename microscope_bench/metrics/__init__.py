@@ -26,7 +26,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from microscope_bench.metrics.anisotropy_metric import anisotropy as anisotropy
     from microscope_bench.metrics.cka_metric import cka as cka
     from microscope_bench.metrics.core.estimate import Estimate as Estimate
     from microscope_bench.metrics.cosine_alignment_metric import cosine_alignment as cosine_alignment
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from microscope_bench.metrics.record import Metric as Metric
     from microscope_bench.metrics.registry import METRICS as METRICS
     from microscope_bench.metrics.registry import estimates as estimates
+    from microscope_bench.metrics.spectrum_metrics import anisotropy as anisotropy
     from microscope_bench.metrics.spectrum_metrics import effective_rank as effective_rank
     from microscope_bench.metrics.spectrum_metrics import isoscore as isoscore
     from microscope_bench.metrics.spectrum_metrics import participation_ratio as participation_ratio
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "linearity": "linearity_metric",
-    "anisotropy": "anisotropy_metric",
+    "anisotropy": "spectrum_metrics",
     "intrinsic_dimension": "intrinsic_dimension_metric",
     "gride": "gride_metric",
     "pareto_distance": "pareto_metric",

@@ -29,7 +29,8 @@ def cka(x: core.Array, y: core.Array, estimator: str = "debiased", groups: core.
 
     Rotations and scales of either cloud change nothing. Wide directions count by the square of their variance, so a
     handful of massive activations decides either: it takes ``linear`` to 1, and ``debiased`` to whatever those few
-    tokens have in common with each other. At least 2 tokens (``debiased``: 4) must differ.
+    tokens have in common with each other. ``x`` and ``y``, (N, d), need 2 tokens that differ, for
+    ``debiased`` 4.
 
     >>> import torch
     >>> x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
@@ -47,7 +48,6 @@ def cka(x: core.Array, y: core.Array, estimator: str = "debiased", groups: core.
 
 
 def estimate_cka(cloud: core.Cloud, estimators: tuple[str, ...] = ESTIMATORS) -> dict[str, Estimate]:
-    """The estimate of each estimator, for a cloud with a next boundary; all of them known names."""
     n, n_examples = cloud.n_tokens, cloud.n_examples
     assert cloud.next is not None
     if bad := cloud.moments.non_finite:
@@ -66,7 +66,6 @@ def estimate_cka(cloud: core.Cloud, estimators: tuple[str, ...] = ESTIMATORS) ->
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator; nothing for a cloud without a next boundary."""
     if cloud.next is not None:
         for name, estimate in estimate_cka(cloud).items():
             yield name, None, estimate

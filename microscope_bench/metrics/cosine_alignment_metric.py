@@ -29,6 +29,7 @@ def cosine_alignment(
 
     Tokens of zeros have no cosine and are left out of the first two (flag ``zero_norm=``). The states are not centred:
     one direction that all tokens share, such as a massive activation, takes all three towards 1 or −1.
+    ``x`` is (N, d), ``text`` (M, d).
 
     >>> import numpy as np
     >>> image, text = np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 3.0]])
@@ -46,8 +47,6 @@ def cosine_alignment(
 
 
 class Cosines:
-    """The cosines of a pair of clouds without NaN and infinity."""
-
     def __init__(self, pair: core.TextPair) -> None:
         import torch
 
@@ -60,18 +59,15 @@ class Cosines:
         self.within = (x.total[rows] * t.total[text_rows]).sum(1) / (x.n[rows] * t.n[text_rows])
 
     def all_pairs(self, left_out: int | None) -> float:
-        """Mean cosine over all pairs of a token and a text token: the product of the two mean unit vectors."""
         return float(self.pair.cloud.directions.mean(left_out) @ self.pair.text.directions.mean(left_out))
 
     def same_example(self, left_out: int | None) -> float:
-        """The same among the pairs of one example, averaged over the examples."""
         within = self.within[self.fold != (-1 if left_out is None else left_out)]
         if not len(within):
             raise NoValue("no example has tokens of both modalities")
         return float(within.mean())
 
     def mean_vectors(self, left_out: int | None) -> float:
-        """Cosine of x̄ and t̄."""
         x, t = (cloud.moments.centre(left_out).mean for cloud in (self.pair.cloud, self.pair.text))
         norms = float(x.norm() * t.norm())
         if not norms > 0:
@@ -87,7 +83,6 @@ ESTIMATORS: dict[str, Callable[[Cosines, int | None], float]] = {
 
 
 def estimate_cosines(pair: core.TextPair, estimators: tuple[str, ...] = tuple(ESTIMATORS)) -> dict[str, Estimate]:
-    """The estimate of each estimator; all of them known names."""
     if problem := pair.problem("cosine alignment"):
         return dict.fromkeys(estimators, problem)
     cosines = Cosines(pair)
@@ -99,7 +94,6 @@ def estimate_cosines(pair: core.TextPair, estimators: tuple[str, ...] = tuple(ES
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator; nothing for a cloud without text beside it."""
     if pair := core.text_pair.TextPair.of(cloud):
         for name, estimate in estimate_cosines(pair).items():
             yield name, None, estimate

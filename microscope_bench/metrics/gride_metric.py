@@ -24,12 +24,8 @@ def gride(x: core.Array, k: int = 1, groups: core.Groups | None = None) -> Estim
     underestimated, the more so the larger k.
 
     The standard error is a jackknife over the log-ratios of each fold with every neighbour kept. It reads low by a
-    quarter at k = 1 on independent tokens, and by up to a tenth at larger k or on clustered ones.
-
-    Args:
-        x: (N, d) states, more than 2k of them distinct. Copies are dropped first (flag ``duplicates=share``).
-        k: 1 or more; results have the curve over k = 1, 2, 4, ..., 64.
-        groups: (N,) the example each token belongs to.
+    quarter at k = 1 on independent tokens, and by up to a tenth at larger k or on clustered ones. ``x``, (N, d), needs
+    more than 2k distinct tokens; copies are dropped first (flag ``duplicates=share``). Results have k = 1, 2, ..., 64.
 
     >>> import torch
     >>> noisy = torch.zeros(2000, 64)
@@ -74,7 +70,6 @@ def derivative(d: float, log_mu: core.Tensor, k: int) -> float:
 
 
 def estimate_at(tokens: core.distances.NeighbourDistances, k: int) -> Estimate:
-    """The estimate at one scale, or the reason why the rows have none."""
     if tokens.problem is None and tokens.distances.shape[1] < 2 * k:
         held = tokens.distances.shape[1]
         return tokens.null(f"GRIDE at k = {k} needs {2 * k} neighbours of each token, got {held} of {tokens.n} tokens")
@@ -82,7 +77,6 @@ def estimate_at(tokens: core.distances.NeighbourDistances, k: int) -> Estimate:
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """One estimator per scale, on the matched rows of the cloud."""
     tokens = core.distances.NeighbourDistances.of(cloud)
     return core.distances.scores_of_each(cloud, SCALES, lambda name: estimate_at(tokens, SCALES[name]))
 

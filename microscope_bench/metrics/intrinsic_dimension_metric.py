@@ -140,22 +140,16 @@ def slope_through_origin(x: core.Tensor, y: core.Tensor) -> float | None:
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator, on the matched rows of the cloud."""
     tokens = core.distances.NeighbourDistances.of(cloud)
     return core.distances.scores_of_each(cloud, ESTIMATORS, lambda name: tokens.estimate(ESTIMATORS[name]))
 
 
 def scores_across_examples(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """The same with neighbours of a token's own example left out."""
     tokens = core.distances.NeighbourDistances.across_examples(cloud)
     return core.distances.scores_of_each(cloud, ESTIMATORS, lambda name: tokens.estimate(ESTIMATORS[name]))
 
 
 def estimate_on(cloud: core.Cloud, n: int) -> Estimate:
-    """``twonn_discard10`` of the first n distinct rows of a cloud without NaN and infinity.
-
-    The cost of a search grows with n², so a sweep over doubling n costs at most 4/3 of its largest search.
-    """
     tokens = core.distances.NeighbourDistances.of_first(cloud, n)
     if tokens.n < n:
         reason = f"the cloud has {tokens.n} distinct tokens, not {n}"
@@ -164,7 +158,6 @@ def estimate_on(cloud: core.Cloud, n: int) -> Estimate:
 
 
 def scores_by_n(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """One estimator per number of tokens."""
     return core.distances.scores_of_each(cloud, SIZES, lambda name: estimate_on(cloud, SIZES[name]))
 
 

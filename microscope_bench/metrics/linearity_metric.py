@@ -17,16 +17,15 @@ ESTIMATORS = ("in_sample", "adjusted", "held_out", "identity", "in_sample_permut
 FEW_TOKENS = 16
 """Tokens per dimension below which a held-out value is flagged ``few_tokens``.
 
-A map fitted on few tokens predicts worse than the one that infinitely many would give. Where that one explains half of
-the variance, 16 independent tokens per dimension leave a shortfall of 0.04 and 8 one of 0.08
-(``benchmarks/held_out_sizes.py``).
+Where the map of infinitely many tokens explains half of the variance, one fitted on 16 independent tokens per dimension
+falls 0.04 short, on 8 0.08 (``benchmarks/held_out_sizes.py``).
 """
 
 FEW_EXAMPLES = 4
 """Examples per dimension below which a held-out value is flagged ``few_examples``.
 
-The same for tokens half of whose variance is shared within their example: 4 examples per dimension leave a shortfall of
-0.04 to 0.06 and 2 one of 0.07 to 0.10, whether they have 8 tokens each or 32.
+Of tokens half of whose variance is shared within their example, 4 examples per dimension leave a shortfall of 0.04 to
+0.06 and 2 one of 0.07 to 0.10, whether they have 8 tokens each or 32.
 """
 
 
@@ -49,7 +48,7 @@ def linearity(
     - ``held_out``: 1 − Σ_k RSS_k / Σ_k TSS_k over 10 folds of whole examples, the map fitted without fold k and both
       sums taken on fold k about the mean of the tokens *fitted on*. It may be negative. It needs more than d tokens
       beside each fold.
-    - ``identity``: 1 − ‖Y − X‖²_F / ‖Y‖²_F, what no map at all would score; stream ``hidden`` only.
+    - ``identity``: 1 − ‖Y − X‖²_F / ‖Y‖²_F, what no map at all would score; a ValueError for stream ``update``.
     - ``in_sample_permuted``, ``held_out_permuted``: what chance scores, that is the mean of the same estimator over all
       N! re-pairings of the rows of T with those of X. No permutation is drawn: the mean of the one is r/(N − 1), that
       of RSS_k and TSS_k of the other n_k(1 + 1/n) + Σ‖W(x − x̄)‖² and n_k(1 + 1/n) in units of T's variance, W whitening
@@ -59,14 +58,7 @@ def linearity(
     ``few_examples`` below 4 examples per dimension: there they fall short of what more tokens would show.
 
     One solve serves both streams: columns are scaled to unit variance, constant ones dropped, directions at the level
-    of rounding noise left out. Flag ``rank=r/d`` when r < d.
-
-    Args:
-        x: (N, d) states at boundary l.
-        y: (N, d) the same tokens at boundary l + 1.
-        stream: ``hidden`` or ``update``; with ``identity`` a ValueError.
-        estimator: one of the above.
-        groups: (N,) the example each token belongs to.
+    of rounding noise left out. Flag ``rank=r/d`` when r < d. ``x`` and ``y`` are (N, d).
 
     >>> import torch
     >>> x = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
@@ -172,7 +164,6 @@ def _constant_target(stream: str) -> NoValue:
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator on every stream; nothing for a cloud without a next boundary."""
     if not cloud.has_next:
         return
     linearity = Linearity(cloud)

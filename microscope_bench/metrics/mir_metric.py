@@ -39,8 +39,8 @@ def mir(
       final norm.
 
     Scale and, up to the replaced tokens, rotation of all states together change nothing. The standard error leaves out
-    whole examples after the outliers were replaced, and scales anew. Each modality needs at least 2 tokens, those of
-    text not all zero.
+    whole examples after the outliers were replaced, and scales anew. ``x``, (N, d), and ``text``, (M, d), need at
+    least 2 tokens each, those of text not all zero.
 
     >>> import numpy as np
     >>> text = np.array([[1.0, 0.0], [-1.0, 0.0]])
@@ -64,16 +64,9 @@ def modality_integration_rate(
     Huang et al. 2024, arXiv 2410.07167. A lower rate means that the two modalities lie closer together. The standard
     error leaves a fold out at all boundaries at once.
 
-    Args:
-        states: L arrays (N, d), the same image, video or audio tokens at boundaries 1..L (not 0, which the authors
-            leave out).
-        text_states: L arrays (M, d), the text tokens.
-        estimator: ``exact`` or ``mir_fast_compat``.
-        groups: (N,) the example each row of ``states`` belongs to.
-        text_groups: (M,) the same for ``text_states``, by the same names.
-
-    Raises:
-        MetricError: a boundary without a distance, or a sum that is not positive; the message names the boundary.
+    ``states`` are L arrays (N, d), the same image, video or audio tokens at boundaries 1..L (not 0, which the authors
+    leave out), ``text_states`` L arrays (M, d). A boundary without a distance is named by the MetricError; a sum that
+    is not positive has no logarithm and is one too.
 
     >>> import numpy as np
     >>> text = np.array([[1.0, 0.0], [-1.0, 0.0]])
@@ -94,7 +87,6 @@ def modality_integration_rate(
 
 
 def estimate_mir(pair: core.TextPair, estimators: Sequence[str] = ESTIMATORS) -> dict[str, Estimate]:
-    """The estimate of each estimator at one boundary; all of them known names."""
     if problem := pair.problem("MIR", least=2):
         return dict.fromkeys(estimators, problem)
     found = core.frechet.distances_of(pair, estimators)
@@ -127,7 +119,6 @@ def estimate_rate(pairs: Sequence[core.TextPair], estimator: str) -> Estimate:
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator; nothing for a cloud without text beside it."""
     if pair := core.text_pair.TextPair.of(cloud):
         for name, estimate in estimate_mir(pair).items():
             yield name, None, estimate

@@ -28,6 +28,7 @@ def modality_gap(
       the root-mean-square distance of a token from the centre of its own modality, both modalities weighing the same.
 
     A norm of a difference of means is never 0: two samples of one cloud lie about √(v_x/N + v_t/M) apart.
+    ``x`` is (N, d), ``text`` (M, d).
 
     >>> import numpy as np
     >>> modality_gap(np.array([[3.0, 0.0], [5.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 5.0]]), "raw").value
@@ -43,12 +44,10 @@ def modality_gap(
 
 
 def unit_gap(pair: core.TextPair, left_out: int | None) -> float:
-    """‖mean(x/‖x‖) − mean(t/‖t‖)‖."""
     return float((pair.cloud.directions.mean(left_out) - pair.text.directions.mean(left_out)).norm())
 
 
 def raw_gap(pair: core.TextPair, left_out: int | None) -> float:
-    """‖x̄ − t̄‖."""
     x, t = pair.cloud.moments.centre(left_out), pair.text.moments.centre(left_out)
     if min(x.n, t.n) == 0:
         raise NoValue("no tokens of one modality")
@@ -56,7 +55,6 @@ def raw_gap(pair: core.TextPair, left_out: int | None) -> float:
 
 
 def scaled_gap(pair: core.TextPair, left_out: int | None) -> float:
-    """‖x̄ − t̄‖ / √((v_x + v_t)/2)."""
     x, t = pair.cloud.moments.centre(left_out), pair.text.moments.centre(left_out)
     if min(x.n, t.n) < 2:
         raise NoValue(f"a variance needs at least 2 tokens of each modality, got {x.n} and {t.n} text tokens")
@@ -74,7 +72,6 @@ ESTIMATORS: dict[str, Callable[[core.TextPair, int | None], float]] = {
 
 
 def estimate_gap(pair: core.TextPair, estimator: str) -> Estimate:
-    """One estimate; ``estimator`` is a known name."""
     if problem := pair.problem("the modality gap"):
         return problem
     flags = pair.zero_flags if estimator == "unit" else ()
@@ -82,7 +79,6 @@ def estimate_gap(pair: core.TextPair, estimator: str) -> Estimate:
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator; nothing for a cloud without text beside it."""
     if pair := core.text_pair.TextPair.of(cloud):
         for name in ESTIMATORS:
             yield name, None, estimate_gap(pair, name)

@@ -35,8 +35,8 @@ def pareto_distance(x: core.Array, groups: core.Groups | None = None) -> Estimat
     and 20 dimensions, and on 13 % of clouds of 50 clusters in 5 dimensions. Of many thousand tokens it rejects what is
     too small to matter: read the distance.
 
-    The standard error is a jackknife over the log-ratios of each fold with every neighbour kept. ``x`` needs at least 3
-    distinct tokens; copies are dropped first (flag ``duplicates=share``).
+    The standard error is a jackknife over the log-ratios of each fold with every neighbour kept. ``x``, (N, d), needs
+    at least 3 distinct tokens; copies are dropped first (flag ``duplicates=share``).
 
     >>> import torch
     >>> square = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0))
@@ -72,7 +72,6 @@ def is_rejected(distance: float, n: int) -> bool:
 
 
 def estimate_fit(tokens: core.distances.NeighbourDistances) -> Estimate:
-    """The distance, flagged where it rejects the law."""
     estimate = tokens.estimate(ks_distance)
     if estimate.value is None or not is_rejected(estimate.value, int((tokens.distances[:, 0] > 0).sum())):
         return estimate
@@ -80,7 +79,6 @@ def estimate_fit(tokens: core.distances.NeighbourDistances) -> Estimate:
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """The one estimator, on the matched rows of the cloud."""
     tokens = core.distances.NeighbourDistances.of(cloud)
     return core.distances.scores_of_each(cloud, ["ks_distance"], lambda _: estimate_fit(tokens))
 

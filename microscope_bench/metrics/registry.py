@@ -12,7 +12,7 @@ from microscope_bench.system.lazy_registry import Registry
 
 _PATHS = {
     "linearity": "linearity_metric:LINEARITY",
-    "anisotropy": "anisotropy_metric:ANISOTROPY",
+    "anisotropy": "spectrum_metrics:ANISOTROPY",
     "intrinsic_dimension": "intrinsic_dimension_metric:INTRINSIC_DIMENSION",
     "intrinsic_dimension_by_scale": "gride_metric:INTRINSIC_DIMENSION_BY_SCALE",
     "intrinsic_dimension_fit": "pareto_metric:INTRINSIC_DIMENSION_FIT",
@@ -62,7 +62,7 @@ def metric_names(wanted: str | Sequence[str]) -> list[str]:
 
 
 def find_metric(name: str) -> Metric | None:
-    """The record of a metric that a result names; None where no installed package registers it."""
+    """The record of a metric; None where no installed package registers it."""
     return METRICS.get(name) if name in METRICS else None
 
 
@@ -86,15 +86,9 @@ def estimates(
 ) -> dict[tuple[str, str, str | None], Estimate]:
     """Every estimate of some metrics; what they have in common, above all the moments, is computed once.
 
-    With ``n_folds=1`` there are no standard errors and no held-out values, and linearity of both streams takes one
-    solve instead of 56.
-
-    Args:
-        x: (N, d) states at boundary l.
-        y: (N, d) the same tokens at boundary l + 1; None for metrics that look at one boundary.
-        metrics: names of those that look at one cloud (``microscope-bench ls metrics``).
-        groups: (N,) the example each token belongs to.
-        n_folds: folds of whole examples, for standard errors and held-out values; below 1 a ValueError.
+    ``x`` and ``y`` are (N, d), ``y`` None for metrics that look at one boundary; ``metrics`` names those that look at
+    one cloud (``microscope-bench ls metrics``). ``n_folds`` folds of whole examples serve standard errors and held-out
+    values. With 1 there are none, and linearity of both streams takes one solve instead of 56; below 1 is a ValueError.
 
     Returns:
         (metric, estimator, stream) → the estimate, whose value is None where there is none, with the reason; stream is

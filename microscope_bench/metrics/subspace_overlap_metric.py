@@ -27,7 +27,8 @@ def subspace_overlap(
     directions are the widest is chance, and fewer tokens read nearer to k/d. For k = 1 the standard error is too
     careful: in clustered simulations it read 1.9 times the spread between data sets (for k = 10, 0.9 times).
 
-    ``k`` is 1 or 10, as in results (estimators ``k1`` and ``k10``); both clouds must extend in at least k directions.
+    ``k`` is 1 or 10, as in results (estimators ``k1`` and ``k10``); ``x``, (N, d), and ``text``, (M, d), must extend
+    in at least k directions.
 
     >>> import numpy as np
     >>> image = np.array([[5.0, 0.1], [-5.0, -0.1], [0.0, 0.3]])
@@ -50,7 +51,6 @@ def overlap(pair: core.TextPair, k: int, left_out: int | None) -> float:
 
 
 def estimate_overlap(pair: core.TextPair, estimator: str) -> Estimate:
-    """One estimate; ``estimator`` is a known name."""
     if problem := pair.problem("subspace overlap", least=2):
         return problem
     k = ESTIMATORS[estimator]
@@ -58,7 +58,6 @@ def estimate_overlap(pair: core.TextPair, estimator: str) -> Estimate:
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    """Every estimator; nothing for a cloud without text beside it."""
     if pair := core.text_pair.TextPair.of(cloud):
         for name in ESTIMATORS:
             yield name, None, estimate_overlap(pair, name)

@@ -83,13 +83,13 @@ def test_clouds_without_a_score_say_why() -> None:
 
 
 def test_nan_at_the_next_boundary_does_not_spoil_this_one() -> None:
-    from microscope_bench.metrics.anisotropy_metric import scores
     from microscope_bench.metrics.core.cloud import ArrayCloud
+    from microscope_bench.metrics.spectrum_metrics import anisotropy_scores
 
     x = gaussian(100, 4)
     y = next_states(x)
     y[5] = torch.inf
     example = torch.arange(100)
-    ((_, _, estimate),) = scores(ArrayCloud(x, y, example % 10, example, 10))
-    ((_, _, alone),) = scores(ArrayCloud(x, None, example % 10, example, 10))
+    ((_, _, estimate),) = anisotropy_scores(ArrayCloud(x, y, example % 10, example, 10))
+    ((_, _, alone),) = anisotropy_scores(ArrayCloud(x, None, example % 10, example, 10))
     assert estimate == alone and estimate.value is not None

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from microscope_bench.metrics.core import arrays as arrays
     from microscope_bench.metrics.core import axes as axes
-    from microscope_bench.metrics.core import covariance as covariance
     from microscope_bench.metrics.core import distances as distances
     from microscope_bench.metrics.core import frechet as frechet
     from microscope_bench.metrics.core import kernel_alignment as kernel_alignment

@@ -117,7 +117,6 @@ def cloud_of(x: Tensor, y: Tensor | None, groups: Groups | None, n_folds: int = 
 
 
 def cloud_from(x: Array, groups: Groups | None) -> ArrayCloud:
-    """The cloud of an array that a public function was given."""
     return cloud_of(matrix("x", x), None, groups)
 
 

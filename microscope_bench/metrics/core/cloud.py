@@ -50,7 +50,6 @@ class Cloud(ABC):
 
     @property
     def has_next(self) -> bool:
-        """Whether there is a boundary l + 1."""
         return self.next is not None
 
     @property
@@ -81,12 +80,10 @@ class Cloud(ABC):
 
     @cached_property
     def directions(self) -> Directions:
-        """Sums of x/‖x‖ per example."""
         return directions_of(self.chunks(), self.dim)
 
     @cached_property
     def sampled(self) -> Sample:
-        """Rows with their copies."""
         return self.draw(distinct=False)
 
     @cached_property
@@ -151,7 +148,6 @@ class ArrayCloud(Cloud):
             yield Chunk(self.x[rows], None if y is None else y[rows], self.fold[rows], self.example[rows])
 
     def draw(self, distinct: bool) -> Sample:
-        """All rows."""
         order = torch.randperm(self.n_tokens, generator=torch.Generator().manual_seed(SAMPLE_SEED)).to(self.x.device)
         first = None
         if distinct and self.deduplicate:

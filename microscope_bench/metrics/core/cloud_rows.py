@@ -12,11 +12,8 @@ from torch import Tensor
 class Chunk:
     """Consecutive rows of a cloud.
 
-    Attributes:
-        x: (m, d) states at this boundary, in the dtype they are kept in.
-        y: (m, d) the same tokens at the next boundary, or None at the last one.
-        fold: int64 (m,).
-        example: int64 (m,), the index of each row's example.
+    ``x`` and ``y`` are (m, d) states at this boundary and the next, None at the last, in the dtype they are kept in;
+    ``fold`` and ``example`` int64 (m,), the numbers of each row's fold and example.
     """
 
     x: Tensor

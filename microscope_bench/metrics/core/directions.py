@@ -16,14 +16,8 @@ from microscope_bench.metrics.core.estimate import NoValue
 class Directions:
     """Unit vectors x/‖x‖ of a cloud, summed over each of its E examples.
 
-    Rows of zeros have no direction, rows with NaN or infinity have none either; both are left out.
-
-    Attributes:
-        example: int64 (E,), ascending.
-        fold: int64 (E,).
-        n: float64 (E,), number of rows summed; may be 0.
-        total: float64 (E, d).
-        zero: number of rows of zeros.
+    Rows of zeros, of which there are ``zero``, and rows with NaN or infinity have no direction and are left out: ``n``,
+    float64 (E,), counts the others. ``example``, ascending, and ``fold`` are int64 (E,), ``total`` float64 (E, d).
     """
 
     example: Tensor

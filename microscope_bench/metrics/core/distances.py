@@ -54,7 +54,6 @@ class NeighbourDistances:
 
     @classmethod
     def of_first(cls, cloud: Cloud, n: int) -> NeighbourDistances:
-        """The two nearest among the first n distinct rows."""
         sample = cloud.distinct.first(n)
 
         def search() -> Tensor:
@@ -75,7 +74,6 @@ class NeighbourDistances:
 
     @cached_property
     def problem(self) -> str | None:
-        """Why there is no estimate at all, if that is so."""
         if self.n < 3:
             return f"neighbour distances need at least 3 tokens, got {self.n} distinct ones"
         if not self._mean_norm > 0:
@@ -85,7 +83,6 @@ class NeighbourDistances:
 
     @cached_property
     def flags(self) -> tuple[str, ...]:
-        """What every estimate says about its rows."""
         flags: tuple[str, ...] = ()
         if self.sample.duplicates > 0:
             flags = (f"duplicates={self.sample.duplicates:.4f}",)
@@ -113,7 +110,6 @@ class NeighbourDistances:
         return jackknifed(outcome, range(sample.n_folds), self.n, sample.n_examples, self.flags)
 
     def null(self, reason: str) -> Estimate:
-        """No value, for a reason."""
         return Estimate(None, None, self.n, self.sample.n_examples, self.flags, reason)
 
 

@@ -15,16 +15,14 @@ from microscope_bench.metrics.core.neighbours import BLOCK_ELEMENTS
 COPY_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Distance, in units of a row's norm, up to which two rows of that dtype that come from the same input are one token.
 
-Four roundings of a half type. The forward passes of one token in different batches were seen to differ
-by up to 1e-6 in float32 and 1e-2 in bfloat16.
+Four roundings of a half type; one token in different batches moved by up to 1e-6 in float32 and 1e-2 in bfloat16.
 """
 
 CLOSE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 """The same for rows of which it is not known that they come from the same input, though they may.
 
-One state can come from inputs that differ in what it does not depend on: text before the first block that looks at the
-picture. Other tokens of the models measured so far lie at 1e-2 and more. In a half type that is within the rounding:
-there such rows are told only where they are equal to the last bit.
+One state can come from inputs that differ in what it does not depend on. Other tokens of the models measured so far
+lie at 1e-2 and more, which is within the rounding of a half type: there such rows must be equal to the last bit.
 """
 
 NORM_BLOCK = 512
@@ -59,9 +57,7 @@ def _followed(first: Tensor, kept: Tensor, near: Tensor) -> Tensor:
     return of_kept[first]
 
 
-def first_of_same(
-    x: Tensor, rows: Tensor, keys: Tensor, tolerance: float, block_elements: int = BLOCK_ELEMENTS
-) -> Tensor:
+def first_of_same(x: Tensor, rows: Tensor, keys: Tensor, tolerance: float, block_elements: int) -> Tensor:
     """For each of some rows the first of its key, if that lies within ``tolerance`` of its norm, or itself."""
     out = rows.clone()
     _, group = torch.unique(keys, return_inverse=True)
@@ -78,8 +74,6 @@ def first_of_same(
 
 def first_copies(x: Tensor, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """For every row the index of the first row that is an exact copy of it, itself where there is none before.
-
-    −0.0 equals 0.0. Rows are told apart by a 128-bit hash of their bytes, so wide rows of many tokens need no sorting.
 
     >>> first_copies(torch.tensor([[0.0, 1.0], [2.0, 3.0], [-0.0, 1.0]]))
     tensor([0, 1, 0])

@@ -50,11 +50,9 @@ class FoldMoments:
 
     @property
     def occupied(self) -> list[int]:
-        """Folds that hold rows."""
         return [k for k, fold in enumerate(self.folds) if fold.n]
 
     def total(self) -> Moments:
-        """Moments of all rows."""
         return Moments.merged(self.folds)
 
     def without(self, k: int) -> Moments:
@@ -76,17 +74,8 @@ class FoldMoments:
         within = sum(float(part.c_xx.diagonal().sum()) for part in parts)
         return Centre(total, mean, within + float(n @ (means - mean).square().sum(1)))
 
-    def without_each(self) -> Iterator[tuple[int, Moments]]:
-        """k, :meth:`without` (k) for each fold that holds rows; one at a time, in no particular order."""
-        for (k,), rest in self._leaving_out(1):
-            yield k, rest
-
-    def without_pairs(self) -> Iterator[tuple[tuple[int, int], Moments]]:
-        """(j, k), moments of all rows but those of folds j and k, for each pair of three or more that hold rows."""
-        for pair, rest in self._leaving_out(2):
-            yield (pair[0], pair[1]), rest
-
-    def _leaving_out(self, out: int) -> Iterator[tuple[tuple[int, ...], Moments]]:
+    def leaving_out(self, out: int) -> Iterator[tuple[tuple[int, ...], Moments]]:
+        """Every ``out`` of the folds that hold rows, and the moments of all rows but theirs; in no particular order."""
         folds = {k: self.folds[k] for k in self.occupied}
         for left_out, rest in leaving_out(Within(), folds, out):
             empty = Moments.zeros(self.folds[0].dim, self.folds[0].has_next, self.folds[0].mean_x.device)

@@ -78,7 +78,6 @@ def above_rounding(eigenvalues: Tensor) -> Tensor:
 
 
 def trace_of_product(a: Tensor, b: Tensor) -> float:
-    """Trace of AB for two symmetric matrices."""
     return float((a * b).sum())
 
 
@@ -104,7 +103,6 @@ class Distances:
     of: dict[int | None, dict[str, float] | NoValue]
 
     def outcome(self, estimator: str, left_out: int | None) -> float:
-        """One estimator's distance."""
         found = self.of[left_out]
         if isinstance(found, NoValue):
             raise found
@@ -126,7 +124,6 @@ def distances_of(pair: TextPair, estimators: Sequence[str]) -> Distances:
 
 
 def fold_moments(sample: Sample) -> FoldMoments:
-    """Moments per fold of a sample, its outliers replaced."""
     chunk = Chunk(without_outliers(sample.x), None, sample.fold, sample.example)
     return accumulate([chunk], dim=sample.x.shape[1], n_folds=sample.n_folds, has_next=False)
 

@@ -1,7 +1,4 @@
-"""From a statistic that can leave a fold out to an estimate with its standard error: the delete-a-group jackknife.
-
-Tokens of one example are not independent, so every standard error leaves out whole examples.
-"""
+"""From a statistic that can leave a fold out to an estimate with its standard error: the delete-a-group jackknife."""
 
 from __future__ import annotations
 

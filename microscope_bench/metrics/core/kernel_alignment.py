@@ -40,7 +40,6 @@ class Alignment:
 
     @property
     def linear(self) -> float:
-        """‖C_xy‖²_F / (‖C_xx‖_F ‖C_yy‖_F)."""
         return min(self.xy / math.sqrt(self.xx * self.yy), 1.0)
 
     @property
@@ -95,7 +94,6 @@ class Alignments:
         return {k: (aa, ab, bb) for k, (aa, ab, bb) in zip(self.left_out, sums.T.tolist(), strict=True)}
 
     def outcome(self, estimator: str, left_out: int | None) -> float:
-        """One estimator's value, without a fold or of all rows."""
         alignment = self.of[left_out]
         if alignment is None:
             raise NoValue("the states at one boundary have no variance beyond rounding")

@@ -91,13 +91,12 @@ class LinearFolds:
 
     @cached_property
     def fit(self) -> FitSummary:
-        """The fit on all rows."""
         return FitSummary.of(self.folds.total())
 
     @cached_property
     def replicates(self) -> dict[int, FitSummary]:
         """Fold → the fit without it, evaluated on it; needs two folds that hold rows."""
-        fits = {k: FitSummary.of(rest, self.folds.folds[k]) for k, rest in self.folds.without_each()}
+        fits = {k: FitSummary.of(rest, self.folds.folds[k]) for (k,), rest in self.folds.leaving_out(1)}
         return {k: fits[k] for k in self.folds.occupied}
 
     @cached_property
@@ -111,16 +110,15 @@ class LinearFolds:
     def held_out_replicates(self) -> dict[int, dict[str, float | None]]:
         """Stream or :data:`PERMUTED` → the held-out value without fold j, for each j.
 
-        Every map is fitted anew, without j and one other fold. Leaving out fold j's terms of the sum alone would miss
-        that j is among the rows of every other map: it reads the standard error at about half where there are fewer
-        examples than dimensions. One fit per pair of folds serves two replicates.
+        Every map is fitted anew, without j and one other fold: j is among the rows of every other map, and leaving out
+        its terms of the sum alone reads the standard error too low. One fit per pair of folds serves two replicates.
         """
         occupied, folds = self.folds.occupied, self.folds.folds
         errors: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
         scored = (*STREAMS, PERMUTED)
         sizes = sorted(folds[k].n for k in occupied)
         if len(occupied) > 2 and sum(sizes[:-2]) > folds[0].dim:
-            for (j, k), rest in self.folds.without_pairs():
+            for (j, k), rest in self.folds.leaving_out(2):
                 fit = LinearFit(rest)
                 errors[j, k], errors[k, j] = fit.on(folds[k]), fit.on(folds[j])
         if not errors:

@@ -49,11 +49,8 @@ class Whitening:
 
     With S = D^(−1/2) C_xx D^(−1/2) of unit diagonal: W = L⁻¹ D^(−1/2) where S = L Lᵀ is safely of full rank, else
     Λ^(−1/2) Vᵀ D^(−1/2) over the eigenvalues above the cutoff. 1/tr S⁻¹ bounds the smallest eigenvalue of S from below
-    and ‖S‖_F the largest from above, so the first way is taken only where the second would cut nothing.
-
-    Attributes:
-        rank: r, the numerical rank of X.
-        inverse: float64 (d, d), WᵀW, the inverse of C_xx; rows and columns of constant columns of X are 0.
+    and ‖S‖_F the largest from above, so the first way is taken only where the second would cut nothing. ``inverse``,
+    float64 (d, d), is WᵀW, the inverse of C_xx; rows and columns of constant columns of X are 0.
     """
 
     def __init__(self, moments: Moments) -> None:
@@ -141,15 +138,11 @@ class LinearFit:
 
     @cached_property
     def to_update(self) -> LinearMap:
-        """The map from x to r."""
         return LinearMap(self.whitening.apply_transposed(self._explained).contiguous())  # as it is multiplied with
 
     @cached_property
     def to_next(self) -> LinearMap:
-        """The map from x to y.
-
-        The one of least norm predicts nothing outside the fitted span, while "x + its update" would.
-        """
+        """The map from x to y of least norm, which predicts nothing outside the fitted span."""
         return LinearMap(self.to_update.matrix + self.whitening.inverse @ self.moments.c_xx)
 
     def on(self, rows: Moments) -> dict[str, tuple[float, float]]:

@@ -29,8 +29,7 @@ SMALLEST, LARGEST = 1e-60, 1e60
 def usable_rows(x: Tensor) -> Tensor:
     """Which rows can be computed with: rows of zeros, and those whose largest magnitude lies between 1e-60 and 1e60.
 
-    No state of float32 or a half type is beyond these bounds. The rows left out hold NaN, infinity, or numbers whose
-    squares or fourth powers float64 does not hold: a value computed with them would be wrong without a sign of it.
+    The rows left out hold NaN, infinity, or numbers whose squares or fourth powers float64 does not hold.
 
     >>> x = [[1.0, 1e-70], [0.0, 0.0], [1.0, -1e70], [1e-70, 0.0], [torch.nan, 1.0]]
     >>> usable_rows(torch.tensor(x, dtype=torch.float64))
@@ -67,7 +66,6 @@ class Moments:
 
     @classmethod
     def zeros(cls, dim: int, has_next: bool, device: torch.device | None = None) -> Moments:
-        """Moments of no rows."""
 
         def zero(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
@@ -77,12 +75,10 @@ class Moments:
 
     @property
     def dim(self) -> int:
-        """Width d of the cloud."""
         return self.mean_x.numel()
 
     @property
     def has_next(self) -> bool:
-        """Whether the moments of r are there."""
         return self.mean_r.numel() > 0
 
     @property

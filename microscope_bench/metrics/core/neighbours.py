@@ -30,10 +30,7 @@ BLOCK_ELEMENTS = 2**24
 """Bound on the size of every temporary matrix: 128 MiB of float64."""
 
 CACHED_ELEMENTS = 2**20
-"""Size of a temporary that is read again at once: 8 MiB of float64.
-
-With 2^17 the work of one thread takes a tenth less time, but several threads wait for each other eight times as often.
-"""
+"""Size of a temporary that is read again at once: 8 MiB of float64."""
 
 
 def nearest_neighbours(
@@ -52,8 +49,7 @@ def nearest_neighbours(
         x: float64 (n, d), finite.
         k: number of neighbours, 1 .. n − 1.
         queries: int64 (q,), the rows to search for.
-        exclude: int64 (n,), a group of each row: rows of one group are not neighbours of each other. A row of group −1
-            may be anybody's.
+        exclude: int64 (n,), a group of each row, whose rows are not its neighbours; −1 is no group.
         block_elements: bound on the size of a temporary matrix.
 
     Returns:
@@ -112,7 +108,6 @@ class Products:
 
     @classmethod
     def of(cls, centred: Tensor, squares: Tensor, dtype: torch.dtype) -> Products:
-        """Of float64 (n, d) rows and their squared lengths."""
         info, d = torch.finfo(dtype), centred.shape[1]
         rounding = 2 * (d + 4) * info.eps
         if dtype == torch.float64:

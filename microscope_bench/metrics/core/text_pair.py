@@ -24,12 +24,10 @@ class TextPair:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of both."""
         return self.cloud.n_tokens + self.text.n_tokens
 
     @property
     def folds(self) -> list[int]:
-        """Folds that hold tokens of either."""
         return sorted({*self.cloud.moments.occupied, *self.text.moments.occupied})
 
     @property

@@ -1,8 +1,4 @@
-"""How much the metrics hold at once on the device they compute on.
-
-None of it changes what is computed: only how many rows are read, multiplied or compared at once, and whether the
-moments of the folds wait on the device or in the host's memory.
-"""
+"""How much the metrics hold at once on the device they compute on; none of it changes what is computed."""
 
 from __future__ import annotations
 
