@@ -15,7 +15,6 @@ def file_sha256(file: Path) -> str:
 
 
 def signed(document: Mapping[str, Any]) -> bytes:
-    """JSON of a document, with :func:`own_sha256` under the key ``sha256``."""
     return json.dumps({**document, "sha256": own_sha256(document)}, indent=1, allow_nan=False).encode()
 
 

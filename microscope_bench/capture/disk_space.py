@@ -18,7 +18,6 @@ LOG = logging.getLogger(__name__)
 def store_bytes(
     n_tokens: int, n_boundaries: int, hidden_size: int, dtype: torch.dtype, *, mainflow: bool = False
 ) -> int:
-    """The bytes of the states of some tokens."""
     # stream ``mainflow`` has boundary 0 in common with the residual stream
     n_states = 2 * n_boundaries - 1 if mainflow else n_boundaries
     return n_tokens * n_states * hidden_size * dtype.itemsize

@@ -27,8 +27,7 @@ from microscope_bench.system.memory import free_memory, memory_enough, out_of_me
 from microscope_bench.system.processes import ALONE, Processes, ProcessesError
 
 LOG = logging.getLogger("microscope_bench")
-MAINFLOW_EXAMPLES = 16
-"""Examples among which one with a medium and one without are looked for, to see whether the model has a main flow."""
+MAINFLOW_EXAMPLES = 16  # among which one with a medium and one without are looked for
 _TOO_LARGE = (
     "Not even example {} alone fits: load the model smaller (--model_args dtype=bfloat16, or quantization=...), spread "
     "it (device_map=auto), give it smaller pictures, or take a device with more memory"

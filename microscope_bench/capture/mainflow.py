@@ -50,8 +50,6 @@ class Mainflow:
 
 @dataclass(frozen=True)
 class _Call:
-    """What a module was called with in the ordinary pass, and what it returned."""
-
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
@@ -122,7 +120,6 @@ class _Block:
             raise MainflowError(f"what leaves {self.title} is not {called}")
 
     def without_skips(self, state: Tensor) -> Tensor:
-        """mf_(l+1) of mf_l; the calls of the ordinary pass must have been noted."""
         for part in self.parts:
             state = self.calls[part][0].repeated(part, state)
         return state

@@ -59,7 +59,6 @@ class StoredRows:
                     self._places[name][part] = start + about["data_offsets"][0]
 
     def kind(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
-        """Type and shape of one row of a tensor."""
         if name not in self._kinds:
             raise StoreError(f"the store {self.store.path} holds no tokens with a {name}")
         return self._kinds[name]

@@ -17,11 +17,8 @@ from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
 from microscope_bench.system.processes import Processes, ProcessesError
 
-PATIENCE_SECONDS = 90.0
-"""How long a file that another machine wrote may take to show: network file systems remember for a minute at most that
-a file was not there."""
+PATIENCE_SECONDS = 90.0  # network file systems remember for a minute at most that a file was not there
 SIGN = ".seen-by-all-"
-"""How the name of a file begins that lies in a store for a moment, to see whether all processes see it."""
 
 
 def check_same_run(processes: Processes, run: Mapping[str, Any]) -> None:

@@ -19,8 +19,8 @@ from microscope_bench.errors import AdapterError, CaptureError
 from microscope_bench.example import Example
 from microscope_bench.protocol import Protocol
 
+# one number of each token: int8 for the modality and int64 for the others
 TOKEN_COLUMNS = ("modality", "example", "position", "number", "origin", "prefix")
-"""What a store says of each token: one number, int8 for the modality and int64 for the others."""
 
 
 class BatchStates:

@@ -200,7 +200,6 @@ class TokenStore:
         return [record for part in range(self.n_parts) for record in self.part_records(part)]
 
     def part_records(self, part: int) -> list[ExampleRecord]:
-        """One for each example of a part, or for the first few of a part that is begun."""
         return [ExampleRecord(**fields) for fields in self._read_record(part)["examples"]]
 
     def tensor_file(self, part: int) -> Path:
@@ -225,7 +224,6 @@ class TokenStore:
             file.unlink()
 
     def _check_part(self, part: int) -> int:
-        """How many examples of a part are there, if what is there is whole."""
         record = self._read_record(part)
         try:
             whole = file_sha256(self.tensor_file(part)) == record["tensors_sha256"]
@@ -261,7 +259,6 @@ class TokenStore:
         )
 
     def record_file(self, part: int) -> Path:
-        """The file that makes a part count."""
         return self.path / "parts" / f"{part:05d}.json"
 
 

@@ -13,8 +13,7 @@ from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 
 LOG = logging.getLogger("microscope_bench")
-PartContent = Callable[[], tuple[dict[str, Tensor], Sequence[ExampleRecord]]]
-"""Makes what :meth:`~microscope_bench.capture.store.TokenStore.write_part` takes; runs in the writing thread."""
+PartContent = Callable[[], tuple[dict[str, Tensor], Sequence[ExampleRecord]]]  # runs in the writing thread
 
 
 @contextmanager

@@ -93,7 +93,6 @@ class _Shared:
     progress: bool
 
     def all_of(self, own: list[T]) -> list[T]:
-        """What every process has, in the order of their boundaries."""
         return [one for part in self.processes.gather(own) for one in part]
 
     def match(self, surveys: Sequence[Survey]) -> None:
@@ -173,7 +172,6 @@ def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:
 
 
 def _sink_layers(clouds: Boundary, found: Survey, layer: int) -> Iterator[tuple[str, SinkLayer]]:
-    """What the sinks of each modality that has some are at one boundary."""
     massive = np.zeros(len(found.is_sink), dtype=bool)
     massive[found.massive[layer]] = True
     for modality in {modality for modality, token_set in clouds if token_set == NO_SINKS}:

@@ -28,10 +28,8 @@ MOST_POOL = 5
 class Survey:
     """What is known about the tokens of a store before they are measured.
 
-    Attributes:
-        is_sink: bool (N,), whether a token is a sink at any boundary.
-        massive: boundary → indices of the tokens that are sinks there.
-        beside: of the tokens that these are held against; all are measured on the same number.
+    ``massive`` are, by boundary, the tokens that are sinks there, ``is_sink`` (N,) those that are at any. All of the
+    surveys ``beside`` one are measured on the same number of tokens.
     """
 
     def __init__(self, tokens: StoredTokens, n_layers: int) -> None:
@@ -124,7 +122,6 @@ class Survey:
 
 
 def n_distinct(first: np.ndarray | Tensor) -> int:
-    """How many rows are not copies of an earlier one, given for each the first one that it is a copy of."""
     return len(np.unique(np.asarray(first)))
 
 

@@ -28,10 +28,7 @@ class StoredTokens:
     """Where each kept token lies, in an order that does not depend on the order of capture.
 
     Tokens are ordered by example id, then modality, then position, so that sums over them come out the same to the
-    last bit whatever the order of examples was.
-
-    Of a token 13 bytes are held; what is the same for all of an example is kept once, and what only a sample of the
-    tokens is asked for stays in the store, which is complete and of fewer than 2³¹ tokens.
+    last bit whatever the order of examples was. Of a token 13 bytes are held; the store has fewer than 2³¹.
 
     Attributes:
         records: of the examples that were measured; ``example`` counts them.
@@ -103,8 +100,7 @@ class StoredTokens:
     def _sampling_keys(self) -> np.ndarray:
         """uint64 (examples, labels): what goes into the hash of each token, by which a sample is drawn.
 
-        A token's rank does not depend on which others there are. It is another hash than the one the token was selected
-        by: those are small by selection, and the smaller the more tokens an example has.
+        It is not the hash the token was selected by: those are small, and the smaller the more tokens an example has.
         """
         present = [LABELS.index(name) for name in self.modalities]
         keys = np.zeros((len(self.records), len(LABELS)), dtype=np.uint64)
@@ -125,7 +121,6 @@ class StoredTokens:
         return np.flatnonzero(self.modality == LABELS.index(modality)).astype(np.int32)
 
     def n_examples(self, tokens: np.ndarray) -> int:
-        """How many distinct examples some tokens belong to."""
         return int(np.count_nonzero(np.bincount(self.example[tokens], minlength=1)))
 
     def in_random_order(self, tokens: np.ndarray, most: int | None = None) -> np.ndarray:
@@ -164,10 +159,7 @@ class StoredTokens:
         return self.read("origin" if layer == 0 else "prefix", tokens)
 
     def states(self, layer: int, tokens: np.ndarray, stream: str = BOUNDARY) -> Tensor:
-        """(len(tokens), d): some tokens at boundary ``layer``, in the model's dtype, on the device.
-
-        ``stream`` names the tensors that are read: ``boundary``, or ``mainflow`` for the skip-free chain.
-        """
+        """(len(tokens), d): some tokens at boundary ``layer``, in the model's dtype, on the device."""
         name = BOUNDARY if layer == 0 else stream  # the chain begins with boundary 0
         return self.read(f"{name}.{layer}", tokens)
 
@@ -178,7 +170,6 @@ class StoredTokens:
 
     @cached_property
     def dim(self) -> int:
-        """Width d of the states."""
         if not len(self.row):
             raise StoreError("the store holds no tokens")
         return self._stored.kind(f"{BOUNDARY}.0")[1][0]

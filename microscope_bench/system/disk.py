@@ -17,13 +17,12 @@ except ImportError:  # results are read where there is none, too; locks are for 
 LOCK = ".microscope-bench.lock"
 """Name of a lock file; nobody else's file is called so, since it is deleted when the lock is given back."""
 
-_ATTEMPTS = 1000
-"""How often a lock is tried whose file keeps being deleted under it; there are places where none can be made at all."""
+_ATTEMPTS = 1000  # at a lock whose file keeps being deleted under it; there are places where none can be made at all
 
 _HELD = (errno.EAGAIN, errno.EACCES)  # some network file systems say the second
 
+# what file systems say that do not sync directories, and directories that may be written and not be listed
 _NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
-"""What file systems say that do not sync directories, and directories that may be written and not be listed."""
 
 
 @contextmanager
@@ -32,12 +31,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, and so does whoever comes after a kill or a power failure. The
     temporary name is hidden and ends in ``.tmp``: nothing that looks for JSON finds it.
-
-    Args:
-        path: the file to write; its directory is there.
-
-    Raises:
-        OSError: it cannot be written; what was there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -56,11 +49,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(directory: Path, names: str) -> None:
-    """Deletes what killed processes left of :func:`replacing`.
+    """Deletes what killed processes left of :func:`replacing`, in a directory whose lock is held.
 
-    Args:
-        directory: where; its lock is held, so that nobody is writing there.
-        names: regular expression of the names of the files they were to become.
+    ``names`` is a regular expression of the names of the files they were to become.
     """
     leftover = re.compile(rf"\.({names})\.\d+\.tmp")
     for file in list(directory.iterdir()) if directory.is_dir() else []:
@@ -74,15 +65,8 @@ def locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
 
     The kernel drops the lock when its process ends, however it ends, so that a lock file which a kill left behind is no
     obstacle. The lock file is deleted while the lock is held; who had opened it before then holds a lock on a file
-    without a name, sees that, and tries again.
-
-    Args:
-        directory: what is locked.
-        wait: for as long as another process holds it.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        OSError: no lock can be had there; its ``strerror`` says why.
+    without a name, sees that, and tries again. Where another process holds the lock, ``wait`` waits for it; without,
+    that is a BlockingIOError. Any other OSError says in its ``strerror`` why no lock can be had there.
     """
     path = directory / LOCK
     descriptor, attempts = None, _ATTEMPTS
@@ -137,7 +121,6 @@ def _try_to_lock(path: Path, wait: bool, *, last: bool) -> int | None:
 
 
 def _sync_names(directory: Path) -> None:
-    """Waits until the names in a directory are on the disk, where its file system can tell."""
     try:
         _sync(directory)
     except OSError as error:

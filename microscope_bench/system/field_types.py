@@ -36,11 +36,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 def content_sha256(content: Any) -> str:
-    """64 hex digits: SHA-256 of structs and JSON types as JSON without blanks, keys sorted.
-
-    Raises:
-        MicroscopeError: a text in it is no Unicode, as the name of a file can be.
-    """
+    """64 hex digits: SHA-256 of structs and JSON types as JSON without blanks, keys sorted."""
     try:
         return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
     except UnicodeEncodeError as error:

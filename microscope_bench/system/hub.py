@@ -65,12 +65,10 @@ def resolve_commit(
 
 
 def gated(repo: str, url: str) -> str:
-    """What to do about a gated repository."""
     return f"{repo} is gated: accept its licence at {url}, then log in with: hf auth login"
 
 
 def is_offline() -> bool:
-    """Whether the user has switched the hub off."""
     from huggingface_hub import constants
 
     return bool(constants.is_offline_mode())

@@ -23,13 +23,10 @@ def unknown_name(kind: str, name: str, known: list[str], hint: str = "") -> Unkn
 
 
 class Registry(Generic[T]):
-    """A read-mostly table of names for one kind of thing.
+    """A table of names for one ``kind`` of thing; ``builtin`` is name → ``"module:attribute"``.
 
-    Args:
-        kind: what the names stand for, in the singular, as error messages say it ("model").
-        builtin: name → ``"module:attribute"``.
-        group: the entry-point group through which other packages add names; a built-in name wins.
-        hint: one sentence that ends the error for an unknown name (how to list, how to add).
+    Other packages add names through the entry points of ``group``; a built-in name wins. ``hint`` ends the error for an
+    unknown name.
     """
 
     def __init__(self, kind: str, builtin: dict[str, str], group: str | None = None, hint: str = "") -> None:

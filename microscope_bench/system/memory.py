@@ -10,8 +10,8 @@ import torch
 
 from microscope_bench.errors import MicroscopeError
 
+# plain RuntimeErrors of MPS and older CUDA allocators, of torch's CPU allocator, of cuBLAS
 _SAID = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What plain RuntimeErrors say: of MPS and older CUDA allocators, of torch's CPU allocator, of cuBLAS."""
 
 
 def out_of_memory(error: BaseException | None) -> bool:
@@ -26,10 +26,7 @@ def out_of_memory(error: BaseException | None) -> bool:
 
 
 def free_memory() -> None:
-    """Gives back what nothing refers to any more; call it where the error is no longer at hand.
-
-    An exception keeps its traceback, that the frames of the failed pass, and these its tensors.
-    """
+    """Gives back what nothing refers to any more; call it where the error, which holds tensors, is gone."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -21,8 +21,7 @@ from microscope_bench.errors import MicroscopeError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
-"""How long a process waits for the others: loading a model and capturing take as long as they take. One that has ended
-is noticed at once, by its closed connection."""
+"""How long a process waits for the others; one that has ended is noticed at once, by its closed connection."""
 
 LOST = "the other processes of this run cannot be reached"
 """How the message begins that is nobody's own fault: another process has ended first."""
@@ -31,7 +30,7 @@ _counters = count()
 
 
 class ProcessesError(MicroscopeError):
-    """The processes of a run cannot work together, or one of them has ended; that one says why."""
+    """The processes of a run cannot work together, or one of them has ended."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that speaks and writes the result."""
         return self.rank == 0
 
     @property
@@ -76,11 +74,9 @@ class Processes:
         return found
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What ``make`` returns in the first process, to every process."""
         return self.gather(make() if self.is_first else None)[0]  # type: ignore[return-value]
 
     def wait(self) -> None:
-        """Returns once every process has come here."""
         self.gather(None)
 
     def counter(self) -> Callable[[int], int]:

@@ -1,7 +1,6 @@
-"""What ends a run from outside: SIGINT, of the keyboard, and SIGTERM, of a scheduler.
+"""What ends a run from outside: SIGINT and SIGTERM. The command line installs handlers; the library does not.
 
-The command line installs handlers; the library does not, a caller's own stay as they are. Where work can be saved, a
-first signal waits for it (:func:`deferred`); a second one ends at once.
+Where work can be saved, a first signal waits for it (:func:`deferred`); a second one ends at once.
 """
 
 from __future__ import annotations

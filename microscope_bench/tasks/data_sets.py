@@ -22,7 +22,6 @@ LOCAL_HINT = "use a local copy: --task_args data_dir=DIR"
 
 
 def is_hub_repository(path: str) -> bool:
-    """Whether ``load_dataset(path)`` would ask the hub."""
     return path not in FILE_FORMATS and not Path(path).expanduser().exists()
 
 

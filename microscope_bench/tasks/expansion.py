@@ -111,7 +111,6 @@ class TaskNames:
     def _group(
         self, name: str, config: Mapping[str, Any], path: Path, changes: Mapping[str, Any], within: tuple[str, ...]
     ) -> Iterator[TaskSpec]:
-        """The members of a group; its own fields hold for all of them, as in lm-eval."""
         if name in within:
             raise TaskError(f"{path}: group {name} holds itself: {' > '.join((*within, name))}")
         members = config.get("task")

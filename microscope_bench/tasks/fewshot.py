@@ -74,7 +74,6 @@ def fewshot_pool(config: Mapping[str, Any], split: Split, rows: Any, path: Path)
 
 
 def fewshot_split(config: Mapping[str, Any]) -> str | None:
-    """The split that the file names for few-shot examples, if it does."""
     own: Mapping[str, Any] = config.get("fewshot_config") or {}
     named: str | None = own.get("split", config.get("fewshot_split"))
     return named

@@ -11,9 +11,7 @@ from typing import Any
 
 from microscope_bench.errors import field_error
 
-SPLIT = "evaluated"
-"""The one split that the lm-eval task object gets to see."""
-
+SPLIT = "evaluated"  # the only one that the lm-eval task object gets to see
 NOT_TO_RENDER = frozenset(
     {"tag", "group", "class", "task_list", "custom_dataset", "process_docs"}
     | {"training_split", "validation_split", "fewshot_split"}
@@ -35,8 +33,6 @@ def keep_compiled_templates() -> None:
 
 @dataclass(frozen=True)
 class LmEvalNames:
-    """The names of lm-eval's own: tasks and groups with their YAML file, tags with the tasks that carry them."""
-
     tasks: dict[str, Path]
     groups: dict[str, Path]
     tags: dict[str, list[str]]

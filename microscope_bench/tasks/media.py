@@ -82,4 +82,3 @@ def _mono(samples: np.ndarray, sampling_rate: int) -> Audio:
 
 
 _SILENCE = {np.dtype(np.uint8): 128, np.dtype(np.int16): 0, np.dtype(np.int32): 0}
-"""Type of whole numbers → what silence is in it."""

@@ -55,7 +55,7 @@ class MeasuredRows:
 def measured_rows(
     rows: Any, task: str, metadata: Mapping[str, Any], num_fewshot: int, settings: TaskSettings, path: Path
 ) -> MeasuredRows:
-    """All rows of a split, or those that ``settings.samples`` names; ``num_fewshot`` is that of the prompts."""
+    """All rows of a split, or those that ``settings.samples`` names."""
     ids, chosen = _row_ids(rows, metadata.get("id_column"), path), None
     if task in settings.samples:
         chosen = _chosen(settings.samples[task], len(rows), task)
@@ -66,7 +66,6 @@ def measured_rows(
 
 
 def _row_ids(rows: Any, column: str | None, path: Path) -> list[str]:
-    """The ids that the task file names a column for, else the rows' numbers."""
     if column is None:
         return [str(index) for index in range(len(rows))]
     if column not in rows.column_names:

@@ -26,8 +26,6 @@ SAME_SPLIT = {"val": "validation", "validation": "val", "valid": "validation"}
 
 @dataclass(frozen=True)
 class Split:
-    """The split to evaluate, a ``datasets.Dataset``; which data that is; and all splits by name."""
-
     rows: Any
     dataset: DatasetInfo
     all_splits: Mapping[str, Any]
@@ -83,7 +81,6 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
 
 
 def generated_revision(template: str, arguments: Mapping[str, Any], path: Path) -> str:
-    """What stands for the revision of generated data: the task's text for it, filled in."""
     try:
         return template.format_map(arguments)
     except (KeyError, ValueError, AttributeError, IndexError) as error:
@@ -91,7 +88,6 @@ def generated_revision(template: str, arguments: Mapping[str, Any], path: Path) 
 
 
 def _repository_arguments(config: Mapping[str, Any], task_args: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``load_dataset`` is called with: the file's fields, then the task arguments."""
     given = {key: value for key, value in task_args.items() if key != "split"}
     fields = {key: config.get(key) for key in ("dataset_path", "dataset_name")}
     arguments = {**(config.get("dataset_kwargs") or {}), **fields, **given}
@@ -120,7 +116,6 @@ def function_arguments(
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """The named parameters of a function with their defaults."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 

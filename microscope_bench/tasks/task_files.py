@@ -33,8 +33,6 @@ class TaskListing:
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """What some directories hold: task files, broken ones too; groups with their file; tags with their tasks."""
-
     tasks: list[TaskListing]
     groups: dict[str, Path]
     tags: dict[str, list[str]]
@@ -56,7 +54,6 @@ def builtin_task_dir() -> Path:
 
 
 def include_directories(include_path: IncludePath) -> list[Path]:
-    """The directories of ``include_path``, which may be one or several."""
     given = [include_path] if isinstance(include_path, str | Path) else list(include_path or ())
     directories = [Path(directory).expanduser() for directory in given]
     for directory in directories:
