@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws and says what was drawn."""
     from microscope_bench.figures.example_pictures import draw_example
-    from microscope_bench.figures.example_rerun import first_example, run_again
+    from microscope_bench.figures.example_rerun import run_again
     from microscope_bench.figures.open_store import OpenStore
 
     opened = OpenStore.at(args.kept)
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if not 0 <= layer <= last:
             raise StoreError(f"{opened.model} has layers 0 to {last} to draw here, not {layer}")
     adapter, task = _loaded(opened, args)
-    example = args.example or first_example(opened)
+    example = args.example or next(record.id for record in opened.store.records if record.skipped is None)
     boundaries = {boundary for layer in drawn for boundary in (layer, layer + 1)}
     rerun = run_again(opened, adapter, task, example, boundaries)
     try:

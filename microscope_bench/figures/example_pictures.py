@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microscope_bench.adapters.base import AUDIO, LABELS, VIDEO
+from microscope_bench.adapters.base import AUDIO, LABELS, TEXT, VIDEO
 from microscope_bench.errors import StoreError
 from microscope_bench.figures.example_rerun import Rerun
 from microscope_bench.figures.nonlinearity import TokenMap
 from microscope_bench.figures.open_store import OpenStore
 from microscope_bench.figures.patches import View, views
-from microscope_bench.figures.words import measured, words_of
+from microscope_bench.figures.words import words_of
 from microscope_bench.publish.figure_file import drawing, save, shown
 
 if TYPE_CHECKING:
@@ -66,16 +66,12 @@ def draw_example(
     for layer in layers:
         fitted = TokenMap.fitted(opened, layer)
         found = fitted.unexplained(rerun.states[layer], rerun.states[layer + 1], stream, relative=relative).numpy()
-        values[layer] = np.where(measured(rerun.labels), found, np.nan)
+        values[layer] = np.where((rerun.labels >= TEXT) & (rerun.labels < len(LABELS)), found, np.nan)
     if fitted is None:
         raise StoreError("no layer to draw")
     processor = getattr(rerun.adapter, "processor", None)
     scale = getattr(rerun.adapter, "image_processor", None) or getattr(processor, "image_processor", None)
-    what = DrawnExample(
-        words_of(rerun),
-        _views(rerun, scale),
-        values,
-    )
+    what = DrawnExample(words_of(rerun), _views(rerun, scale), values)
     about = _about(opened, rerun, fitted, stream, relative)
     with drawing() as Figure:
         save(_page(Figure, what, about, relative), path, "\n".join(about))
@@ -219,7 +215,6 @@ def laid_out(words: Sequence[str], columns: int) -> dict[int, tuple[int, int, st
 
 
 def wide(text: str) -> int:
-    """How many columns a text takes: East Asian characters take two."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 

@@ -45,10 +45,6 @@ class Rerun:
     states: dict[int, Tensor]
 
 
-def first_example(opened: OpenStore) -> str:
-    return next(record.id for record in opened.store.records if record.skipped is None)
-
-
 def run_again(
     opened: OpenStore, adapter: Adapter, source: ExampleSource, example_id: str, boundaries: set[int]
 ) -> Rerun:
@@ -65,7 +61,7 @@ def run_again(
     _check_same("task", identity.task, TaskInfo(source.name, source.version))
     _check_same("data set", identity.dataset, source.dataset)
     n_examples = int(opened.store.manifest["n_examples"])
-    controlled = with_control(identity.model.control, Run(adapter, source, n_examples, opened.protocol.seed))
+    controlled = with_control(identity.model.control, Run(adapter, source, n_examples, identity.protocol.seed))
     adapter, source = controlled.adapter, controlled.source
     _check_same("model", identity.model, adapter.info)
     _check_same("model", convert(opened.store.manifest["run"]["processing"], Processing), adapter.processing)

@@ -30,7 +30,6 @@ from microscope_bench.figures.open_store import OpenStore
 from microscope_bench.metrics.core.linear_solve import LinearFit
 from microscope_bench.metrics.core.moments import Moments, usable_rows
 
-STREAMS = ("hidden", "update")
 ROWS_PER_CHUNK = 8192
 
 

@@ -11,7 +11,6 @@ from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
 from microscope_bench.identity import Identity
 from microscope_bench.measure.tokens import StoredTokens
-from microscope_bench.protocol import Protocol
 from microscope_bench.run.captured import open_finished
 
 
@@ -33,12 +32,7 @@ class OpenStore:
         return cls(store, identity, tokens)
 
     @property
-    def protocol(self) -> Protocol:
-        return self.identity.protocol
-
-    @property
     def model(self) -> str:
-        """The model's name, with its tap and its control."""
         model = self.identity.model
         tap = f" [{model.options['tap']}]" if "tap" in model.options else ""
         return f"{model.name}{tap}{', ' + model.control if model.control else ''}"

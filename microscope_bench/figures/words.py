@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from microscope_bench.adapters.base import LABELS, STRUCTURE, TEXT
+from microscope_bench.adapters.base import STRUCTURE, TEXT
 from microscope_bench.errors import StoreError
 from microscope_bench.figures.example_rerun import Rerun
 
@@ -54,8 +54,3 @@ def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
                 start = k
                 done = len(tokenizer.decode([ids[k]], skip_special_tokens=False, clean_up_tokenization_spaces=False))
     return out
-
-
-def measured(labels: np.ndarray) -> np.ndarray:
-    """Which positions, bool (S,), are measured: those of a modality."""
-    return np.asarray(labels >= TEXT) & (labels < len(LABELS))

@@ -41,7 +41,6 @@ _CITATION = re.compile(r"(?P<who>[^,]+) et al\., (?P<title>.+), (?P<venue>[^,]*?
 
 
 def sentence(result: Result) -> str:
-    """What a methods section says of one result; plain text."""
     identity = result.identity
     model, data, protocol = identity.model, data_of(result), identity.protocol
     how = [f"revision {short_revision(model.revision)}", model.dtype]
@@ -102,12 +101,10 @@ def model_card(results: Iterable[Result]) -> str:
 
 
 def sentences(results: Sequence[Result], citation_of: TextOf) -> str:
-    """:func:`sentence` of each result, and BibTeX."""
     return "\n\n".join([*map(sentence, results), bibtex(results, citation_of)])
 
 
 def citations_json(results: Sequence[Result], citation_of: TextOf) -> str:
-    """The same for programs."""
     records = [
         {
             "signature": result.signature,

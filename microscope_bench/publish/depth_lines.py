@@ -194,7 +194,6 @@ def _finish(axes: Axes, panel: DepthPanel) -> None:
 
 
 def told_apart(names: Sequence[str], results: Sequence[Result]) -> list[str]:
-    """The names of some results, with the id of the result where several have one name."""
     alike = Counter(names)
     return [
         name if alike[name] == 1 else f"{name} {result.short_id[:8]}"
@@ -203,7 +202,6 @@ def told_apart(names: Sequence[str], results: Sequence[Result]) -> list[str]:
 
 
 def name_of(result: Result) -> str:
-    """The model's name, with its control or that it is untrained."""
     control = result.identity.model.control
     return f"{watched_name(result)}, {control}" if control else shown_name(result)
 

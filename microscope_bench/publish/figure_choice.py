@@ -14,7 +14,6 @@ from microscope_bench.system.lazy_registry import unknown_name
 
 
 def of_task(results: Sequence[Result], task: str | None) -> list[Result]:
-    """The results of one task, or all of them; raises UnknownNameError with the nearest names."""
     tasks = sorted({result.identity.task.name for result in results})
     if task is not None and task not in tasks:
         raise unknown_name("task", task, tasks, "No result here is of another.")
@@ -22,7 +21,6 @@ def of_task(results: Sequence[Result], task: str | None) -> list[Result]:
 
 
 def check_token_set(results: Sequence[Result], tokens: str) -> None:
-    """Raises UnknownNameError for a token set that no result has scores of."""
     there = {score.tokens for result in results for score in result.scores}
     if there and tokens not in there:
         raise unknown_name("token set", tokens, sorted(there), "These results hold no other.")

@@ -29,8 +29,6 @@ SETTINGS: dict[Any, Any] = {
     "text.parse_math": False,  # a name with dollars is a name
 }
 
-LONGEST = 60
-
 
 def picture_format(path: Path) -> str | None:
     """The format that a suffix asks for; None for the name of a directory. Raises ResultError for other pictures."""
@@ -40,7 +38,7 @@ def picture_format(path: Path) -> str | None:
     return suffix[1:] if suffix[1:] in FORMATS else None
 
 
-def shown(text: object, longest: int = LONGEST) -> str:
+def shown(text: object, longest: int = 60) -> str:
     """Text from a file as one line of a picture: nothing that breaks a line, turns its direction or is no character."""
     line = one_line(text)
     if len(line) > longest:

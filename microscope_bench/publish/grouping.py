@@ -27,7 +27,6 @@ class Data:
 
 
 def protocol_title(result: Result) -> str:
-    """The protocol and what was changed about it; plain text."""
     protocol = result.identity.protocol
     changes = protocol.deviations()
     listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
@@ -69,7 +68,6 @@ def comparable_key(result: Result) -> tuple[str, ...]:
 def grouped(
     entries: Iterable[Entry], key: Callable[[Result], tuple[str, ...]]
 ) -> list[tuple[tuple[str, ...], list[Entry]]]:
-    """The entries by key, both in order."""
     groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for path, result in entries:
         groups[key(result)].append((path, result))

@@ -20,7 +20,6 @@ CITATIONS = ("text", "bibtex", "latex", "json", "model-card")
 
 
 def nothing_known(result: Result) -> str:
-    """The :data:`TextOf` of somebody who knows nothing."""
     return ""
 
 

@@ -131,7 +131,6 @@ def _title(result: Result, headlines: Sequence[Headline], tokens: str) -> str:
 
 
 def _counted(result: Result, headlines: Sequence[Headline]) -> str:
-    """The number of tokens behind a label where the metric depends on it."""
     estimators = {(h.metric, h.estimator) for h in headlines if has_own_n(h.metric)}
     rows = [row for row in result.scores if (row.metric, row.estimator) in estimators]
     counts = sorted({row.n_tokens for row in of_one_n(rows) if row.value is not None})

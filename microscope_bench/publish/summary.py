@@ -16,7 +16,6 @@ from microscope_bench.results.result import Result
 
 MODALITIES = ("text", "image", "video", "audio", "joint")
 
-
 UNTRAINED = "-untrained"
 """What the names of the zoo's untrained twins end in."""
 
@@ -49,7 +48,6 @@ def columns_of(result: Result) -> tuple[Headline, ...]:
 
 
 def measured_series(result: Result) -> Iterator[tuple[str, str, Headline]]:
-    """(modality, token set, headline) of every series of a result that tables show, in their order."""
     columns = [one for one in columns_of(result) if one.metric in result.identity.metrics]
     for modality in measured_modalities(result):
         for tokens in token_sets(result, modality):
@@ -77,14 +75,12 @@ def layers_of(result: Result, headline: Headline) -> range:
 
 
 def depths_of(result: Result, headline: Headline) -> dict[int, float]:
-    """Layer → where its value lies, from 0 (into block 1) to 1 (out of the last); half way between two boundaries."""
     layers, n_layers = layers_of(result, headline), result.identity.model.n_layers
     shift = 0.5 if len(layers) == n_layers else 0.0
     return {layer: (layer + shift) / max(n_layers, 1) for layer in layers}
 
 
 def summarise(result: Result, headline: Headline, modality: str, tokens: str = "all") -> Summary | Withheld:
-    """The summary of one series in one token set, or why there is none."""
     if headline.metric not in result.identity.metrics:
         return Withheld(f"{headline.metric} was not measured")
     rows = result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
@@ -107,7 +103,7 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
         extreme=_value(extreme),
         extreme_stderr=extreme.stderr or 0.0,
         layer=extreme.layer,
-        n_tokens=_range(row.n_tokens for row in rows),
+        n_tokens=(min(row.n_tokens for row in rows), max(row.n_tokens for row in rows)),
         cautions=cautions,
     )
 
@@ -152,7 +148,6 @@ def layers_to_mir(
 
 
 def measured_modalities(result: Result) -> list[str]:
-    """The modalities that a result has scores of, in the fixed order."""
     there = {score.modality for score in result.scores}
     return [modality for modality in MODALITIES if modality in there]
 
@@ -263,8 +258,3 @@ def _mean(values: Sequence[float]) -> float:
         return math.fsum(values) / len(values)
     except OverflowError:
         return math.inf
-
-
-def _range(numbers: Iterable[int]) -> tuple[int, int]:
-    ordered = sorted(numbers)
-    return ordered[0], ordered[-1]

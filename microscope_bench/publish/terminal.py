@@ -23,7 +23,6 @@ from microscope_bench.results.result import Result
 
 
 def _halves_table(result: Result) -> list[str]:
-    """What examples answered rightly and wrongly give, where the run split its scores by that; else nothing."""
     if not any(score.tokens == "correct" for score in result.scores):
         return []
     rows, withheld = [], dict[str, None]()
@@ -85,7 +84,6 @@ def summary_table(result: Result) -> str:
 
 
 def timing_line(result: Result) -> str:
-    """Where the time went, and how much memory it took."""
     timing = result.timing
     stages = ", ".join(f"{stage} {seconds:,.1f} s" for stage, seconds in timing.seconds.items())
     memory = "" if timing.peak_memory_bytes is None else f"; peak memory {timing.peak_memory_bytes / 1e9:.2f} GB"

@@ -8,9 +8,9 @@ from microscope_bench import evaluate, load_result
 from microscope_bench.cli.main import main
 from microscope_bench.controls import CONTROLS
 from microscope_bench.errors import StoreError, UnknownNameError
-from microscope_bench.publish.leaderboard.markdown_page import render
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result_files import each_result
+from tests.publish.small import render
 from tests.toy import ToyAdapter, ToyTask, result_files
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.errors import StoreError, UnknownNameError
 from microscope_bench.figures.example_pictures import draw_example
-from microscope_bench.figures.example_rerun import first_example, run_again
+from microscope_bench.figures.example_rerun import run_again
 from microscope_bench.figures.nonlinearity import TokenMap
 from microscope_bench.figures.open_store import OpenStore
 from tests.figures.toys import ReadingToy, kept_store
@@ -106,7 +106,7 @@ def test_the_task_must_be_the_stores(toy):
 
 def test_controls_are_set_again(tmp_path):
     opened, _ = kept_store(tmp_path / "s", n=30, control="shuffled_image")
-    rerun = run_again(opened, ReadingToy(), ToyTask(30), first_example(opened), ALL)
+    rerun = run_again(opened, ReadingToy(), ToyTask(30), opened.store.records[0].id, ALL)
     assert rerun.adapter.info.control == "shuffled_image"
     assert opened.model == "toy, shuffled_image"
 

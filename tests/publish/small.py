@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from microscope_bench.publish.grouping import Entry
+from microscope_bench.publish.leaderboard.board import board_of
+from microscope_bench.publish.leaderboard.markdown_page import render_board
 from microscope_bench.results.records import Score
 from microscope_bench.results.result import Result
 from tests.results.sample import sample, with_scores
@@ -27,3 +30,8 @@ MODEL_B = sample(model={"name": "Beta", "repo": "org/Beta", "revision": "sha256-
 
 def replace_no_sinks(result: Result, change: Callable[[Score], Score]) -> Result:
     return with_scores(result, lambda s: change(s) if s.tokens == "no_sinks" else s)
+
+
+def render(entries: Iterable[Entry]) -> str:
+    """The leaderboard page as markdown of (path, result), in any order."""
+    return render_board(board_of(entries))

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microscope_bench.publish.escape import escape, link
-from microscope_bench.publish.leaderboard.markdown_page import render
 from tests.publish.hostile import HOSTILE, entries, rendered
+from tests.publish.small import render
 
 PLAIN = rendered(render(entries("plain")))
 

@@ -8,12 +8,11 @@ from msgspec.structs import replace
 
 from microscope_bench.metrics.registry import headlines
 from microscope_bench.protocol import named_protocol
-from microscope_bench.publish.leaderboard.markdown_page import render
 from microscope_bench.publish.summary import summarise
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.records import Accuracy, Score
 from microscope_bench.results.result import Result
-from tests.publish.small import MODEL_B, replace_no_sinks
+from tests.publish.small import MODEL_B, render, replace_no_sinks
 from tests.results.sample import failed, sample, with_scores
 
 NAMED = named_protocol("geometry/1")

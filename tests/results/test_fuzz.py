@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from microscope_bench.errors import ResultError
-from microscope_bench.publish.leaderboard.markdown_page import render
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Result, load_result
+from tests.publish.small import render
 from tests.results.mutations import BYTES, DOCUMENT, mutations
 from tests.results.sample import forge
 

@@ -42,8 +42,6 @@ class Quantity(NamedTuple):
 
 @dataclass(frozen=True)
 class Value:
-    series: Quantity
-    layer: int | None
     value: float | None
     stderr: float | None = None
     reason: str | None = None
@@ -164,26 +162,20 @@ Key = tuple[Quantity, int | None]
 
 
 def values_of(result: Result) -> dict[Key, Value]:
-    """Every value that is compared, by what it is of and its layer."""
-    rows = [
-        Value(
-            Quantity(s.metric, s.estimator, s.stream, s.modality, s.tokens),
-            s.layer,
-            s.value,
-            s.stderr,
-            s.reason,
-            s.n_tokens,
+    rows: list[tuple[Key, Value]] = [
+        (
+            (Quantity(s.metric, s.estimator, s.stream, s.modality, s.tokens), s.layer),
+            Value(s.value, s.stderr, s.reason, s.n_tokens),
         )
         for s in result.scores
     ]
-    if result.accuracy is not None:
-        accuracy = result.accuracy
-        rows.append(Value(Quantity(ACCURACY), None, accuracy.value, accuracy.stderr, accuracy.reason))
-    rows.append(Value(Quantity(SKIPPED), None, len(result.inputs.skipped)))
+    if (accuracy := result.accuracy) is not None:
+        rows.append(((Quantity(ACCURACY), None), Value(accuracy.value, accuracy.stderr, accuracy.reason)))
+    rows.append(((Quantity(SKIPPED), None), Value(len(result.inputs.skipped))))
     for sinks in result.sinks:
         share = sinks.n_sinks / sinks.n_tokens if sinks.n_tokens else 0.0
-        rows.append(Value(Quantity(SINKS, modality=sinks.modality), None, share))
-    values = {(row.series, row.layer): row for row in rows}
+        rows.append(((Quantity(SINKS, modality=sinks.modality), None), Value(share)))
+    values = dict(rows)
     if len(values) < len(rows):
         raise ResultError("a result with two values of one metric, estimator, stream, modality, tokens and layer")
     return values
@@ -207,17 +199,15 @@ def _with_values(
         if old and new and old.value is not None and new.value is not None:
             compared += 1
             scores += key[0].metric not in (ACCURACY, SKIPPED, SINKS)
-        drifts += _drift(old, new, tolerances.find(key[0].metric, key[0].estimator, dtypes))
+        drifts += _drift(key, old, new, tolerances.find(key[0].metric, key[0].estimator, dtypes))
     if not scores and not drifts:
         return replace(about, problem="no score has a value", n_null=null)
     drifts.sort(key=lambda drift: (-drift.excess, drift.kind == MOVED))  # stable: equals stay in the order of the file
     return replace(about, drifts=tuple(drifts), n_compared=compared, n_null=null, n_other_tokens=other_tokens)
 
 
-def _drift(old: Value | None, new: Value | None, tolerance: Tolerance) -> Iterator[Drift]:
+def _drift(key: Key, old: Value | None, new: Value | None, tolerance: Tolerance) -> Iterator[Drift]:
     """The drift of one value, if it is one; not both are None or null."""
-    there = old or new
-    assert there is not None
     before, after = old.value if old else None, new.value if new else None
     excess = math.inf
     if old is None or new is None:
@@ -229,7 +219,7 @@ def _drift(old: Value | None, new: Value | None, tolerance: Tolerance) -> Iterat
     if not excess <= 1:  # so written, NaN is drift
         reason = next((row.reason for row in (new, old) if row and row.reason), None)
         stderr = old.stderr if old else None
-        yield Drift(there.series, there.layer, kind, before, after, stderr, tolerance, excess, reason)
+        yield Drift(*key, kind, before, after, stderr, tolerance, excess, reason)
 
 
 def _s(count: int) -> str:

@@ -18,8 +18,8 @@ from microscope_bench.publish.compare.table import (
     STATUS,
     about_lines,
     advice,
-    by_series,
     count_lines,
+    rows_of,
 )
 from microscope_bench.publish.escape import code_block, escape, printable, table
 
@@ -30,9 +30,9 @@ def as_text(comparisons: Comparisons) -> str:
         title = printable(comparison.verdict)
         lines = [title if len(comparisons.outcomes) == 1 else f"{printable(pair.name)}: {title}"]
         lines += [f"  {line}" for line in about_lines(comparison)]
-        rows = by_series(comparison.drifts)
+        rows = rows_of(comparison.drifts)
         if rows:
-            lines.append(tabulate([row.cells for row in rows[:SHOWN]], HEADERS, "simple", disable_numparse=True))
+            lines.append(tabulate(rows[:SHOWN], HEADERS, "simple", disable_numparse=True))
         lines += _more(len(rows))
         lines += count_lines(comparison)
         sentence, commands = advice(pair, comparison)
@@ -48,9 +48,9 @@ def as_markdown(comparisons: Comparisons) -> str:
     for pair, comparison in comparisons.outcomes:
         if len(comparisons.outcomes) > 1:
             blocks.append(f"#### {escape(pair.name)}\n\n{escape(comparison.verdict)}")
-        rows = by_series(comparison.drifts)
+        rows = rows_of(comparison.drifts)
         if rows:
-            cells = [[escape(cell) for cell in row.cells] for row in rows[:SHOWN]]
+            cells = [[escape(cell) for cell in row] for row in rows[:SHOWN]]
             blocks.append(table(HEADERS, cells))
         listed = [*_more(len(rows)), *count_lines(comparison), *about_lines(comparison)]
         if listed:

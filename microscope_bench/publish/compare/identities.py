@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import Struct, to_builtins
+from msgspec import structs, to_builtins
 
-from microscope_bench.identity import DatasetInfo, Identity, ModelInfo, TaskInfo
-from microscope_bench.protocol import Protocol
+from microscope_bench.identity import Identity
 from microscope_bench.results.result import Result
 from microscope_bench.system.lazy_registry import unknown_name
 
@@ -20,12 +19,6 @@ MAY_DIFFER = ("model.name", "model.repo", "model.revision")
 EXAMPLES = "inputs.examples_sha256"
 
 _ABSENT = "absent"
-_SECTIONS: dict[str, type[Struct]] = {
-    "protocol": Protocol,
-    "model": ModelInfo,
-    "task": TaskInfo,
-    "dataset": DatasetInfo,
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,9 @@ def check_allowed(allow: Iterable[str]) -> tuple[str, ...]:
 
     Raises UnknownNameError for any other: a mistyped one would otherwise allow nothing without a word.
     """
-    known = _known_fields()
+    fields = structs.fields(Identity)
+    known = {EXAMPLES, *(field.name for field in fields)}
+    known |= {f"{field.name}.{name}" for field in fields for name in getattr(field.type, "__struct_fields__", ())}
     for name in allow:
         if name not in known and not name.startswith(("metrics.", "model.options.")):
             raise unknown_name("field of identity", name, sorted(known))
@@ -53,7 +48,6 @@ def check_allowed(allow: Iterable[str]) -> tuple[str, ...]:
 
 
 def identity_differences(baseline: Result, new: Result) -> tuple[Difference, ...]:
-    """Every field in which the identities differ, in the order of the file."""
     found = _differences(to_builtins(baseline.identity), to_builtins(new.identity))
     ours, theirs = baseline.inputs, new.inputs
     if [row.id for row in ours.skipped] == [row.id for row in theirs.skipped]:
@@ -62,7 +56,6 @@ def identity_differences(baseline: Result, new: Result) -> tuple[Difference, ...
 
 
 def is_allowed(field: str, allow: Iterable[str]) -> bool:
-    """Whether a field, or the section it stands in, is among those that may differ."""
     return any(field == name or field.startswith(f"{name}.") for name in (*MAY_DIFFER, *allow))
 
 
@@ -99,8 +92,3 @@ def _flat(node: Mapping[str, Any], at: str = "") -> dict[str, str]:
             # as JSON: the text "1" is not the number 1, and no character of it can disturb a terminal
             found[place] = json.dumps(value)
     return found
-
-
-def _known_fields() -> set[str]:
-    below = {f"{section}.{name}" for section, record in _SECTIONS.items() for name in record.__struct_fields__}
-    return below | set(Identity.__struct_fields__) | {EXAMPLES}

@@ -39,8 +39,6 @@ class FilePair:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What came of every pair of files, in the order of their names."""
-
     outcomes: tuple[tuple[FilePair, Comparison], ...]
 
     @property

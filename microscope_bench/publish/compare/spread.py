@@ -41,7 +41,6 @@ def learn_tolerances(repeats: Sequence[tuple[str, Result]], allow: Iterable[str]
 
 
 def to_lines(tolerances: dict[str, Tolerance], n_repeats: int) -> str:
-    """The text of a tolerance file, which :func:`read_tolerances` reads."""
     rows = "".join(f"{name}={tolerance}\n" for name, tolerance in sorted(tolerances.items()))
     return f"# {MARGIN} times the widest range among {n_repeats} repeats; 0 asks for equality to the last bit\n{rows}"
 

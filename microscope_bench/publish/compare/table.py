@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from microscope_bench.publish.compare.comparison import (
     DRIFT,
@@ -36,39 +35,28 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class SeriesDrift:
-    """The drifts of one series, worst first; there is at least one."""
-
-    series: Quantity
-    drifts: tuple[Drift, ...]
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """A row under :data:`HEADERS`, not escaped."""
-        worst = self.drifts[0]
-        layers = show_layers(drift.layer for drift in self.drifts if drift.layer is not None)
-        move = f"{worst.new - worst.baseline:+.3g}" if worst.new is not None and worst.baseline is not None else ""
-        times = f"{worst.excess:.3g}" if math.isfinite(worst.excess) else "∞" if worst.kind == MOVED else ""
-        there = {"baseline": worst.kind != EXTRA, "new": worst.kind != MISSING}
-        return (
-            printable(self.series),
-            layers,
-            "" if worst.layer is None else str(worst.layer),
-            _number(worst.baseline) if there["baseline"] else "none",
-            _number(worst.new) if there["new"] else "none",
-            move if worst.kind == MOVED else _KINDS[worst.kind],
-            str(worst.tolerance),
-            times,
-        )
-
-
-def by_series(drifts: Iterable[Drift]) -> list[SeriesDrift]:
-    """Drifts by what they are of, in the order of each one's worst."""
+def rows_of(drifts: Iterable[Drift]) -> list[tuple[str, ...]]:
+    """A row under :data:`HEADERS`, not escaped, per series that drifted, in the order of each one's worst value."""
     groups: dict[Quantity, list[Drift]] = {}
     for drift in drifts:
         groups.setdefault(drift.series, []).append(drift)
-    return [SeriesDrift(series, tuple(group)) for series, group in groups.items()]
+    return [_cells(group) for group in groups.values()]
+
+
+def _cells(drifts: Sequence[Drift]) -> tuple[str, ...]:
+    worst = drifts[0]
+    layers = show_layers(drift.layer for drift in drifts if drift.layer is not None)
+    move = f"{worst.new - worst.baseline:+.3g}" if worst.new is not None and worst.baseline is not None else ""
+    return (
+        printable(worst.series),
+        layers,
+        "" if worst.layer is None else str(worst.layer),
+        "none" if worst.kind == EXTRA else _number(worst.baseline),
+        "none" if worst.kind == MISSING else _number(worst.new),
+        move if worst.kind == MOVED else _KINDS[worst.kind],
+        str(worst.tolerance),
+        f"{worst.excess:.3g}" if math.isfinite(worst.excess) else "∞" if worst.kind == MOVED else "",
+    )
 
 
 def about_lines(comparison: Comparison) -> list[str]:

@@ -102,7 +102,6 @@ class Tolerances:
 
 
 def parse_tolerances(texts: Iterable[str]) -> dict[str, Tolerance]:
-    """``["intrinsic_dimension=3%", ...]`` as a mapping; raises ResultError for another form and for contradictions."""
     found: dict[str, Tolerance] = {}
     for text in texts:
         name, equals, value = text.partition("=")

@@ -98,8 +98,6 @@ class Table:
 
 @dataclass(frozen=True)
 class Board:
-    """All of a leaderboard: the tables, those of one protocol in a row; failed results and controls, by path."""
-
     tables: tuple[Table, ...]
     hidden: tuple[ResultRow, ...]
 
@@ -120,7 +118,6 @@ def board_of(entries: Iterable[Entry]) -> Board:
 
 
 def tables_of(rows: Iterable[ResultRow]) -> tuple[Table, ...]:
-    """The rows in tables of what may stand side by side."""
     by_result = {id(row.result): row for row in rows}
     entries = [(row.path, row.result) for row in by_result.values()]
     return tuple(
@@ -148,7 +145,6 @@ def row_of(path: str, result: Result) -> ResultRow:
 
 
 def why_not_shown(result: Result) -> str | None:
-    """Why a result stands in no table; None where it does."""
     control = result.identity.model.control
     reasons = [f"control: {control}"] if control else []
     if result.status == FAILED:

@@ -66,18 +66,11 @@ def summary_lines(headline: Headline, summary: Summary) -> list[tuple[str, str]]
     return [*lines, ("n", show_range(summary.n_tokens))] if has_own_n(headline.metric) else lines
 
 
-class Notes:
-    """Numbered reasons under the tables of one task; the same reason has the same number."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    @property
-    def reasons(self) -> list[str]:
-        return list(self._numbers)
+class Notes(dict[str, int]):
+    """Reasons under the tables of one task, numbered from 1 in their order; the same reason has the same number."""
 
     def number(self, reason: str) -> int:
-        return self._numbers.setdefault(reason, len(self._numbers) + 1)
+        return self.setdefault(reason, len(self) + 1)
 
 
 def shortened(reason: str) -> str:
@@ -85,7 +78,6 @@ def shortened(reason: str) -> str:
 
 
 def show_count(count: int) -> str:
-    """A count of parameters to three digits: 7.06B, 124M, 35.2k."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= 0.9995 * size:
             return f"{count / size:.3g}{unit}"

@@ -14,7 +14,6 @@ from microscope_bench.publish.leaderboard.board import Board, ModalityRow, Resul
 from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import Summary, Withheld, accuracy_of
 from microscope_bench.results.data_frame import identity_columns
-from microscope_bench.results.result import Result
 
 VERSION = 1
 """Of the layout of the JSON form; raised when a field changes its name or meaning."""
@@ -27,10 +26,11 @@ def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[st
     """
     for table in board.tables:
         for row in table.rows:
+            same = identity_columns(row.result.identity, row.result.inputs.n_examples, row.result.signature)
+            same |= {"model": row.label.name, "fusion": fusion_of(row.result)}
             for line in row.lines:
                 for headline, summary in zip(row.headlines, line.summaries, strict=True):
-                    known = {**_identity(row.result), "model": row.label.name, "fusion": fusion_of(row.result)}
-                    yield {**known, **_line(line), **_summary(headline, summary), **_source(row)}
+                    yield {**same, **_line(line), **_summary(headline, summary), **_source(row)}
 
 
 def to_csv(board: Board, fusion_of: TextOf = nothing_known) -> str:
@@ -45,7 +45,6 @@ def to_csv(board: Board, fusion_of: TextOf = nothing_known) -> str:
 
 
 def to_json(board: Board, fusion_of: TextOf = nothing_known) -> str:
-    """The records as one JSON object: ``version``, ``rows`` and ``not_shown``."""
     hidden = [
         {
             "path": row.path,
@@ -57,10 +56,6 @@ def to_json(board: Board, fusion_of: TextOf = nothing_known) -> str:
     ]
     document = {"version": VERSION, "rows": list(records(board, fusion_of)), "not_shown": hidden}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _identity(result: Result) -> dict[str, Any]:
-    return identity_columns(result.identity, result.inputs.n_examples, result.signature)
 
 
 def _line(line: ModalityRow) -> dict[str, Any]:

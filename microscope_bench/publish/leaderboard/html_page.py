@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from microscope_bench.publish.escape import html_page, one_line, relative_url
-from microscope_bench.publish.grouping import Data, data_of, protocol_title
+from microscope_bench.publish.grouping import data_of, protocol_title
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table, why_not_shown
 from microscope_bench.publish.leaderboard.columns import (
     MODEL_COLUMNS,
@@ -31,20 +30,10 @@ FILTERS = ("task", "modality", "fusion", "dtype", "tokens")
 WIDTH, HEIGHT, MARGIN = 96.0, 22.0, 2.0
 
 
-@dataclass(frozen=True)
-class TableOfPage:
-    protocol: str
-    data: Data
-    headlines: list[str]
-    lines: list[dict[str, Any]]
-    models: list[dict[str, Any]]
-    notes: list[str]
-
-
 def render_html(board: Board, fusion_of: TextOf = nothing_known) -> str:
     """The page, the same text for the same rows; ``fusion_of`` gives the fusion class of a result's model."""
     sections = [_section(table, fusion_of) for table in board.tables]
-    lines = [line for section in sections for line in section.lines]
+    lines = [line for section in sections for line in section["lines"]]
     found = {name: {line[name] for line in lines} - {""} for name in FILTERS}
     found["modality"] &= set(MODALITIES)
     order = {"modality": MODALITIES.index}
@@ -95,7 +84,7 @@ def sparkline(curve: Sequence[tuple[int, float | None]]) -> dict[str, Any] | Non
     }
 
 
-def _section(table: Table, fusion_of: TextOf) -> TableOfPage:
+def _section(table: Table, fusion_of: TextOf) -> dict[str, Any]:
     notes = Notes()
     first = table.rows[0].result
     fusions = {row.path: fusion_of(row.result) for row in table.rows}
@@ -106,14 +95,14 @@ def _section(table: Table, fusion_of: TextOf) -> TableOfPage:
         for line in row.lines
         if line.modality == modality
     ]
-    return TableOfPage(
-        protocol=protocol_title(first),
-        data=data_of(first),
-        headlines=[headline.title for headline in table.headlines],
-        lines=lines,
-        models=[_model(row, fusions[row.path]) for row in table.rows],
-        notes=notes.reasons,
-    )
+    return {
+        "protocol": protocol_title(first),
+        "data": data_of(first),
+        "headlines": [headline.title for headline in table.headlines],
+        "lines": lines,
+        "models": [_model(row, fusions[row.path]) for row in table.rows],
+        "notes": list(notes),
+    }
 
 
 def _line(row: ResultRow, line: ModalityRow, fusion: str, notes: Notes) -> dict[str, Any]:

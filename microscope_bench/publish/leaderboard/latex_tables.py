@@ -58,10 +58,7 @@ def _table(table: Table) -> str:
             *body[:-1],
             r"\bottomrule",
             r"\end{tabular}",
-            *(
-                rf"\par{{\footnotesize\textsuperscript{{{k}}} {latex(reason)}\par}}"
-                for k, reason in enumerate(notes.reasons, start=1)
-            ),
+            *(rf"\par{{\footnotesize\textsuperscript{{{k}}} {latex(reason)}\par}}" for reason, k in notes.items()),
             r"\end{table*}",
             *(f"% {one_line(row.label.text)}: {row.result.signature}" for row in table.rows),
             "",

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import groupby
 
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import code, escape, link, table
-from microscope_bench.publish.grouping import Entry
 from microscope_bench.publish.leaderboard.board import (
     Board,
     ModalityRow,
     ResultRow,
     Table,
-    board_of,
     why_not_shown,
 )
 from microscope_bench.publish.leaderboard.columns import MODEL_COLUMNS, Notes, meanings, shortened, summary_lines
@@ -34,12 +31,8 @@ upper bound, because the layers share their tokens. A dash stands where a layer 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
-def render(results: Iterable[Entry]) -> str:
-    """The page as markdown, the same for the same (path relative to the page, result), whatever their order."""
-    return render_board(board_of(results))
-
-
 def render_board(board: Board) -> str:
+    """The page of a board as markdown."""
     meaning = [list(map(escape, pair)) for pair in meanings(board.headlines)]
     parts = [INTRODUCTION, table(["column", "meaning"], meaning, "left") + "\n"]
     if not board.tables:
@@ -67,7 +60,7 @@ def _task_section(entry: Table) -> list[str]:
             parts += [f"#### {modality}\n", table(headers, body) + "\n"]
     headers = ["model", *(column.title for column in MODEL_COLUMNS), "accuracy", "signature", "file"]
     parts += ["#### models\n", table(headers, [_model_cells(row, notes) for row in entry.rows]) + "\n"]
-    if notes.reasons:
+    if notes:
         parts.append(_notes_text(notes) + "\n")
     parts.append("Signatures:\n")
     parts.append("\n".join(f"- {row.label.markdown}: {code(row.result.signature)}" for row in entry.rows) + "\n")
@@ -103,7 +96,7 @@ def _mark(notes: Notes, reason: str) -> str:
 
 
 def _notes_text(notes: Notes) -> str:
-    return "<br>\n".join(f"<sup>{k}</sup> {escape(reason)}" for k, reason in enumerate(notes.reasons, start=1))
+    return "<br>\n".join(f"<sup>{k}</sup> {escape(reason)}" for reason, k in notes.items())
 
 
 def _hidden_line(row: ResultRow) -> str:

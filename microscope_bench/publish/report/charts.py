@@ -21,7 +21,7 @@ from microscope_bench.publish.depth_lines import (
     styles_of,
 )
 from microscope_bench.publish.figure_file import drawing, shown
-from microscope_bench.publish.report.curves import Panels, Shown, ShownSeries, halves_of, panels_of
+from microscope_bench.publish.report.curves import Panels, Shown, ShownSeries, panels_of
 from microscope_bench.publish.report.panels import Panel, panel_of
 
 BASELINE = "#767676"
@@ -39,8 +39,6 @@ class Chart:
 
 @dataclass(frozen=True)
 class MetricCharts:
-    """One metric: its charts of all examples and, where runs split their scores, of those answered rightly and not."""
-
     title: str
     explained: str
     whole: Chart
@@ -48,7 +46,7 @@ class MetricCharts:
 
 
 def charts_of(headline: Headline, several: Sequence[Shown]) -> MetricCharts:
-    whole, halves = panels_of(several, headline), halves_of(several, headline)
+    whole, halves = panels_of(several, headline), panels_of(several, headline, halves=True)
     limits = _limits([*whole, *halves], headline)
     return MetricCharts(
         headline.title,

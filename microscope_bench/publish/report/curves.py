@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from microscope_bench.metrics.record import Headline
@@ -12,7 +12,6 @@ from microscope_bench.publish.summary import (
     MODALITIES,
     columns_of,
     layers_of,
-    measured_modalities,
     of_one_n,
     token_sets,
 )
@@ -68,34 +67,27 @@ def shown_results(results: Sequence[Result], first: int) -> list[Shown]:
     ]
 
 
-def series_of(shown: Shown, headline: Headline, modality: str, tokens: str) -> ShownSeries | None:
-    """The scores of one result; None where the metric has no row for this modality and token set."""
-    rows = shown.result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
-    half = HALVES.get(tokens.removesuffix("_no_sinks"))
-    title = f"{shown.label}, {half}" if half else shown.label
-    return ShownSeries(shown, tokens, title, tuple(rows), headline) if rows else None
+def panels_of(shown: Sequence[Shown], headline: Headline, halves: bool = False) -> Panels:
+    """A panel per modality, and again without sinks where a model has some.
 
-
-def panels_of(shown: Sequence[Shown], headline: Headline) -> Panels:
-    """A panel per modality, and again without sinks where a model has some."""
-    return _panels(shown, headline, lambda behind: [behind.removeprefix("_") or "all"])
-
-
-def halves_of(shown: Sequence[Shown], headline: Headline) -> Panels:
-    """The same for examples answered rightly and wrongly, two series a model, where runs split their scores."""
-    return _panels(shown, headline, lambda behind: [half + behind for half in HALVES])
-
-
-def _panels(shown: Sequence[Shown], headline: Headline, sets_of: Callable[[str], list[str]]) -> Panels:
+    With ``halves`` it holds examples answered rightly and wrongly apart, two series a model, where runs split them.
+    """
     found = []
     for modality in MODALITIES:
         has_sinks = any("no_sinks" in token_sets(one.result, modality) for one in shown)
         for behind in ("", "_no_sinks") if has_sinks else ("",):
-            several = [series_of(one, headline, modality, tokens) for one in shown for tokens in sets_of(behind)]
-            series = [one for one in several if one]
-            if series:
+            sets = [half + behind for half in HALVES] if halves else [behind.removeprefix("_") or "all"]
+            several = [_series(one, headline, modality, tokens) for one in shown for tokens in sets]
+            if series := [one for one in several if one]:
                 found.append((f"{modality}, no sinks" if behind else modality, series))
     return found
+
+
+def _series(shown: Shown, headline: Headline, modality: str, tokens: str) -> ShownSeries | None:
+    rows = shown.result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
+    half = HALVES.get(tokens.removesuffix("_no_sinks"))
+    title = f"{shown.label}, {half}" if half else shown.label
+    return ShownSeries(shown, tokens, title, tuple(rows), headline) if rows else None
 
 
 def quantities(shown: Sequence[Shown]) -> list[tuple[Headline, list[Shown]]]:
@@ -114,8 +106,3 @@ def quantities(shown: Sequence[Shown]) -> list[tuple[Headline, list[Shown]]]:
             together = [one for one in holding if one.result.identity.metrics[headline.metric] == version]
             found.append((replace(headline, title=headline.title + several), together))
     return found
-
-
-def modalities_of(shown: Sequence[Shown]) -> list[str]:
-    there = {modality for s in shown for modality in measured_modalities(s.result)}
-    return [modality for modality in MODALITIES if modality in there]

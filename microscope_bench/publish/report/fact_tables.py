@@ -3,59 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.leaderboard.board import ModalityRow, row_of
 from microscope_bench.publish.leaderboard.columns import summary_lines
 from microscope_bench.publish.report.curves import Shown
-from microscope_bench.publish.summary import Summary, Withheld, accuracy_text, show_range, sinks_of, with_token_set
+from microscope_bench.publish.summary import (
+    MODALITIES,
+    Summary,
+    Withheld,
+    accuracy_text,
+    show_range,
+    sinks_of,
+    with_token_set,
+)
 from microscope_bench.results.result import Result
 
 SKIPPED_SHOWN = 10
 
 
-@dataclass(frozen=True)
-class SummaryRow:
-    """One model in one token set: its number, its name, a list of lines per headline metric, sinks."""
-
-    key: int
-    label: str
-    cells: tuple[tuple[str, ...], ...]
-    sinks: str
-
-
-@dataclass(frozen=True)
-class SummaryTable:
-    modality: str
-    headlines: tuple[Headline, ...]
-    rows: tuple[SummaryRow, ...]
-
-
-def summary_tables(shown: Sequence[Shown], modalities: Sequence[str]) -> list[SummaryTable]:
-    """A table per modality, with the same numbers as on the leaderboard."""
+def summary_tables(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    """A table per modality as the template reads it, with the same numbers as on the leaderboard."""
     rows = [(one, row_of("", one.result)) for one in shown]
     columns = rows[0][1].headlines  # what is comparable has the same
     return [
-        SummaryTable(
-            modality,
-            columns,
-            tuple(_row(one, columns, line) for one, row in rows for line in row.lines if line.modality == modality),
-        )
-        for modality in modalities
+        {"modality": modality, "headlines": columns, "rows": found}
+        for modality in MODALITIES
+        if (found := [_row(one, columns, line) for one, row in rows for line in row.lines if line.modality == modality])
     ]
 
 
-def _row(shown: Shown, columns: Sequence[Headline], line: ModalityRow) -> SummaryRow:
+def _row(shown: Shown, columns: Sequence[Headline], line: ModalityRow) -> dict[str, Any]:
     sinks = sinks_of(shown.result, line.modality)
     found = "" if sinks is None else f"{sinks.n_sinks:,} of {sinks.n_tokens:,}"
-    return SummaryRow(
-        key=shown.key,
-        label=with_token_set(shown.label, line.tokens),
-        cells=tuple(map(_cell, columns, line.summaries)),
-        sinks=found if line.tokens == "all" else "left out",
-    )
+    return {
+        "key": shown.key,
+        "label": with_token_set(shown.label, line.tokens),
+        "cells": list(map(_cell, columns, line.summaries)),
+        "sinks": found if line.tokens == "all" else "left out",
+    }
 
 
 def _cell(headline: Headline, summary: Summary | Withheld) -> tuple[str, ...]:
@@ -66,7 +53,6 @@ def _cell(headline: Headline, summary: Summary | Withheld) -> tuple[str, ...]:
 
 
 def facts_of(result: Result) -> list[tuple[str, str]]:
-    """(what, value) of where a result comes from: identity, inputs, environment, timing."""
     identity, inputs, ran = result.identity, result.inputs, result.environment
     model, data = identity.model, identity.dataset
     commit = f", commit {ran.commit}{' with changes' if ran.dirty else ''}" if ran.commit else ""
@@ -106,7 +92,6 @@ def facts_of(result: Result) -> list[tuple[str, str]]:
 
 
 def reproduction(result: Result) -> tuple[str, str]:
-    """The versions to install and the command that was given."""
     ran = result.environment
     packages = [f"microscope-bench=={ran.package_version}", *(f"{k}=={v}" for k, v in sorted(ran.packages.items()))]
     return "\n".join(packages), ran.command

@@ -53,7 +53,6 @@ def _of_one(series: ShownSeries) -> list[str]:
 
 
 def _flags(series: Sequence[ShownSeries]) -> dict[str, list[int]]:
-    """Each other flag once, with the range of its values where it has some."""
     values: dict[str, list[str]] = {}
     layers: dict[str, set[int]] = {}
     keys: dict[str, dict[int, None]] = {}
@@ -89,50 +88,34 @@ def _layers(layers: Sequence[int]) -> str:
     return f"layer{'' if len(layers) == 1 else 's'} {show_layers(layers)}"
 
 
-def incomparable(first: ShownSeries, second: ShownSeries) -> str | None:
-    """Why two results are not compared layer by layer; None where they are."""
+def comparison(first: ShownSeries, second: ShownSeries) -> tuple[str, frozenset[int]]:
+    """How the second differs from the baseline, in one sentence, and the layers at which it does.
+
+    It does by more than both standard errors together. No value or standard error in either does not compare, nor a
+    metric of distinct tokens on unequal numbers of them.
+    """
     depths = [series.shown.result.identity.model.n_layers for series in (first, second)]
     if depths[0] != depths[1]:
-        return f"not compared layer by layer: {depths[0]} and {depths[1]} blocks"
-    return None
-
-
-def differing_layers(first: ShownSeries, second: ShownSeries) -> tuple[list[int], list[int]]:
-    """Layers at which two results differ by more than both standard errors together, and those that do not compare.
-
-    No value or standard error in either does not compare, nor a metric of distinct tokens on unequal numbers of them.
-    """
+        return f"not compared layer by layer: {depths[0]} and {depths[1]} blocks", frozenset()
     ours, theirs = ({row.layer: row for row in series.rows} for series in (first, second))
     differ, apart = [], []
     for layer in first.layers:
         row, other = ours.get(layer), theirs.get(layer)
         if row is None or other is None or not _compares(row, other):
             apart.append(layer)
-        elif abs(_number(row.value) - _number(other.value)) > _number(row.stderr) + _number(other.stderr):
+        elif abs((row.value or 0.0) - (other.value or 0.0)) > (row.stderr or 0.0) + (other.stderr or 0.0):
             differ.append(layer)
-    return differ, apart
+    where = f"beyond both standard errors at {_layers(differ)}" if differ else "within both standard errors"
+    compared = len(first.layers) - len(apart)
+    said = f"{second.shown.label} against {first.shown.label}: {where} ({len(differ)} of {compared} compared)"
+    if apart:
+        said += f"; {_layers(apart)} not compared (no value, no standard error, or unequal numbers of tokens)"
+    return said, frozenset(differ)
 
 
 def _compares(row: Score, other: Score) -> bool:
     numbers = (row.value, row.stderr, other.value, other.stderr)
     return None not in numbers and (not has_own_n(row.metric) or row.n_tokens == other.n_tokens)
-
-
-def _number(value: float | None) -> float:
-    return 0.0 if value is None else value
-
-
-def comparison(first: ShownSeries, second: ShownSeries) -> str:
-    if reason := incomparable(first, second):
-        return reason
-    differ, apart = differing_layers(first, second)
-    names = f"{second.shown.label} against {first.shown.label}"
-    compared = len(first.layers) - len(apart)
-    said = [f"beyond both standard errors at {_layers(differ)}" if differ else "within both standard errors"]
-    said = [f"{names}: {said[0]} ({len(differ)} of {compared} compared)"]
-    if apart:
-        said.append(f"{_layers(apart)} not compared (no value, no standard error, or unequal numbers of tokens)")
-    return "; ".join(said)
 
 
 def counted(series: ShownSeries) -> str:

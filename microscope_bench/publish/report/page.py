@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from microscope_bench import __version__
 from microscope_bench.errors import ResultError
-from microscope_bench.identity import short_revision
 from microscope_bench.publish.escape import html_page
-from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
-from microscope_bench.publish.report.charts import MetricCharts, charts_of
-from microscope_bench.publish.report.curves import Shown, modalities_of, quantities, shown_results
-from microscope_bench.publish.report.fact_tables import SummaryTable, facts_of, reproduction, summary_tables
+from microscope_bench.publish.grouping import comparable_key, data_of, grouped, protocol_key, protocol_title
+from microscope_bench.publish.report.charts import charts_of
+from microscope_bench.publish.report.curves import Shown, quantities, shown_results
+from microscope_bench.publish.report.fact_tables import facts_of, reproduction, summary_tables
 from microscope_bench.publish.summary import shown_name
 from microscope_bench.results.result import FAILED, Result
-
-
-@dataclass(frozen=True)
-class ReportSection:
-    title: str
-    description: str
-    notes: tuple[str, ...]
-    shown: tuple[Shown, ...]
-    tables: tuple[SummaryTable, ...]
-    charts: tuple[MetricCharts, ...]
 
 
 def render(results: Sequence[Result]) -> str:
@@ -38,16 +27,16 @@ def render(results: Sequence[Result]) -> str:
         raise ResultError(
             "there is nothing to report: no complete result. `microscope-bench validate` says what each is"
         )
-    sections: list[ReportSection] = []
+    sections: list[dict[str, Any]] = []
     # the place in the order stands in for a path, so that sorting groups does not sort the results in them
     entries = [(f"{place:09d}", result) for place, result in enumerate(complete)]
     for _, in_protocol in grouped(entries, protocol_key):
         for _, comparable in grouped(in_protocol, comparable_key):
-            first = 1 + sum(len(section.shown) for section in sections)
+            first = 1 + sum(len(section["shown"]) for section in sections)
             sections.append(_section(shown_results([result for _, result in comparable], first)))
-    shown = [one for section in sections for one in section.shown]
+    shown = [one for section in sections for one in section["shown"]]
     values = {
-        "title": _title(sections, shown),
+        "title": _title(shown),
         "sections": sections,
         "results": [(one, facts_of(one.result), reproduction(one.result)) for one in shown],
         "failed": [(shown_name(result), result) for result in results if result.status == FAILED],
@@ -56,21 +45,18 @@ def render(results: Sequence[Result]) -> str:
     return html_page("report", values, inline_pictures=True)
 
 
-def _section(shown: Sequence[Shown]) -> ReportSection:
-    identity = shown[0].result.identity
-    data, tap = identity.dataset, identity.model.options.get("tap")
-    changes = identity.protocol.deviations()
-    listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
-    return ReportSection(
-        title=f"{identity.task.name}, version {identity.task.version}{f', tap {tap}' if tap else ''}",
-        description=f"Protocol {identity.protocol.name}{f' with {listed}' if listed else ''}. Data: {data.path}"
-        f"{f', {data.name}' if data.name else ''} at {short_revision(data.revision)}, split {data.split}. Token "
-        f"selection: {identity.selection}.",
-        notes=tuple(_section_notes(shown)),
-        shown=tuple(shown),
-        tables=tuple(summary_tables(shown, modalities_of(shown))),
-        charts=tuple(charts_of(headline, measured) for headline, measured in quantities(shown)),
-    )
+def _section(shown: Sequence[Shown]) -> dict[str, Any]:
+    first = shown[0].result
+    data = data_of(first)
+    return {
+        "title": data.title,
+        "description": f"{protocol_title(first)}. Data: {data.source} at {data.revision}, split {data.split}. Token "
+        f"selection: {data.rule}.",
+        "notes": _section_notes(shown),
+        "shown": shown,
+        "tables": summary_tables(shown),
+        "charts": [charts_of(headline, measured) for headline, measured in quantities(shown)],
+    }
 
 
 def _section_notes(shown: Sequence[Shown]) -> list[str]:
@@ -87,7 +73,7 @@ def _section_notes(shown: Sequence[Shown]) -> list[str]:
     return notes
 
 
-def _title(sections: Sequence[ReportSection], shown: Sequence[Shown]) -> str:
+def _title(shown: Sequence[Shown]) -> str:
     tasks = list(dict.fromkeys(one.result.identity.task.name for one in shown))
     names = list(dict.fromkeys(one.label for one in shown))
     who = " and ".join(names) if len(names) <= 2 else f"{len(shown)} results"

@@ -10,8 +10,6 @@ from microscope_bench.publish.report.notes import (
     BARE_FLAGS,
     comparison,
     counted,
-    differing_layers,
-    incomparable,
     notes_of,
 )
 from microscope_bench.publish.summary import plus_minus
@@ -45,9 +43,7 @@ class Panel:
 def panel_of(title: str, series: Sequence[ShownSeries], limits: tuple[float, float] | None) -> Panel:
     """One panel; two series of which the first is a baseline are compared. ``limits`` are both ends of its axis."""
     compared = len(series) == 2 and series[0].shown.baseline and series[0].shown is not series[1].shown
-    differ: set[int] = set()
-    if compared and incomparable(*series) is None:
-        differ = set(differing_layers(*series)[0])
+    sentence, differ = comparison(*series) if compared else ("", frozenset())
     notes = notes_of(series) + (_off_axis(series, limits) if limits else [])
     columns = [(f"{one.shown.key} {one.title}", counted(one)) for one in series]
     if compared:
@@ -61,8 +57,8 @@ def panel_of(title: str, series: Sequence[ShownSeries], limits: tuple[float, flo
     return Panel(
         title=title,
         says=f"{title}: {'; '.join(map(_in_words, series))}.",
-        differing=frozenset(differ),
-        comparison=comparison(*series) if compared else "",
+        differing=differ,
+        comparison=sentence,
         notes=tuple((text, _whose(keys, series)) for text, keys in notes),
         columns=tuple(columns),
         rows=tuple(rows),
