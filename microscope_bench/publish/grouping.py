@@ -65,7 +65,16 @@ def comparable_key(result: Result) -> tuple[str, ...]:
     )
 
 
-def grouped(
+def side_by_side(entries: Iterable[Entry]) -> list[tuple[tuple[str, ...], tuple[str, ...], list[Entry]]]:
+    """The entries that may stand in one table, with their protocol's key and their own; all in order."""
+    return [
+        (protocol, comparable, together)
+        for protocol, in_protocol in _grouped(entries, protocol_key)
+        for comparable, together in _grouped(in_protocol, comparable_key)
+    ]
+
+
+def _grouped(
     entries: Iterable[Entry], key: Callable[[Result], tuple[str, ...]]
 ) -> list[tuple[tuple[str, ...], list[Entry]]]:
     groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)

@@ -24,7 +24,7 @@ from microscope_bench.publish.depth_lines import (
     told_apart,
 )
 from microscope_bench.publish.figure_file import drawing, save, shown
-from microscope_bench.publish.grouping import comparable_key, grouped, protocol_key
+from microscope_bench.publish.grouping import side_by_side
 from microscope_bench.publish.summary import MODALITIES, columns_of, has_own_n, of_one_n
 from microscope_bench.results.result import FAILED, Result
 from microscope_bench.results.result_files import safe_name
@@ -72,8 +72,7 @@ def comparable(results: Iterable[Result]) -> list[list[Result]]:
     complete = [(result.signature, result) for result in results if result.status != FAILED]
     return [
         [result for _, result in together]
-        for _, in_protocol in grouped(sorted(complete, key=lambda entry: entry[0]), protocol_key)
-        for _, together in grouped(in_protocol, comparable_key)
+        for _, _, together in side_by_side(sorted(complete, key=lambda entry: entry[0]))
     ]
 
 

@@ -114,9 +114,6 @@ class Comparison:
         """Values that were looked at: compared, null in both, or there in one result only or null in one only."""
         return self.n_compared + self.n_null + sum(drift.kind != MOVED for drift in self.drifts)
 
-    def count(self, kind: str) -> int:
-        return sum(drift.kind == kind for drift in self.drifts)
-
 
 def compare_results(
     baseline: Result, new: Result, tolerances: Tolerances | None = None, allow: Iterable[str] = ()

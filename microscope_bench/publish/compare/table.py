@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from microscope_bench.publish.compare.comparison import (
@@ -78,11 +79,11 @@ def count_lines(comparison: Comparison) -> list[str]:
     """How many values, and the accuracy of both; not escaped. Empty where nothing was compared."""
     if comparison.status == NOT_COMPARABLE or comparison.baseline is None or comparison.new is None:
         return []
-    found = {text: comparison.count(kind) for kind, text in _KINDS.items()}
-    parts = [f"{count:,} {text}" for text, count in found.items() if count]
+    found = Counter(drift.kind for drift in comparison.drifts)
+    parts = [f"{found[kind]:,} {text}" for kind, text in _KINDS.items() if found[kind]]
     if comparison.n_null:
         parts.append(f"{comparison.n_null:,} null in both")
-    within = comparison.n_compared - comparison.count(MOVED)
+    within = comparison.n_compared - found[MOVED]
     lines = [f"{comparison.n_values:,} values: {', '.join([f'{within:,} within tolerance', *parts])}"]
     if comparison.n_other_tokens:
         lines.append(f"{comparison.n_other_tokens:,} values are of another number of tokens than in the baseline")

@@ -14,7 +14,7 @@ from msgspec import structs
 from microscope_bench.metrics.record import Headline
 from microscope_bench.metrics.registry import DEFAULT_METRICS, headlines
 from microscope_bench.publish.escape import code, escape
-from microscope_bench.publish.grouping import Entry, comparable_key, grouped, protocol_key
+from microscope_bench.publish.grouping import Entry, side_by_side
 from microscope_bench.publish.summary import (
     Summary,
     Withheld,
@@ -122,8 +122,7 @@ def tables_of(rows: Iterable[ResultRow]) -> tuple[Table, ...]:
     entries = [(row.path, row.result) for row in by_result.values()]
     return tuple(
         Table(protocol, comparable, _told_apart([by_result[id(result)] for _, result in in_table]))
-        for protocol, in_protocol in grouped(entries, protocol_key)
-        for comparable, in_table in grouped(in_protocol, comparable_key)
+        for protocol, comparable, in_table in side_by_side(entries)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from microscope_bench import __version__
 from microscope_bench.errors import ResultError
 from microscope_bench.publish.escape import html_page
-from microscope_bench.publish.grouping import comparable_key, data_of, grouped, protocol_key, protocol_title
+from microscope_bench.publish.grouping import data_of, protocol_title, side_by_side
 from microscope_bench.publish.report.charts import charts_of
 from microscope_bench.publish.report.curves import Shown, quantities, shown_results
 from microscope_bench.publish.report.fact_tables import facts_of, reproduction, summary_tables
@@ -30,10 +30,9 @@ def render(results: Sequence[Result]) -> str:
     sections: list[dict[str, Any]] = []
     # the place in the order stands in for a path, so that sorting groups does not sort the results in them
     entries = [(f"{place:09d}", result) for place, result in enumerate(complete)]
-    for _, in_protocol in grouped(entries, protocol_key):
-        for _, comparable in grouped(in_protocol, comparable_key):
-            first = 1 + sum(len(section["shown"]) for section in sections)
-            sections.append(_section(shown_results([result for _, result in comparable], first)))
+    for _, _, together in side_by_side(entries):
+        first = 1 + sum(len(section["shown"]) for section in sections)
+        sections.append(_section(shown_results([result for _, result in together], first)))
     shown = [one for section in sections for one in section["shown"]]
     values = {
         "title": _title(shown),
