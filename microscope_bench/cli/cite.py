@@ -18,8 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Describes the verb and its options."""
     parser.description = (
         "Prints how to cite results. text: a sentence for a methods section per result, and BibTeX; latex: "
-        "tables of the means over layers with their standard errors (booktabs); json: the same for programs; "
-        "model-card: the model-index block of a Hugging Face model card."
+        "tables of the means over layers with their standard errors (booktabs)."
     )
     parser.add_argument("results", metavar="RESULT", nargs="+", help="result files, or directories of them")
     parser.add_argument("--format", choices=CITATIONS, default="text", help="default: text")

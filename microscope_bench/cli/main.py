@@ -28,7 +28,7 @@ VERBS = {
     "report": "one HTML page of results: curves over depth, tables, warnings, where the numbers come from",
     "plot": "draw metrics over depth, for a look or for a paper",
     "plot-example": "draw the non-linearity of each token of one example, over its words and its picture",
-    "cite": "how to cite results: a sentence, BibTeX, a LaTeX table, a model card's block",
+    "cite": "how to cite results: a sentence, BibTeX, a LaTeX table",
 }
 """Verb → one line of help. Each has a module here, of which only that of the verb in use is imported."""
 

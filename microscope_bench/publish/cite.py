@@ -1,26 +1,16 @@
-"""How results are cited: the signature, a sentence for a methods section, BibTeX, a model card's block."""
+"""How results are cited: the signature, a sentence for a methods section, BibTeX."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
-
-import yaml
+from collections.abc import Sequence
 
 from microscope_bench.identity import short_revision
 from microscope_bench.metrics.registry import find_metric, in_order
 from microscope_bench.publish.escape import breakable, latex, one_line
 from microscope_bench.publish.grouping import data_of, protocol_title
 from microscope_bench.publish.output_forms import TextOf, nothing_known
-from microscope_bench.publish.summary import (
-    Withheld,
-    measured_modalities,
-    measured_series,
-    shown_name,
-    summarise,
-)
+from microscope_bench.publish.summary import shown_name
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import safe_name
 
@@ -91,31 +81,8 @@ def bibtex(results: Sequence[Result], citation_of: TextOf = nothing_known) -> st
     return "\n".join(_entry(key, fields) for key, fields in entries.items())
 
 
-def model_card(results: Iterable[Result]) -> str:
-    """The ``model-index`` block of a Hugging Face model card, one entry per model: means over the layers, as YAML."""
-    models: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        models.setdefault(one_line(shown_name(result)), []).append(_card_result(result))
-    document = {"model-index": [{"name": name, "results": found} for name, found in models.items()]}
-    return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=100))
-
-
 def sentences(results: Sequence[Result], citation_of: TextOf) -> str:
     return "\n\n".join([*map(sentence, results), bibtex(results, citation_of)])
-
-
-def citations_json(results: Sequence[Result], citation_of: TextOf) -> str:
-    records = [
-        {
-            "signature": result.signature,
-            "id": result.short_id,
-            "sentence": sentence(result),
-            "data": citation_of(result),
-        }
-        for result in results
-    ]
-    document = {"results": records, "bibtex": bibtex(results, citation_of)}
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -143,42 +110,3 @@ def _entry(key: str, fields: dict[str, str]) -> str:
 
 def _key(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "_", safe_name(text))
-
-
-_TASK_TYPES = {"image": "image-text-to-text", "video": "video-text-to-text", "audio": "audio-text-to-text"}
-
-
-def _card_result(result: Result) -> dict[str, Any]:
-    identity = result.identity
-    modalities = measured_modalities(result)
-    task_type = next((_TASK_TYPES[name] for name in modalities if name in _TASK_TYPES), "text-generation")
-    dataset = {
-        "name": identity.task.name,
-        "type": identity.dataset.path,
-        **({"config": identity.dataset.name} if identity.dataset.name else {}),
-        "split": identity.dataset.split,
-        "revision": identity.dataset.revision,
-        "args": {
-            "task_version": identity.task.version,
-            "n_examples": result.inputs.n_examples,
-            "signature": result.signature,
-        },
-    }
-    metrics = []
-    for modality, tokens, headline in measured_series(result):
-        summary = summarise(result, headline, modality, tokens)
-        if isinstance(summary, Withheld):
-            continue  # a model card has no place for a reason; the result has
-        shown = modality if tokens == "all" else f"{modality} without sinks"
-        arguments = {
-            "estimator": headline.estimator,
-            **({"stream": headline.stream} if headline.stream else {}),
-            "modality": modality,
-            "tokens": tokens,
-            "stderr": summary.mean_stderr,
-            "n_tokens": list(summary.n_tokens),
-            "version": identity.metrics[headline.metric],
-        }
-        metric = {"type": headline.metric, "name": f"{headline.title}, {shown}, mean over layers"}
-        metrics.append({**metric, "value": summary.mean, "args": arguments})
-    return {"task": {"type": task_type}, "dataset": dataset, "metrics": metrics}

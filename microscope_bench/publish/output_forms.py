@@ -16,7 +16,7 @@ TextOf = Callable[["Result"], str]
 LEADERBOARDS = {"markdown": ".md", "html": ".html", "latex": ".tex", "csv": ".csv", "json": ".json"}
 """Form of a leaderboard → ending of its files."""
 
-CITATIONS = ("text", "bibtex", "latex", "json", "model-card")
+CITATIONS = ("text", "bibtex", "latex")
 
 
 def nothing_known(result: Result) -> str:
@@ -47,7 +47,5 @@ def render_citation(form: str, entries: Sequence[Entry], citation_of: TextOf = n
         "text": lambda: cite.sentences(results, citation_of),
         "bibtex": lambda: cite.bibtex(results, citation_of),
         "latex": lambda: latex_tables.latex_tables(board.tables_of(board.row_of(*entry) for entry in entries)),
-        "json": lambda: cite.citations_json(results, citation_of),
-        "model-card": lambda: cite.model_card(results),
     }
     return writers[form]()

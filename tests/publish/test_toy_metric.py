@@ -91,7 +91,7 @@ def test_terminal_and_citation_name_it() -> None:
     assert "toy column" in summary_table(with_toy())
     text = render_citation("text", [("a.json", with_toy())])
     assert "toy spread (counted by hand, version 7)" in text
-    assert "toy column, image, mean over layers" in render_citation("model-card", [("a.json", with_toy())])
+    assert "toy column" in render_citation("latex", [("a.json", with_toy())])
 
 
 def test_its_tolerance_and_its_range_are_those_of_the_record(
