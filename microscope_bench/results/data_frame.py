@@ -46,7 +46,7 @@ def identity_columns(identity: Identity, n_measured: int, signature: str) -> dic
 
 
 def dataframe(columns: Mapping[str, Any], scores: Sequence[Score]) -> pandas.DataFrame:
-    """The scores as rows, behind columns that have one value each; see ``Result.to_dataframe``."""
+    """The scores as rows, behind columns that have one value each."""
     try:
         import pandas
     except ImportError as error:

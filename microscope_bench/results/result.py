@@ -232,12 +232,9 @@ def _in_complete(result: Result) -> Iterator[str]:
         yield "scores: a complete result has at least one"
     if inputs.n_examples < 1:
         yield "inputs.n_examples: a complete result measured at least one example"
-    for name, value in (
-        ("inputs.examples_sha256", inputs.examples_sha256),
-        ("inputs.tokens_sha256", inputs.tokens_sha256),
-    ):
-        if value is None:
-            yield f"{name}: null only in a failed result"
+    for name in ("examples_sha256", "tokens_sha256"):
+        if getattr(inputs, name) is None:
+            yield f"inputs.{name}: null only in a failed result"
 
 
 class _Head(Struct):
