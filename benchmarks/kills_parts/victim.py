@@ -16,7 +16,7 @@ from typing import Any
 
 from microscope_bench.capture import loop, store
 from microscope_bench.cli.main import main
-from microscope_bench.run import measure_store as remeasure
+from microscope_bench.run import pipeline
 from microscope_bench.system import disk
 
 Report = Callable[[str], None]
@@ -148,7 +148,7 @@ def watch(report: Report, stop_at: str | None) -> None:
         save_file(tensors, path)
         write_in_halves(path, path.read_bytes())
 
-    capture_part, run_pass, measure = loop.Capture._capture_part, loop.run_pass, remeasure.measure
+    capture_part, run_pass, measure = loop.Capture._capture_part, loop.run_pass, pipeline.measure_tokens
 
     def capture_and_tell(*args: Any) -> Any:
         mark("capture")
@@ -164,7 +164,8 @@ def watch(report: Report, stop_at: str | None) -> None:
         mark("end of measure")
         return result
 
-    loop.Capture._capture_part, loop.run_pass, remeasure.measure = capture_and_tell, pass_and_tell, measure_and_tell
+    loop.Capture._capture_part, loop.run_pass = capture_and_tell, pass_and_tell
+    pipeline.measure_tokens = measure_and_tell
     Path.write_bytes, store.save_file = write_in_halves, save_in_halves
     around(Path, "replace", "rename", lambda path, target: kind_of(path))
     around(Path, "unlink", "delete", lambda path, **_: None if path.suffix == ".tmp" else kind_of(path))
