@@ -26,7 +26,6 @@ def module_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
 
 
 def describe_module_lists(model: nn.Module) -> str:
-    """The candidate block lists for an error message."""
     lists = {name: m for name, m in module_lists(model).items() if name.rpartition(".")[2] in _BLOCK_LISTS}
     return ", ".join(f"{name} ({len(module)})" for name, module in lists.items()) or "none"
 
@@ -71,10 +70,7 @@ def find_final_norm(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module 
 
 
 def first_tensor_at(module: nn.Module, run: Callable[[], object], *, output: bool = False) -> Tensor | None:
-    """What enters a module first (with ``output``: what leaves it) while ``run`` makes a pass, which ends there.
-
-    None where the pass does not run the module.
-    """
+    """What enters a module first (``output``: leaves it) while ``run`` makes a pass, which ends there; or None."""
     seen: list[Tensor] = []
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -107,7 +103,6 @@ def hidden_among(output: Any) -> Any:
 
 
 def hidden_given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The hidden state among what a module was called with."""
     return args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))
 
 

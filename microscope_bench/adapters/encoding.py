@@ -33,10 +33,7 @@ _NO_PLACE = (
 class Encoder:
     """Turns examples into tensors with one label per position; a text-only model has no processor.
 
-    Attributes:
-        modalities: the modalities that can be encoded.
-        lacks: modality → why it cannot be encoded, though the processor prepares it.
-        templated: whether prompts go through the chat template.
+    ``lacks`` says of a modality why it cannot be encoded, though the processor prepares it.
     """
 
     def __init__(
@@ -64,10 +61,7 @@ class Encoder:
         self.modalities = frozenset({"text", *placed}) - self.lacks.keys()
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
-        """One batch, padded on :attr:`padding_side`, with all of the processor's outputs, not yet on a device.
-
-        Raises as :meth:`Adapter.encode` does.
-        """
+        """One batch, padded on :attr:`padding_side`, with all of the processor's outputs, not yet on a device."""
         refuse_what_the_model_lacks(self.title, self.modalities, self.lacks, self._overrides, examples)
         for example in examples:
             if example.prompt is None:
@@ -106,7 +100,6 @@ class Encoder:
         )
 
     def tokenize_plainly(self, text: str) -> list[int]:
-        """Token ids of a text, nothing added."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def label_text(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -126,7 +119,6 @@ class Encoder:
 
     @property
     def has_template(self) -> bool:
-        """Whether the checkpoint has a chat template."""
         return chat_template(self.processor or self.tokenizer) is not None
 
     @property
@@ -149,10 +141,7 @@ class Encoder:
         return other
 
     def chat(self, turns: Sequence[tuple[str, str]]) -> str:
-        """(role, content) turns through the chat template; an AdapterError where it fails, or leaves a turn out.
-
-        See :func:`~microscope_bench.adapters.prompting.chat`.
-        """
+        """(role, content) turns through the chat template; an AdapterError where it fails, or leaves a turn out."""
         if not self.has_template:
             raise AdapterError(f"{self.name} has no chat template; leave --apply_chat_template out")
         with self._template_errors("a conversation"):

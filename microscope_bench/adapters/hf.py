@@ -38,15 +38,9 @@ class HFAdapter(Adapter):
     ``attn_implementation``, ``quantization`` (bnb-8bit, bnb-4bit, torchao-int8), ``device_map``, ``max_memory`` and
     ``offload_folder`` (these three need accelerate), ``trust_remote_code`` (default false), ``use_chat_template``
     (default: where the checkpoint has one), ``max_length`` (instead of the configuration's).
-
-    Attributes:
-        model: the loaded model, in evaluation mode.
-        tokenizer: its tokenizer.
-        processor: its processor, or None for a text-only model.
-        overrides: a subclass's own, which replace the entry of the architecture.
     """
 
-    overrides: Overrides | None = None
+    overrides: Overrides | None = None  # a subclass's own, which replace the entry of the architecture
 
     def __init__(
         self,
@@ -79,7 +73,6 @@ class HFAdapter(Adapter):
         return cls(**load_parts(args, device, measured_anyway=cls.overrides is not None))
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The decoder blocks in order, found by their place in the model."""
         return list(self._found_blocks)
 
     @cached_property
@@ -109,11 +102,7 @@ class HFAdapter(Adapter):
         return self if tap == LANGUAGE else TappedAdapter(self, tap, paths)
 
     def process(self, text: list[str], **options: Any) -> Mapping[str, Any]:
-        """Calls the processor with the prompts, the media and further options; a subclass may override this.
-
-        Returns:
-            ``input_ids`` and ``attention_mask``, both (B, S), and whatever else the model takes.
-        """
+        """``input_ids`` and ``attention_mask``, both (B, S), and what else the model takes; made to be overridden."""
         assert self.processor is not None
         encoded: Mapping[str, Any] = self.processor(text=text, **options)
         return encoded
@@ -132,7 +121,6 @@ class HFAdapter(Adapter):
         return other
 
     def padded(self, side: str) -> HFAdapter:
-        """The same model, its batches padded on the "right" or the "left"."""
         other = copy(self)
         other.encoder = self.encoder.padded(side)
         return other
@@ -149,7 +137,6 @@ class HFAdapter(Adapter):
         return replace(batch, labels=labels, other=other)
 
     def prepare(self, examples: Sequence[Example]) -> Batch:
-        """The processor's tensors and the labels that token ids tell, without a pass."""
         encoded = self.encoder(examples)
         given = {**encoded.inputs, **self._overrides.arguments}
         inputs = {name: self._to_device(v) for name, v in given.items() if name in self._forward_arguments}

@@ -29,17 +29,12 @@ _FRAMING_KEY = re.compile(
 
 @dataclass(frozen=True)
 class MediaTokens:
-    """The token ids of one model that are not plain text.
+    """The token ids of one model that are not plain text."""
 
-    Attributes:
-        placeholders: modality → the ids whose embedding the model replaces by an encoder's output.
-        framing: ids that mark where media start, end and break.
-        special: the tokenizer's special ids.
-    """
-
+    # modality → the ids whose embedding the model replaces by an encoder's output
     placeholders: Mapping[str, frozenset[int]]
-    framing: frozenset[int]
-    special: frozenset[int]
+    framing: frozenset[int]  # ids that mark where media start, end and break
+    special: frozenset[int]  # the tokenizer's special ids
 
 
 def find_media_tokens(
@@ -75,12 +70,8 @@ def label_positions(
 ) -> NDArray[np.int8]:
     """int8 (B, S), the label of every position, an index into :data:`~microscope_bench.adapters.base.LABELS`.
 
-    Args:
-        input_ids: (B, S).
-        attention_mask: (B, S), 0 where padded.
-        tokens: the ids that are not plain text.
-        media_types: (B, S), the processor's own marks (0 text, 1 image, ...), or None. They include what frames media,
-            so that a marked position that is no placeholder is structure.
+    ``media_types``, (B, S), are the processor's own marks (0 text, 1 image, ...), or None. They include what frames
+    media, so that a marked position that is no placeholder is structure.
     """
     labels = np.full(input_ids.shape, TEXT, dtype=np.int8)
     labels[np.isin(input_ids, list(tokens.special))] = SPECIAL

@@ -36,7 +36,6 @@ def recorded_options(args: Mapping[str, str]) -> dict[str, str]:
 
 
 def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:
-    """Raises an UnknownNameError for the first key that the adapter does not know."""
     for key in args:
         if key not in known:
             raise unknown_name("model arg", key, sorted(known), f"This adapter knows: {', '.join(sorted(known))}.")

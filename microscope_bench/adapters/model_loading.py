@@ -44,7 +44,6 @@ def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
 
 
 def is_multimodal(config: Any) -> bool:
-    """Whether transformers loads this architecture as a multimodal model."""
     from transformers import AutoModelForMultimodalLM
 
     return type(config) in AutoModelForMultimodalLM._model_mapping
@@ -144,7 +143,6 @@ def part_that_runs(model: Any, overrides: Overrides) -> Any:
 
 
 def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layers: int) -> ModelInfo:
-    """The identity of a transformers model with L = ``n_layers`` decoder blocks, loaded from a checkpoint."""
     text_config = model.config.get_text_config(decoder=True)
     n_streams = 1 if overrides.streams is None else getattr(text_config, overrides.streams[0])
     quantization = getattr(model.config, "quantization_config", None)

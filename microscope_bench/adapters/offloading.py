@@ -17,11 +17,7 @@ SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def device_options(device_map: str | None, max_memory: str | None, offload_folder: str | None) -> dict[str, Any]:
-    """The arguments of ``from_pretrained`` that spread a model over devices; ``max_memory`` as ``0:20GiB;cpu:60GiB``.
-
-    An AdapterError is raised for a malformed pair, the last two without ``device_map``, or several processes that would
-    each take all GPUs.
-    """
+    """The arguments of ``from_pretrained`` that spread a model over devices; ``max_memory``: ``0:20GiB;cpu:60GiB``."""
     if device_map is None:
         if max_memory or offload_folder:
             raise AdapterError("max_memory and offload_folder say how to spread a model; they need device_map=auto")

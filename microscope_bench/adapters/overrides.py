@@ -12,80 +12,58 @@ Sees = Literal["before", "media", "sequence"]
 
 @dataclass(frozen=True)
 class Overrides:
-    """How one architecture differs from a decoder whose sequence holds a projector's output.
+    """How one architecture differs from a decoder whose sequence holds a projector's output."""
 
-    Attributes:
-        fusion: how media meet the text, in one of :data:`FUSIONS`.
-        part: dotted path of the model to run inside the loaded one (the thinker of an omni model).
-        stack: dotted path of the module that contains the blocks, where ``get_decoder()`` does not name it.
-        unplaced: modality → why no position of the stream holds it, though the model takes it.
-        media_mask: the processor's output that marks the image positions, where no token id does.
-        adds_image: whether the model itself puts the picture's positions before or after those of the text.
-        streams: the configuration's key for the number of parallel residual streams, and their axis in a hidden state.
-        states_differ: why the hidden states that transformers returns are not the boundaries.
-        constant_tokens: tokens of the image vocabulary that the model itself puts into image positions (row ends).
-        constants_inside: whether learned constants enter image positions through the projector, so that only a second
-            pass with other media tells them from content.
-        arguments: arguments of the model beside the processor's output.
-        passes: the processor's outputs that the model takes though its signature does not name them.
-        lacks: modality → why it cannot be given, though the architecture has it.
-        filler: dotted path of the embedder whose last vector fills up a medium's positions.
-        videos_as_images: whether the frames of a video stand in the sequence as pictures.
-        same_number: whether all examples of a batch must have the same number of pictures.
-        max_batch: the most examples that one pass takes.
-        decoder_reads_prompt: whether the prompt goes to the decoder of an encoder-decoder, as ``decoder_input_ids``.
-        answers_apart: whether the answer is a sequence of its own, in the decoder of an encoder-decoder.
-        writes_image_token: whether the prompt contains the processor's image token where a picture belongs; otherwise
-            the processor itself puts the image positions in front.
-        needs: the modality that every prompt must come with.
-        videos_go_by: the argument by which the processor takes videos.
-        longest_sound: the number of samples at which the processor cuts sound.
-        sound_window: the attribute of its feature extractor that holds that number instead.
-        prompt_start: replaces the tokenizer's special tokens before a raw prompt, where those would close the prompt
-            with the token that ends an answer.
-        prompt_end: what the processor itself appends to a prompt.
-        framing: tokens that frame media, where no id of the configuration or the processor names them.
-        image_mark: what the processor writes where a picture belongs, where it takes an example as one list of texts
-            and pictures.
-        tower: dotted paths; the first that exists is the list of the vision tower's blocks. None: the usual names tell.
-            NOWHERE: no stack of blocks keeps its positions and runs once in a pass.
-        projector: the same for the module whose output the language model reads.
-        prefix_attention: whether the prompt's positions attend to each other in both directions.
-        unsupported: why the architecture cannot be measured.
-    """
-
-    fusion: str = "projector"
-    part: str | None = None
+    fusion: str = "projector"  # how media meet the text, in one of :data:`FUSIONS`
+    part: str | None = None  # dotted path of the model to run inside the loaded one (the thinker of an omni model)
+    # dotted path of the module that contains the blocks, where ``get_decoder()`` does not name it
     stack: str | None = None
+    # modality → why no position of the stream holds it, though the model takes it
     unplaced: Mapping[str, str] = field(default_factory=dict)
-    media_mask: str | None = None
+    media_mask: str | None = None  # the processor's output that marks the image positions, where no token id does
+    # whether the model itself puts the picture's positions before or after those of the text
     adds_image: Literal["before", "after"] | None = None
+    # the configuration's key for the number of parallel residual streams, and their axis in a hidden state
     streams: tuple[str, int] | None = None
-    states_differ: str | None = None
+    states_differ: str | None = None  # why the hidden states that transformers returns are not the boundaries
+    # tokens of the image vocabulary that the model itself puts into image positions (row ends)
     constant_tokens: tuple[str, ...] = ()
+    # whether learned constants enter image positions through the projector, so that only a second pass with
+    # other media tells them from content
     constants_inside: bool = False
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    passes: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # arguments of the model beside the processor's output
+    passes: tuple[str, ...] = ()  # the processor's outputs that the model takes though its signature does not name them
+    # modality → why it cannot be given, though the architecture has it
     lacks: Mapping[str, str] = field(default_factory=dict)
-    filler: str | None = None
-    videos_as_images: bool = False
-    same_number: bool = False
-    max_batch: int | None = None
+    filler: str | None = None  # dotted path of the embedder whose last vector fills up a medium's positions
+    videos_as_images: bool = False  # whether the frames of a video stand in the sequence as pictures
+    same_number: bool = False  # whether all examples of a batch must have the same number of pictures
+    max_batch: int | None = None  # the most examples that one pass takes
+    # whether the prompt goes to the decoder of an encoder-decoder, as ``decoder_input_ids``
     decoder_reads_prompt: bool = False
-    answers_apart: bool = False
+    answers_apart: bool = False  # whether the answer is a sequence of its own, in the decoder of an encoder-decoder
+    # whether the prompt contains the processor's image token where a picture belongs; otherwise the processor
+    # itself puts the image positions in front
     writes_image_token: bool = True
-    needs: Literal["image", "video", "audio"] | None = None
-    videos_go_by: str = "videos"
-    longest_sound: int | None = None
-    sound_window: str | None = None
+    needs: Literal["image", "video", "audio"] | None = None  # the modality that every prompt must come with
+    videos_go_by: str = "videos"  # the argument by which the processor takes videos
+    longest_sound: int | None = None  # the number of samples at which the processor cuts sound
+    sound_window: str | None = None  # the attribute of its feature extractor that holds that number instead
+    # replaces the tokenizer's special tokens before a raw prompt, where those would close the prompt with the
+    # token that ends an answer
     prompt_start: str | None = None
-    prompt_end: str = ""
+    prompt_end: str = ""  # what the processor itself appends to a prompt
+    # tokens that frame media, where no id of the configuration or the processor names them
     framing: tuple[str, ...] = ()
+    # what the processor writes where a picture belongs, where it takes an example as one list of texts and
+    # pictures
     image_mark: str | None = None
+    # dotted paths; the first that exists is the list of the vision tower's blocks. None: the usual names
+    # tell. NOWHERE: no stack of blocks keeps its positions and runs once in a pass.
     tower: tuple[str, ...] | None = None
-    projector: tuple[str, ...] | None = None
-    prefix_attention: bool = False
-    unsupported: str | None = None
+    projector: tuple[str, ...] | None = None  # the same for the module whose output the language model reads
+    prefix_attention: bool = False  # whether the prompt's positions attend to each other in both directions
+    unsupported: str | None = None  # why the architecture cannot be measured
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSIONS:
@@ -93,7 +71,6 @@ class Overrides:
 
     @property
     def sees(self) -> Sees:
-        """What a state depends on besides its own token."""
         if self.answers_apart or self.prefix_attention:
             return "sequence"
         return "media" if self.unplaced else "before"
@@ -279,5 +256,4 @@ def overrides_for(model_type: str, language_model: str = "") -> Overrides:
 
 
 def overrides_of(config: Any) -> Overrides:
-    """The overrides of a configuration."""
     return overrides_for(config.model_type, getattr(getattr(config, "text_config", None), "model_type", ""))

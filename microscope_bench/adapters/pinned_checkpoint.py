@@ -33,13 +33,7 @@ def resolve_checkpoint(
 ) -> Checkpoint:
     """Pins a hub repository to its commit and fetches it by that commit, or hashes a local directory.
 
-    Args:
-        pretrained: "org/name" on the hub, or a directory.
-        revision: branch, tag or commit on the hub; None means its main branch. Not for a directory.
-        files: glob patterns, relative to the checkpoint, of the files that matter.
-
-    Raises:
-        AdapterError: no such directory or repository, no access, or the hub cannot be reached.
+    ``files`` are glob patterns, relative to the checkpoint, of the files that matter.
     """
     directory = Path(pretrained).expanduser()
     if directory.is_dir():
@@ -54,11 +48,7 @@ def resolve_checkpoint(
 
 
 def content_revision(directory: Path, files: Sequence[str] = CHECKPOINT_FILES) -> str:
-    """``"sha256-"`` + 16 hex digits over relative names and content of the matching files.
-
-    Raises:
-        AdapterError: no file matches.
-    """
+    """``"sha256-"`` + 16 hex digits over relative names and content of the matching files."""
     paths = sorted({p for pattern in files for p in directory.glob(pattern) if p.is_file()})
     if not paths:
         raise AdapterError(f"{directory} holds none of {', '.join(files)}; is it a checkpoint?")

@@ -38,26 +38,17 @@ ADAPTERS: Registry[type[Adapter]] = Registry(
 
 @dataclass(frozen=True)
 class Preset:
-    """A model with a name: an adapter and the arguments to load it with.
+    """A model with a name: an adapter and the arguments to load it with."""
 
-    Attributes:
-        name: what ``--model`` and the result file call it.
-        adapter: the registered name of the adapter that loads it.
-        description: one line for ``ls models``.
-        args: its model args; the user's come on top.
-        build: ``"module:function"`` of a function that takes the name, makes or checks the checkpoint and returns its
-            directory, which becomes ``pretrained``.
-        published: what its publisher says of the checkpoint, for one of a hub.
-        fusion: how media meet the text.
-    """
-
-    name: str
-    adapter: str
-    description: str
-    args: Mapping[str, str] = field(default_factory=dict)
+    name: str  # what ``--model`` and the result file call it
+    adapter: str  # the registered name of the adapter that loads it
+    description: str  # one line for ``ls models``
+    args: Mapping[str, str] = field(default_factory=dict)  # its model args; the user's come on top
+    # ``"module:function"`` of a function that takes the name, makes or checks the checkpoint and returns its
+    # directory, which becomes ``pretrained``
     build: str | None = None
-    published: Published | None = None
-    fusion: str = ""
+    published: Published | None = None  # what its publisher says of the checkpoint, for one of a hub
+    fusion: str = ""  # how media meet the text
 
 
 ZOO_PREFIX, TWIN_SUFFIX = "zoo-", "-untrained"

@@ -44,7 +44,6 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
 
 
 def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
-    """The tokenizer of a text-only checkpoint, or an AdapterError."""
     from transformers import AutoTokenizer
 
     try:
@@ -57,11 +56,7 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
 
 
 def _processor_without_video(path: Path, config: Any) -> Any | None:
-    """The checkpoint's processor without its video processor, or None where it has none.
-
-    Video processors need torchvision; without it transformers refuses the whole processor although its picture half
-    works.
-    """
+    """The checkpoint's processor without its video processor, or None where it has none."""
     base: Any = _processor_class(path, config)
     if base is None or "video_processor" not in base.get_attributes():
         return None

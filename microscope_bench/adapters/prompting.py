@@ -28,7 +28,6 @@ def chat_template(processor: Any) -> str | None:
 
 
 def template_sha256(template: str | None) -> str | None:
-    """Hex digest of a chat template, for the record."""
     return None if template is None else hashlib.sha256(template.encode()).hexdigest()
 
 
@@ -47,14 +46,8 @@ def check_placeholders(example: Example, modalities: Collection[str] = ("image",
 def chat(processor: Any, turns: Sequence[tuple[str, str]], modalities: Iterable[str], *, in_parts: bool) -> str:
     """A conversation up to where the assistant's answer begins, or continues where the last turn begins it.
 
-    Args:
-        processor: a processor or tokenizer with a chat template.
-        turns: (role, content) of each; media become parts of a turn, in order.
-        modalities: those whose placeholders stand for media; any other placeholder is a word.
-        in_parts: whether the template takes typed parts (processors) or one string (tokenizers).
-
-    Raises:
-        ValueError: the template leaves a turn out, as some do with a system turn.
+    Placeholders of other than the given modalities are words. ``in_parts`` says whether the template takes typed parts
+    (processors) or one string (tokenizers). A ValueError says that the template leaves a turn out.
     """
     kinds = {PLACEHOLDERS[modality]: modality for modality in modalities}
     said = [{"role": role, "content": _parts(text, kinds) if in_parts else text} for role, text in turns]

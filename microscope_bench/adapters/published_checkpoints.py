@@ -13,33 +13,20 @@ from microscope_bench.adapters.overrides import overrides_for
 
 @dataclass(frozen=True)
 class Published:
-    """One published checkpoint.
-
-    Attributes:
-        repo: hub repository.
-        model_type: its architecture, as its configuration names it.
-        base: the language model it was made from.
-        parameters: in billions, of the whole model.
-        licence: of the weights, by the hub's name for it.
-        dtype: of the published weights.
-        gated: whether its publisher's terms must be accepted first.
-        adapter: the adapter that loads it.
-        verified: see above.
-    """
+    """One published checkpoint."""
 
     repo: str
-    model_type: str
-    base: str
-    parameters: float
-    licence: str
+    model_type: str  # its architecture, as its configuration names it
+    base: str  # the language model it was made from
+    parameters: float  # in billions, of the whole model
+    licence: str  # of the weights, by the hub's name for it
     dtype: str = "bfloat16"
-    gated: bool = False
-    adapter: str = "hf"
+    gated: bool = False  # whether its publisher's terms must be accepted first
+    adapter: str = "hf"  # the adapter that loads it
     verified: str | None = None
 
     @property
     def fusion(self) -> str:
-        """How media meet the text, one of :data:`~microscope_bench.adapters.overrides.FUSIONS`."""
         return overrides_for(self.model_type).fusion
 
 

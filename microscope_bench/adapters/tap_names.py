@@ -14,6 +14,5 @@ TAPS = {
 
 
 def check_tap(tap: str) -> None:
-    """Raises an UnknownNameError unless it is one of :data:`TAPS`."""
     if tap not in TAPS:
         raise unknown_name("tap", tap, list(TAPS))

@@ -23,16 +23,10 @@ _PROJECTORS = (
 
 
 def find_places(model: nn.Module, tap: str, paths: Sequence[str] | None) -> tuple[Sequence[nn.Module], nn.Module]:
-    """The blocks to watch and the module whose output is the last boundary.
+    """The blocks to watch and the module whose output is the last boundary; an AdapterError where there are none.
 
-    Args:
-        model: the whole model.
-        tap: one of :data:`~microscope_bench.adapters.tap_names.TAPS`.
-        paths: dotted paths, the first that exists is the tower's block list or the projector; None looks for the usual
-            names, and an empty one means that there is no such place.
-
-    Raises:
-        AdapterError: the model has no such place, or none that could be found.
+    Of the dotted ``paths`` the first that exists is taken; None looks for the usual names, and an empty sequence means
+    that there is no such place.
     """
     named = dict(model.named_modules())
     found: Any = next((named[path] for path in paths or () if path in named), None)

@@ -36,13 +36,7 @@ class TappedBatch(Batch):
 
 
 class TappedAdapter(Adapter):
-    """A transformers model watched at another place.
-
-    Args:
-        whole: the adapter of the model; it has the model as ``.model``.
-        tap: see :func:`~microscope_bench.adapters.tap_places.find_places`.
-        paths: see there.
-    """
+    """A transformers model, the ``model`` of the adapter ``whole``, watched at another place."""
 
     max_batch = 1
     sees = "media"
@@ -76,7 +70,6 @@ class TappedAdapter(Adapter):
         raise AdapterError("load the model and call tapped() on it")
 
     def blocks(self) -> Sequence[nn.Module]:
-        """The blocks of the tower in order; none for the projector."""
         return list(self._blocks)
 
     def last_module(self) -> nn.Module:

@@ -32,10 +32,6 @@ def untrained_twin(model: Any) -> Any:
     """A copy of a transformers model, freshly initialised on the CPU; call it inside :func:`seeded_initialisation`.
 
     Class, configuration, dtypes, attention implementation and device are those of the model.
-
-    Raises:
-        AdapterError: the model is quantised or spread over several devices, or its architecture does not initialise all
-            of its weights.
     """
     name = type(model).__name__
     if getattr(model.config, "quantization_config", None) is not None:

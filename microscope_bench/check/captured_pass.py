@@ -32,7 +32,6 @@ class CapturedPass:
 
     @property
     def labels(self) -> np.ndarray:
-        """The final labels, (B, S)."""
         return self.adapter.refine_labels(self.batch, self.boundaries[0])
 
     @cached_property
@@ -48,7 +47,6 @@ class CapturedPass:
 
     @property
     def finite(self) -> bool:
-        """Whether the states of all real positions are finite."""
         return not any(self.non_finite)
 
 

@@ -33,7 +33,6 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed."""
         return all(check.status != "failed" for check in self.checks)
 
     def __str__(self) -> str:

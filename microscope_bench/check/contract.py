@@ -47,10 +47,8 @@ _Outcome = tuple[bool, str, str]  # whether the statement holds, what was seen, 
 def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> CheckReport:
     """Runs every check of the adapter's contract; a check that raises has failed and says how.
 
-    Args:
-        adapter: a loaded model.
-        examples: at least two, best of different lengths and picture sizes; None draws two, and two more for each
-            further modality of the model, on which the checks that depend on media run again.
+    ``examples`` are at least two, best of different lengths and picture sizes; None draws two, and two more for each
+    further modality of the model, on which the checks that depend on media run again.
     """
     install_recording_hooks(adapter)
     if examples is not None:
@@ -256,7 +254,6 @@ def _boundaries_equal_the_library(captured: CapturedPass) -> _Outcome:
 
 
 def _distances(captured: CapturedPass, a: Sequence[Tensor], b: Sequence[Tensor]) -> list[float]:
-    """The distance at each boundary over the positions that are not padding."""
     return [distance(rows(x, captured.real), rows(y, captured.real)) for x, y in zip(a, b, strict=True)]
 
 

@@ -22,19 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run before its first forward pass: what a control changes.
-
-    Attributes:
-        adapter: the loaded model.
-        source: the task's examples.
-        n_examples: how many of them are measured, counted from the first.
-        seed: the protocol's; it decides every random choice of a control.
-    """
+    """A run before its first forward pass: what a control changes."""
 
     adapter: Adapter
-    source: ExampleSource
-    n_examples: int
-    seed: int
+    source: ExampleSource  # the task's examples
+    n_examples: int  # how many of them are measured, counted from the first
+    seed: int  # the protocol's; it decides every random choice of a control
 
 
 @dataclass(frozen=True)
@@ -79,19 +72,13 @@ CONTROLS: dict[str, Control] = {
 
 
 def named_control(name: str) -> Control:
-    """The control of that name, or an UnknownNameError."""
     if name not in CONTROLS:
         raise unknown_name("control", name, sorted(CONTROLS), "List them with: microscope-bench ls controls")
     return CONTROLS[name]
 
 
 def with_control(name: str | None, run: Run) -> Run:
-    """The run as the control (None: no control) changes it; its adapter's ``info.control`` names the control.
-
-    Raises:
-        UnknownNameError: no such control.
-        MicroscopeError: the control makes no sense for this model or task.
-    """
+    """The run as the control (None: no control) changes it; its adapter's ``info.control`` names the control."""
     if name is None:
         return run
     module, _, function = named_control(name).change.partition(":")

@@ -46,7 +46,6 @@ class ChangedExamples:
         return self._source.ids
 
     def example(self, index: int) -> Example:
-        """One changed example."""
         return self._change(index, self._source.example(index))
 
 

@@ -26,23 +26,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class LessonBatch:
-    """Several lessons as one batch; all tensors are (B, S) but for ``mask``.
+    """Several lessons as one batch; all tensors are (B, S) but for ``mask``."""
 
-    Attributes:
-        input_ids: int64, token ids.
-        mask: bool (B, 1, S, S): a turn sees the picture and itself.
-        position_ids: int64; every turn continues where the picture ends.
-        weights: float32, of a position's own id in the loss; 0 outside answers.
-        answers: int64, at the last token of a question the index of its answer in :func:`answer_words`, else NONE.
-        matches: int64, at the last token of an option whether it is the right one, else NONE.
-    """
-
-    input_ids: Tensor
-    mask: Tensor
-    position_ids: Tensor
-    weights: Tensor
-    answers: Tensor
-    matches: Tensor
+    input_ids: Tensor  # int64, token ids
+    mask: Tensor  # bool (B, 1, S, S): a turn sees the picture and itself
+    position_ids: Tensor  # int64; every turn continues where the picture ends
+    weights: Tensor  # float32, of a position's own id in the loss; 0 outside answers
+    answers: Tensor  # int64, at the last token of a question the index of its answer in :func:`answer_words`, else NONE
+    matches: Tensor  # int64, at the last token of an option whether it is the right one, else NONE
 
 
 class LessonEncoder:
@@ -59,7 +50,6 @@ class LessonEncoder:
         )
 
     def batch(self, lessons: Sequence[Lesson]) -> LessonBatch:
-        """The lessons as one batch, padded on the right."""
         rows = [self._row(lesson) for lesson in lessons]
         shape = (len(rows), max(len(row["input_ids"]) for row in rows))
         padding = {"input_ids": self._padding, "weights": 0.0, "turn": NONE, "position_ids": 0}

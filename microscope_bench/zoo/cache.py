@@ -29,9 +29,6 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
 
     ``build`` writes the content into an empty directory, which is then renamed, so that a half-written one is never
     seen; a lock lets several processes ask at once.
-
-    Raises:
-        MicroscopeError: the place is not writable, or holds something that was not built here.
     """
     if is_intact(target):
         return target

@@ -36,7 +36,6 @@ class AuxiliaryHeads(nn.Module):
         self.match = nn.Linear(parts.HIDDEN_SIZE, 2)
 
     def forward(self, states: Mapping[int, Tensor], answers: Tensor, matches: Tensor) -> Tensor:
-        """The sum of both cross-entropies."""
         return _read(self.answer, states[ANSWER_LAYER], answers) + _read(self.match, states[MATCH_LAYER], matches)
 
 
@@ -47,7 +46,6 @@ def _read(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
 
 
 def training(fusion: Format, seed: int, device: torch.device) -> Training:
-    """Identifies the second stage of a model."""
     return Training(f"fusion-{fusion.name}", seed, SCHEDULE, device.type)
 
 

@@ -34,23 +34,14 @@ _BINDING_STREAM, _TURNS_STREAM = 10, 12  # streams of random numbers that shapes
 
 @dataclass(frozen=True)
 class Turn:
-    """One question.
-
-    Attributes:
-        question: its words.
-        choices: the options, for an answer by letter; empty for an open question.
-        answer: the right option, or the answer in words.
-        instruction: follows the options.
-        weight: of each token of the answer in the loss.
-        has_one_answer: whether the question alone, without its options, determines the answer.
-    """
+    """One question."""
 
     question: str
-    choices: tuple[str, ...]
-    answer: str
-    instruction: str = ""
-    weight: float = 1.0
-    has_one_answer: bool = True
+    choices: tuple[str, ...]  # the options, for an answer by letter; empty for an open question
+    answer: str  # the right option, or the answer in words
+    instruction: str = ""  # follows the options
+    weight: float = 1.0  # of each token of the answer in the loss
+    has_one_answer: bool = True  # whether the question alone, without its options, determines the answer
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,6 @@ def answer_words() -> tuple[str, ...]:
 
 
 def lesson(seed: int, number: int) -> Lesson:
-    """Lesson ``number`` (0 and up) of a seed."""
     scene = shapesqa().scene(seed, "train", number)
     dice = shapesqa().Dice(seed, _TURNS_STREAM, number)
     own = Turn(

@@ -40,12 +40,10 @@ _LANGUAGE_MODEL, _VISION_TOWER, _CONNECTOR, _HEADS = range(4)
 
 
 def tokenizer() -> Any:
-    """The zoo's tokenizer."""
     return build_byte_tokenizer(SPECIAL_TOKENS)
 
 
 def text_config() -> MistralConfig:
-    """The configuration of the language model."""
     tokens = tokenizer()
     return MistralConfig(
         vocab_size=len(tokens),
@@ -83,7 +81,6 @@ CLIP_PICTURES: dict[str, Any] = {
 
 
 def clip_config() -> CLIPVisionConfig:
-    """The configuration of the vision tower of the LLaVA and OmniFusion formats."""
     return CLIPVisionConfig(**_TOWER_SIZES)
 
 
@@ -93,7 +90,6 @@ def blip2_config() -> Blip2VisionConfig:
 
 
 def clip_image_processor() -> CLIPImageProcessorPil:
-    """The image processor of the CLIP tower."""
     return CLIPImageProcessorPil(**CLIP_PICTURES)
 
 

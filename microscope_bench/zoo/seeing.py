@@ -18,10 +18,7 @@ CHANCE = 1 / 3
 
 @dataclass(frozen=True)
 class Seeing:
-    """How a model answers ``n`` questions: the share of right answers, and the same with exchanged pictures.
-
-    ``by_kind`` maps a kind of question to both.
-    """
+    """How a model answers ``n`` questions: the share of right answers, and the same with exchanged pictures."""
 
     n: int
     accuracy: float
@@ -54,7 +51,6 @@ def how_it_sees(adapter: Adapter, n: int = N_QUESTIONS, batch_size: int = 32) ->
 
 
 def _right(adapter: Adapter, examples: Sequence[Example], batch_size: int) -> np.ndarray:
-    """Whether each question is answered rightly: bool (n,)."""
     right = []
     for start in range(0, len(examples), batch_size):
         asked = examples[start : start + batch_size]

@@ -24,12 +24,7 @@ TWIN_FORMAT = 2
 
 
 def shipped_model(name: str) -> Path:
-    """The directory of the trained checkpoint ``zoo-<fusion>``, its files checked against their recorded hashes.
-
-    Raises:
-        UnknownNameError: no such model.
-        AdapterError: a file is damaged, missing or does not belong there.
-    """
+    """The directory of the trained checkpoint ``zoo-<fusion>``, its files checked against their recorded hashes."""
     if fusion_of(name) is None or name.endswith(TWIN_SUFFIX):
         raise unknown_name("model of the zoo", name, [ZOO_PREFIX + fusion for fusion in FUSIONS])
     again = "Install the package again; in a clone: git checkout -- microscope_bench/zoo/weights"
@@ -58,12 +53,7 @@ def shipped_model(name: str) -> Path:
 
 
 def untrained_checkpoint(name: str, seed: int = SEED) -> Path:
-    """The directory of ``zoo-<fusion>-untrained``, a checkpoint before training, built once in this user's cache.
-
-    Raises:
-        UnknownNameError: no such model.
-        MicroscopeError: the cache cannot be written.
-    """
+    """The directory of ``zoo-<fusion>-untrained``, a checkpoint before training, built once in this user's cache."""
     fusion = fusion_of(name)
     if fusion is None or not name.endswith(TWIN_SUFFIX):
         raise unknown_name("untrained twin", name, [f"{ZOO_PREFIX}{known}{TWIN_SUFFIX}" for known in FUSIONS])

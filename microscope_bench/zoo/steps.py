@@ -36,7 +36,6 @@ class Schedule:
     warm_up: int
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, 0 and up."""
         rising = min(1.0, (step + 1) / self.warm_up)
         falling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * rising * (0.02 + 0.98 * falling)
@@ -63,7 +62,6 @@ class Training:
         }
 
     def checkpoint(self, work: Path) -> Path:
-        """The file of its checkpoint in a work directory."""
         return work / f"{self.name}-seed{self.seed}-{self.device}.pt"
 
 
@@ -77,17 +75,8 @@ def train(
 ) -> None:
     """Trains the modules in place, from the checkpoint in the directory ``work`` where there is one.
 
-    Two processes may be given the same training: the second waits, and finds it done.
-
-    Args:
-        training: identifies it.
-        modules: name → module; parameters that need no gradient do not change.
-        loss_of_step: step → its loss, and what the progress bar shows.
-        work: directory of the checkpoint, which is written every 100 steps and never removed here.
-        quiet: no progress bar.
-
-    Raises:
-        MicroscopeError: the checkpoint is of another recipe, or cannot be read or written; the loss is not finite.
+    Two processes may be given the same training: the second waits, and finds it done. ``loss_of_step`` gives the loss
+    of a step and what the progress bar shows. The checkpoint is written every 100 steps and never removed here.
     """
     schedule, checkpoint = training.schedule, training.checkpoint(work)
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
@@ -137,7 +126,6 @@ def _save(
 
 
 def _resume(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, training: Training) -> int:
-    """Loads the checkpoint's state into modules and optimizer and returns the next step."""
     if not path.is_file():
         return 0
     try:

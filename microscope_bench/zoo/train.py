@@ -33,21 +33,11 @@ def train_model(
 ) -> Path:
     """Trains one model, writes its checkpoint and its card, and returns the checkpoint's directory.
 
-    An interrupted training continues from its last checkpoint. A vision tower is trained once for all fusions that have
-    it. On one CPU thread, with the same torch and the same kind of processor, the same seed gives the same bytes.
-
-    Args:
-        fusion: a key of :data:`microscope_bench.zoo.FUSIONS`.
-        output: the checkpoint becomes ``output/zoo-<fusion>`` (with another seed ``zoo-<fusion>-seed<seed>``), and
-            ``output/checksums.json`` records its hashes.
-        seed: of weights and lessons, 0 and up.
-        work: directory of training checkpoints; None means this user's cache.
-        device: where to train connector and language model; towers are trained on the CPU.
-        quiet: no progress bars.
-
-    Raises:
-        MicroscopeError: no such fusion or device, the output exists or cannot be written, or a training checkpoint
-            cannot be resumed from.
+    An interrupted training continues from its last checkpoint, in ``work`` or this user's cache. A vision tower is
+    trained once for all fusions that have it, on the CPU whatever the ``device``. On one CPU thread, with the same
+    torch and the same kind of processor, the same seed gives the same bytes. The checkpoint becomes
+    ``output/zoo-<fusion>`` (with another seed ``zoo-<fusion>-seed<seed>``), and ``output/checksums.json`` has its
+    hashes.
     """
     known, target_device = find_format(fusion), pick_device(device)
     if target_device.type not in DEVICES:
@@ -87,7 +77,6 @@ def train_model(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``."""
     parser = argparse.ArgumentParser(
         prog="python -m microscope_bench.zoo.train",
         description="Trains one model of the zoo from nothing in two stages: its vision tower, then connector and "

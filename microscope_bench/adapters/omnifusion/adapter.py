@@ -66,7 +66,6 @@ class OmniFusionAdapter(Adapter):
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> OmniFusionAdapter:
-        """Loads a checkpoint; an AdapterError where a part is missing, damaged, of another shape, or unsafe."""
         refuse_unknown_args(args, ARGS)
         if "pretrained" not in args:
             raise AdapterError("omnifusion needs pretrained=org/name or pretrained=path/to/directory")
@@ -94,10 +93,6 @@ class OmniFusionAdapter(Adapter):
         """Builds the published sequence for each example, padded on the right.
 
         The picture stands before the question wherever its placeholder is, since the model knows no other order.
-
-        Raises:
-            AdapterError: an example has several pictures.
-            ExampleError: a picture cannot be processed, or its placeholder is missing.
         """
         for example in examples:
             if other := sorted(example.media.keys() - self.modalities):
@@ -154,7 +149,6 @@ class OmniFusionAdapter(Adapter):
         return fresh
 
     def _row(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and labels of one example, without padding."""
         parts = [(self._text_ids(DIALOG), TEXT)]
         if example.images:
             parts += [

@@ -49,10 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 def find_checkpoint(args: Mapping[str, str]) -> Checkpoint:
-    """The pinned folder that holds ``tokenizer/``, ``tuned-model/`` and the two tensor files.
-
-    ``args`` are the adapter's. Raises an AdapterError where the folder cannot be reached, or lacks a part.
-    """
+    """The pinned folder that holds ``tokenizer/``, ``tuned-model/`` and the two tensor files."""
     pretrained, revision, subfolder = args["pretrained"], args.get("revision"), args.get("subfolder")
     directory = Path(pretrained).expanduser()
     if directory.is_dir():
@@ -81,10 +78,7 @@ def _refuse_incomplete(root: Path) -> None:
 
 
 def find_vision_tower(args: Mapping[str, str], checkpoint: Checkpoint) -> Checkpoint:
-    """The pinned folder of the CLIP tower and its image processor; the log says which one it is.
-
-    It is the checkpoint's ``clip/`` if it has one and ``args`` (the adapter's) name no other.
-    """
+    """The pinned folder of the CLIP tower: the checkpoint's ``clip/`` where it has one and ``args`` name no other."""
     source, revision = args.get("vision_tower"), args.get("vision_revision")
     beside = checkpoint.path / _TOWER_FOLDER
     if source is None and beside.is_dir() and revision is None:
@@ -166,7 +160,6 @@ def _load_known_pickle(path: Path) -> Any:
 
 
 def _projection_tensors(module: Any, path: Path) -> tuple[dict[str, Tensor], int]:
-    """The tensors of an unpickled projection, and the number of its heads."""
     if not isinstance(module, VisualToGPTMapping):
         raise AdapterError(f"{path} should hold a {VisualToGPTMapping.__name__} module, not a {type(module).__name__}")
     try:

@@ -31,7 +31,6 @@ class VisualToGPTMapping(nn.Module):
         self.linear = nn.Linear(vision_size, text_size)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Maps patches (n, patches, vision_size) to embeddings (n, patches, text_size)."""
         return self.linear(self.transformer_layer(patches))  # type: ignore[no-any-return]
 
 
@@ -56,7 +55,6 @@ class OmniFusionModel(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The language model's configuration."""
         return self.language_model.config
 
     def untrained_twin(self) -> OmniFusionModel:
@@ -79,12 +77,7 @@ class OmniFusionModel(nn.Module):
         return self.projection(states[:, 1:])  # type: ignore[no-any-return]
 
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
-        """The sequence (B, S, d) that block 1 receives.
-
-        Args:
-            input_ids: int64 (B, S), vocabulary ids and the marks of this module.
-            pixel_values: (n, 3, H, W), the pictures in the order of their rows, at most one a row.
-        """
+        """The sequence (B, S, d) that block 1 receives; ``pixel_values``, (n, 3, H, W): at most one picture a row."""
         embeddings = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
         for name, mark in SPECIAL_MARKS.items():
             embeddings[input_ids == mark] = self.special_embeddings[name]
@@ -100,11 +93,7 @@ class OmniFusionModel(nn.Module):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """One pass of the language model over :meth:`embed` and its output, without KV cache.
-
-        ``attention_mask``, int64 (B, S), is 0 where a row is padded; ``logits_to_keep`` are the positions to compute
-        logits at (0: all of them); ``kwargs`` go to the language model.
-        """
+        """One pass of the language model over :meth:`embed`; logits at ``logits_to_keep`` (0: at all positions)."""
         return self.language_model(
             inputs_embeds=self.embed(input_ids, pixel_values),
             attention_mask=attention_mask,

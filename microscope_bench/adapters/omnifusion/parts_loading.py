@@ -70,7 +70,6 @@ def assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionMo
 
 
 def model_info(checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel) -> ModelInfo:
-    """The identity of the assembled model, its vision tower included."""
     config = model.language_model.config
     return ModelInfo(
         name=checkpoint.repo,
@@ -92,7 +91,6 @@ def model_info(checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel
 
 
 def processing_of(model: OmniFusionModel, tokenizer: Any, image_processor: Any) -> Processing:
-    """What makes the inputs of the assembled model."""
     return Processing(
         processor=type(tokenizer).__name__,
         image_processor=type(image_processor).__name__,

@@ -14,7 +14,6 @@ FORMATS: dict[str, Format] = {known.name: known for known in (Llava(), LlavaNext
 
 
 def find_format(name: str) -> Format:
-    """The format of that name, or an UnknownNameError."""
     if name not in FORMATS:
         raise unknown_name("fusion", name, list(FORMATS))
     return FORMATS[name]

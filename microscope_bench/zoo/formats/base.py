@@ -23,17 +23,11 @@ STORED_DTYPE = torch.float16
 
 
 class Format(ABC):
-    """One way of fusing pictures with a language model, in the checkpoint format of the model that made it known.
+    """One way of fusing pictures with a language model, in the checkpoint format of the model that made it known."""
 
-    Attributes:
-        name: of the fusion, as ``zoo.train --fusion`` takes it; the model is called ``zoo-<name>``.
-        tower: the kind of its vision tower, "clip", "blip-2" or None.
-        image_tokens: what becomes of a shapesqa picture in the sequence, for the model card.
-    """
-
-    name: str
-    tower: str | None = "clip"
-    image_tokens: str
+    name: str  # of the fusion, as ``zoo.train --fusion`` takes it; the model is called ``zoo-<name>``
+    tower: str | None = "clip"  # the kind of its vision tower, "clip", "blip-2" or None
+    image_tokens: str  # what becomes of a shapesqa picture in the sequence, for the model card
 
     @abstractmethod
     def build(self, seed: int) -> Any:
@@ -63,11 +57,9 @@ class Format(ABC):
         return self.assemble(seed, None if self.tower is None else parts.vision_tower(self.tower, seed))
 
     def blocks(self, model: Any) -> Sequence[nn.Module]:
-        """The decoder blocks."""
         return list(model.get_decoder().layers)
 
     def tower_of(self, model: Any) -> Any:
-        """The model's vision tower, or None."""
         return model.model.vision_tower
 
     def forward(self, model: Any, **inputs: Any) -> Tensor:

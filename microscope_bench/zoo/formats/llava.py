@@ -22,7 +22,6 @@ class Llava(Format):
     processor_class: Any = LlavaProcessor
 
     def config(self, **options: Any) -> Any:
-        """The model's configuration; ``options`` are further fields."""
         return self.model_class.config_class(
             vision_config=parts.clip_config(),
             text_config=parts.text_config(),
@@ -32,7 +31,6 @@ class Llava(Format):
         )
 
     def image_processor(self) -> Any:
-        """What cuts and scales a picture."""
         return parts.clip_image_processor()
 
     def build(self, seed: int) -> Any:
