@@ -21,7 +21,6 @@ _FINAL_NORMS = (
 
 
 def module_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """Every non-empty ModuleList of the model by its dotted path."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)}
 
 

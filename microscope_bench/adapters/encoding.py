@@ -31,10 +31,7 @@ _NO_PLACE = (
 
 
 class Encoder:
-    """Turns examples into tensors with one label per position; a text-only model has no processor.
-
-    ``lacks`` says of a modality why it cannot be encoded, though the processor prepares it.
-    """
+    """Turns examples into tensors with one label per position; a text-only model has no processor."""
 
     def __init__(
         self,
@@ -123,7 +120,6 @@ class Encoder:
 
     @property
     def prompt_end(self) -> str:
-        """What the processor itself appends to each prompt."""
         return self._overrides.prompt_end
 
     def with_template(self, templated: bool) -> Encoder:

@@ -19,7 +19,7 @@ from microscope_bench.adapters.decoder import describe_module_lists, find_blocks
 from microscope_bench.adapters.encoding import Encoder
 from microscope_bench.adapters.hf_loading import load_parts
 from microscope_bench.adapters.media_tokens import constant_media_vectors
-from microscope_bench.adapters.model_loading import model_info, part_that_runs, processing_of, start_tokens
+from microscope_bench.adapters.model_loading import model_info, processing_of, start_tokens
 from microscope_bench.adapters.offloading import input_device, offloading_fails
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
@@ -53,7 +53,7 @@ class HFAdapter(Adapter):
         max_length: int | None = None,
     ) -> None:
         self._overrides = self.overrides or overrides_of(model.config)
-        model = part_that_runs(model, self._overrides)
+        model = model if self._overrides.part is None else model.get_submodule(self._overrides.part)
         self._set_model(model)
         self.tokenizer, self.processor = tokenizer, processor
         self.device = input_device(model)

@@ -40,10 +40,7 @@ class MediaTokens:
 def find_media_tokens(
     config: Any, tokenizer: Any, processor: Any | None = None, framing_tokens: Collection[str] = ()
 ) -> MediaTokens:
-    """Reads the ids from the model's configuration first, then from the processor (None for a text-only model).
-
-    ``framing_tokens`` are tokens that frame media beside those whose ids the configuration names.
-    """
+    """Reads the ids from the model's configuration first, then from the processor (None for a text-only model)."""
     configured = list(_integers(config.to_dict()))
     attributes = []
     if processor is not None:

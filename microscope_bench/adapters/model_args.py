@@ -42,7 +42,6 @@ def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None
 
 
 def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:
-    """The value of an argument that is "true" or "false"; raises an AdapterError for anything else."""
     value = args.get(key)
     if value is None:
         return default
@@ -52,7 +51,6 @@ def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:
 
 
 def positive_int_arg(args: Mapping[str, str], key: str) -> int | None:
-    """The value of an argument that counts something, or None; raises an AdapterError for anything else."""
     value = args.get(key)
     if value is None:
         return None

@@ -52,10 +52,7 @@ def is_multimodal(config: Any) -> bool:
 def load_transformers_model(
     checkpoint: Checkpoint, config: Any, device: torch.device, options: Mapping[str, Any]
 ) -> Any:
-    """The model in evaluation mode, every weight from a safetensors file of the checkpoint; else an AdapterError.
-
-    ``options`` are further arguments of ``from_pretrained`` (dtype, ...); with a device_map, ``device`` is not used.
-    """
+    """The model in evaluation mode, every weight from a safetensors file of the checkpoint; else an AdapterError."""
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
     if part := overrides_of(config).part:
@@ -137,11 +134,6 @@ def start_tokens(model: Any) -> list[int]:
     return [int(found)] if forced is None else [int(found), int(forced)]
 
 
-def part_that_runs(model: Any, overrides: Overrides) -> Any:
-    """The model itself, or the part of it that reads the prompt: the thinker of an omni model."""
-    return model if overrides.part is None else model.get_submodule(overrides.part)
-
-
 def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layers: int) -> ModelInfo:
     text_config = model.config.get_text_config(decoder=True)
     n_streams = 1 if overrides.streams is None else getattr(text_config, overrides.streams[0])
@@ -165,10 +157,7 @@ def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layer
 
 
 def processing_of(model: Any, processor: Any, templated: bool, max_length: int | None) -> Processing:
-    """What makes the inputs of a transformers model: a processor or tokenizer, and its chat template if ``templated``.
-
-    ``max_length`` is the context length to report instead of the configuration's.
-    """
+    """A processor or tokenizer and, if ``templated``, its template; ``max_length`` replaces the configured length."""
     image_processor = getattr(processor, "image_processor", None)
     configured = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return Processing(

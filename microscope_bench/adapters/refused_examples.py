@@ -19,10 +19,7 @@ def refuse_what_the_model_lacks(
     overrides: Overrides,
     examples: Sequence[Example],
 ) -> None:
-    """Raises an AdapterError for the first example that needs what the model lacks, or lacks what the model needs.
-
-    ``title`` names the model in messages; ``lacks`` says why it cannot be given a modality.
-    """
+    """Raises an AdapterError for the first example that needs what the model lacks, or lacks what the model needs."""
     for example in examples:
         for modality in sorted(example.media.keys() - set(modalities)):
             others = ", ".join(sorted(modalities))

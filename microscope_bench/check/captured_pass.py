@@ -61,7 +61,6 @@ def capture(adapter: Adapter, examples: tuple[Example, ...]) -> CapturedPass:
 
 
 def hook_count(adapter: Adapter) -> int:
-    """The forward hooks and forward pre-hooks on all blocks."""
     return sum(len(block._forward_hooks) + len(block._forward_pre_hooks) for block in adapter.blocks())
 
 

@@ -77,7 +77,6 @@ CLIP_PICTURES: dict[str, Any] = {
     "size": {"shortest_edge": IMAGE_SIZE},
     "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
 }
-"""The sizes of an image processor for the CLIP tower."""
 
 
 def clip_config() -> CLIPVisionConfig:

@@ -16,8 +16,7 @@ from microscope_bench.zoo import FUSIONS, SEED
 from microscope_bench.zoo.cache import build_once, cache_directory, file_hashes
 
 WEIGHTS = Path(__file__).parent / "weights"
-CHECKSUMS = "checksums.json"
-"""File of :data:`WEIGHTS`, beside the checkpoints: model → file → sha256."""
+CHECKSUMS = "checksums.json"  # model → file → sha256
 
 TWIN_FORMAT = 2
 """Part of the cache directory's name; raise it whenever the files of an untrained twin change."""
@@ -52,7 +51,7 @@ def shipped_model(name: str) -> Path:
     return directory
 
 
-def untrained_checkpoint(name: str, seed: int = SEED) -> Path:
+def untrained_checkpoint(name: str) -> Path:
     """The directory of ``zoo-<fusion>-untrained``, a checkpoint before training, built once in this user's cache."""
     fusion = fusion_of(name)
     if fusion is None or not name.endswith(TWIN_SUFFIX):
@@ -62,9 +61,9 @@ def untrained_checkpoint(name: str, seed: int = SEED) -> Path:
         from microscope_bench.zoo.formats import find_format
 
         known = find_format(fusion)
-        known.write(known.untrained(seed), directory, trained=False)
+        known.write(known.untrained(SEED), directory, trained=False)
 
-    return build_once(cache_directory() / "zoo" / f"{name}-seed{seed}-{TWIN_FORMAT}", build)
+    return build_once(cache_directory() / "zoo" / f"{name}-seed{SEED}-{TWIN_FORMAT}", build)
 
 
 def fusion_of(name: str) -> str | None:

@@ -89,7 +89,6 @@ def find_vision_tower(args: Mapping[str, str], checkpoint: Checkpoint) -> Checkp
 
 
 def tensor_file(directory: Path, stem: str) -> Path | None:
-    """``stem.safetensors`` where there is one, else ``stem.pt``, else None."""
     return next((p for suffix in (".safetensors", ".pt") if (p := directory / f"{stem}{suffix}").is_file()), None)
 
 

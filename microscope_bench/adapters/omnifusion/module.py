@@ -35,10 +35,7 @@ class VisualToGPTMapping(nn.Module):
 
 
 class OmniFusionModel(nn.Module):
-    """A ``CLIPVisionModel``, a projection, special embeddings and a causal language model of transformers.
-
-    ``special_embeddings`` maps the names in :data:`SPECIAL_MARKS` to tensors (d,).
-    """
+    """A ``CLIPVisionModel``, a projection, special embeddings by :data:`SPECIAL_MARKS` and a causal language model."""
 
     def __init__(
         self,
@@ -71,18 +68,14 @@ class OmniFusionModel(nn.Module):
         twin = OmniFusionModel(language_model, untrained_twin(self.vision_tower), projection, special)
         return twin.to(self.language_model.device, self.language_model.dtype).eval()
 
-    def image_embeddings(self, pixel_values: Tensor) -> Tensor:
-        """Pictures (n, 3, H, W) to embeddings (n, patches, d): the tower's last but one layer without its CLS token."""
-        states = self.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2]
-        return self.projection(states[:, 1:])  # type: ignore[no-any-return]
-
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
         """The sequence (B, S, d) that block 1 receives; ``pixel_values``, (n, 3, H, W): at most one picture a row."""
         embeddings = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
         for name, mark in SPECIAL_MARKS.items():
             embeddings[input_ids == mark] = self.special_embeddings[name]
         if pixel_values is not None:
-            embeddings[input_ids == IMAGE_MARK] = self.image_embeddings(pixel_values).flatten(0, 1)
+            states = self.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2]
+            embeddings[input_ids == IMAGE_MARK] = self.projection(states[:, 1:]).flatten(0, 1)  # without the CLS token
         return embeddings  # type: ignore[no-any-return]
 
     def forward(

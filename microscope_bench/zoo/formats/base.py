@@ -75,7 +75,6 @@ def chat_template(image: str) -> str:
 
 
 def ids_of(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids without added marks."""
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
