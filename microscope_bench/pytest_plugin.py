@@ -107,19 +107,7 @@ class GeometryRegression:
         allow: Iterable[str] = (),
         **options: Any,
     ) -> Result:
-        """Measures a model on a task and holds the result against its baseline.
-
-        Args:
-            model: as :func:`microscope_bench.evaluate` has it, like ``task`` and ``options`` (``limit=126``, ...).
-            task: see there.
-            name: see :meth:`__call__`, like ``tolerances`` and ``allow``.
-            tolerances: see there.
-            allow: see there.
-            options: further arguments of ``evaluate``.
-
-        Returns:
-            The result, for further assertions.
-        """
+        """Measures a model on a task and holds the result against its baseline."""
         from microscope_bench.run.evaluate import evaluate
 
         __tracebackhide__ = True

@@ -89,11 +89,7 @@ def run_pass(
 def watched(
     adapter: Adapter, on_boundary: OnBoundary, *, end_pass: bool = False, first_pass_only: bool = False
 ) -> Iterator[None]:
-    """Hands every boundary of the one forward pass inside this context to ``on_boundary``, in order and once.
-
-    Unlike :func:`boundary_hooks` it gives the residual stream, (B, S, d). With ``first_pass_only`` further passes go by
-    unseen, such as the decode steps that follow a prompt.
-    """
+    """Hands every boundary of the one forward pass inside this context to ``on_boundary``, in order and once."""
     blocks = adapter.blocks()
     optional = adapter.optional_blocks()
     expected, positions = 0, None

@@ -193,10 +193,7 @@ class BatchStates:
 
 
 def join(collected: Sequence[BatchStates], numbers: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """The tensors of a part, rows ordered by example, modality and position.
-
-    ``numbers`` are, for each batch, those of its examples within the part; so is the column ``example``.
-    """
+    """The tensors of a part, rows ordered by example, modality and position."""
     columns = {name: [states.columns[name] for states in collected] for name in TOKEN_COLUMNS if name != "example"}
     columns["example"] = [np.asarray(n)[s.columns["row"]] for s, n in zip(collected, numbers, strict=True)]
     joined = {name: np.concatenate([np.empty(0, np.int64), *columns[name]]) for name in TOKEN_COLUMNS}

@@ -139,10 +139,7 @@ class TokenStore:
         return range(part * size, min((part + 1) * size, int(self.manifest["n_examples"])))
 
     def missing_parts(self, progress: bool = False) -> list[int]:
-        """Parts that are not there, damaged, or only begun; a damaged one is deleted, and so is what a kill left.
-
-        Reads every byte of the store once.
-        """
+        """Parts that are not there, damaged, or only begun; a damaged one is deleted, and so is what a kill left."""
         self._remove_leftovers()
         missing = []
         # the bar shows only where there is much to read

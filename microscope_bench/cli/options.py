@@ -56,11 +56,7 @@ def add_config_options(parser: argparse.ArgumentParser, names: Sequence[str]) ->
 
 
 def config_of(args: argparse.Namespace) -> RunConfig:
-    """The config that a command line asks for.
-
-    Raises:
-        MicroscopeError: a value that means nothing, or two that contradict each other.
-    """
+    """The config that a command line asks for."""
     return RunConfig(**{f.name: getattr(args, f.name) for f in fields(RunConfig) if hasattr(args, f.name)})
 
 
@@ -73,11 +69,7 @@ def described_fields() -> dict[str, str]:
 
 
 def result_paths(named: Sequence[str]) -> list[Path]:
-    """The result files that are named, and those below the directories that are, each once.
-
-    Raises:
-        ResultError: a directory holds none; the message names all that do not.
-    """
+    """The result files that are named, and those below the directories that are, each once."""
     from microscope_bench.errors import ResultError
     from microscope_bench.results.result_files import find_results
 

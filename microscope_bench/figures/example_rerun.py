@@ -48,11 +48,7 @@ class Rerun:
 def run_again(
     opened: OpenStore, adapter: Adapter, source: ExampleSource, example_id: str, boundaries: set[int]
 ) -> Rerun:
-    """Runs one example of a store again, by its model and its task, and keeps its states at some boundaries.
-
-    The control of ``adapter`` is set here. Raises UnknownNameError where the store has no such example, StoreError
-    where model, task, example or states are not those of the store; the message says what differs.
-    """
+    """Runs one example of a store again, by its model and its task, and keeps its states at some boundaries."""
     identity = opened.identity
     if tap := identity.model.options.get("tap"):
         raise StoreError(

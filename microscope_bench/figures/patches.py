@@ -43,11 +43,7 @@ class View:
 def views(
     architecture: str, labels: np.ndarray, inputs: Mapping[str, Any], images: Sequence[Image], scale: Any = None
 ) -> list[View]:
-    """The image tokens of one example: a view or more for each picture, or one of all tokens without a grid.
-
-    ``labels``, int8 (S,), are refined ones, so that newlines are structure; ``scale`` has the ``image_mean`` and
-    ``image_std`` by which the processor normalised, or is None.
-    """
+    """The image tokens of one example: a view or more for each picture, or one of all tokens without a grid."""
     positions = np.flatnonzero(labels == IMAGE)
     if not len(positions):
         return []

@@ -15,10 +15,7 @@ UNKNOWN = "\ufffd"
 
 
 def words_of(rerun: Rerun) -> list[str]:
-    """What each position of an example reads as, joined its prompt; empty where a medium stands, or a mark around one.
-
-    Raises StoreError where the adapter has no tokenizer, or not a token for every position of text.
-    """
+    """What each position of an example reads as, joined its prompt; empty at a medium or a mark around one."""
     labels, ids = rerun.labels, rerun.batch.tokens[0]
     words = [""] * len(labels)
     places = np.flatnonzero(labels <= TEXT) if len(ids) != len(labels) else np.arange(len(labels))

@@ -23,11 +23,7 @@ class Microscope(TextModel):
     def create_from_arg_obj(
         cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
     ) -> TextModel:
-        """Loads the model that ``--model_args`` names.
-
-        Raises:
-            MicroscopeError: anything that keeps the model from being loaded, with what to do next.
-        """
+        """Loads the model that ``--model_args`` names."""
         given = sort_arguments({**arg_dict, **(additional_config or {})}, MODELS)
         adapter = load_model(given.model, given.adapter, given.device)
         if not isinstance(adapter, HFAdapter) or adapter.model.config.is_encoder_decoder:

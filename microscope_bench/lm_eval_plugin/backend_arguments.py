@@ -26,17 +26,9 @@ LM_EVAL_DEVICE = "cuda:0"
 
 @dataclass(frozen=True)
 class BackendArguments:
-    """The model args, sorted by who reads them.
+    """The model args, sorted by who reads them."""
 
-    Attributes:
-        config: what is measured, and how; None where nothing is.
-        model: a named model or an adapter.
-        adapter: model args of the adapter.
-        device: "cpu", "cuda", ..., or None for a GPU where there is one.
-        lm_eval: keyword arguments of lm-eval's class.
-    """
-
-    config: RunConfig | None
+    config: RunConfig | None  # None where nothing is measured
     model: str
     adapter: Mapping[str, str]
     device: str | None
@@ -44,16 +36,7 @@ class BackendArguments:
 
 
 def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) -> BackendArguments:
-    """Sorts what lm-eval hands over.
-
-    Args:
-        given: ``--model_args`` with ``batch_size`` and ``device``.
-        named_models: names that ``pretrained`` may be instead of a hub id or a directory.
-
-    Raises:
-        AdapterError: ``pretrained`` is missing, or an argument that lm-eval has a flag for.
-        MicroscopeError: a value that means nothing.
-    """
+    """Sorts what lm-eval hands over."""
     rest = {key: value for key, value in given.items() if value is not None}
     asked = {key: rest.pop(key) for key in CONFIG_ARGUMENTS if key in rest}
     if "metrics" in asked:  # lm-eval's command line splits model args at commas

@@ -21,13 +21,7 @@ def document_of(request: Instance) -> Document:
 
 
 class Documents:
-    """Renders documents when they are asked for; those with pictures each time anew, because pictures take memory.
-
-    Args:
-        adapter: the model; its prompts follow what lm-eval does with the chat template.
-        tasks: name → task.
-        templated: whether lm-eval puts prompts through the chat template.
-    """
+    """Renders documents when they are asked for; those with pictures each time anew, because pictures take memory."""
 
     def __init__(self, adapter: HFAdapter, tasks: Mapping[str, Task], *, templated: bool) -> None:
         self.tasks = tasks
@@ -56,14 +50,7 @@ class Documents:
         return self._n_choices.get(document, 0)
 
     def example(self, document: Document) -> Example | None:
-        """The document as `microscope-bench run` would ask it; where lm-eval asks otherwise, as it asks it.
-
-        Returns:
-            The example, or None for one that was left out.
-
-        Raises:
-            ExampleError: it cannot be rendered.
-        """
+        """The document as `microscope-bench run` would ask it; where lm-eval asks otherwise, as it asks it."""
         if document in self._left_out:
             return None
         if document in self._kept:

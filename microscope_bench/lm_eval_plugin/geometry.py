@@ -38,30 +38,17 @@ RESULTS = "microscope"
 
 @dataclass(frozen=True)
 class Watched:
-    """One row of a batch that holds a document's prompt.
-
-    Attributes:
-        document: whose.
-        row: in the hidden states.
-        labels: int8 (S,), padding wherever something else than the prompt stands.
-        tokens: int64, the prompt's token ids.
-        prompt: its text.
-    """
+    """One row of a batch that holds a document's prompt."""
 
     document: Document
-    row: int
-    labels: np.ndarray
-    tokens: np.ndarray
+    row: int  # in the hidden states
+    labels: np.ndarray  # int8 (S,), padding wherever something else than the prompt stands
+    tokens: np.ndarray  # int64, the prompt's token ids
     prompt: str
 
 
 class Geometry:
-    """What is measured beside an evaluation.
-
-    Args:
-        adapter: the loaded model; its prompts follow what lm-eval does with the chat template.
-        config: what to measure.
-    """
+    """What is measured beside an evaluation."""
 
     def __init__(self, adapter: HFAdapter, config: RunConfig) -> None:
         self.adapter, self.config = adapter, config
@@ -71,12 +58,7 @@ class Geometry:
         self._same_delimiter: dict[str, bool] = {}
 
     def begin(self, requests: Sequence[Instance]) -> None:
-        """Gets ready for all requests of one kind.
-
-        Raises:
-            CaptureError: the evaluation is one whose geometry would be wrong or could not be told apart.
-            TaskError: the data of one of the tasks cannot be identified.
-        """
+        """Gets ready for all requests of one kind."""
         now = checked(running())
         tasks = list(now.tasks.values())
         if len(tasks) != len(self._evaluated) or any(a is not b for a, b in zip(tasks, self._evaluated, strict=True)):
@@ -110,11 +92,7 @@ class Geometry:
             return None
 
     def tokens(self, document: Document) -> np.ndarray | None:
-        """int64: what a run of our own would give the model of a document without pictures; None where it is left out.
-
-        Raises:
-            AdapterError: the model takes no such prompt.
-        """
+        """int64: what our own run gives the model of a document without pictures; None where it is left out."""
         example = self.example(document)
         return None if example is None else np.asarray(self.adapter.encoder([example]).tokens[0])
 
@@ -127,10 +105,7 @@ class Geometry:
     def capturing(
         self, batch: Batch | None, rows: Sequence[Watched], *, first_pass_only: bool = False
     ) -> Iterator[None]:
-        """Keeps the states of some rows of the forward pass inside this context.
-
-        ``batch`` is what runs, where the adapter encoded it; with ``first_pass_only`` decode steps may follow.
-        """
+        """Keeps the states of some rows of the forward pass inside this context."""
         examples = {row.document: self.example(row.document) for row in rows}
         by_task: dict[str, list[Watched]] = {}
         for row in rows:
@@ -194,11 +169,7 @@ class Geometry:
         return self._same_delimiter[name]
 
     def finish(self, output_path: str | None) -> dict[str, Any]:
-        """Measures every task, writes the results where lm-eval has an ``output_path``, and says where they are.
-
-        Returns:
-            Task → summary of its result; JSON types only.
-        """
+        """Measures every task, writes the results where lm-eval has an ``output_path``, and says where they are."""
         root = None if output_path is None else Path(output_path)
         root = root.parent if root is not None and root.suffix == ".json" else root
         summary: dict[str, Any] = {}

@@ -60,17 +60,7 @@ class Row:
 
 
 def example_of(request: Instance, *, templated: bool, continuation: str = "", opened: bool = True) -> Example:
-    """A request as the adapter encodes it.
-
-    Args:
-        request: what lm-eval asks.
-        templated: whether its context went through the chat template.
-        continuation: text to add.
-        opened: whether the pictures are made RGB.
-
-    Raises:
-        AdapterError: a picture that does not open.
-    """
+    """A request as the adapter encodes it."""
     name, text = f"{request.task_name}, document {request.doc_id}", str(request.args[0]) + continuation
     pictures = pictures_of(request) or ()
     if opened:
@@ -93,15 +83,6 @@ def plan_scoring(
 
     Continuations of a prompt that differ in their last token alone share one, so that lettered choices need one forward
     pass. What counts as the continuation follows lm-eval: white space at the end of a context belongs to it.
-
-    Args:
-        adapter: the model.
-        requests: to be answered.
-        templated: whether contexts went through the chat template.
-        whole_prompts: whether each document's prompt must stand whole in one of the sequences, to be measured.
-
-    Raises:
-        AdapterError: a continuation that adds no token, or cannot follow what the processor ends prompts with.
     """
     shared: dict[tuple[Document, str, tuple[int, ...]], Row] = {}
     prompts: dict[tuple[Document, str], tuple[str, list[int]]] = {}

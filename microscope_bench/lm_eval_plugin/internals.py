@@ -43,27 +43,16 @@ EVALUATOR = "lm_eval.evaluator"
 
 @dataclass(frozen=True)
 class Running:
-    """The evaluation that is under way.
-
-    Attributes:
-        tasks: name → lm-eval's task object.
-        limit: how many documents of each task it was asked for, below 1 which share; None for all.
-        samples: task name → documents it was asked for.
-        cache_requests: whether prompts may come out of lm-eval's request cache.
-        templated: whether lm-eval puts prompts through the chat template; or the template's name.
-        system_instruction: before every prompt, or None.
-        seeds: of Python, of NumPy, of few-shot examples; None where none was set.
-        simple: whether it is one of ``simple_evaluate``, which asks the model for its results at the end.
-    """
+    """The evaluation that is under way."""
 
     tasks: Mapping[str, Any]
-    limit: float | None
+    limit: float | None  # documents of each task, below 1 which share; None for all
     samples: Mapping[str, Sequence[int]]
     cache_requests: bool
-    templated: bool | str
+    templated: bool | str  # whether lm-eval puts prompts through the chat template; or the template's name
     system_instruction: str | None
-    seeds: tuple[int | None, int | None, int | None]
-    simple: bool
+    seeds: tuple[int | None, int | None, int | None]  # of Python, of NumPy, of few-shot examples
+    simple: bool  # one of ``simple_evaluate``, which asks the model for its results at the end
 
     def filled_into(self, config: RunConfig) -> RunConfig:
         """The config with what lm-eval's own options ask for."""

@@ -11,13 +11,7 @@ from microscope_bench.tasks import builtin_task_dir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs lm-eval's command line.
-
-    Our tasks are known unless ``--include_path`` names other ones.
-
-    Returns:
-        0 done; 2 it could not be done, with the reason on standard error.
-    """
+    """Runs lm-eval's command line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _show_what_is_measured()
     try:

@@ -26,26 +26,12 @@ from microscope_bench.tasks import Task
 
 
 class TaskRecorder:
-    """Takes the states of a task's documents in whatever order lm-eval runs them.
-
-    Args:
-        adapter: whose model runs.
-        task: the documents.
-        config: what is asked of the geometry, lm-eval's own options among it.
-        rows: the documents that will come.
-
-    Attributes:
-        stopwatch: of this task.
-        error: why nothing more of this task can be taken; None while all is well.
-        unscored: why what lm-eval scored is no accuracy of ours, or None.
-        run: what is measured.
-        choice_logprobs: example id → what lm-eval got for each choice; no entry for an open question.
-    """
+    """Takes the states of a task's documents in whatever order lm-eval runs them."""
 
     def __init__(self, adapter: Adapter, task: Task, config: RunConfig, rows: Sequence[int]) -> None:
         self.stopwatch = Stopwatch()
-        self.error: MicroscopeError | None = None
-        self.unscored: str | None = None
+        self.error: MicroscopeError | None = None  # why nothing more of this task can be taken
+        self.unscored: str | None = None  # why what lm-eval scored is no accuracy of ours
         self.choice_logprobs: dict[str, list[float]] = {}
         self.run = resolve_loaded(adapter, task, config, self.stopwatch, rows)
         self._directory = tempfile.TemporaryDirectory(prefix="microscope-lm-eval-")
@@ -79,11 +65,7 @@ class TaskRecorder:
             self._write(PART_EXAMPLES)
 
     def result(self, output_path: Path | None) -> Result:
-        """Measures what was stored, and writes the result where there is an ``output_path``.
-
-        Raises:
-            CaptureError: too many documents were cut, or not all of them came.
-        """
+        """Measures what was stored, and writes the result where there is an ``output_path``."""
         if self.error is not None:
             raise self.error
         self._check_all_came()

@@ -12,11 +12,7 @@ from microscope_bench.lm_eval_plugin.internals import Instance, Running, picture
 
 
 def checked(now: Running | None) -> Running:
-    """The evaluation, unless its geometry would lie.
-
-    Raises:
-        CaptureError: with the reason and what to do.
-    """
+    """The evaluation, unless its geometry would lie."""
     if now is None or not now.simple:
         raise CaptureError(
             "microscope: geometry needs to know the tasks and the seeds, and needs to be asked for its results, as "

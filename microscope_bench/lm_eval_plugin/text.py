@@ -26,12 +26,6 @@ class Scoring:
 
     lm-eval batches, shortens and shares requests as it likes, padded on the right and without a mask. In a causal model
     the states of a prompt are the same in every sequence that begins with it, so that the first one serves.
-
-    Args:
-        geometry: takes the states.
-        documents: one for each request.
-        encoded: the requests, as lm-eval encoded them.
-        max_length: tokens that lm-eval gives the model at most; it cuts longer ones on the left.
     """
 
     def __init__(
@@ -72,13 +66,7 @@ class Scoring:
 
 
 class Generation:
-    """Finds each document's prompt once among the batches that lm-eval lets the model go on from.
-
-    Args:
-        geometry: takes the states.
-        documents: one for each request.
-        contexts: the requests' texts.
-    """
+    """Finds each document's prompt once among the batches that lm-eval lets the model go on from."""
 
     def __init__(self, geometry: Geometry, documents: Sequence[Document], contexts: Sequence[str]) -> None:
         self._geometry = geometry

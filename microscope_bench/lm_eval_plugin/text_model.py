@@ -29,11 +29,6 @@ class TextModel(HFLM):  # type: ignore[misc]
     """lm-eval's transformers model with our adapter underneath.
 
     What is asked in text alone lm-eval answers itself, by the code of its class ``hf``; states are read as they go by.
-
-    Args:
-        adapter: the loaded model.
-        config: what is measured; None measures nothing.
-        options: keyword arguments of lm-eval's class.
     """
 
     # also for a model that takes no pictures: the refusal is to name the reason
@@ -61,11 +56,7 @@ class TextModel(HFLM):  # type: ignore[misc]
         return self._answered(requests, self._generate_texts, self._generate_pictures, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, by lm-eval; there is no prompt in them to measure.
-
-        Raises:
-            CaptureError: geometry is on.
-        """
+        """Log-likelihood of whole texts, by lm-eval; there is no prompt in them to measure."""
         if self.geometry is not None and requests:
             raise CaptureError(
                 f"{requests[0].task_name} asks for the likelihood of whole texts (loglikelihood_rolling): there is no "
@@ -74,20 +65,12 @@ class TextModel(HFLM):  # type: ignore[misc]
         return list(super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as `microscope-bench run` puts it to the model; see lm-eval's ``LM.apply_chat_template``.
-
-        Raises:
-            AdapterError: the template fails, or leaves a turn out.
-        """
+        """A conversation as `microscope-bench run` puts it to the model; see lm-eval's ``LM.apply_chat_template``."""
         self.chat_applied = True
         return self.adapter.encoder.chat([(turn["role"], turn["content"]) for turn in chat_history])
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """Called where answers are to come from ``--use_cache``.
-
-        Raises:
-            CaptureError: geometry is on.
-        """
+        """Called where answers are to come from ``--use_cache``."""
         if self.geometry is not None:
             raise CaptureError(
                 "--use_cache and geometry exclude each other: a cached answer needs no forward pass, so there is "
@@ -97,10 +80,7 @@ class TextModel(HFLM):  # type: ignore[misc]
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval's results say of the model, with ``microscope``: where each task's result is.
-
-        lm-eval asks once, after everything is answered; what was captured is measured then.
-        """
+        """What lm-eval's results say of the model, with ``microscope``: where each task's result is."""
         info: dict[str, Any] = super().get_model_info()
         info["model_sha"] = self.adapter.info.revision
         if self.geometry is not None:

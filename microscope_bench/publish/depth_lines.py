@@ -85,10 +85,7 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
 
 
 def limits_of(lines: Iterable[PlottedLine], floor: float | None = None) -> tuple[float, float]:
-    """Both ends of the axis for lines with at least one value: bands far wider than the values' range may leave it.
-
-    The axis does not go below ``floor``, unless all values do.
-    """
+    """Both ends of the axis for lines with at least one value: bands far wider than the values' range may leave it."""
     pairs = [pair for line in lines for pair in zip(line.values, line.stderrs, strict=True) if not math.isnan(pair[0])]
     if floor is not None and any(value > floor for value, _ in pairs):
         pairs = [(value, stderr) for value, stderr in pairs if value >= floor]

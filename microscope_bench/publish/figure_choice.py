@@ -43,11 +43,7 @@ def one_comparison(results: Iterable[Result]) -> list[Result]:
 def chosen_headlines(
     results: Sequence[Result], metric: str | None, estimator: str | None = None, stream: str | None = None
 ) -> list[Headline]:
-    """What to draw: the headline estimator of a metric (None: of all), or the one asked for, of every stream or of one.
-
-    Raises UnknownNameError, with the nearest names, for what was not measured, ResultError where an estimator or a
-    metric must be named.
-    """
+    """What to draw: the headline estimator of a metric (None: of all) or the one given, of each stream or of one."""
     if metric is None and estimator is not None:
         raise ResultError(f"--estimator {estimator} belongs to a metric; name it with --metric")
     known = columns_shown(results) if metric is None else headlines([metric])

@@ -48,11 +48,7 @@ def shown(text: object, longest: int = 60) -> str:
 
 @contextmanager
 def drawing(**settings: Any) -> Iterator[type[Figure]]:
-    """Gives the class of figures, under settings that no configuration file and no caller of matplotlib changes.
-
-    ``settings`` go before ours. A caller's own figures and backend stay as they are. Raises ResultError without
-    matplotlib.
-    """
+    """Gives the class of figures, under settings that no configuration file and no caller of matplotlib changes."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -66,10 +62,7 @@ def drawing(**settings: Any) -> Iterator[type[Figure]]:
 
 
 def save(figure: Figure, path: Path, description: str) -> None:
-    """Writes a figure inside :func:`drawing`, whole or not at all, without a time; makes the directory.
-
-    ``description``, what the picture shows, goes into the file's own metadata; the suffix is one of :data:`FORMATS`.
-    """
+    """Writes a figure inside :func:`drawing`, whole or not at all, without a time; makes the directory."""
     lines = "\n".join(shown(line, 10_000) for line in description.splitlines())
     metadata: dict[str, str | None] = {"Description": lines}
     if path.suffix == ".svg":

@@ -84,10 +84,7 @@ def draw(
     modalities: Sequence[str] = MODALITIES,
     tokens: str = "all",
 ) -> bool:
-    """Draws one picture: a row per metric, a column per modality, a line per result; False where no value exists.
-
-    The same comparable results give the same file, whose suffix says the format. Raises ResultError without matplotlib.
-    """
+    """Draws one picture: a row per metric, a column per modality, a line per result; False where no value exists."""
     entries = named(results)
     lines = {
         (headline, modality): [

@@ -25,11 +25,7 @@ def to_text(document: Mapping[str, Any]) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all; missing directories are made.
-
-    Raises:
-        ResultError: the file cannot be written; what was there before is untouched.
-    """
+    """Writes a file so that it is there whole or not at all; missing directories are made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode("utf-8"))

@@ -53,9 +53,6 @@ def violations(data: bytes) -> list[str]:
     """Where a file breaks the JSON Schema, or the JSON standard, by the word of others' code.
 
     Reading a result asks msgspec, this asks Python's own parser and jsonschema. It is too slow for every reading.
-
-    Returns:
-        The place and the rule of the first few; empty where there is none.
     """
     try:
         document = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique_keys)

@@ -24,10 +24,7 @@ _SHOWN = 3
 
 
 def implausible(result: Result) -> list[str]:
-    """What in a result no run of this package writes, each with its place and rule; empty where there is nothing.
-
-    A failed result has no numbers to look at.
-    """
+    """What in a result no run of this package writes, each with its place and rule; empty where there is nothing."""
     found = list(_signature(result))
     if result.status != FAILED:
         names = {*result.identity.metrics, *(score.metric for score in result.scores)}

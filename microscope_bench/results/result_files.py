@@ -68,11 +68,7 @@ def find_results(root: str | Path) -> list[Path]:
 
 
 def each_result(root: str | Path) -> Iterator[tuple[Path, Result]]:
-    """Every result below a directory with its path, in the order of :func:`find_results`, read when it is asked for.
-
-    Raises:
-        ResultError: after the last one, if one file or more is not a valid result; the message names each.
-    """
+    """Every result below a directory with its path, in the order of :func:`find_results`, read when it is asked for."""
     broken = []
     for path in find_results(root):
         try:

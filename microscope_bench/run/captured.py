@@ -16,14 +16,7 @@ from microscope_bench.run.resolve import Stopwatch
 
 @dataclass(frozen=True)
 class Captured:
-    """What the capture hands over to measuring.
-
-    Attributes:
-        store: the states.
-        identity: of what is measured.
-        environment: of this process, and of the one that captured them if it was another.
-        stopwatch: of the run, under way.
-    """
+    """What the capture hands over to measuring."""
 
     store: TokenStore
     identity: Identity
@@ -32,11 +25,7 @@ class Captured:
 
 
 def open_finished(store: str | Path) -> tuple[TokenStore, Identity]:
-    """A kept token store that is whole, and the identity of the run that captured it.
-
-    Raises:
-        StoreError: there is none, it is incomplete or damaged, or of another version.
-    """
+    """A kept token store that is whole, and the identity of the run that captured it."""
     token_store = TokenStore(Path(store))
     token_store.check_complete()
     if not token_store.manifest.get("about"):

@@ -20,11 +20,6 @@ NOT_TOLD = frozenset({"protocol", "output_path", "store", "progress"})
 def command_line(start: str, config: RunConfig, **options: str) -> str:
     """A command with every field that is not the default; files and directories are given by their last part.
 
-    Args:
-        start: the program and its verb.
-        config: what was asked for.
-        options: what stands before it, ``model`` and ``tasks``.
-
     >>> command_line("microscope-bench run", RunConfig(limit=40), model="zoo-llava", tasks="shapesqa")
     'microscope-bench run --model zoo-llava --tasks shapesqa --limit 40'
     """

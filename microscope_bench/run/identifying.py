@@ -31,16 +31,7 @@ def identity_of(
     prompt_sha256: str,
     metrics: dict[str, int],
 ) -> Identity:
-    """The identity of a run.
-
-    Args:
-        adapter: the model, as the control changes it.
-        source: the examples, likewise.
-        protocol: under which it is measured.
-        rows: which of the examples are asked for.
-        prompt_sha256: of the first of them as the task renders them.
-        metrics: see :func:`metric_versions`.
-    """
+    """The identity of a run."""
     ids = source.ids
     return Identity(
         protocol=protocol,

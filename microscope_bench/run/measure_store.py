@@ -27,18 +27,7 @@ FOLLOWED = frozenset({"metrics", "split_by", "output_path", "device", "measure_m
 
 
 def measure_store(store: str | Path, config: RunConfig | None = None, **options: Any) -> Result:
-    """Measures a kept token store again, without the model.
-
-    Args:
-        store: the directory of a complete token store.
-        config: what is asked for; of its fields those that :data:`FOLLOWED` names may be given.
-        options: fields of :class:`microscope_bench.RunConfig`, in place of the config's.
-
-    Raises:
-        StoreError: the store is incomplete or damaged.
-        MetricError: ``measure_memory`` is less than the least that the metrics need.
-        MicroscopeError: a field that decides on the capture is given.
-    """
+    """Measures a kept token store again, without the model."""
     config, plain = replace(config or RunConfig(), **options), RunConfig()
     for field in fields(config):
         if field.name not in FOLLOWED and getattr(config, field.name) != getattr(plain, field.name):

@@ -47,10 +47,7 @@ _TOO_LARGE = (
 
 
 def run_resolved(resolved: Resolved) -> Result:
-    """Captures, measures and writes.
-
-    Several processes share the run; the first writes the result, and all of them return it.
-    """
+    """Captures, measures and writes."""
     config, processes = resolved.config, launched()
     if processes.size > 1:
         LOG.info("%d processes share this run", processes.size)

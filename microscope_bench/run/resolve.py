@@ -36,14 +36,7 @@ PROBE_EXAMPLES = 8
 
 
 class Stopwatch:
-    """Seconds per stage of a run.
-
-    Args:
-        seconds: of stages that were measured before.
-
-    Attributes:
-        current: the stage that is under way, or the last one.
-    """
+    """Seconds per stage of a run."""
 
     def __init__(self, **seconds: float) -> None:
         self.started = datetime.now(UTC)
@@ -74,25 +67,14 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A run before its first forward pass: everything that was named is found, loaded and pinned.
-
-    Attributes:
-        config: what was asked for.
-        adapter: the model, as the control changes it.
-        source: the examples, likewise.
-        probed: what the first of them look like when they are encoded.
-        identity: what makes its result comparable, complete.
-        states: all that decides the stored states; it names the token store.
-        stopwatch: of the run, under way.
-        model_name: by which the model was loaded, where it was.
-    """
+    """A run before its first forward pass: everything that was named is found, loaded and pinned."""
 
     config: RunConfig
     adapter: Adapter
     source: ExampleSource
     probed: ProbedInputs
     identity: Identity
-    states: Mapping[str, Any]
+    states: Mapping[str, Any]  # all that decides the stored states; it names the token store
     stopwatch: Stopwatch
     model_name: str | None = None
 
@@ -108,11 +90,7 @@ class Resolved:
 
 
 def resolve(model: str | Adapter, task: str | Task, config: RunConfig) -> Resolved:
-    """Finds and loads what a run names; see :func:`microscope_bench.evaluate`.
-
-    Raises:
-        MicroscopeError: no such model or task, or one that is given loaded with fields that only loading could follow.
-    """
+    """Finds and loads what a run names; see :func:`microscope_bench.evaluate`."""
     stopwatch = Stopwatch()
     with stopwatch.stage("load"):
         # the task first: it is the cheaper of the two to get wrong
@@ -162,18 +140,7 @@ def task_settings(config: RunConfig) -> TaskSettings:
 def resolve_loaded(
     adapter: Adapter, task: Task, config: RunConfig, stopwatch: Stopwatch, rows: Sequence[int] | None = None
 ) -> Resolved:
-    """A run of a model and a task that are loaded.
-
-    Args:
-        adapter: the model, at its tap.
-        task: the examples.
-        config: what was asked for.
-        stopwatch: of the run, under way.
-        rows: which examples will come; None means those that the config asks for.
-
-    Raises:
-        MicroscopeError: what was asked for makes no sense for this model or task.
-    """
+    """A run of a model and a task that are loaded."""
     protocol = config.protocol.with_changes(limit=limit_of(config.limit, task))
     if adapter.info.n_layers == 0 and set(config.metrics) == {"linearity"}:
         raise MicroscopeError("the projector is one boundary and linearity maps one to the next; choose other metrics")
@@ -198,11 +165,7 @@ def resolve_loaded(
 
 
 def limit_of(limit: float | None, task: Task) -> int | None:
-    """How many examples a limit stands for: below 1 it is a share of the task's, rounded up, as in lm-eval.
-
-    Raises:
-        MicroscopeError: the task's rows were chosen by ``samples``.
-    """
+    """How many examples a limit stands for: below 1 it is a share of the task's, rounded up, as in lm-eval."""
     if limit is None:
         return None
     if getattr(task, "sampled", False):

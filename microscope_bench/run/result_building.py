@@ -17,12 +17,7 @@ from microscope_bench.system.field_types import shortened
 
 
 def result_of(captured: Captured, measurement: Measurement) -> Result:
-    """The result of a token store that was measured.
-
-    Args:
-        captured: gives the identity, the inputs and the accuracy.
-        measurement: what the metrics gave.
-    """
+    """The result of a token store that was measured."""
     store = captured.store
     run, about = store.manifest["run"], store.manifest["about"]
     # in an order that does not depend on the order of examples

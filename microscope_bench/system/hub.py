@@ -20,10 +20,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 def resolve_commit(
     repo: str, revision: str | None, kind: Kind, *, local_hint: str, error_type: type[MicroscopeError]
 ) -> str:
-    """The full commit that a branch, tag or commit (None: the main branch) of the repository "org/name" means now.
-
-    Where it cannot be told, an ``error_type`` says why; it ends with ``local_hint``, how to do without the hub.
-    """
+    """The full commit that a branch, tag or commit (None: the main branch) of the repository "org/name" means now."""
     import huggingface_hub
     from huggingface_hub import constants, errors
 

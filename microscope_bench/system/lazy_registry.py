@@ -23,11 +23,7 @@ def unknown_name(kind: str, name: str, known: list[str], hint: str = "") -> Unkn
 
 
 class Registry(Generic[T]):
-    """A table of names for one ``kind`` of thing; ``builtin`` is name → ``"module:attribute"``.
-
-    Other packages add names through the entry points of ``group``; a built-in name wins. ``hint`` ends the error for an
-    unknown name.
-    """
+    """A table of names for one ``kind`` of thing; ``builtin`` is name → ``"module:attribute"``."""
 
     def __init__(self, kind: str, builtin: dict[str, str], group: str | None = None, hint: str = "") -> None:
         self.kind = kind

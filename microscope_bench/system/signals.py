@@ -1,7 +1,4 @@
-"""What ends a run from outside: SIGINT and SIGTERM. The command line installs handlers; the library does not.
-
-Where work can be saved, a first signal waits for it (:func:`deferred`); a second one ends at once.
-"""
+"""What ends a run from outside: SIGINT and SIGTERM. The command line installs handlers; the library does not."""
 
 from __future__ import annotations
 

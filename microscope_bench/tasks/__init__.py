@@ -1,7 +1,4 @@
-"""Examples from lm-eval task files: find the file, pin the data set, render its rows.
-
-This package is the only one that knows lm-eval's task layer and ``datasets``; both are imported when a task is loaded.
-"""
+"""Examples from lm-eval task files: find the file, pin the data set, render its rows."""
 
 from __future__ import annotations
 

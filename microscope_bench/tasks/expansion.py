@@ -42,11 +42,7 @@ class TaskNames:
         self._ours = {*self._known, *self._files.groups, *self._files.tags}
 
     def expand(self, names: Sequence[str]) -> list[TaskSpec]:
-        """The tasks behind names, paths of YAML files, groups, tags and patterns (``mmlu_*``), each once.
-
-        The order is that of the names; within a group that of its file, within a tag or pattern the alphabet's. What
-        a name was expanded to is logged.
-        """
+        """The tasks behind names, paths of YAML files, groups, tags and patterns (``mmlu_*``), each once."""
         found: dict[str, TaskSpec] = {}
         for name in names:
             specs = list(self._named(name, {}, ()))

@@ -21,10 +21,7 @@ NO_SOURCE = {"dataset_path": None, "dataset_name": None}
 
 
 def task_around(renderer: Any, settings: TaskSettings) -> Task:
-    """The task around a ``lm_eval.api.task.ConfigurableTask``, as :func:`load_task` gives it for the same file.
-
-    The number of few-shot examples is its own, not that of ``settings``.
-    """
+    """The task around a ``lm_eval.api.task.ConfigurableTask``, as :func:`load_task` gives it for the same file."""
     keep_compiled_templates()
     config = renderer.config
     metadata = config.metadata if isinstance(config.metadata, Mapping) else {}

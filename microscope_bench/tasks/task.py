@@ -16,25 +16,14 @@ from microscope_bench.tasks.settings import TaskSettings, seeded
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A versioned data set with its prompt; made by :func:`microscope_bench.tasks.load_task`.
-
-    Attributes:
-        name: the task's name.
-        version: ``metadata.version`` of the task file, ``unversioned`` where it has none, and behind a ``+`` what the
-            settings changed about prompts or rows.
-        dataset: which data, pinned.
-        ids: one id per row, unique and stable between runs.
-        rows: what is measured of the evaluated split, a ``datasets.Dataset``.
-        renderer: lm-eval's task object.
-        settings: of the run.
-    """
+    """A versioned data set with its prompt; made by :func:`microscope_bench.tasks.load_task`."""
 
     name: str
-    version: str
+    version: str  # of the task file, and behind a ``+`` what the settings changed about prompts or rows
     dataset: DatasetInfo
-    ids: Sequence[str]
-    rows: Any
-    renderer: Any
+    ids: Sequence[str]  # one per row, unique and stable between runs
+    rows: Any  # what is measured of the evaluated split, a ``datasets.Dataset``
+    renderer: Any  # lm-eval's task object
     settings: TaskSettings = field(default_factory=TaskSettings)
 
     def __len__(self) -> int:
@@ -58,10 +47,7 @@ class Task:
         return self.name in self.settings.samples
 
     def example(self, index: int) -> Example:
-        """Renders one row, whatever was rendered before it; raises ExampleError where it cannot be rendered.
-
-        Pictures become RGB; a picture's EXIF orientation is not applied, as in transformers' image processors.
-        """
+        """Renders one row, whatever was rendered before it; raises ExampleError where it cannot be rendered."""
         try:
             row = self.rows[index]
         except Exception as error:  # of the data set

@@ -63,11 +63,7 @@ def include_directories(include_path: IncludePath) -> list[Path]:
 
 
 def list_tasks(include_path: IncludePath = None, *, everything: bool = False) -> list[TaskListing]:
-    """The tasks that can be named, broken files among them; sorted by name within each directory.
-
-    Those of ``include_path`` come first and win over built-in tasks of the same name. ``everything`` adds lm-eval's
-    own, some 14,000, which takes several seconds; they carry no description.
-    """
+    """The tasks that can be named, broken files among them; sorted by name within each directory."""
     listings = scan(include_path).tasks
     if everything:
         own = {listing.name for listing in listings}
@@ -85,10 +81,7 @@ def list_groups(include_path: IncludePath = None, *, everything: bool = False) -
 
 
 def scan(include_path: IncludePath = None) -> TaskFiles:
-    """Every task, group and tag of ``include_path`` and of this package.
-
-    Files called ``_name.yaml`` are parts to include, unless they hold a group, as lm-eval's often do.
-    """
+    """Every task, group and tag of ``include_path`` and of this package."""
     tasks: list[TaskListing] = []
     groups: dict[str, Path] = {}
     tags: dict[str, list[str]] = {}

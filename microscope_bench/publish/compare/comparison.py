@@ -118,10 +118,7 @@ class Comparison:
 def compare_results(
     baseline: Result, new: Result, tolerances: Tolerances | None = None, allow: Iterable[str] = ()
 ) -> Comparison:
-    """Holds a result against a baseline; ``allow`` names fields of ``identity`` that may differ besides the weights.
-
-    Raises UnknownNameError for a field that ``identity`` does not have.
-    """
+    """Holds a result against a baseline; ``allow`` names fields of ``identity`` that may differ besides the weights."""
     allowed = check_allowed(allow)
     differing = identity_differences(baseline, new)
     about = Comparison(

@@ -34,10 +34,7 @@ class Difference:
 
 
 def check_allowed(allow: Iterable[str]) -> tuple[str, ...]:
-    """The fields of ``identity`` that may differ: ``model.dtype``, a section, ``metrics.NAME``, ``model.options.NAME``.
-
-    Raises UnknownNameError for any other: a mistyped one would otherwise allow nothing without a word.
-    """
+    """Fields of ``identity`` that may differ: ``model.dtype``, a section, ``metrics.NAME``, ``model.options.NAME``."""
     fields = structs.fields(Identity)
     known = {EXAMPLES, *(field.name for field in fields)}
     known |= {f"{field.name}.{name}" for field in fields for name in getattr(field.type, "__struct_fields__", ())}

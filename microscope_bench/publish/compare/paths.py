@@ -25,11 +25,7 @@ from microscope_bench.results.result_files import find_results, safe_name
 
 @dataclass(frozen=True)
 class FilePair:
-    """A result file and its baseline, either None where there is none.
-
-    ``name`` is the path within the directory, or of the file; ``accept`` the shell commands that make the new result
-    the baseline, empty where there is nothing to accept.
-    """
+    """A result file and its baseline, either None where there is none."""
 
     name: str
     baseline: Path | None
@@ -60,12 +56,7 @@ class Comparisons:
 def compare_paths(
     baseline: str | Path, new: str | Path, tolerances: Tolerances | None = None, allow: Iterable[str] = ()
 ) -> Comparisons:
-    """Holds a file against a file, or a directory against a directory.
-
-    A file that cannot be read or has no partner is an outcome of its own, not an exception: the others are compared.
-    Raises ResultError for a path that is not there, a file against a directory, directories without results, and a
-    tolerance or field that does not exist.
-    """
+    """Holds a file against a file, or a directory against a directory."""
     tolerances, allow = tolerances or Tolerances(), tuple(allow)
     pairs, loaded = _pairs(_local(baseline), _local(new))
     if not pairs:
@@ -85,10 +76,7 @@ def compare_to_file(
     allow: Iterable[str] = (),
     accept: tuple[str, ...] = (),
 ) -> Comparisons:
-    """Holds a result in memory against the file of its baseline; ``accept`` are the commands that replace that file.
-
-    Raises ResultError where the baseline cannot be read, or a tolerance or field does not exist.
-    """
+    """Holds a result in memory against the file of its baseline; ``accept`` are the commands that replace that file."""
     old, tolerances = load_result(baseline), tolerances or Tolerances()
     check_names(tolerances, (old, result))
     pair = FilePair(baseline.name, baseline, baseline, accept if result.status != FAILED else ())

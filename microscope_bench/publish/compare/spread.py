@@ -16,11 +16,7 @@ MARGIN = 3
 
 
 def learn_tolerances(repeats: Sequence[tuple[str, Result]], allow: Iterable[str] = ()) -> dict[str, Tolerance]:
-    """``metric.estimator`` → three times the widest range (largest minus smallest) of any of its values, two digits.
-
-    ``repeats`` are (name, result). Raises ResultError for fewer than two, results that may not be compared, or a value
-    that is not in all of them.
-    """
+    """``metric.estimator`` → three times the widest range (largest minus smallest) of any of its values, two digits."""
     if len(repeats) < 2:
         raise ResultError("a spread takes at least two repeats of one run")
     first_name, first = repeats[0]

@@ -1,7 +1,4 @@
-"""How far a value may move before it counts as drift: per metric, absolute, relative, or both.
-
-The defaults stand above what rounding alone was seen to change; ``docs/ci.md`` says on what they were measured.
-"""
+"""How far a value may move before it counts as drift: per metric, absolute, relative, or both."""
 
 from __future__ import annotations
 
@@ -79,10 +76,7 @@ def default_tolerance(metric: str, estimator: str, dtype: str) -> Tolerance:
 
 
 class Tolerances:
-    """The tolerances of one comparison: what the user chose, and the defaults of the results' dtype.
-
-    ``chosen`` maps ``metric`` or ``metric.estimator`` to a tolerance or its text; the more specific wins.
-    """
+    """The tolerances of one comparison: what the user chose, and the defaults of the results' dtype."""
 
     def __init__(self, chosen: Mapping[str, Tolerance | str] | None = None) -> None:
         self.chosen = {

@@ -80,11 +80,7 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that may stand side by side: one protocol with the same changes, the same data, the same metric versions.
-
-    ``protocol`` ends in its title, ``comparable`` is (title, description, revision); titles and description are
-    markdown.
-    """
+    """Rows that may stand side by side: one protocol with the same changes, the same data, the same metric versions."""
 
     protocol: tuple[str, ...]
     comparable: tuple[str, ...]

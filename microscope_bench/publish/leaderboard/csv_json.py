@@ -20,10 +20,7 @@ VERSION = 1
 
 
 def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[str, Any]]:
-    """One flat record per row, modality, token set and headline, in the order of the page; floats are finite.
-
-    ``mean``, ``extreme`` and their standard errors are None where ``reason`` says why.
-    """
+    """One flat record per row, modality, token set and headline, in the order of the page; floats are finite."""
     for table in board.tables:
         for row in table.rows:
             same = identity_columns(row.result.identity, row.result.inputs.n_examples, row.result.signature)

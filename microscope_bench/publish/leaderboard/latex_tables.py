@@ -21,11 +21,7 @@ from microscope_bench.publish.summary import (
 
 
 def latex_tables(tables: Iterable[Table]) -> str:
-    """One ``table*`` (booktabs) for each table of a leaderboard: the mean over the layers ± its standard error.
-
-    A metric of distinct tokens has their number behind it; a note says why a dash stands. The comment below names the
-    signature of each row.
-    """
+    """One ``table*`` (booktabs) for each table of a leaderboard: the mean over the layers ± its standard error."""
     return "\n".join(map(_table, tables))
 
 

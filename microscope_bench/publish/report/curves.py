@@ -68,10 +68,7 @@ def shown_results(results: Sequence[Result], first: int) -> list[Shown]:
 
 
 def panels_of(shown: Sequence[Shown], headline: Headline, halves: bool = False) -> Panels:
-    """A panel per modality, and again without sinks where a model has some.
-
-    With ``halves`` it holds examples answered rightly and wrongly apart, two series a model, where runs split them.
-    """
+    """A panel per modality, and again without sinks where a model has some."""
     found = []
     for modality in MODALITIES:
         has_sinks = any("no_sinks" in token_sets(one.result, modality) for one in shown)
@@ -91,10 +88,7 @@ def _series(shown: Shown, headline: Headline, modality: str, tokens: str) -> Sho
 
 
 def quantities(shown: Sequence[Shown]) -> list[tuple[Headline, list[Shown]]]:
-    """What a section draws, each with the results that may stand in one panel: columns of the tables, then the others.
-
-    The tables' metrics have one version in a section; those of the others may differ, and then have panels apart.
-    """
+    """What a section draws, with the results that may stand in one panel: columns of the tables, then the others."""
     measured = {metric for one in shown for metric in one.result.identity.metrics}
     columns = columns_of(shown[0].result)
     found = []

@@ -17,11 +17,7 @@ from microscope_bench.results.result import FAILED, Result
 
 
 def render(results: Sequence[Result]) -> str:
-    """The page as HTML, the results in their order; of two that compare the first is the baseline.
-
-    Results that the leaderboard keeps in tables apart get sections apart. Raises ResultError where there is no complete
-    result, or without matplotlib.
-    """
+    """The page as HTML, the results in their order; of two that compare the first is the baseline."""
     complete = [result for result in results if result.status != FAILED]
     if not complete:
         raise ResultError(
