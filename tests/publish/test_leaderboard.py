@@ -62,7 +62,7 @@ def test_the_numbers_are_those_of_the_file() -> None:
         "float32",
         "3b0c8f0f",
         "0.610 ± 0.049 (n = 100)",
-        "`f29e4f6fdeba`",
+        "`9c04dd9c78e2`",
         "[JSON](./results/a.json)",
     ]
     assert f"- tiny-llava: `{result.signature}`" in page

@@ -13,8 +13,8 @@ from tests.results.sample import SAMPLE_FILE, forge
 
 ORIGINAL = load_result(SAMPLE_FILE)
 # few rows, so that most mutations hit something else than a row
-DOCUMENT: dict[str, Any] = forge(ORIGINAL.to_dict() | {"scores": ORIGINAL.to_dict()["scores"][:4]})
-BYTES = json.dumps(DOCUMENT).encode()
+BYTES = json.dumps(forge(ORIGINAL.to_dict() | {"scores": ORIGINAL.to_dict()["scores"][:4]})).encode()
+DOCUMENT: dict[str, Any] = json.loads(BYTES)
 
 deep: Any = 0
 for _ in range(300):
