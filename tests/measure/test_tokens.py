@@ -91,10 +91,11 @@ def test_order_sample_and_rows_are_those_of_the_plain_way(tmp_path_factory, name
         assert torch.equal(tokens.keys(layer, everything), keys)
     kept = np.arange(len(tokens.records)) % 2 == 0
     half = tokens.of_examples(kept)
-    assert [(half.part[k], half.row[k]) for k in range(len(half.row))] == [
+    parts = half._part_of_example[half.example]
+    assert [(parts[k], half.row[k]) for k in range(len(half.row))] == [
         (r["part"], r["row"]) for r, e in zip(rows, tokens.example, strict=True) if kept[e]
     ]
-    assert (half.fold >= 0).all()
+    assert (half.folds(np.arange(len(half.row))) >= 0).all()
     places = np.flatnonzero(kept[tokens.example])
     assert places[half.in_random_order(np.arange(len(half.row)))].tolist() == [k for k in order if k in set(places)]
 
