@@ -10,7 +10,7 @@ from microscope_bench.cli.options import result_paths
 from microscope_bench.publish.output_forms import CITATIONS
 
 if TYPE_CHECKING:
-    from microscope_bench.publish.output_forms import TextOf
+    from microscope_bench.publish.grouping import TextOf
     from microscope_bench.results.result import Result
 
 

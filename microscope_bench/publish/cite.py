@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from microscope_bench.identity import short_revision
 from microscope_bench.metrics.registry import find_metric, in_order
 from microscope_bench.publish.escape import breakable, latex, one_line
-from microscope_bench.publish.grouping import data_of, protocol_title
-from microscope_bench.publish.output_forms import TextOf, nothing_known
+from microscope_bench.publish.grouping import TextOf, data_of, nothing_known, protocol_title
 from microscope_bench.publish.summary import shown_name
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import safe_name

@@ -13,6 +13,13 @@ from microscope_bench.results.result import Result
 
 Entry = tuple[str, Result]
 
+TextOf = Callable[[Result], str]
+"""What somebody else knows of a result: the fusion class of its model, whom to cite for its data; "" for nothing."""
+
+
+def nothing_known(result: Result) -> str:
+    return ""
+
 
 @dataclass(frozen=True)
 class Data:

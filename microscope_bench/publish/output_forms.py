@@ -6,12 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from microscope_bench.publish.grouping import Entry
+    from microscope_bench.publish.grouping import Entry, TextOf
     from microscope_bench.publish.leaderboard.board import Board
-    from microscope_bench.results.result import Result
-
-TextOf = Callable[["Result"], str]
-"""What somebody else knows of a result: the fusion class of its model, whom to cite for its data; "" for nothing."""
 
 LEADERBOARDS = {"markdown": ".md", "html": ".html", "latex": ".tex", "csv": ".csv", "json": ".json"}
 """Form of a leaderboard → ending of its files."""
@@ -19,11 +15,7 @@ LEADERBOARDS = {"markdown": ".md", "html": ".html", "latex": ".tex", "csv": ".cs
 CITATIONS = ("text", "bibtex", "latex")
 
 
-def nothing_known(result: Result) -> str:
-    return ""
-
-
-def render_leaderboard(form: str, board: Board, fusion_of: TextOf = nothing_known) -> str:
+def render_leaderboard(form: str, board: Board, fusion_of: TextOf = lambda _: "") -> str:
     """A leaderboard in one of :data:`LEADERBOARDS`; the same text for the same rows."""
     from microscope_bench.publish.leaderboard import csv_json, html_page, latex_tables, markdown_page
 
@@ -37,7 +29,7 @@ def render_leaderboard(form: str, board: Board, fusion_of: TextOf = nothing_know
     return writers[form]()
 
 
-def render_citation(form: str, entries: Sequence[Entry], citation_of: TextOf = nothing_known) -> str:
+def render_citation(form: str, entries: Sequence[Entry], citation_of: TextOf = lambda _: "") -> str:
     """(path, complete result) in one of :data:`CITATIONS`; the same text for the same results in the same order."""
     from microscope_bench.publish import cite
     from microscope_bench.publish.leaderboard import board, latex_tables

@@ -10,8 +10,8 @@ from typing import Any
 
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import csv_cell
+from microscope_bench.publish.grouping import TextOf, nothing_known
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, why_not_shown
-from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import Summary, Withheld, accuracy_of
 from microscope_bench.results.data_frame import identity_columns
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from microscope_bench.publish.escape import html_page, one_line, relative_url
-from microscope_bench.publish.grouping import data_of, protocol_title
+from microscope_bench.publish.grouping import TextOf, data_of, nothing_known, protocol_title
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table, why_not_shown
 from microscope_bench.publish.leaderboard.columns import (
     MODEL_COLUMNS,
@@ -16,7 +16,6 @@ from microscope_bench.publish.leaderboard.columns import (
     shortened,
     summary_lines,
 )
-from microscope_bench.publish.output_forms import TextOf, nothing_known
 from microscope_bench.publish.summary import (
     MODALITIES,
     Withheld,
