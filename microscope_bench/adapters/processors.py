@@ -44,6 +44,7 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
 
 
 def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of a checkpoint; AdapterError where it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:

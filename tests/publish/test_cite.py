@@ -142,6 +142,7 @@ def test_the_latex_table_has_the_numbers_with_their_errors() -> None:
 @pytest.mark.parametrize("form", CITATIONS)
 def test_hostile_names_are_text_in_every_form(form: str, text: str) -> None:
     shown = render_citation(form, [("a.json", everywhere(text))], lambda _: text)
+    assert "\x1b" not in shown and "\u202e" not in shown
     if form == "bibtex":
         parse_bibtex(shown)
     elif form == "text":
