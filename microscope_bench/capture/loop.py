@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +19,6 @@ from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.capture.writer import part_writer
 from microscope_bench.errors import CaptureError, ExampleError
 from microscope_bench.example import Example, ExampleSource
 from microscope_bench.protocol import Protocol
@@ -27,6 +27,7 @@ from microscope_bench.system.memory import free_memory, memory_enough, out_of_me
 from microscope_bench.system.processes import ALONE, Processes, ProcessesError
 
 LOG = logging.getLogger("microscope_bench")
+PartContent = Callable[[], tuple[dict[str, Tensor], Sequence[ExampleRecord]]]  # runs in the writing thread
 MAINFLOW_EXAMPLES = 16  # among which one with a medium and one without are looked for
 _TOO_LARGE = (
     "Not even example {} alone fits: load the model smaller (--model_args dtype=bfloat16, or quantization=...), spread "
@@ -228,3 +229,32 @@ def _joined(
         elif len(stored["example"]):
             tensors = {name: torch.cat([stored[name], tensor]) for name, tensor in tensors.items()}
     return tensors, [*before, *(record for piece in done for record in piece.records)]
+
+
+@contextmanager
+def part_writer(store: TokenStore) -> Iterator[Callable[[int, PartContent], None]]:
+    """Yields a function that writes a part by its number, in one thread beside the one that runs the model.
+
+    Parts are written in the order they are given, and no more than one waits, so memory is bounded. The failure of a
+    part shows when the next one is given, or at the end. The context ends when its last part is written, or failed.
+    """
+    under_way: list[Future[None]] = []
+
+    def wait() -> None:
+        while under_way:
+            under_way.pop().result()
+
+    def write(part: int, content: PartContent) -> None:
+        wait()
+        under_way.append(thread.submit(lambda: store.write_part(part, *content())))
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="token store") as thread:
+        try:
+            yield write
+        except BaseException:
+            try:
+                wait()
+            except Exception as failed:  # must not hide what ended the run
+                LOG.warning("%s", str(failed) or type(failed).__name__)
+            raise
+        wait()

@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from microscope_bench.capture.checksums import named_differences
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
+from microscope_bench.system.field_types import named_differences
 from microscope_bench.system.processes import Processes, ProcessesError
 
 PATIENCE_SECONDS = 90.0  # network file systems remember for a minute at most that a file was not there

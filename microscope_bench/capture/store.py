@@ -34,11 +34,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from microscope_bench.capture.checksums import file_sha256, named_differences, own_sha256, signed
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.mainflow import Mainflow
 from microscope_bench.errors import StoreError
-from microscope_bench.system.disk import locked, remove_leftovers, replacing, write_whole
+from microscope_bench.system.disk import (
+    file_sha256,
+    locked,
+    own_sha256,
+    remove_leftovers,
+    replacing,
+    signed,
+    write_whole,
+)
+from microscope_bench.system.field_types import named_differences
 
 LOG = logging.getLogger("microscope_bench")
 FORMAT = 1

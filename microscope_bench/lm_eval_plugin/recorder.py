@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter
-from microscope_bench.capture.disk_space import check_space
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
@@ -20,7 +19,7 @@ from microscope_bench.config import RunConfig
 from microscope_bench.errors import CaptureError, MicroscopeError
 from microscope_bench.results.result import Result
 from microscope_bench.run.command_line import command_line
-from microscope_bench.run.pipeline import PART_EXAMPLES, environment_of, finish_capture, measure, write
+from microscope_bench.run.pipeline import PART_EXAMPLES, check_space, environment_of, finish_capture, measure, write
 from microscope_bench.run.resolve import Stopwatch, resolve_loaded
 from microscope_bench.tasks import Task
 

@@ -99,7 +99,7 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The document as JSON types, in the order of the file, checksum included."""
+        """The document as built-in types, arrays as tuples, in the order of the file, checksum included."""
         return {**msgspec.to_builtins(self), "checksum": self.computed_checksum}
 
     def to_dataframe(self) -> pandas.DataFrame:

@@ -17,9 +17,8 @@ from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import check_writable
 from microscope_bench.run.captured import Captured, open_finished
 from microscope_bench.run.command_line import command_line
-from microscope_bench.run.identifying import metric_versions
 from microscope_bench.run.pipeline import measure, write
-from microscope_bench.run.resolve import Stopwatch
+from microscope_bench.run.resolve import Stopwatch, metric_versions
 from microscope_bench.system.processes import launched
 
 FOLLOWED = frozenset({"metrics", "split_by", "output_path", "device", "measure_memory", "progress"})

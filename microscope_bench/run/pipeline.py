@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,15 +14,15 @@ import torch
 from msgspec import to_builtins
 from tqdm import tqdm
 
-from microscope_bench.capture.disk_space import check_space
 from microscope_bench.capture.listing import STORES
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.sharing import await_parts, check_same_run, shared_store
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure.scores import Measurement
 from microscope_bench.measure.scores import measure as measure_tokens
+from microscope_bench.protocol import Protocol
 from microscope_bench.results.provenance import environment
 from microscope_bench.results.records import Environment
 from microscope_bench.results.result import Result
@@ -202,3 +203,30 @@ def _note_failure(resolved: Resolved, store: TokenStore, here: Environment, erro
         LOG.info("the error is noted in %s", save_result(config.output_path, failure))
     except MicroscopeError as unwritten:  # must not hide the error that it is about
         LOG.warning("the error could not be noted in a result file: %s", unwritten)
+
+
+def store_bytes(
+    n_tokens: int, n_boundaries: int, hidden_size: int, dtype: torch.dtype, *, mainflow: bool = False
+) -> int:
+    # stream ``mainflow`` has boundary 0 in common with the residual stream
+    n_states = 2 * n_boundaries - 1 if mainflow else n_boundaries
+    return n_tokens * n_states * hidden_size * dtype.itemsize
+
+
+def check_space(path: Path, adapter: Adapter, protocol: Protocol, n_examples: int, mainflow: bool = False) -> None:
+    """Logs how large a store for ``n_examples`` more will be at most, and raises where the disk of ``path`` is full."""
+    info = adapter.info
+    n_tokens = n_examples * protocol.tokens_per_example * len(adapter.modalities)
+    dtype = getattr(torch, info.dtype)
+    needed = store_bytes(n_tokens, info.n_layers + 1, info.hidden_size, dtype, mainflow=mainflow)
+    free = shutil.disk_usage(path).free
+    LOG.info("token store %s: at most %s; %s are free", path, _size(needed), _size(free))
+    if needed > free:
+        raise StoreError(
+            f"the token store needs up to {_size(needed)}, but {path} has {_size(free)} free. Name a larger disk with "
+            f"--store, or keep less with --tokens_per_example or --limit (both show in the signature)"
+        )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.1f} MB"

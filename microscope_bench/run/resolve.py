@@ -9,21 +9,29 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+
+from microscope_bench import __version__
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs
 from microscope_bench.capture.loop import Capture
+from microscope_bench.capture.mainflow import Mainflow
+from microscope_bench.capture.selection import RULE
 from microscope_bench.config import RunConfig
 from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.example import ExampleSource
-from microscope_bench.identity import Identity
+from microscope_bench.identity import Identity, TaskInfo
+from microscope_bench.measure.correctness import VERSION as SPLIT_VERSION
+from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Timing
-from microscope_bench.run.identifying import identity_of, metric_versions, stored_states
+from microscope_bench.system.field_types import content_sha256
 from microscope_bench.tasks.settings import Seeds, TaskSettings
 
 if TYPE_CHECKING:
@@ -171,3 +179,54 @@ def limit_of(limit: float | None, task: Task) -> int | None:
     if getattr(task, "sampled", False):
         raise MicroscopeError(f"limit and samples exclude each other, and samples chose the rows of {task.name}")
     return math.ceil(len(task) * limit) if limit < 1 else int(limit)
+
+
+def identity_of(
+    adapter: Adapter,
+    source: ExampleSource,
+    protocol: Protocol,
+    rows: Sequence[int],
+    prompt_sha256: str,
+    metrics: dict[str, int],
+) -> Identity:
+    """The identity of a run."""
+    ids = source.ids
+    return Identity(
+        protocol=protocol,
+        model=adapter.info,
+        task=TaskInfo(source.name, source.version),
+        dataset=source.dataset,
+        n_examples=len(rows),
+        example_ids_sha256=content_sha256(sorted(ids[row] for row in rows)),
+        prompt_sha256=prompt_sha256,
+        selection=RULE,
+        metrics=metrics,
+    )
+
+
+def metric_versions(config: RunConfig, *, mainflow: bool) -> dict[str, int]:
+    """Version of each metric. A run asked for stream ``mainflow`` or a split has more scores than one that was not."""
+    versions = {name: METRICS.get(name).version for name in config.metrics}
+    if mainflow and "linearity" in versions:
+        versions["linearity.mainflow"] = versions["linearity"]
+    if config.split_by is not None:
+        versions[f"split_by.{config.split_by}"] = SPLIT_VERSION
+    return dict(sorted(versions.items()))
+
+
+def stored_states(
+    identity: Identity, adapter: Adapter, probed: ProbedInputs, mainflow: Mainflow | None
+) -> dict[str, Any]:
+    """All that decides what the states in a token store are; a store that was made for anything else is refused."""
+    return {
+        "identity": identity.of_states(),
+        "processing": to_builtins(adapter.processing),
+        "mainflow": None if mainflow is None else asdict(mainflow),
+        "inputs_sha256": probed.inputs_sha256,
+        "software": {
+            "microscope_bench": __version__,
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+            "device": adapter.device.type,
+        },
+    }

@@ -83,7 +83,8 @@ def _accuracy(measured: Sequence[ExampleRecord]) -> Accuracy | None:
         return None
     for record in asked:
         if record.unscored:
-            return Accuracy(None, None, n=len(asked), reason=shortened(f"example {record.id}: {record.unscored}"))
+            reason = without_directories(f"example {record.id}: {record.unscored}")
+            return Accuracy(None, None, n=len(asked), reason=shortened(reason))
     n = len(asked)
     value = sum(bool(record.right) for record in asked) / n
     return Accuracy(value, (value * (1 - value) / (n - 1)) ** 0.5 if n > 1 else None, n, reason=None)

@@ -1,13 +1,16 @@
-"""Files that are there whole or not at all, and locks that end with the process that holds them."""
+"""Files that are there whole or not at all, their checksums, and locks that end with the process that holds them."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -134,3 +137,18 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def signed(document: Mapping[str, Any]) -> bytes:
+    return json.dumps({**document, "sha256": own_sha256(document)}, indent=1, allow_nan=False).encode()
+
+
+def own_sha256(document: Mapping[str, Any]) -> str:
+    """64 hex digits: SHA-256 of everything in a JSON document but its key ``sha256``."""
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,12 @@
-"""Types of the fields of our JSON files. The bounds keep a hostile file from costing its reader memory or time."""
+"""Types of the fields of our JSON files, and what is told of their content: its hash, and how two of them differ.
+
+The bounds keep a hostile file from costing its reader memory or time.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -47,3 +51,16 @@ def content_sha256(content: Any) -> str:
 def shortened(text: str) -> str:
     """The text, cut to the length that a field of type ``Text`` may have."""
     return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
+
+
+def named_differences(a: Any, b: Any) -> str:
+    """The first six places, as ``model.dtype``, where two JSON values differ; "" where they are equal."""
+    return ", ".join(sorted(_differences(a, b))[:6])
+
+
+def _differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {*a, *b}:
+            yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else str(key))
+    elif a != b:
+        yield at

@@ -12,13 +12,13 @@ from safetensors import safe_open
 from torch import nn
 
 from microscope_bench import evaluate
-from microscope_bench.capture.disk_space import store_bytes
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import MainflowError, StoreError
 from microscope_bench.protocol import named_protocol
+from microscope_bench.run.pipeline import store_bytes
 from tests.capture.chains import chain_of
 from tests.toy import LAYERS, WIDTH, ToyAdapter, ToyTask
 

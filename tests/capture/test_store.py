@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from microscope_bench.capture.disk_space import store_bytes
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
+from microscope_bench.run.pipeline import store_bytes
 
 RUN = {"model": {"repo": "a"}, "seed": 0}
 

@@ -8,9 +8,8 @@ import threading
 import pytest
 import torch
 
-from microscope_bench.capture.loop import Capture
+from microscope_bench.capture.loop import Capture, part_writer
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.capture.writer import part_writer
 from microscope_bench.errors import StoreError
 from tests.capture.captured import FEW, by_token, captured
 from tests.toy import ToyAdapter, ToyTask
