@@ -16,7 +16,7 @@ from microscope_bench.errors import MicroscopeError
 from microscope_bench.system.field_types import Name, Share
 from microscope_bench.system.lazy_registry import unknown_name
 
-SINK_RULE = "massive/1"
+SINK_RULE = "massive/2"
 """The only rule there is; ``docs/protocol.md`` spells it out."""
 
 

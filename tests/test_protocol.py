@@ -14,7 +14,7 @@ def test_geometry_1_is_frozen():
         "limit": None,
         "folds": 10,
         "id_tokens": 8192,
-        "sink_rule": "massive/1",
+        "sink_rule": "massive/2",
         "max_skipped": 0.01,
         "seed": 0,
     }

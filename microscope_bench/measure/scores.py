@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -18,6 +19,7 @@ from microscope_bench.measure.correctness import HALVES, halves, token_set_of
 from microscope_bench.measure.memory_budget import workspace_for
 from microscope_bench.measure.survey import Survey, survey
 from microscope_bench.measure.tokens import JOINT, StoredTokens
+from microscope_bench.metrics.core.concentration import CONCENTRATED
 from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.sinks import notable_dimensions, top_variance_share
 from microscope_bench.metrics.record import Metric
@@ -26,6 +28,8 @@ from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Modality, Score, SinkLayer, Sinks, Stream, TokenSet
 from microscope_bench.system.devices import pick_device
 from microscope_bench.system.processes import ALONE, Processes
+
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -67,10 +71,27 @@ def measure(
             sinks.setdefault(modality, []).append(rows)
         scores.extend(_boundary_scores(clouds, metrics))
     scores = shared.all_of(scores)
+    _warn_of_missed_sinks(scores)
     sinks = {modality: shared.all_of(sinks.get(modality, [])) for modality in [*tokens.modalities, JOINT]}
     if config.split_by is not None:
         scores += list(_split_scores(found, scores, shared))
     return Measurement(tuple(scores), tuple(_sinks(tokens, found, sinks)))
+
+
+def _warn_of_missed_sinks(scores: Sequence[Score]) -> None:
+    """Says where few tokens carry most of σ₁² in ``no_sinks`` too, which would reassure falsely."""
+    found: dict[str, dict[int, str]] = {}
+    for score in scores:
+        if (score.metric, score.tokens) == ("anisotropy", NO_SINKS):
+            for flag in score.flags:
+                if flag.startswith(CONCENTRATED):
+                    found.setdefault(score.modality, {})[score.layer] = flag
+    for modality, flags in found.items():
+        LOG.warning(
+            "%s, token set no_sinks: 5 %% of the tokens carry most of the variance along the widest direction at "
+            "layers %s (most: %s). The sink rule does not find them, and the numbers there are theirs",
+            *(modality, ", ".join(map(str, flags)), max(flags.values())),
+        )
 
 
 def own_boundaries(n_layers: int, processes: Processes) -> range:
@@ -180,9 +201,10 @@ def _sink_layers(clouds: Boundary, found: Survey, layer: int) -> Iterator[tuple[
         if not len(sinks):
             continue
         here = sinks[massive[sinks]]
-        moments = cloud.moments.x_only()
-        states = found.tokens.states(layer, sinks)
-        share = None if moments.non_finite_x else top_variance_share(moments.total(), states)
+        share = None
+        if cloud.first_axis is not None and not cloud.moments.non_finite_x:
+            deviations = found.tokens.states(layer, sinks).double() - cloud.moments.centre().mean
+            share = top_variance_share(cloud.first_axis, deviations)
         dimensions = tuple(notable_dimensions(found.tokens.states(layer, here)))
         yield modality, SinkLayer(layer, len(here), dimensions, share)
 

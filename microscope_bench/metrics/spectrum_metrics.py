@@ -12,6 +12,9 @@ from microscope_bench.metrics.core.jackknife import jackknifed, non_finite
 from microscope_bench.metrics.record import WIDTH, EstimatorScore, Headline, Metric, ToleranceByDtype
 
 NO_VARIANCE = "the states have no variance beyond rounding"
+CAUTIONS = {
+    "concentrated": "5 % of the tokens carry more than half of the variance along the widest direction: it is theirs"
+}
 
 
 def anisotropy(x: core.Array, groups: core.Groups | None = None) -> Estimate:
@@ -19,7 +22,9 @@ def anisotropy(x: core.Array, groups: core.Groups | None = None) -> Estimate:
 
     σ₁² / Σᵢ σᵢ² over the singular values of the centred cloud (Razzhigaev et al. 2023, arXiv 2311.05928); between
     1/d (the same spread in all directions) and 1 (a line). An isotropic Gaussian of N tokens scores about
-    (1 + √(d/N))²/d. A handful of massive activations can take it to 1. ``x``, (N, d), needs 2 tokens that differ.
+    (1 + √(d/N))²/d. A handful of massive activations can take it to 1: flag ``concentrated=share`` where the 5 % of the
+    tokens with the largest (u₁ᵀ(x − x̄))², u₁ the widest direction, carry a share above half of their sum σ₁²; of a
+    Gaussian cloud they carry 0.28. ``x``, (N, d), needs 2 tokens that differ.
 
     >>> import numpy as np
     >>> anisotropy(np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 1.0], [3.0, 1.0]])).value
@@ -92,13 +97,17 @@ def of_spectrum(cloud: core.Cloud, name: str, statistic: Callable[[core.Spectrum
 
 
 def of_covariance(cloud: core.Cloud, name: str, outcome: Callable[[int | None], float]) -> Estimate:
-    """A statistic of the covariance; none of states that are not finite, or of fewer than two tokens."""
+    """A statistic of the covariance; none of states that are not finite, or of fewer than two tokens.
+
+    Flag ``concentrated=`` where few tokens carry most of σ₁², so that they decide the statistic.
+    """
     n, folds = cloud.n_tokens, cloud.moments
     if folds.non_finite_x:
         return non_finite(folds.non_finite_x, n, cloud.n_examples)
     if n < 2:
         return Estimate(None, None, n, cloud.n_examples, (), f"{name} needs at least 2 tokens, got {n}")
-    return jackknifed(outcome, folds.occupied, n, cloud.n_examples)
+    flags = core.concentration.flags_of(cloud.concentration.first_axis)
+    return jackknifed(outcome, folds.occupied, n, cloud.n_examples, flags)
 
 
 def estimate_anisotropy(cloud: core.Cloud) -> Estimate:
@@ -109,9 +118,10 @@ def estimate_anisotropy(cloud: core.Cloud) -> Estimate:
 
     def outcome(left_out: int | None) -> float:
         moments = folds.total() if left_out is None else folds.without(left_out)
-        if not moments.has_variance:
+        axis = cloud.first_axis if left_out is None else core.axes.top_axis(moments.c_xx)
+        if axis is None or not moments.has_variance:
             raise NoValue(NO_VARIANCE)
-        return min(core.axes.top_axis(moments.c_xx)[0] / float(moments.c_xx.diagonal().sum()), 1.0)
+        return min(axis[0] / float(moments.c_xx.diagonal().sum()), 1.0)
 
     return of_covariance(cloud, "anisotropy", outcome)
 
@@ -168,6 +178,7 @@ ANISOTROPY = Metric(
     high=1,
     tolerance=ToleranceByDtype("0.0001", "0.0002", "0.001"),
     cited_as="share of the variance along the first principal axis",
+    cautions=CAUTIONS,
 )
 
 PARTICIPATION_RATIO = Metric(
@@ -180,6 +191,7 @@ PARTICIPATION_RATIO = Metric(
     unit="dimensions",
     low=1,
     high=WIDTH,
+    cautions=CAUTIONS,
 )
 
 EFFECTIVE_RANK = Metric(
@@ -192,6 +204,7 @@ EFFECTIVE_RANK = Metric(
     unit="dimensions",
     low=1,
     high=WIDTH,
+    cautions=CAUTIONS,
 )
 
 ISOSCORE = Metric(
@@ -204,4 +217,5 @@ ISOSCORE = Metric(
     unit="share",
     low=0,
     high=1,
+    cautions=CAUTIONS,
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from microscope_bench.metrics.core.arrays import cloud_of
 from microscope_bench.metrics.core.sinks import long_rows, massive_rows, notable_dimensions, top_variance_share
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import named_protocol
@@ -25,6 +27,10 @@ def by_key(scores, token_set):
     return {(s.metric, s.estimator, s.stream, s.modality, s.layer): s for s in scores if s.tokens == token_set}
 
 
+def sinks_in(x):
+    return massive_rows(x) | long_rows(x.double().norm(dim=1))
+
+
 def with_sinks(layers, value=1000.0):
     """Eight more tokens at the end, each massive in one coordinate at boundary 1 alone."""
     out = []
@@ -38,25 +44,62 @@ def with_sinks(layers, value=1000.0):
 
 def test_a_massive_activation_is_large_in_itself_and_against_its_token():
     x = torch.ones(5, 9)
-    x[1, 0] = 1001.0  # massive
-    x[2, 0] = 999.0  # not a thousand times the median
+    x[1, 0] = 301.0  # massive
+    x[2, 0] = 299.0  # not 300 times the median
     x[3] = 0.05
-    x[3, 0] = 99.0  # more than a thousand times, but small
+    x[3, 0] = 99.0  # nearly 2,000 times, but small
     x[4, :] = 5000.0  # no coordinate stands out
     assert massive_rows(x).tolist() == [False, True, False, False, False]
     assert massive_rows(-x).tolist() == [False, True, False, False, False]
-    x[1, 0] = 1100.0
+    x[1, 0] = 310.0
     assert massive_rows(x.to(torch.bfloat16)).tolist() == [False, True, False, False, False]
 
 
 def test_long_tokens_are_sinks_whatever_the_scale():
-    norms = torch.cat([torch.linspace(0.5, 1.5, 99).double(), torch.tensor([12.0]).double()])
+    norms = torch.cat([torch.linspace(0.5, 1.5, 98).double(), torch.tensor([3.9, 12.0]).double()])
     for scale in (1e-6, 1.0, 1e6):
-        assert torch.nonzero(long_rows(norms * scale)).flatten().tolist() == [99]
+        assert torch.nonzero(long_rows(norms * scale)).flatten().tolist() == [99], "3.9 times the median is not enough"
     many = torch.cat([torch.ones(90), torch.full((10,), 12.0)]).double()
     assert long_rows(many).sum() == 10, "the median is not moved by the long ones"
     assert not long_rows(torch.full((4,), torch.nan).double()).any()
     assert not long_rows(torch.tensor([0.0, 0.0, 0.0, 1e-3, 2e-3]).double()).any(), "among zeros all else is long"
+
+
+def heavy_tailed(kind: str, n: int, d: int) -> torch.Tensor:
+    """Clouds without a sink: each row's scale, or each coordinate, has heavy tails."""
+    x, random = noise(n, d, 5).double(), np.random.default_rng(6)
+    if kind == "t5 coordinates":
+        return torch.from_numpy(random.standard_t(5, (n, d)))
+    if kind == "multivariate t5":
+        return x * torch.from_numpy(np.sqrt(5 / random.chisquare(5, n)))[:, None]
+    if kind.startswith("log-normal"):
+        return x * torch.from_numpy(np.exp(float(kind.split()[1]) * random.standard_normal(n)))[:, None]
+    return x
+
+
+CLOUDS = ("Gaussian", "t5 coordinates", "multivariate t5", "log-normal 0.3", "log-normal 0.5", "log-normal 1")
+
+
+@pytest.mark.parametrize("scale", [1.0, 200.0])
+@pytest.mark.parametrize("kind", CLOUDS)
+def test_heavy_tails_are_no_sinks(kind, scale):
+    """At most one false one in 2,000 tokens, whichever way a cloud without sinks is heavy-tailed."""
+    x = scale * heavy_tailed(kind, 40_000, 64)
+    assert int(sinks_in(x).sum()) <= 20
+    # that is what the second condition on the norm is for
+    norms = x.norm(dim=1)
+    assert kind in CLOUDS[:2] or int((norms > 4 * norms.median()).sum()) > 20 or kind == "log-normal 0.3"
+
+
+@pytest.mark.parametrize("times, share", [(3, 0), (5, 1), (10, 1), (100, 1), (1000, 1)])
+@pytest.mark.parametrize("d", [64, 4096])
+def test_of_sinks_of_several_sizes_all_that_stand_apart_are_found(times, share, d):
+    """One coordinate made so large that the token is as many times as long as the median one."""
+    x = noise(2000, d, 7)
+    planted = torch.arange(0, 2000, 40)
+    x[planted, 5] = times * x.norm(dim=1).median()
+    found = sinks_in(x)
+    assert int(found[planted].sum()) == share * len(planted) and int(found.sum()) == share * len(planted)
 
 
 def test_notable_dimensions_come_by_how_many_tokens_have_them():
@@ -71,16 +114,12 @@ def test_notable_dimensions_come_by_how_many_tokens_have_them():
 
 @pytest.mark.parametrize("d", [30, 600])
 def test_share_of_the_first_axis_is_that_of_a_singular_value_decomposition(d):
-    from microscope_bench.metrics.core.cloud_rows import Chunk
-    from microscope_bench.metrics.core.fold_moments import accumulate
-
     x = noise(700, d, 1).double()
     x[:3, 4] += 80.0
-    zeros = torch.zeros(700, dtype=torch.int64)
-    moments = accumulate([Chunk(x, None, zeros, zeros)], d, 1, False).total()
     u, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
     expected = float((u[:3, 0] * s[0]).square().sum() / s[0] ** 2)
-    assert top_variance_share(moments, x[:3]) == pytest.approx(expected, rel=1e-8)
+    first_axis = cloud_of(x, None, None).first_axis
+    assert top_variance_share(first_axis, (x - x.mean(0))[:3]) == pytest.approx(expected, rel=1e-8)
     assert 0.9 < expected < 1
 
 
@@ -160,6 +199,23 @@ def test_where_all_tokens_are_sinks_every_value_is_null_and_says_so(tmp_path):
     text = by_key(found.scores, "no_sinks")["anisotropy", "top_share", None, "text", 0]
     joint = by_key(found.scores, "no_sinks")["anisotropy", "top_share", None, "joint", 0]
     assert joint.value == pytest.approx(text.value, rel=1e-12) and joint.n_tokens == 300
+
+
+def test_sinks_that_the_rule_misses_are_flagged_and_warned_of(tmp_path, caplog):
+    """Forty tokens three times as long as the others: too short for a sink, and yet the widest direction is theirs."""
+    text, image = noise_layers(N, D, LAYERS + 1, 1), noise_layers(N, D, LAYERS + 1, 2)
+    image[1][:40, 5] += 3 * image[1].norm(dim=1).median()
+    found = measured(tmp_path / "s", {"text": text, "image": image}, ["anisotropy", "mir"])
+    assert not any(entry.n_sinks for entry in found.sinks)
+    for token_set in ("all", "no_sinks"):
+        flagged = {key: s.flags for key, s in by_key(found.scores, token_set).items() if s.flags}
+        ours = [("anisotropy", "top_share", None, name, 1) for name in ("image", "joint")]
+        assert list(flagged) == ours and all(flags[0].startswith("concentrated=0.8") for flags in flagged.values())
+    assert [(record.levelname, record.getMessage()[:30]) for record in caplog.records] == [
+        ("WARNING", "image, token set no_sinks: 5 %"),
+        ("WARNING", "joint, token set no_sinks: 5 %"),
+    ]
+    assert "at layers 1 (most: concentrated=0.8" in caplog.text
 
 
 def test_a_token_with_nan_is_a_fault_and_no_sink(tmp_path):

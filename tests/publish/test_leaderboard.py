@@ -62,7 +62,7 @@ def test_the_numbers_are_those_of_the_file() -> None:
         "float32",
         "3b0c8f0f",
         "0.610 ± 0.049 (n = 100)",
-        "`9c04dd9c78e2`",
+        "`ec455233ba64`",
         "[JSON](./results/a.json)",
     ]
     assert f"- tiny-llava: `{result.signature}`" in page
@@ -89,6 +89,21 @@ def test_a_value_that_needs_care_refers_to_a_note() -> None:
     assert all(cell.endswith(f"<sup>{number[1]}</sup>") for cell in shown[1:3]) and "<sup>" not in shown[4]
     assert f"beware, text; text, no sinks; image; joint; joint, no sinks: {caution}" in summary_table(few)
     assert caution not in render([("a.json", sample())])
+
+
+def test_a_value_that_few_tokens_make_carries_a_caution_wherever_it_is_shown() -> None:
+    def one_layer(score: Score) -> Score:
+        return replace(score, flags=("concentrated=0.83",)) if score.layer == 2 else score
+
+    found = with_scores(sample(), lambda s: one_layer(s) if s.metric == "anisotropy" else s)
+    page = render([("a.json", found)])
+    caution = "5 % of the tokens carry more than half of the variance along the widest direction: it is theirs"
+    number = re.search(rf"<sup>(\d+)</sup> {caution}", page)
+    assert number is not None
+    for modality in ("text", "image", "joint"):
+        assert cells(page, modality, "tiny-llava")[4].endswith(f"<sup>{number[1]}</sup>")
+    assert cells(page, "text", "tiny-llava, no sinks")[4].endswith(f"<sup>{number[1]}</sup>")
+    assert caution in summary_table(found) and caution not in render([("a.json", sample())])
 
 
 def test_it_describes_and_does_not_rank() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from microscope_bench.metrics.core import arrays as arrays
     from microscope_bench.metrics.core import axes as axes
+    from microscope_bench.metrics.core import concentration as concentration
     from microscope_bench.metrics.core import distances as distances
     from microscope_bench.metrics.core import frechet as frechet
     from microscope_bench.metrics.core import kernel_alignment as kernel_alignment

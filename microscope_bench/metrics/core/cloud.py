@@ -13,8 +13,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.core.axes import Spectrum, spectra_of
+from microscope_bench.metrics.core.axes import FULL_SPECTRUM_UP_TO, Spectrum, spectra_of, top_axis
 from microscope_bench.metrics.core.cloud_rows import Chunk, Sample, sample_of
+from microscope_bench.metrics.core.concentration import Concentration, concentration_of
 from microscope_bench.metrics.core.directions import Directions, directions_of
 from microscope_bench.metrics.core.duplicates import first_of_copies
 from microscope_bench.metrics.core.fold_moments import FoldMoments, accumulate_parked
@@ -77,6 +78,22 @@ class Cloud(ABC):
     def spectra(self) -> dict[int | None, Spectrum | None]:
         """Principal axes of all rows, under None, and without each fold, under its number; None without variance."""
         return spectra_of(self.moments.x_only())
+
+    @cached_property
+    def first_axis(self) -> tuple[float, Tensor] | None:
+        """σ₁² and its unit direction, float64 (d,), of all rows; None without variance. Of a wide cloud nothing else of
+        the spectrum is computed.
+        """
+        if self.dim <= FULL_SPECTRUM_UP_TO:
+            spectrum = self.spectra[None]
+            return None if spectrum is None else (float(spectrum.values[0]), spectrum.axes[0])
+        moments = self.moments.x_only().total()
+        return top_axis(moments.c_xx) if moments.has_variance else None
+
+    @cached_property
+    def concentration(self) -> Concentration:
+        """What share of σ₁² and of the squares that linearity explains few tokens carry; reads the rows once more."""
+        return concentration_of(self.chunks(), self.moments, None if self.first_axis is None else self.first_axis[1])
 
     @cached_property
     def directions(self) -> Directions:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from microscope_bench.metrics.core.cloud_rows import Chunk, Sample
+from microscope_bench.metrics.core.concentration import TopShare
 from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.fold_moments import FoldMoments, accumulate
 from microscope_bench.metrics.core.jackknife import attempted
@@ -95,11 +96,14 @@ class Distances:
         n_examples: distinct examples of the sample that is not text.
         folds: those that hold rows of either.
         of: left-out fold, None for none → estimator → distance; or the reason why there is none.
+        concentration: the share of tr S_x + tr S_t that the 5 % of each cloud's tokens that lie furthest from its mean
+            carry; None where it is 0.
     """
 
     n_tokens: int
     n_examples: int
     folds: list[int]
+    concentration: float | None
     of: dict[int | None, dict[str, float] | NoValue]
 
     def outcome(self, estimator: str, left_out: int | None) -> float:
@@ -111,20 +115,33 @@ class Distances:
 
 def distances_of(pair: TextPair, estimators: Sequence[str]) -> Distances:
     """The distances of a pair of at least 2 finite tokens each."""
-    x, t = pair.cloud.sampled, pair.text.sampled
+    x, t = (replace(sample, x=without_outliers(sample.x)) for sample in (pair.cloud.sampled, pair.text.sampled))
     moments_x, moments_t = fold_moments(x), fold_moments(t)
-    lengths = t.x.norm(dim=1)
+    lengths = pair.text.sampled.x.norm(dim=1)
     folds = sorted({*moments_x.occupied, *moments_t.occupied})
     of: dict[int | None, dict[str, float] | NoValue] = {}
     for k in (None, *(folds if len(folds) > 1 else ())):
         rest_x, rest_t = (m.total() if k is None else m.without(k) for m in (moments_x, moments_t))
         length = float((lengths if k is None else lengths[t.fold != k]).sum()) / max(rest_t.n, 1)
         of[k] = attempted(partial(distance, rest_x, rest_t, length, estimators))
-    return Distances(len(x.x) + len(t.x), x.n_examples, folds, of)
+    return Distances(len(x.x) + len(t.x), x.n_examples, folds, share_of_furthest(x.x, t.x), of)
+
+
+def share_of_furthest(*clouds: Tensor) -> float | None:
+    """The share of the sum of the clouds' variances that the 5 % of each that lie furthest from its mean carry."""
+    variance = carried = 0.0
+    for x in clouds:
+        squares = (x - x.mean(0)).square().sum(1)
+        parts = TopShare(len(x))
+        parts.add(squares)
+        of_cloud = float(squares.sum()) / (len(x) - 1)
+        variance += of_cloud
+        carried += (parts.share or 0.0) * of_cloud
+    return carried / variance if variance > 0 else None
 
 
 def fold_moments(sample: Sample) -> FoldMoments:
-    chunk = Chunk(without_outliers(sample.x), None, sample.fold, sample.example)
+    chunk = Chunk(sample.x, None, sample.fold, sample.example)
     return accumulate([chunk], dim=sample.x.shape[1], n_folds=sample.n_folds, has_next=False)
 
 

@@ -1,8 +1,9 @@
 """Massive-activation tokens ("sinks"): how they are told from the rest, and how much of a cloud's variance they carry.
 
-The rule ``massive/1``; ``docs/protocol.md`` gives its reasons. A token is a sink where it holds a massive activation in
-the sense of Sun et al. 2024 (arXiv 2402.17762), a coordinate above 100 and above 1,000 times the median magnitude of
-its coordinates; or, since small models have other scales, where it is above 10 times as long as the median token.
+The rule ``massive/2``; ``docs/protocol.md`` gives its reasons. A token is a sink where it holds a massive activation in
+the sense of Sun et al. 2024 (arXiv 2402.17762), a coordinate above 100 and above 300 times the median magnitude of its
+coordinates; or, since small models have other scales, where it is far longer than the tokens of its modality are: above
+4 times as long as the median token, and by more than their lengths usually differ.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.core.axes import top_axis
-from microscope_bench.metrics.core.moments import LARGEST, Moments
+from microscope_bench.metrics.core.moments import LARGEST
 
 MAGNITUDE = 100.0
-MEDIANS = 1000.0
-NORMS = 10.0
+MEDIANS = 300.0
+NORMS = 4.0
+DEVIATIONS = 8.0
+"""Median absolute deviations of the log norm: of normal log norms 5.4 standard deviations."""
 
 NOTABLE_SHARE = 0.1
 """A coordinate that holds more than this share of a sink's squared norm is named among the sinks' dimensions."""
@@ -27,7 +29,7 @@ def massive_rows(x: Tensor) -> Tensor:
     """Which rows hold a massive activation; not those with NaN, infinity or a number beyond 1e60, which are a fault.
 
     >>> x = torch.ones(3, 8)
-    >>> x[1, 2], x[2, 2] = 1001.0, torch.inf
+    >>> x[1, 2], x[2, 2] = 301.0, torch.inf
     >>> massive_rows(x)
     tensor([False,  True, False])
     """
@@ -41,16 +43,22 @@ def massive_rows(x: Tensor) -> Tensor:
 
 
 def long_rows(norms: Tensor) -> Tensor:
-    """Which rows are above 10 times as long as the median row; NaN and norms beyond 1e60 are left out.
+    """Which rows are far longer than the median row; NaN and norms beyond 1e60 are left out.
 
-    >>> long_rows(torch.tensor([1.0, 1.0, 1.0, 10.5, torch.inf], dtype=torch.float64))
+    Far is above 4 times its norm m, and log(norm / m) above 8 times the median of |log(norm / m)|: where lengths spread
+    widely by nature, as log-normal ones do, the ends of that spread are no sinks.
+
+    >>> long_rows(torch.tensor([1.0, 1.1, 1.0, 4.5, torch.inf], dtype=torch.float64))
     tensor([False, False, False,  True, False])
     """
     finite = norms <= LARGEST
     if not finite.any():
         return torch.zeros_like(finite)
     middle = norms[finite].median()
-    return finite & (norms > NORMS * middle) & (middle > 0)  # zeros would make a sink of every other token
+    log_ratio = (norms / middle).log()
+    usual = log_ratio[finite].abs().median()
+    far = (norms > NORMS * middle) & (log_ratio > DEVIATIONS * usual)
+    return finite & far & (middle > 0)  # zeros would make a sink of every other token
 
 
 def notable_dimensions(x: Tensor) -> list[int]:
@@ -61,10 +69,10 @@ def notable_dimensions(x: Tensor) -> list[int]:
     return [int(j) for j in order if counts[j] > 0]
 
 
-def top_variance_share(moments: Moments, x: Tensor) -> float | None:
-    """The share of σ₁² that some rows of a cloud carry: Σ over them of (u₁ᵀ(x − x̄))² / σ₁²; None without variance."""
-    variance, direction = top_axis(moments.c_xx)
-    if variance <= 0:
-        return None
-    along = (x.double() - moments.mean_x) @ direction
-    return min(float(along.square().sum()) / variance, 1.0)
+def top_variance_share(first_axis: tuple[float, Tensor], deviations: Tensor) -> float:
+    """The share of σ₁² that some rows carry, Σ over them of (u₁ᵀ(x − x̄))² / σ₁².
+
+    ``first_axis`` is σ₁² and u₁ of the whole cloud, ``deviations``, float64 (n, d), are the rows' x − x̄.
+    """
+    variance, axis = first_axis
+    return min(float((deviations @ axis).square().sum()) / variance, 1.0)
