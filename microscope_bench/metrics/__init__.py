@@ -17,63 +17,27 @@ What all of them have in common:
   another length, an array that is not of real numbers.
 
 No file in this folder is named like one of these functions, so that importing a submodule can never replace a function
-by a module. They load on first use (PEP 562): looking up which metrics exist imports no torch.
+by a module. None of them imports torch before a metric is computed.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from microscope_bench.metrics.cka_metric import cka as cka
-    from microscope_bench.metrics.core.estimate import Estimate as Estimate
-    from microscope_bench.metrics.cosine_alignment_metric import cosine_alignment as cosine_alignment
-    from microscope_bench.metrics.gride_metric import gride as gride
-    from microscope_bench.metrics.intrinsic_dimension_metric import intrinsic_dimension as intrinsic_dimension
-    from microscope_bench.metrics.linearity_metric import linearity as linearity
-    from microscope_bench.metrics.mir_metric import mir as mir
-    from microscope_bench.metrics.mir_metric import modality_integration_rate as modality_integration_rate
-    from microscope_bench.metrics.modality_gap_metric import modality_gap as modality_gap
-    from microscope_bench.metrics.pareto_metric import pareto_distance as pareto_distance
-    from microscope_bench.metrics.record import Headline as Headline
-    from microscope_bench.metrics.record import Metric as Metric
-    from microscope_bench.metrics.registry import METRICS as METRICS
-    from microscope_bench.metrics.registry import estimates as estimates
-    from microscope_bench.metrics.spectrum_metrics import anisotropy as anisotropy
-    from microscope_bench.metrics.spectrum_metrics import effective_rank as effective_rank
-    from microscope_bench.metrics.spectrum_metrics import isoscore as isoscore
-    from microscope_bench.metrics.spectrum_metrics import participation_ratio as participation_ratio
-    from microscope_bench.metrics.subspace_overlap_metric import subspace_overlap as subspace_overlap
-
-_PUBLIC = {
-    "linearity": "linearity_metric",
-    "anisotropy": "spectrum_metrics",
-    "intrinsic_dimension": "intrinsic_dimension_metric",
-    "gride": "gride_metric",
-    "pareto_distance": "pareto_metric",
-    "participation_ratio": "spectrum_metrics",
-    "effective_rank": "spectrum_metrics",
-    "isoscore": "spectrum_metrics",
-    "cka": "cka_metric",
-    "modality_gap": "modality_gap_metric",
-    "cosine_alignment": "cosine_alignment_metric",
-    "subspace_overlap": "subspace_overlap_metric",
-    "mir": "mir_metric",
-    "modality_integration_rate": "mir_metric",
-    "estimates": "registry",
-    "Estimate": "core.estimate",
-    "Metric": "record",
-    "Headline": "record",
-    "METRICS": "registry",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+from microscope_bench.metrics.cka_metric import cka as cka
+from microscope_bench.metrics.core.estimate import Estimate as Estimate
+from microscope_bench.metrics.cosine_alignment_metric import cosine_alignment as cosine_alignment
+from microscope_bench.metrics.gride_metric import gride as gride
+from microscope_bench.metrics.intrinsic_dimension_metric import intrinsic_dimension as intrinsic_dimension
+from microscope_bench.metrics.linearity_metric import linearity as linearity
+from microscope_bench.metrics.mir_metric import mir as mir
+from microscope_bench.metrics.mir_metric import modality_integration_rate as modality_integration_rate
+from microscope_bench.metrics.modality_gap_metric import modality_gap as modality_gap
+from microscope_bench.metrics.pareto_metric import pareto_distance as pareto_distance
+from microscope_bench.metrics.record import Headline as Headline
+from microscope_bench.metrics.record import Metric as Metric
+from microscope_bench.metrics.registry import METRICS as METRICS
+from microscope_bench.metrics.registry import estimates as estimates
+from microscope_bench.metrics.spectrum_metrics import anisotropy as anisotropy
+from microscope_bench.metrics.spectrum_metrics import effective_rank as effective_rank
+from microscope_bench.metrics.spectrum_metrics import isoscore as isoscore
+from microscope_bench.metrics.spectrum_metrics import participation_ratio as participation_ratio
+from microscope_bench.metrics.subspace_overlap_metric import subspace_overlap as subspace_overlap

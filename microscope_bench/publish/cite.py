@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from microscope_bench.identity import short_revision
 from microscope_bench.metrics.registry import find_metric, in_order
 from microscope_bench.publish.escape import breakable, latex, one_line
-from microscope_bench.publish.grouping import TextOf, data_of, nothing_known, protocol_title
+from microscope_bench.publish.grouping import TextOf, data_of, protocol_title
 from microscope_bench.publish.summary import shown_name
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import safe_name
@@ -56,7 +56,7 @@ def _metric_text(name: str, version: object) -> str:
     return f"{record.title} ({record.cited_as}, version {version})"
 
 
-def bibtex(results: Sequence[Result], citation_of: TextOf = nothing_known) -> str:
+def bibtex(results: Sequence[Result], citation_of: TextOf) -> str:
     """BibTeX: the software in each version used, the paper, the data of each task where known, and each result."""
     entries: dict[str, dict[str, str]] = {}
     for version in sorted({result.environment.package_version for result in results}):

@@ -11,14 +11,8 @@ from microscope_bench.publish.escape import code, escape
 from microscope_bench.publish.summary import columns_of
 from microscope_bench.results.result import Result
 
-Entry = tuple[str, Result]
-
 TextOf = Callable[[Result], str]
 """What somebody else knows of a result: the fusion class of its model, whom to cite for its data; "" for nothing."""
-
-
-def nothing_known(result: Result) -> str:
-    return ""
 
 
 @dataclass(frozen=True)
@@ -54,37 +48,52 @@ def data_of(result: Result) -> Data:
     )
 
 
-def protocol_key(result: Result) -> tuple[str, ...]:
-    """Equal for results under one protocol with the same changes: (sort keys ..., title as markdown)."""
+@dataclass(frozen=True, order=True)
+class ProtocolHeading:
+    """Equal for results under one protocol with the same changes; the protocol as it is named sorts first."""
+
+    name: str
+    changes: str
+    markdown: str
+
+
+@dataclass(frozen=True, order=True)
+class DataHeading:
+    """Equal for results that one table of a protocol may hold; title and description are markdown."""
+
+    title: str
+    description: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """Results that may stand in one table, in the order in which they were given."""
+
+    protocol: ProtocolHeading
+    data: DataHeading
+    results: tuple[Result, ...]
+
+
+def side_by_side(results: Iterable[Result]) -> list[Comparable]:
+    """The results by what may stand in one table, the tables in the order of their headings."""
+    found: dict[tuple[ProtocolHeading, DataHeading], list[Result]] = defaultdict(list)
+    for result in results:
+        found[_protocol_heading(result), _data_heading(result)].append(result)
+    return [Comparable(*headings, tuple(found[headings])) for headings in sorted(found)]
+
+
+def _protocol_heading(result: Result) -> ProtocolHeading:
     protocol = result.identity.protocol
-    # the protocol as it is named comes before its deviations
-    return protocol.name, protocol.label if protocol.deviations() else "", escape(protocol_title(result))
+    changes = protocol.label if protocol.deviations() else ""
+    return ProtocolHeading(protocol.name, changes, escape(protocol_title(result)))
 
 
-def comparable_key(result: Result) -> tuple[str, ...]:
-    """Equal for results that one table may hold: (task and tap, description of the data as markdown, revision)."""
+def _data_heading(result: Result) -> DataHeading:
     data = data_of(result)
-    return (
-        escape(data.title),
-        f"Data: {escape(data.source)} at {code(data.revision)}, split {escape(data.split)}. "
+    return DataHeading(
+        title=escape(data.title),
+        description=f"Data: {escape(data.source)} at {code(data.revision)}, split {escape(data.split)}. "
         f"Token selection: {escape(data.rule)}. Metric versions: {escape(data.metrics)}.",
-        result.identity.dataset.revision,
+        revision=result.identity.dataset.revision,
     )
-
-
-def side_by_side(entries: Iterable[Entry]) -> list[tuple[tuple[str, ...], tuple[str, ...], list[Entry]]]:
-    """The entries that may stand in one table, with their protocol's key and their own; all in order."""
-    return [
-        (protocol, comparable, together)
-        for protocol, in_protocol in _grouped(entries, protocol_key)
-        for comparable, together in _grouped(in_protocol, comparable_key)
-    ]
-
-
-def _grouped(
-    entries: Iterable[Entry], key: Callable[[Result], tuple[str, ...]]
-) -> list[tuple[tuple[str, ...], list[Entry]]]:
-    groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for path, result in entries:
-        groups[key(result)].append((path, result))
-    return sorted(groups.items(), key=lambda group: group[0])

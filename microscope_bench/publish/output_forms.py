@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from microscope_bench.publish.grouping import Entry, TextOf
+    from microscope_bench.publish.grouping import TextOf
     from microscope_bench.publish.leaderboard.board import Board
+    from microscope_bench.results.result import Result
 
 LEADERBOARDS = {"markdown": ".md", "html": ".html", "latex": ".tex", "csv": ".csv", "json": ".json"}
 """Form of a leaderboard → ending of its files."""
@@ -15,7 +16,7 @@ LEADERBOARDS = {"markdown": ".md", "html": ".html", "latex": ".tex", "csv": ".cs
 CITATIONS = ("text", "bibtex", "latex")
 
 
-def render_leaderboard(form: str, board: Board, fusion_of: TextOf = lambda _: "") -> str:
+def render_leaderboard(form: str, board: Board, fusion_of: TextOf) -> str:
     """A leaderboard in one of :data:`LEADERBOARDS`; the same text for the same rows."""
     from microscope_bench.publish.leaderboard import csv_json, html_page, latex_tables, markdown_page
 
@@ -29,7 +30,7 @@ def render_leaderboard(form: str, board: Board, fusion_of: TextOf = lambda _: ""
     return writers[form]()
 
 
-def render_citation(form: str, entries: Sequence[Entry], citation_of: TextOf = lambda _: "") -> str:
+def render_citation(form: str, entries: Sequence[tuple[str, Result]], citation_of: TextOf) -> str:
     """(path, complete result) in one of :data:`CITATIONS`; the same text for the same results in the same order."""
     from microscope_bench.publish import cite
     from microscope_bench.publish.leaderboard import board, latex_tables

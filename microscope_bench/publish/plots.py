@@ -69,11 +69,9 @@ def columns_shown(results: Iterable[Result]) -> list[Headline]:
 
 def comparable(results: Iterable[Result]) -> list[list[Result]]:
     """The complete results, those that compare together, in an order that does not depend on the given one."""
-    complete = [(result.signature, result) for result in results if result.status != FAILED]
-    return [
-        [result for _, result in together]
-        for _, _, together in side_by_side(sorted(complete, key=lambda entry: entry[0]))
-    ]
+    complete = [result for result in results if result.status != FAILED]
+    in_order = sorted(complete, key=lambda result: result.signature)
+    return [list(together.results) for together in side_by_side(in_order)]
 
 
 def draw(

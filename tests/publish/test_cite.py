@@ -15,7 +15,7 @@ from microscope_bench.publish.output_forms import CITATIONS, render_citation
 from microscope_bench.publish.summary import plus_minus
 from microscope_bench.tasks import list_tasks
 from tests.publish.hostile import HOSTILE, everywhere
-from tests.publish.small import MODEL_B
+from tests.publish.small import MODEL_B, nothing
 from tests.results.sample import SAMPLE_FILE, failed, sample
 
 CFF = yaml.safe_load((Path(__file__).resolve().parents[2] / "CITATION.cff").read_text(encoding="utf-8"))
@@ -123,11 +123,11 @@ def test_whom_to_cite_for_the_data_of_every_task_of_ours_is_understood() -> None
 def test_a_citation_in_other_words_is_kept_whole() -> None:
     entries = parse_bibtex(bibtex([sample()], lambda _: "Ask the authors"))
     assert entries["data-shapesqa"] == {"title": "Ask the authors"}
-    assert "data-shapesqa" not in parse_bibtex(bibtex([sample()]))
+    assert "data-shapesqa" not in parse_bibtex(bibtex([sample()], nothing))
 
 
 def test_the_latex_table_has_the_numbers_with_their_errors() -> None:
-    table = render_citation("latex", [("a.json", sample())])
+    table = render_citation("latex", [("a.json", sample())], nothing)
     rows = sample().series("linearity", "held_out", "update", "image")
     n = len(rows)
     mean = plus_minus(sum(r.value or 0 for r in rows) / n, sum(r.stderr or 0 for r in rows) / n)

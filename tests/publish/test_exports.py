@@ -23,7 +23,7 @@ from microscope_bench.publish.leaderboard.latex_tables import latex_tables
 from microscope_bench.publish.output_forms import LEADERBOARDS, render_leaderboard
 from microscope_bench.results.result_files import result_path
 from tests.publish.hostile import HOSTILE, entries
-from tests.publish.small import MODEL_B
+from tests.publish.small import MODEL_B, nothing
 from tests.results.sample import failed, sample, with_scores
 
 FORMULAS = ["=HYPERLINK(1)", "+1", "-1+1", "@SUM(A1)", '=cmd|" /C calc"!A0']
@@ -34,7 +34,7 @@ def test_records_are_the_scores_of_the_file() -> None:
     board = board_of([("a.json", result), ("b.json", failed(MODEL_B))])
     found = [
         r
-        for r in records(board)
+        for r in records(board, nothing)
         if (r["metric"], r["stream"], r["modality"], r["tokens"]) == ("linearity", "update", "image", "all")
     ]
     (record,) = found
@@ -54,7 +54,7 @@ def test_a_record_has_the_fewest_and_the_most_tokens_of_a_layer() -> None:
     result = sample()
     (record,) = [
         r
-        for r in records(board_of([("a.json", result)]))
+        for r in records(board_of([("a.json", result)]), nothing)
         if (r["metric"], r["modality"], r["tokens"]) == ("intrinsic_dimension", "text", "all")
     ]
     n = [row.n_tokens for row in result.series("intrinsic_dimension", record["estimator"], None, "text")]
@@ -66,7 +66,7 @@ def test_a_record_counts_examples_apart_from_tokens() -> None:
     counted = with_scores(sample(), lambda s: replace(s, n_tokens=700 + s.layer, n_examples=30 + s.layer))
     (record,) = [
         r
-        for r in records(board_of([("a.json", counted)]))
+        for r in records(board_of([("a.json", counted)]), nothing)
         if (r["metric"], r["modality"], r["tokens"]) == ("anisotropy", "image", "all")
     ]
     assert (record["n_tokens_min"], record["n_tokens_max"]) == (700, 704)
@@ -77,7 +77,7 @@ def test_csv_and_json_hold_the_same_records() -> None:
     board = board_of([("a.json", sample()), ("b.json", MODEL_B), ("c.json", failed(MODEL_B))])
     document = json.loads(to_json(board, lambda _: "projector"))
     rows = list(csv.DictReader(io.StringIO(to_csv(board, lambda _: "projector"))))
-    assert len(rows) == len(document["rows"]) == len(list(records(board))) > 20
+    assert len(rows) == len(document["rows"]) == len(list(records(board, nothing))) > 20
     for row, record in zip(rows, document["rows"], strict=True):
         assert row == {name: "" if value is None else str(value) for name, value in record.items()}
     assert {row["fusion"] for row in rows} == {"projector"}
@@ -86,21 +86,21 @@ def test_csv_and_json_hold_the_same_records() -> None:
 
 def test_a_withheld_number_is_empty_with_its_reason() -> None:
     partial = with_scores(sample(), lambda s: s if (s.metric, s.layer) != ("anisotropy", 2) else None)
-    found = [r for r in records(board_of([("a.json", partial)])) if r["metric"] == "anisotropy"]
+    found = [r for r in records(board_of([("a.json", partial)]), nothing) if r["metric"] == "anisotropy"]
     assert all(r["mean"] is r["extreme"] is None and "no scores of layers 2" in r["reason"] for r in found)
 
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_no_spreadsheet_runs_a_name(text: str) -> None:
-    rows = list(csv.reader(io.StringIO(to_csv(board_of([("a.json", sample(model={"name": text}))])))))
+    rows = list(csv.reader(io.StringIO(to_csv(board_of([("a.json", sample(model={"name": text}))]), nothing))))
     assert not [cell for row in rows for cell in row if cell[:1] in tuple("=+@") or cell.startswith("-1+")]
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, *FORMULAS, 'a,b"c\nd', "\\input{/etc/passwd} $x$ % & # _ ^ ~ {"])
 def test_hostile_text_is_text(text: str) -> None:
     board = board_of([(path, result) for path, result in entries(text)])
-    assert {len(row) for row in csv.reader(io.StringIO(to_csv(board)))} == {len(next(records(board)))}
-    json.loads(to_json(board))
+    assert {len(row) for row in csv.reader(io.StringIO(to_csv(board, nothing)))} == {len(next(records(board, nothing)))}
+    json.loads(to_json(board, nothing))
     assert tokens(latex_tables(board.tables)) == tokens(latex_tables(board_of(entries("plain")).tables))
 
 
@@ -131,7 +131,7 @@ def test_each_format_by_the_ending_of_its_file(tmp_path: Path, capsys: pytest.Ca
     for name, suffix in LEADERBOARDS.items():
         page = tmp_path / f"page{suffix}"
         assert main(["leaderboard", str(root), "-o", str(page)]) == 0
-        assert page.read_text(encoding="utf-8") == render_leaderboard(name, board)
+        assert page.read_text(encoding="utf-8") == render_leaderboard(name, board, nothing)
         assert main(["leaderboard", str(root), "-o", str(page), "--check"]) == 0
         assert main(["leaderboard", str(root), "--format", name]) == 0
         assert (tmp_path / f"leaderboard{suffix}").read_text(encoding="utf-8") == page.read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ from microscope_bench.publish.leaderboard.markdown_page import render_board
 from microscope_bench.results.result_files import each_result
 from tests.publish.hostile import HOSTILE, entries
 from tests.publish.html_reader import Page
-from tests.publish.small import MODEL_B, replace_no_sinks
+from tests.publish.small import MODEL_B, nothing, replace_no_sinks
 from tests.results.sample import failed, sample, with_scores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,22 +75,26 @@ def test_the_page_holds_the_rows_of_the_markdown_page_and_no_others(board: objec
     rows = board()  # type: ignore[operator]
     expected = markdown_rows(render_board(rows))
     assert len(expected) > 2
-    assert html_rows(render_html(rows)) == expected
+    assert html_rows(render_html(rows, nothing)) == expected
 
 
 def test_a_changed_number_changes_both() -> None:
     changed = with_scores(sample(), lambda s: s if s.value is None else replace(s, value=s.value * 0.9))
     board, other = board_of([("a.json", sample())]), board_of([("a.json", changed)])
-    assert html_rows(render_html(board)) != html_rows(render_html(other)) == markdown_rows(render_board(other))
+    assert (
+        html_rows(render_html(board, nothing))
+        != html_rows(render_html(other, nothing))
+        == markdown_rows(render_board(other))
+    )
 
 
 def test_the_same_rows_give_the_same_bytes_in_any_order() -> None:
     given_rows = [("a.json", sample()), ("b.json", MODEL_B)]
-    assert render_html(board_of(given_rows)) == render_html(board_of(reversed(given_rows)))
+    assert render_html(board_of(given_rows), nothing) == render_html(board_of(reversed(given_rows)), nothing)
 
 
 def test_the_policy_lets_one_script_and_one_style_through_and_loads_nothing() -> None:
-    text = render_html(committed())
+    text = render_html(committed(), nothing)
     page = Page(text)
     assert len(page.scripts) == len(page.styles) == 1
     policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1))  # type: ignore[union-attr]
@@ -106,7 +110,7 @@ def test_the_policy_lets_one_script_and_one_style_through_and_loads_nothing() ->
     assert targets <= set(page.ids) and len(page.ids) == len(set(page.ids))
 
 
-PLAIN = Page(render_html(board_of(entries("plain"))))
+PLAIN = Page(render_html(board_of(entries("plain")), nothing))
 
 
 def structure(page: Page) -> list[str]:
@@ -129,13 +133,13 @@ def test_hostile_names_and_reasons_are_text(text: str) -> None:
     )
 )
 def test_any_text_keeps_the_structure(text: str) -> None:
-    page = Page(render_html(board_of(entries("x" + text + "x"))))
+    page = Page(render_html(board_of(entries("x" + text + "x")), nothing))
     assert structure(page) == structure(PLAIN)
     assert page.scripts == PLAIN.scripts and not page.events
 
 
 def test_it_is_a_table_without_script_and_with_a_keyboard() -> None:
-    text = render_html(committed())
+    text = render_html(committed(), nothing)
     assert '<form id="filters" hidden>' in text, "what needs the script is not there without it"
     assert '<html lang="en">' in text and text.count("<h1>") == 1
     assert text.count('class="scroll" role="region"') == text.count('tabindex="0"') > 0
@@ -172,7 +176,7 @@ def test_every_point_of_a_curve_lies_in_its_box(values: list[float | None]) -> N
 def test_a_browser_runs_our_script_and_no_other(tmp_path: Path, hostile: bool) -> None:
     board = board_of(entries('"><script>document.title="owned"</script><img src=x onerror="document.title=1">'))
     file = tmp_path / "leaderboard.html"
-    file.write_text(render_html(board if hostile else committed()), encoding="utf-8")
+    file.write_text(render_html(board if hostile else committed(), nothing), encoding="utf-8")
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     options = ["--enable-logging=stderr", "--virtual-time-budget=2000", "--dump-dom", file.as_uri()]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=True)
@@ -200,7 +204,7 @@ head.firstElementChild.click();
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_a_browser_filters_and_sorts(tmp_path: Path) -> None:
-    text = render_html(committed())
+    text = render_html(committed(), nothing)
     # the policy lets no other script run, so it is taken out here
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     file = tmp_path / "leaderboard.html"

@@ -21,6 +21,7 @@ from microscope_bench.publish.report.page import render
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.plausibility import implausible
 from microscope_bench.results.result import Result
+from tests.publish.small import nothing
 from tests.results.sample import forge, sample, with_scores
 
 TOY = Metric(
@@ -71,13 +72,13 @@ def cells_of(text: str, form: str) -> Iterable[str]:
 
 @pytest.mark.parametrize("form", ["markdown", "html", "latex", "csv", "json"])
 def test_it_is_a_column_of_every_form_of_the_leaderboard(form: str) -> None:
-    text = render_leaderboard(form, board_of([("a.json", with_toy())]))
+    text = render_leaderboard(form, board_of([("a.json", with_toy())]), nothing)
     wanted = "toy 0.25" if form in ("csv", "json") else "toy column"
     assert any(wanted in cell for cell in cells_of(text, form))
     if form in ("markdown", "html"):
         assert "toys spread over the floor" in text and "toy 7" in text
     assert "0.25" in text
-    without = render_leaderboard(form, board_of([("a.json", sample())]))
+    without = render_leaderboard(form, board_of([("a.json", sample())]), nothing)
     assert "toy" not in without
 
 
@@ -89,9 +90,9 @@ def test_it_is_explained_by_its_own_words_in_the_report() -> None:
 
 def test_terminal_and_citation_name_it() -> None:
     assert "toy column" in summary_table(with_toy())
-    text = render_citation("text", [("a.json", with_toy())])
+    text = render_citation("text", [("a.json", with_toy())], nothing)
     assert "toy spread (counted by hand, version 7)" in text
-    assert "toy column" in render_citation("latex", [("a.json", with_toy())])
+    assert "toy column" in render_citation("latex", [("a.json", with_toy())], nothing)
 
 
 def test_its_tolerance_and_its_range_are_those_of_the_record(
@@ -121,4 +122,4 @@ def test_a_metric_that_nobody_registers_is_listed_and_not_shown() -> None:
     base = sample()
     result = replace(base, identity=replace(base.identity, metrics={**base.identity.metrics, "elsewhere": 1}))
     assert "in the result file too: elsewhere" in summary_table(with_scores(result, lambda score: score))
-    assert "elsewhere (version 1)" in render_citation("text", [("a.json", result)])
+    assert "elsewhere (version 1)" in render_citation("text", [("a.json", result)], nothing)

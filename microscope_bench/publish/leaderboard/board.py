@@ -1,6 +1,6 @@
 """What every form of the leaderboard is made of: one row per result, its summaries computed once.
 
-A row no longer holds its result's scores: a thousand results fit into memory as rows.
+A row holds its result without the scores: a thousand results fit into memory as rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import structs
 from microscope_bench.metrics.record import Headline
 from microscope_bench.metrics.registry import DEFAULT_METRICS, headlines
 from microscope_bench.publish.escape import code, escape
-from microscope_bench.publish.grouping import Entry, side_by_side
+from microscope_bench.publish.grouping import DataHeading, ProtocolHeading, side_by_side
 from microscope_bench.publish.summary import (
     Summary,
     Withheld,
@@ -69,21 +69,25 @@ class ModalityRow:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One result, without its scores, at a path relative to the page; the label tells rows of one table apart."""
+    """One result, without its scores, at a path relative to the page; the label tells rows of one table apart.
+
+    ``hidden_because`` is why no table shows it, or None: a control, a failed run.
+    """
 
     path: str
     result: Result
     headlines: tuple[Headline, ...]
     lines: tuple[ModalityRow, ...]
     label: Label
+    hidden_because: str | None
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows that may stand side by side: one protocol with the same changes, the same data, the same metric versions."""
 
-    protocol: tuple[str, ...]
-    comparable: tuple[str, ...]
+    protocol: ProtocolHeading
+    data: DataHeading
     rows: tuple[ResultRow, ...]
 
     @property
@@ -104,21 +108,20 @@ class Board:
         return tuple(dict.fromkeys(found))
 
 
-def board_of(entries: Iterable[Entry]) -> Board:
-    """The leaderboard of (path relative to the page, result), in any order; results are not kept."""
+def board_of(entries: Iterable[tuple[str, Result]]) -> Board:
+    """The leaderboard of (path relative to the page, result), in any order; the results' scores are not kept."""
     rows = sorted((row_of(path, result) for path, result in entries), key=lambda row: row.path)
     return Board(
-        tables_of([row for row in rows if why_not_shown(row.result) is None]),
-        tuple(row for row in rows if why_not_shown(row.result) is not None),
+        tables_of([row for row in rows if row.hidden_because is None]),
+        tuple(row for row in rows if row.hidden_because is not None),
     )
 
 
 def tables_of(rows: Iterable[ResultRow]) -> tuple[Table, ...]:
     by_result = {id(row.result): row for row in rows}
-    entries = [(row.path, row.result) for row in by_result.values()]
     return tuple(
-        Table(protocol, comparable, _told_apart([by_result[id(result)] for _, result in in_table]))
-        for protocol, comparable, in_table in side_by_side(entries)
+        Table(together.protocol, together.data, _told_apart([by_result[id(result)] for result in together.results]))
+        for together in side_by_side(row.result for row in by_result.values())
     )
 
 
@@ -136,10 +139,17 @@ def row_of(path: str, result: Result) -> ResultRow:
         for modality in measured_modalities(result)
         for token_set in token_sets(result, modality)
     ]
-    return ResultRow(path, structs.replace(result, scores=()), columns, tuple(lines), Label(shown_name(result)))
+    return ResultRow(
+        path=path,
+        result=structs.replace(result, scores=()),
+        headlines=columns,
+        lines=tuple(lines),
+        label=Label(shown_name(result)),
+        hidden_because=_why_hidden(result),
+    )
 
 
-def why_not_shown(result: Result) -> str | None:
+def _why_hidden(result: Result) -> str | None:
     control = result.identity.model.control
     reasons = [f"control: {control}"] if control else []
     if result.status == FAILED:

@@ -10,8 +10,8 @@ from typing import Any
 
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import csv_cell
-from microscope_bench.publish.grouping import TextOf, nothing_known
-from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, why_not_shown
+from microscope_bench.publish.grouping import TextOf
+from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow
 from microscope_bench.publish.summary import Summary, Withheld, accuracy_of
 from microscope_bench.results.data_frame import identity_columns
 
@@ -19,7 +19,7 @@ VERSION = 1
 """Of the layout of the JSON form; raised when a field changes its name or meaning."""
 
 
-def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[str, Any]]:
+def records(board: Board, fusion_of: TextOf) -> Iterator[dict[str, Any]]:
     """One flat record per row, modality, token set and headline, in the order of the page; floats are finite."""
     for table in board.tables:
         for row in table.rows:
@@ -30,7 +30,7 @@ def records(board: Board, fusion_of: TextOf = nothing_known) -> Iterator[dict[st
                     yield {**same, **_line(line), **_summary(headline, summary), **_source(row)}
 
 
-def to_csv(board: Board, fusion_of: TextOf = nothing_known) -> str:
+def to_csv(board: Board, fusion_of: TextOf) -> str:
     """The records as CSV with a head line (RFC 4180, but lines end in a line feed); unsafe text is escaped."""
     rows = list(records(board, fusion_of))
     file = io.StringIO()
@@ -41,13 +41,13 @@ def to_csv(board: Board, fusion_of: TextOf = nothing_known) -> str:
     return file.getvalue()
 
 
-def to_json(board: Board, fusion_of: TextOf = nothing_known) -> str:
+def to_json(board: Board, fusion_of: TextOf) -> str:
     hidden = [
         {
             "path": row.path,
             "model": row.label.name,
             "task": row.result.identity.task.name,
-            "reason": why_not_shown(row.result),
+            "reason": row.hidden_because,
         }
         for row in board.hidden
     ]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from microscope_bench.publish.escape import html_page, one_line, relative_url
-from microscope_bench.publish.grouping import TextOf, data_of, nothing_known, protocol_title
-from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table, why_not_shown
+from microscope_bench.publish.grouping import TextOf, data_of, protocol_title
+from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table
 from microscope_bench.publish.leaderboard.columns import (
     MODEL_COLUMNS,
     Notes,
@@ -29,7 +29,7 @@ FILTERS = ("task", "modality", "fusion", "dtype", "tokens")
 WIDTH, HEIGHT, MARGIN = 96.0, 22.0, 2.0
 
 
-def render_html(board: Board, fusion_of: TextOf = nothing_known) -> str:
+def render_html(board: Board, fusion_of: TextOf) -> str:
     """The page, the same text for the same rows; ``fusion_of`` gives the fusion class of a result's model."""
     sections = [_section(table, fusion_of) for table in board.tables]
     lines = [line for section in sections for line in section["lines"]]
@@ -42,7 +42,7 @@ def render_html(board: Board, fusion_of: TextOf = nothing_known) -> str:
             "url": relative_url(row.path),
             "label": row.label.text,
             "task": row.result.identity.task.name,
-            "reason": shortened(str(why_not_shown(row.result))),
+            "reason": shortened(str(row.hidden_because)),
         }
         for row in board.hidden
     ]

@@ -6,13 +6,7 @@ from itertools import groupby
 
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import code, escape, link, table
-from microscope_bench.publish.leaderboard.board import (
-    Board,
-    ModalityRow,
-    ResultRow,
-    Table,
-    why_not_shown,
-)
+from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table
 from microscope_bench.publish.leaderboard.columns import MODEL_COLUMNS, Notes, meanings, shortened, summary_lines
 from microscope_bench.publish.summary import MODALITIES, Summary, Withheld, accuracy_of, show_range, with_token_set
 
@@ -38,7 +32,7 @@ def render_board(board: Board) -> str:
     if not board.tables:
         parts.append("There are no results yet.\n")
     for protocol, tables in groupby(board.tables, key=lambda entry: entry.protocol):
-        parts.append(f"## {protocol[2]}\n")
+        parts.append(f"## {protocol.markdown}\n")
         for entry in tables:
             parts += _task_section(entry)
     if board.hidden:
@@ -48,9 +42,8 @@ def render_board(board: Board) -> str:
 
 
 def _task_section(entry: Table) -> list[str]:
-    title, description, _ = entry.comparable
     notes = Notes()
-    parts = [f"### {title}\n", f"{description}\n"]
+    parts = [f"### {entry.data.title}\n", f"{entry.data.description}\n"]
     for modality in MODALITIES:
         body = [
             _geometry_cells(row, line, notes) for row in entry.rows for line in row.lines if line.modality == modality
@@ -100,5 +93,5 @@ def _notes_text(notes: Notes) -> str:
 
 
 def _hidden_line(row: ResultRow) -> str:
-    shown = shortened(str(why_not_shown(row.result)))
+    shown = shortened(str(row.hidden_because))
     return f"- {link(row.label.markdown, row.path)} on {escape(row.result.identity.task.name)}: {escape(shown)}"

@@ -24,11 +24,9 @@ def render(results: Sequence[Result]) -> str:
             "there is nothing to report: no complete result. `microscope-bench validate` says what each is"
         )
     sections: list[dict[str, Any]] = []
-    # the place in the order stands in for a path, so that sorting groups does not sort the results in them
-    entries = [(f"{place:09d}", result) for place, result in enumerate(complete)]
-    for _, _, together in side_by_side(entries):
+    for together in side_by_side(complete):
         first = 1 + sum(len(section["shown"]) for section in sections)
-        sections.append(_section(shown_results([result for _, result in together], first)))
+        sections.append(_section(shown_results(together.results, first)))
     shown = [one for section in sections for one in section["shown"]]
     values = {
         "title": _title(shown),
