@@ -48,6 +48,8 @@ class Example:
         unscored: why the answer is not scored although the task has choices, or None.
         prompt: the text as the model reads it, where somebody else has put it through the model's chat template, as
             lm-eval does; None leaves that to the adapter. Not part of what is asked.
+        dataset_media: where a control shows other media than the data set's, or none: the SHA-256 of the data set's, by
+            which the example is put into the same fold as without the control; else None.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Example:
     turns: tuple[tuple[str, str], ...] = ()
     unscored: str | None = None
     prompt: str | None = None
+    dataset_media: str | None = None
 
     @property
     def conversation(self) -> tuple[tuple[str, str], ...]:

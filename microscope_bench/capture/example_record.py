@@ -13,7 +13,8 @@ class ExampleRecord:
         example_sha256: of the example as the task renders it, the same for every model (text, choices, answer,
             pictures); "" for one that could not be rendered.
         tokens_sha256: of the token ids.
-        media_sha256: of the media's pixels and samples, before any processor; None without media.
+        media_sha256: of the pixels and samples of the data set's media, whatever a control shows in their place, before
+            any processor; None without media. Examples of one hash share a fold.
         converted_from: modes of the pictures that had to be converted to RGB.
         answer: index of the right choice, or None.
         choice_logprobs: log-probability of each choice as the next token, or None where it was not scored.

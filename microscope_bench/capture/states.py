@@ -185,7 +185,7 @@ class BatchStates:
                 tokens_sha256=hashlib.sha256(
                     np.ascontiguousarray(self._tokens[row]).astype("<i8").tobytes()
                 ).hexdigest(),
-                media_sha256=media[row],
+                media_sha256=example.dataset_media or media[row],
                 converted_from=list(example.converted_from),
                 answer=example.answer,
                 unscored=example.unscored,

@@ -46,7 +46,8 @@ class ChangedExamples:
         return self._source.ids
 
     def example(self, index: int) -> Example:
-        return self._change(index, self._source.example(index))
+        example = self._source.example(index)
+        return replace(self._change(index, example), dataset_media=media_sha256(example))
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class _Picture:
 
 
 def noise_image(run: Run) -> Run:
-    """Each picture replaced by noise of its size and mode: uniform bytes from a hash of seed, example id and number."""
+    """Each picture replaced by noise of its size and mode: uniform bytes from a hash of the seed and the picture."""
     _require_pictures(run, "noise_image")
 
     def change(index: int, example: Example) -> Example:
-        keys = [f"noise_image\0{run.seed}\0{example.id}\0{number}" for number in range(len(example.images))]
+        pictures = (media_sha256(replace(example, images=(image,))) for image in example.images)
+        keys = [f"noise_image\0{run.seed}\0{picture}" for picture in pictures]
         noise = tuple(_noise(image, key) for image, key in zip(example.images, keys, strict=True))
         return replace(example, images=noise, converted_from=())
 

@@ -25,7 +25,8 @@ from microscope_bench.metrics.core.sinks import notable_dimensions, top_variance
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
-from microscope_bench.results.records import Modality, Score, SinkLayer, Sinks, Stream, TokenSet
+from microscope_bench.results.records import Folds, Modality, Score, SinkLayer, Sinks, Stream, TokenSet
+from microscope_bench.results.replicates import rounded
 from microscope_bench.system.devices import pick_device
 from microscope_bench.system.processes import ALONE, Processes
 
@@ -39,10 +40,12 @@ class Measurement:
     """What a store gave.
 
     ``scores`` are ordered by boundary, modality, token set and metric; those of a split come after the whole's.
+    ``folds`` are those of all but a split's.
     """
 
     scores: tuple[Score, ...]
     sinks: tuple[Sinks, ...]
+    folds: Folds
 
 
 def measure(
@@ -75,7 +78,8 @@ def measure(
     sinks = {modality: shared.all_of(sinks.get(modality, [])) for modality in [*tokens.modalities, JOINT]}
     if config.split_by is not None:
         scores += list(_split_scores(found, scores, shared))
-    return Measurement(tuple(scores), tuple(_sinks(tokens, found, sinks)))
+    folds = Folds(tokens.n_folds, tokens.folds_sha256())
+    return Measurement(tuple(scores), tuple(_sinks(tokens, found, sinks)), folds)
 
 
 def _warn_of_missed_sinks(scores: Sequence[Score]) -> None:
@@ -136,7 +140,8 @@ def _split_scores(found: Survey, whole: Sequence[Score], shared: _Shared) -> Ite
         parts = halves(found.tokens.records, found.tokens.protocol.seed)
     except NoValue as none:
         empty = [
-            replace(s, value=None, stderr=None, n_tokens=0, n_examples=0, flags=(), reason=str(none)) for s in whole
+            replace(s, value=None, stderr=None, n_tokens=0, n_examples=0, flags=(), reason=str(none), replicates=())
+            for s in whole
         ]
         for name in HALVES:
             yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in empty)
@@ -189,6 +194,7 @@ def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:
                 n_examples=estimate.n_examples,
                 flags=(*estimate.flags, *few),
                 reason=estimate.reason if cloud.n_tokens else f"all {n_all} tokens are sinks",
+                replicates=rounded(estimate.replicates, estimate.stderr, cloud.n_folds),
             )
 
 

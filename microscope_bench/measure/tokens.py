@@ -18,6 +18,7 @@ from microscope_bench.errors import StoreError
 from microscope_bench.metrics.core.folds import assign_folds
 from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.protocol import Protocol
+from microscope_bench.system.field_types import content_sha256
 
 JOINT = "joint"
 BOUNDARY = "boundary"
@@ -89,13 +90,19 @@ class StoredTokens:
         return part
 
     def _fold(self, kept: np.ndarray) -> None:
-        # examples that show the same picture share a fold, else a map is tested on pictures that it has seen
+        # examples of one picture share a fold, else a map is tested on pictures that it has seen
         groups = [record.media_sha256 or record.id for record in self.records]
         n_groups = len({group for group, keep in zip(groups, kept, strict=True) if keep})
         self.n_folds = min(self.protocol.folds, n_groups) if n_groups > 1 else 1
         self._fold_of_example = np.full(len(groups), -1)
         chosen = [groups[k] for k in np.flatnonzero(kept)]
         self._fold_of_example[kept] = assign_folds(chosen, self.n_folds, self.protocol.seed)
+
+    def folds_sha256(self) -> str:
+        """64 hex digits of which example, of which picture of the data set, is in which fold."""
+        rows = zip(self.records, self._fold_of_example.tolist(), strict=True)
+        lines = [[record.id, record.media_sha256 or "", fold] for record, fold in rows]
+        return content_sha256(lines)
 
     def _sampling_keys(self) -> np.ndarray:
         """uint64 (examples, labels): what goes into the hash of each token, by which a sample is drawn.

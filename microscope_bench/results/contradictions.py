@@ -17,6 +17,8 @@ def in_scores(scores: Sequence[Score], metrics: Mapping[str, int], n_layers: int
     for index, row in enumerate(scores):
         if row.value is None or row.reason is not None:
             yield from in_value(f"scores[{index}]", row)
+        if row.replicates and row.value is None:
+            yield f"scores[{index}].replicates: those of no value"
         if row.layer > n_layers:
             yield f"scores[{index}].layer: {row.layer} lies outside 0..{n_layers}"
         if row.metric not in metrics:

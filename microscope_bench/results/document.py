@@ -12,11 +12,11 @@ from microscope_bench.system.disk import write_whole
 
 
 def to_text(document: Mapping[str, Any]) -> str:
-    """The file's text: sections indented, one score per line, keys in the order of the document."""
+    """The file's text: sections indented, one score per line without blanks, keys in the order of the document."""
     sections = []
     for key, value in document.items():
         if key == "scores" and value:
-            rows = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in value)
+            rows = (json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")) for row in value)
             body = "[\n" + ",\n".join("    " + row for row in rows) + "\n  ]"
         else:
             body = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).replace("\n", "\n  ")

@@ -40,7 +40,8 @@ def generated_schema() -> dict[str, Any]:
         "$id": f"urn:microscope_bench:result:v{result.SCHEMA_VERSION}",
         "title": f"microscope_bench result, version {result.SCHEMA_VERSION}",
     }
-    return {**head, **made}
+    document: dict[str, Any] = json.loads(json.dumps({**head, **made}))  # the default () is [] there
+    return document
 
 
 def schema() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from itertools import islice
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import find_metric
 from microscope_bench.results.records import Score
+from microscope_bench.results.replicates import contradiction
 from microscope_bench.results.result import FAILED, Result
 
 ROUNDING = 1e-3
@@ -109,6 +110,8 @@ def _scores(result: Result, known: dict[str, Metric]) -> Iterator[str]:
             continue
         if score.n_tokens == 0 or score.n_examples == 0:
             yield f"{where}.value: {score.value} of no tokens"
+        if wrong := contradiction(score):
+            yield f"{where}.stderr: {wrong}"
         if record is None:
             continue
         low, high = record.range_of(score.estimator, identity.model.hidden_size)

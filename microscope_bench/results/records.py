@@ -26,7 +26,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A frozen struct that is read from a file with exactly its own fields."""
 
 
-class Score(Record, frozen=True):
+class Score(Record, frozen=True, omit_defaults=True):
     """One row: metric × estimator × stream × modality × token set × layer → value ± standard error.
 
     Attributes:
@@ -43,6 +43,9 @@ class Score(Record, frozen=True):
         n_examples: Distinct examples among them.
         flags: Short remarks, name or name=value.
         reason: Why there is no value; null where there is one.
+        replicates: The value without fold k of the examples, k = 0, 1, ..., rounded at a thousandth of the standard
+            error; null where that fold holds none of the tokens, or the value without it failed. Left out where there
+            is no value, or but one fold.
     """
 
     metric: Label
@@ -57,6 +60,7 @@ class Score(Record, frozen=True):
     n_examples: Count
     flags: Annotated[tuple[Label, ...], Meta(max_length=100)]
     reason: Text | None
+    replicates: Annotated[tuple[Finite | None, ...], Meta(max_length=10_000)] = ()
 
 
 class SinkLayer(Record, frozen=True):
@@ -121,7 +125,20 @@ class Skipped(Record, frozen=True):
     reason: Text
 
 
-class Inputs(Record, frozen=True):
+class Folds(Record, frozen=True):
+    """How the measured examples are divided for held-out values, standard errors and replicates.
+
+    Attributes:
+        n: Their number.
+        sha256: Hash of which example, of which picture of the data set, is in which fold: equal for a model, its
+            controls and other models on the same examples.
+    """
+
+    n: Annotated[int, Meta(ge=1, le=10_000)]
+    sha256: Sha256
+
+
+class Inputs(Record, frozen=True, omit_defaults=True):
     """What went into the model: tells a changed processor or tokenizer from a changed model.
 
     Attributes:
@@ -134,6 +151,7 @@ class Inputs(Record, frozen=True):
         tokens_seen: Positions by label that the decoder saw: text, image, special, ...
         images_converted: Pictures that were not RGB, by their mode before conversion.
         skipped: Examples that were not measured.
+        folds: How they were divided; left out in a failed result.
     """
 
     n_examples: Count
@@ -144,6 +162,7 @@ class Inputs(Record, frozen=True):
     tokens_seen: Counts
     images_converted: Counts
     skipped: Annotated[tuple[Skipped, ...], Meta(max_length=1_000_000)]
+    folds: Folds | None = None
 
 
 class Environment(Record, frozen=True):

@@ -41,6 +41,7 @@ def result_of(captured: Captured, measurement: Measurement) -> Result:
                 for record in store.records
                 if record.skipped
             ),
+            folds=measurement.folds,
         ),
         environment=captured.environment,
         timing=captured.stopwatch.record(),

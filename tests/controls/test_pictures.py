@@ -85,7 +85,7 @@ class TestNames:
 
 class TestNoise:
     def test_pictures_are_uniform_noise_of_the_same_size_and_mode(self):
-        source = Album([1, 1])
+        source = Album([1, 2])
         first, second = controlled("noise_image", source).example(0).images
         assert (first.size, first.mode) == ((2, 3), "RGB")
         assert first.tobytes() != second.tobytes()
@@ -98,7 +98,12 @@ class TestNoise:
         expected = 301 * 203 / 256
         assert ((counts - expected) ** 2 / expected).sum() < 350, "chi-square of 255 degrees of freedom: p < 1e-4"
 
-    def test_it_hangs_on_seed_and_example_alone(self):
+    def test_a_picture_has_one_noise_wherever_it_stands(self):
+        changed = controlled("noise_image", Album([5, 6], [6]))
+        (first, second), (again,) = changed.example(0).images, changed.example(1).images
+        assert first.tobytes() != second.tobytes() == again.tobytes()
+
+    def test_it_hangs_on_seed_and_picture_alone(self):
         def noise(source, index, seed=0):
             return controlled("noise_image", source, seed=seed).example(index).images[0].tobytes()
 

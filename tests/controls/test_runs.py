@@ -55,6 +55,7 @@ def test_a_control_is_a_run_like_any_other(control, plain, tmp_path):
     assert f"; control: {control}\n" in summary_table(result)
     assert comparable(result) != comparable(plain)
     assert result.identity.example_ids_sha256 == plain.identity.example_ids_sha256
+    assert result.inputs.folds == plain.inputs.folds, "so that the two can be compared in pairs"
     assert adapter.info.control is None
     assert run(adapter=adapter).scores == plain.scores, "the model that was given is as before"
 

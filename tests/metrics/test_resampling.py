@@ -91,3 +91,10 @@ def test_an_estimate_of_which_one_replicate_fails_has_no_standard_error() -> Non
 
     estimate = jackknifed(outcome, [0, 1, 2], n_tokens=30, n_examples=3)
     assert (estimate.value, estimate.stderr, estimate.flags) == (1.0, None, ("no_stderr",))
+    assert estimate.replicates == (0.9, 1.2, None)
+
+
+def test_replicates_stand_at_the_number_of_their_fold() -> None:
+    estimate = jackknifed(lambda k: 1.0 if k is None else k / 10, [1, 4, 2], n_tokens=30, n_examples=3)
+    assert estimate.replicates == (None, 0.1, 0.2, None, 0.4)
+    assert jackknifed(lambda _: 1.0, [0], 30, 1).replicates == (), "one fold leaves nothing"

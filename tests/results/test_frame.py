@@ -15,7 +15,7 @@ def test_one_row_per_score_with_its_own_numbers() -> None:
     result = sample()
     frame = result.to_dataframe()
     assert len(frame) == len(result.scores)
-    assert list(frame.columns)[-12:] == list(Score.__struct_fields__)
+    assert list(frame.columns)[-13:] == list(Score.__struct_fields__)
     assert set(frame["signature"]) == {result.signature}
     for score, row in zip(result.scores, frame.itertuples(), strict=True):
         assert (row.metric, row.layer, row.n_tokens) == (score.metric, score.layer, score.n_tokens)

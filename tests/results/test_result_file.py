@@ -89,7 +89,7 @@ def test_one_score_per_line_and_readable_by_others(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     sample().save(path)
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert sum('"metric": ' in line for line in lines) == len(sample().scores)
+    assert sum('"metric":' in line for line in lines) == len(sample().scores)
     assert path.stat().st_mode & stat.S_IRUSR
     assert list(tmp_path.iterdir()) == [path], "no temporary file is left"
 

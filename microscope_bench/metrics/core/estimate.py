@@ -21,6 +21,8 @@ class Estimate:
         n_examples: distinct examples among those rows.
         flags: short machine-readable remarks, ``name`` or ``name=value`` ("rank=100/384", "duplicates=0.2310").
         reason: why ``value`` is None; None when there is a value.
+        replicates: the value without fold k, for k = 0, 1, ...; None where no row is of that fold, or where the value
+            without it failed. Folds behind the last that holds rows are left out.
     """
 
     value: float | None
@@ -29,6 +31,7 @@ class Estimate:
     n_examples: int
     flags: tuple[str, ...] = ()
     reason: str | None = None
+    replicates: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.reason is None):

@@ -36,7 +36,7 @@ def jackknifed(
     n_examples: int,
     flags: tuple[str, ...] = (),
 ) -> Estimate:
-    """The value of all rows, with the delete-a-group jackknife over folds.
+    """The value of all rows, with the delete-a-group jackknife over folds and the replicates that it is made of.
 
     ``outcome`` gives the value of all rows for None, of all rows but fold k for k, or raises :class:`NoValue`. With
     fewer than two folds that hold rows there is no standard error.
@@ -44,10 +44,13 @@ def jackknifed(
     value = attempted(partial(outcome, None))
     if isinstance(value, NoValue):
         return Estimate(None, None, n_tokens, n_examples, flags, str(value))
-    replicates = [attempted(partial(outcome, k)) for k in folds] if len(folds) > 1 else []
-    spread = attempted(lambda: jackknife_stderr([None if isinstance(v, NoValue) else v for v in replicates]))
+    without = {k: attempted(partial(outcome, k)) for k in (folds if len(folds) > 1 else ())}
+    values = {k: None if isinstance(v, NoValue) else v for k, v in without.items()}
+    spread = attempted(lambda: jackknife_stderr(list(values.values())))
     stderr = None if isinstance(spread, NoValue) else spread
-    return Estimate(value, stderr, n_tokens, n_examples, flags if stderr is not None else (*flags, NO_STDERR))
+    flags = flags if stderr is not None else (*flags, NO_STDERR)
+    replicates = tuple(map(values.get, range(max(values, default=-1) + 1)))
+    return Estimate(value, stderr, n_tokens, n_examples, flags, replicates=replicates)
 
 
 def non_finite(bad: int, n_tokens: int, n_examples: int) -> Estimate:

@@ -1,0 +1,50 @@
+"""The replicates of a score as its file holds them, and the standard error that they must give back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from microscope_bench.metrics.core.jackknife import jackknife_stderr
+from microscope_bench.results.records import Score
+
+DIGITS = 3
+"""Replicates are rounded at the power of ten below this many digits of the standard error."""
+
+AGREEMENT = 2e-3
+"""By how much, relative, the standard error of rounded replicates may differ from the score's own."""
+
+
+def rounded(replicates: Sequence[float | None], stderr: float | None, n_folds: int) -> tuple[float | None, ...]:
+    """The replicates of all folds, one for each, as the file holds them; empty where there are none.
+
+    >>> rounded([0.123456789, None, 0.123987654], 0.0042, 4)
+    (0.123457, None, 0.123988, None)
+    """
+    if not replicates:
+        return ()
+    step = step_of(stderr)
+    digits = None if step is None else -round(math.log10(step))
+    short = (r if r is None or digits is None else round(r, digits) for r in replicates)
+    return (*short, *[None] * (n_folds - len(replicates)))
+
+
+def step_of(stderr: float | None) -> float | None:
+    """The power of ten at which replicates are rounded; None where they are not."""
+    return 10.0 ** (math.floor(math.log10(stderr)) - DIGITS) if stderr and stderr > 1e-290 else None
+
+
+def contradiction(score: Score) -> str | None:
+    """Why the replicates of a score cannot be those that its standard error is made of, or None where they can."""
+    there = [replicate for replicate in score.replicates if replicate is not None]
+    if not score.replicates or score.stderr is None:
+        return None
+    try:
+        again = jackknife_stderr(there)
+    except OverflowError:
+        again = None
+    if again is None:
+        return f"{len(there)} replicates have no standard error, the file says {score.stderr:.4g}"
+    if not math.isclose(again, score.stderr, rel_tol=AGREEMENT, abs_tol=1e-14 * abs(score.value or 0.0)):
+        return f"its replicates make it {again:.4g}, the file says {score.stderr:.4g}"
+    return None
