@@ -113,7 +113,7 @@ def _check_states(opened: OpenStore, example_id: str, states: dict[int, Tensor])
     rank = next(k for k, record in enumerate(tokens.records) if record.id == example_id)
     kept = np.flatnonzero(tokens.example == rank)
     if not len(kept):
-        raise StoreError(f"the store kept no token of example {example_id}")
+        raise StoreError(f"the store kept no token of example {example_id} that is not another example's too")
     position = tokens.read("position", kept)
     tolerance = TOLERANCE.get(opened.identity.model.dtype, OTHERWISE)
     for layer, here in states.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -41,11 +41,13 @@ class Measurement:
 
     ``scores`` are ordered by boundary, modality, token set and metric; those of a split come after the whole's.
     ``folds`` are those of all but a split's.
+    ``copies`` says, by modality, how many tokens of the store were left out as copies of another.
     """
 
     scores: tuple[Score, ...]
     sinks: tuple[Sinks, ...]
     folds: Folds
+    copies: Mapping[str, int]
 
 
 def measure(
@@ -79,7 +81,7 @@ def measure(
     if config.split_by is not None:
         scores += list(_split_scores(found, scores, shared))
     folds = Folds(tokens.n_folds, tokens.folds_sha256())
-    return Measurement(tuple(scores), tuple(_sinks(tokens, found, sinks)), folds)
+    return Measurement(tuple(scores), tuple(_sinks(tokens, found, sinks)), folds, tokens.copies)
 
 
 def _warn_of_missed_sinks(scores: Sequence[Score]) -> None:

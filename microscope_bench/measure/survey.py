@@ -28,8 +28,8 @@ MOST_POOL = 5
 class Survey:
     """What is known about the tokens of a store before they are measured.
 
-    ``massive`` are, by boundary, the tokens that are sinks there, ``is_sink`` (N,) those that are at any. All of the
-    surveys ``beside`` one are measured on the same number of tokens.
+    ``massive`` are, by boundary, the tokens that are sinks there (not told of some examples only), ``is_sink`` (N,)
+    those that are at any. All of the surveys ``beside`` one are measured on the same number of tokens.
     """
 
     def __init__(self, tokens: StoredTokens, n_layers: int) -> None:
@@ -77,11 +77,12 @@ class Survey:
 
     def of_examples(self, kept: np.ndarray) -> Survey:
         """What was found, of the tokens of some examples only: what is a sink among all tokens stays one."""
-        of_kept = kept[self.tokens.example]
         part = Survey(self.tokens.of_examples(kept), self.n_layers)
-        part.is_sink = self.is_sink[of_kept]
-        place = np.cumsum(of_kept) - 1
-        part.massive = {layer: place[rows[of_kept[rows]]] for layer, rows in self.massive.items()}
+        everyone = np.arange(len(part.is_sink))
+        # by their keys: another copy may stand for a token here
+        part.is_sink = np.isin(
+            part.tokens.keys(1, everyone).cpu(), self.tokens.keys(1, np.flatnonzero(self.is_sink)).cpu()
+        )
         return part
 
     def copies(self, modality: str, layer: int, without_sinks: bool) -> tuple[np.ndarray, Tensor]:

@@ -31,8 +31,13 @@ class StoredTokens:
     Tokens are ordered by example id, then modality, then position, so that sums over them come out the same to the
     last bit whatever the order of examples was. Of a token 13 bytes are held; the store has fewer than 2³¹.
 
+    A token that several examples share, because the same precedes it in each, is one token computed several times. One
+    of the copies stands for all: it weighs once, and lies in one fold. A hash chooses it, so that neither the order of
+    the examples, nor batches, parts or processes do.
+
     Attributes:
         records: of the examples that were measured; ``example`` counts them.
+        copies: modality → how many tokens were left out as copies of another.
         example: int32 (N,), whose token each is.
         modality: int8 (N,), a place in ``LABELS``.
         row: int32 (N,), within the part.
@@ -52,20 +57,21 @@ class StoredTokens:
         rank_of_index = np.full(len(records), -1)
         rank_of_index[indices] = np.arange(len(indices))
         self._part_of_example = (indices // len(store.part_range(0))).astype(np.int32)
-        self._order_tokens(rank_of_index)
+        self._rank_of_index = rank_of_index
+        prefix = self._order_tokens()
         self._keys = self._sampling_keys()
-        self._samples: dict[tuple[str, int], np.ndarray] = {}
-        self._fold(np.ones(len(self.records), dtype=bool))
+        self._choose(prefix, np.ones(len(self.records), dtype=bool))
 
-    def _order_tokens(self, rank_of_index: np.ndarray) -> None:
-        """Fills the columns; ``rank_of_index`` is each example's place among those that were measured, or −1."""
+    def _order_tokens(self) -> np.ndarray:
+        """Fills the columns with all tokens of the store; returns the key of each one's prefix, int64 (N,)."""
         counts = np.zeros(len(self.records), dtype=np.int64)
-        for _, example in self._examples_of_parts(rank_of_index):
+        for _, example in self._examples_of_parts():
             counts += np.bincount(example, minlength=len(counts))
         n, first = int(counts.sum()), np.cumsum(counts) - counts
         self.row, self.example = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)
         self.modality, self._number = np.empty(n, dtype=np.int8), np.empty(n, dtype=np.int32)
-        for part, example in self._examples_of_parts(rank_of_index):
+        prefix = np.empty(n, dtype=np.int64)
+        for part, example in self._examples_of_parts():
             modality, position = (self._stored.column(name, part) for name in ("modality", "position"))
             order = np.lexsort((position, modality, example))
             example = example[order]
@@ -74,20 +80,45 @@ class StoredTokens:
             self.row[place], self.example[place] = order, example
             self.modality[place] = modality[order]
             self._number[place] = self._stored.column("number", part)[order]
+            prefix[place] = self._stored.column("prefix", part)[order]
+        return prefix
 
-    def _examples_of_parts(self, rank_of_index: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def _examples_of_parts(self) -> Iterator[tuple[int, np.ndarray]]:
         for part in np.flatnonzero(self._stored.n_tokens).tolist():
-            yield part, rank_of_index[self.store.part_range(part).start + self._stored.column("example", part)]
+            # each example's place among those that were measured, or −1
+            yield part, self._rank_of_index[self.store.part_range(part).start + self._stored.column("example", part)]
 
     def of_examples(self, kept: np.ndarray) -> StoredTokens:
-        """The tokens of some examples only, bool (len(records),), in folds of their own."""
+        """The tokens of some examples only, bool (len(records),), in folds of their own.
+
+        A token may stand for its copies here that is itself one in the whole.
+        """
         part = copy(self)
-        of_kept = kept[self.example]
-        for name in ("row", "example", "modality", "_number"):
-            setattr(part, name, getattr(self, name)[of_kept])
-        part._samples = {}
-        part._fold(kept)
+        part._choose(part._order_tokens(), kept)
         return part
+
+    def _choose(self, prefix: np.ndarray, kept: np.ndarray) -> None:
+        """Leaves the tokens of some examples, bool (len(records),), one for each key of ``prefix``, and folds them."""
+        tokens = np.flatnonzero(kept[self.example])
+        copied = self._are_copies(tokens, prefix[tokens])
+        counts = np.bincount(self.modality[tokens[copied]], minlength=len(LABELS))
+        self.copies = {name: int(counts[LABELS.index(name)]) for name in self.modalities}
+        for name in ("row", "example", "modality", "_number"):
+            setattr(self, name, getattr(self, name)[tokens[~copied]])
+        self._samples: dict[tuple[str, int], np.ndarray] = {}
+        self._fold(kept)
+
+    def _are_copies(self, tokens: np.ndarray, prefix: np.ndarray) -> np.ndarray:
+        """Which tokens another one of the same key stands for, bool (len(tokens),)."""
+        by_key = np.argsort(prefix, kind="stable")
+        again = prefix[by_key[1:]] == prefix[by_key[:-1]]
+        shared = by_key[np.append(again, False) | np.append(False, again)[: len(by_key)]]
+        # hashed once more: a token of many copies would else stand before the others in every sample
+        by_hash = np.lexsort((splitmix64(self._hashes(tokens[shared])), prefix[shared]))
+        shared = shared[by_hash]
+        copied = np.zeros(len(tokens), dtype=bool)
+        copied[shared[1:][prefix[shared[1:]] == prefix[shared[:-1]]]] = True
+        return copied
 
     def _fold(self, kept: np.ndarray) -> None:
         # examples of one picture share a fold, else a map is tested on pictures that it has seen
@@ -138,14 +169,16 @@ class StoredTokens:
         kept, hashes = tokens[:0], np.empty(0, dtype=np.uint64)
         for start in range(0, len(tokens), TOKENS_PER_BLOCK):
             block = tokens[start : start + TOKENS_PER_BLOCK]
-            keys = self._keys[self.example[block], self.modality[block]]
-            with np.errstate(over="ignore"):
-                of_block = splitmix64(self._number[block].astype(np.uint64) + keys)
-            kept, hashes = np.concatenate([kept, block]), np.concatenate([hashes, of_block])
+            kept, hashes = np.concatenate([kept, block]), np.concatenate([hashes, self._hashes(block)])
             if most is not None:
                 order = np.argsort(hashes, kind="stable")[:most]
                 kept, hashes = kept[order], hashes[order]
         return kept if most is not None else kept[np.argsort(hashes, kind="stable")]
+
+    def _hashes(self, tokens: np.ndarray) -> np.ndarray:
+        keys = self._keys[self.example[tokens], self.modality[tokens]]
+        with np.errstate(over="ignore"):
+            return splitmix64(self._number[tokens].astype(np.uint64) + keys)
 
     def sample(self, modality: str, most: int) -> np.ndarray:
         """The first ``most`` of a modality's tokens in random order, or all where there are fewer; found out once."""

@@ -152,6 +152,8 @@ class Inputs(Record, frozen=True, omit_defaults=True):
         images_converted: Pictures that were not RGB, by their mode before conversion.
         skipped: Examples that were not measured.
         folds: How they were divided; left out in a failed result.
+        copies: Tokens by modality that were kept and not measured, because another example has the same token behind
+            the same prefix, which is measured for both.
     """
 
     n_examples: Count
@@ -163,6 +165,7 @@ class Inputs(Record, frozen=True, omit_defaults=True):
     images_converted: Counts
     skipped: Annotated[tuple[Skipped, ...], Meta(max_length=1_000_000)]
     folds: Folds | None = None
+    copies: Counts = {}
 
 
 class Environment(Record, frozen=True):

@@ -35,6 +35,7 @@ def result_of(captured: Captured, measurement: Measurement) -> Result:
             tokens_sha256=_sha256(record.tokens_sha256 for record in measured),
             media_sha256=about["media_sha256"],
             tokens_seen=_summed(record.tokens_seen for record in measured),
+            copies=measurement.copies,
             images_converted=_summed(Counter(record.converted_from) for record in measured),
             skipped=tuple(
                 Skipped(shortened(record.id), shortened(without_directories(record.skipped)))

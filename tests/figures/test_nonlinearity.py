@@ -16,7 +16,7 @@ from microscope_bench.figures.example_rerun import run_again
 from microscope_bench.figures.nonlinearity import TokenMap
 from microscope_bench.figures.open_store import OpenStore
 from tests.figures.toys import ReadingToy, kept_store
-from tests.measure.stores import noise
+from tests.measure.stores import distinct_rows, noise
 from tests.toy import ToyTask
 
 ALL = set(range(4))
@@ -28,9 +28,11 @@ def toy(tmp_path_factory):
 
 
 def states_on_disk(opened, layer):
-    """float64 (N, d): every kept token, read without the package."""
+    """float64 (N, d): every kept token, those of one prefix once, read without the package."""
     parts = sorted((opened.store.path / "parts").glob("*.safetensors"))
-    return np.concatenate([load_file(part)[f"boundary.{layer}"] for part in parts]).astype(np.float64)
+    distinct = distinct_rows(opened.store, opened.identity.protocol.seed).values()
+    states = [load_file(part)[f"boundary.{layer}"][sorted(rows)] for part, rows in zip(parts, distinct, strict=True)]
+    return np.concatenate(states).astype(np.float64)
 
 
 def by_least_squares(x, y, new_x, new_y, stream):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS
 from microscope_bench.capture.example_record import ExampleRecord
+from microscope_bench.capture.selection import splitmix64, token_hashes
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
 from microscope_bench.measure.scores import Measurement, measure
@@ -53,6 +55,27 @@ def write_store(
     records = [ExampleRecord(id=f"q{k}", media_sha256=f"picture {k}") for k in range(n_examples)]
     store.write_part(0, tensors, records)
     return store
+
+
+def distinct_rows(store: TokenStore, seed: int, examples: Container[str] | None = None) -> dict[int, list[int]]:
+    """Part → the rows that are measured, written out: of the tokens of one prefix the one of the smallest hash.
+
+    ``examples`` are the ids of those that are measured; None means all of them.
+    """
+    of_prefix: dict[int, list[tuple[int, int, int]]] = {}
+    for part in range(store.n_parts):
+        tensors, records = store.begun_tensors(part), store.part_records(part)
+        columns = (tensors[name].tolist() for name in ("example", "modality", "number", "prefix"))
+        for row, (example, code, number, prefix) in enumerate(zip(*columns, strict=True)):
+            key = f"sample\0{seed}\0{records[example].id}\0{LABELS[code]}"
+            token_hash = int(splitmix64(token_hashes(np.array([number]), key))[0])
+            if examples is None or records[example].id in examples:
+                of_prefix.setdefault(prefix, []).append((token_hash, part, row))
+    kept: dict[int, list[int]] = {part: [] for part in range(store.n_parts)}
+    for copies in of_prefix.values():
+        _, part, row = min(copies)
+        kept[part].append(row)
+    return kept
 
 
 def noise(n: int, d: int, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError, UnknownNameError
 from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.protocol import named_protocol
-from tests.measure.stores import measurement_of
+from tests.measure.stores import distinct_rows, measurement_of
 from tests.toy import LAYERS, ToyAdapter, ToyTask
 
 METRICS = ("linearity", "intrinsic_dimension", "anisotropy")
@@ -51,11 +51,16 @@ def pick(scores, **wanted):
 
 
 def raw(store, layer, modality):
-    """States of one modality straight from the files, and what makes their folds: the picture they belong to."""
+    """States of one modality straight from the files, and what makes their folds: the picture they belong to.
+
+    Of the tokens that several examples share each is there once.
+    """
     x, groups = [], []
+    distinct = distinct_rows(store, PROTOCOL.seed)
     for part in range(store.n_parts):
         file = safe_open(store.tensor_file(part), framework="pt")
         keep = torch.isin(file.get_tensor("modality"), torch.tensor(modality, dtype=torch.int8))
+        keep &= torch.isin(torch.arange(len(keep)), torch.tensor(distinct[part]))
         x.append(file.get_tensor(f"boundary.{layer}")[keep])
         records = store.part_records(part)
         groups += [records[i].media_sha256 for i in file.get_tensor("example")[keep].tolist()]
