@@ -3,7 +3,7 @@
 The rule ``massive/2``; ``docs/protocol.md`` gives its reasons. A token is a sink where it holds a massive activation in
 the sense of Sun et al. 2024 (arXiv 2402.17762), a coordinate above 100 and above 300 times the median magnitude of its
 coordinates; or, since small models have other scales, where it is far longer than the tokens of its modality are: above
-4 times as long as the median token, and by more than their lengths usually differ.
+4 times as long as the median token, and by more than their lengths differ by nature.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from microscope_bench.metrics.core.moments import LARGEST
 MAGNITUDE = 100.0
 MEDIANS = 300.0
 NORMS = 4.0
-DEVIATIONS = 8.0
-"""Median absolute deviations of the log norm: of normal log norms 5.4 standard deviations."""
+SPREADS = 3.5
+"""How many times as far as the ninetieth percentile of the log norms lies from their median: 4.5 standard deviations of
+normal ones."""
 
 NOTABLE_SHARE = 0.1
 """A coordinate that holds more than this share of a sink's squared norm is named among the sinks' dimensions."""
@@ -45,20 +46,21 @@ def massive_rows(x: Tensor) -> Tensor:
 def long_rows(norms: Tensor) -> Tensor:
     """Which rows are far longer than the median row; NaN and norms beyond 1e60 are left out.
 
-    Far is above 4 times its norm m, and log(norm / m) above 8 times the median of |log(norm / m)|: where lengths spread
-    widely by nature, as log-normal ones do, the ends of that spread are no sinks.
+    Far is above 4 times its norm m, and log(norm / m) above 3.5 times log(q / m), q the ninetieth percentile: where
+    lengths spread widely by nature, as log-normal ones do, the end of that spread is no sink.
 
     >>> long_rows(torch.tensor([1.0, 1.1, 1.0, 4.5, torch.inf], dtype=torch.float64))
     tensor([False, False, False,  True, False])
     """
     finite = norms <= LARGEST
-    if not finite.any():
-        return torch.zeros_like(finite)
-    middle = norms[finite].median()
-    log_ratio = (norms / middle).log()
-    usual = log_ratio[finite].abs().median()
-    far = (norms > NORMS * middle) & (log_ratio > DEVIATIONS * usual)
-    return finite & far & (middle > 0)  # zeros would make a sink of every other token
+    ordered = norms[finite].sort().values
+    if not len(ordered):
+        return finite
+    middle, high = ordered[(len(ordered) - 1) // 2], ordered[9 * (len(ordered) - 1) // 10]
+    if not middle > 0:
+        return torch.zeros_like(finite)  # zeros would make a sink of every other token
+    least = torch.maximum(NORMS * middle, middle * (high / middle) ** SPREADS)
+    return finite & (norms > least)
 
 
 def notable_dimensions(x: Tensor) -> list[int]:
