@@ -81,7 +81,9 @@ def test_equals_a_singular_value_decomposition(d, rows_per_chunk):
     y = next_states(x) + 50
     u, s, _ = np.linalg.svd((x - x.mean(0)).numpy(), full_matrices=False)
     expected = [(u[:, 0] * s[0]) ** 2, *(((z - z.mean(0)) ** 2).sum(1).numpy() for z in (y, y - x))]
+    given = x.clone(), y.clone()
     assert concentration(x, y, rows_per_chunk) == pytest.approx([lorenz_share(e) for e in expected], rel=1e-6)
+    assert torch.equal(x, given[0]) and torch.equal(y, given[1]), "nobody's states are changed"
 
 
 def test_a_few_sinks_carry_all_and_every_number_made_of_them_says_so():

@@ -88,9 +88,9 @@ def concentration_of(chunks: Iterable[Chunk], folds: FoldMoments, axis: Tensor |
         if axis is not None:
             along.add((x @ axis).square())
         if chunk.y is not None and not folds.non_finite:
-            y = chunk.y.double().sub_(mean_x + mean_r)
-            hidden.add(y.square().sum(1))
-            update.add(y.sub_(x).square().sum(1))
+            y = chunk.y.double() - (mean_x + mean_r)  # never in place: of float64 states it is no copy
+            hidden.add(torch.linalg.vector_norm(y, dim=1).square())
+            update.add(torch.linalg.vector_norm(y.sub_(x), dim=1).square())
     return Concentration(along.share, hidden.share, update.share)
 
 
