@@ -10,15 +10,27 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.protocol import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, named_protocol
-from microscope_bench.system.key_values import key_values, memory_size
+from microscope_bench.system.key_values import at_least, flag, key_values, memory_size, number, whole
 from microscope_bench.system.lazy_registry import unknown_name
 
 SPLITS = ("correct",)
 """By what scores can be split."""
+
+MEASURED_AGAIN = ("metrics", "split_by", "output_path", "device", "measure_memory", "progress")
+"""The fields that can still be asked for when the states are captured."""
+
+
+class FourSeeds(NamedTuple):
+    """Lm-eval's ``--seed``."""
+
+    python: int
+    numpy: int
+    torch: int
+    fewshot: int
 
 
 def _default_metrics() -> tuple[str, ...]:
@@ -72,7 +84,7 @@ class RunConfig:
     samples: Mapping[str, Sequence[int]] = field(default_factory=dict)
     tokens_per_example: int | None = None
     max_skipped: float | None = None
-    seed: tuple[int, int, int, int] | None = None
+    seed: FourSeeds | None = None
     model_args: Mapping[str, str] = field(default_factory=dict)
     task_args: Mapping[str, str] = field(default_factory=dict)
     include_path: Path | None = None
@@ -98,12 +110,12 @@ class RunConfig:
             if value is None:  # as if it had not been given
                 value = f.default if f.default_factory is MISSING else f.default_factory()
             if value is not None:
-                value = _READERS[f.name](f.name, value)
+                value = read_field(f.name, value)
             object.__setattr__(self, f.name, value)
         if self.samples and self.limit is not None:
             raise MicroscopeError("samples and limit exclude each other, as in lm-eval; leave one of them out")
         changes = {name: getattr(self, name) for name in ("tokens_per_example", "max_skipped")}
-        protocol = self.protocol.with_changes(**changes, seed=None if self.seed is None else self.seed[0])
+        protocol = self.protocol.with_changes(**changes, seed=None if self.seed is None else self.seed.python)
         object.__setattr__(self, "protocol", protocol)
         if self.apply_chat_template is not None:
             object.__setattr__(self, "model_args", self._with_chat_template(self.apply_chat_template))
@@ -127,56 +139,31 @@ class RunConfig:
         return {**values, "protocol": self.protocol.as_dict()}
 
 
-def _flag(name: str, value: Any) -> bool:
-    if str(value).lower() not in ("true", "false"):
-        raise MicroscopeError(f"{name} must be true or false, not {value!r}")
-    return str(value).lower() == "true"
+def read_field(name: str, value: Any) -> Any:
+    """A field's value from its text on a command line, or from a value of its type; MicroscopeError for others."""
+    return _READERS[name](name, value)
 
 
 def _chat_template(name: str, value: Any) -> bool:
     try:
-        return _flag(name, value)
+        return flag(name, value)
     except MicroscopeError as error:
         raise MicroscopeError(f"{error}; the template is the checkpoint's default one and cannot be named") from None
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise MicroscopeError(f"{name} must be a number, not {value!r}") from None
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return int(value.strip() if isinstance(value, str) else value.__index__())
-    except (AttributeError, ValueError):
-        raise MicroscopeError(f"{name} must be a whole number, not {value!r}") from None
-
-
-def _at_least(least: int) -> Callable[[str, Any], int]:
-    def read(name: str, value: Any) -> int:
-        number = _whole(name, value)
-        if number < least:
-            raise MicroscopeError(f"{name} must be at least {least}, not {number}")
-        return number
-
-    return read
-
-
 def _limit(name: str, value: Any) -> float:
-    number = _number(name, value)
-    if not (0 < number < 1 or (number >= 1 and number.is_integer())):
+    limit = number(name, value)
+    if not (0 < limit < 1 or (limit >= 1 and limit.is_integer())):
         raise MicroscopeError(f"{name} must be a positive whole number, or a share between 0 and 1, not {value!r}")
-    return number if number < 1 else int(number)
+    return limit if limit < 1 else int(limit)
 
 
-def _seeds(name: str, value: Any) -> tuple[int, int, int, int]:
+def _seeds(name: str, value: Any) -> FourSeeds:
     texts = value.split(",") if isinstance(value, str) else value if isinstance(value, Sequence) else (value,)
-    seeds = [_at_least(0)(name, text) for text in texts] * (4 if len(texts) == 1 else 1)
+    seeds = [at_least(0)(name, text) for text in texts] * (4 if len(texts) == 1 else 1)
     if len(seeds) != 4:
         raise MicroscopeError(f"{name} must be one seed, or four: python,numpy,torch,fewshot; not {value!r}")
-    return seeds[0], seeds[1], seeds[2], seeds[3]
+    return FourSeeds(*seeds)
 
 
 def _samples(name: str, value: Any) -> dict[str, list[int]]:
@@ -234,25 +221,25 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "protocol": _protocol,
     "limit": _limit,
     "samples": _samples,
-    "tokens_per_example": _whole,
-    "max_skipped": _number,
+    "tokens_per_example": whole,
+    "max_skipped": number,
     "seed": _seeds,
     "model_args": key_values,
     "task_args": key_values,
     "include_path": _path,
-    "num_fewshot": _at_least(0),
+    "num_fewshot": at_least(0),
     "apply_chat_template": _chat_template,
     "metrics": _metrics,
     "split_by": _split,
     "control": _control,
     "tap": _tap,
-    "mainflow": _flag,
-    "batch_size": _at_least(1),
+    "mainflow": flag,
+    "batch_size": at_least(1),
     "measure_memory": memory_size,
     "output_path": _path,
     "store": _path,
-    "keep_store": _flag,
-    "progress": _flag,
+    "keep_store": flag,
+    "progress": flag,
     "device": _text,
     "system_instruction": _text,
 }

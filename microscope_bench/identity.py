@@ -17,6 +17,9 @@ from microscope_bench.system.field_types import Count, Layer, Name, Sha256, Text
 
 SHORT_ID_LENGTH = 12
 
+UNTRAINED = "-untrained"
+"""What the names of the zoo's untrained twins end in."""
+
 
 class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True):
     """Which model was measured, as far as that decides whether two results may be compared.

@@ -141,9 +141,10 @@ def _problem(result: Result, path: Path, tolerances: Mapping[str, str] | None, a
     from microscope_bench.publish.compare.comparison import WITHIN
     from microscope_bench.publish.compare.forms import as_text
     from microscope_bench.publish.compare.paths import compare_to_file
-    from microscope_bench.publish.compare.tolerances import Tolerances
+    from microscope_bench.publish.compare.tolerances import Tolerance, Tolerances
 
     if not path.is_file():
         return f"there is no baseline {path}; look at the result, then write it with: pytest {UPDATE}"
-    found = compare_to_file(result, path, Tolerances(tolerances), allow, accept=(f"pytest {UPDATE}",))
+    chosen = {of: Tolerance.parse(text) for of, text in (tolerances or {}).items()}
+    found = compare_to_file(result, path, Tolerances(chosen), allow, accept=(f"pytest {UPDATE}",))
     return "" if found.status == WITHIN else as_text(found)

@@ -124,7 +124,8 @@ def test_tolerances_fields_that_may_differ_and_names(project: pytest.Pytester) -
             update = request.config.getoption("--update-geometry")
             geometry_regression(NEW if update else MOVED, tolerances={"anisotropy": "0.02"})
             other = replace(NEW.identity, model=replace(NEW.identity.model, dtype="float16"))
-            new = NEW if update else replace(NEW, identity=other).signed()
+            signature = other.signature(NEW.environment.package_version)
+            new = NEW if update else replace(NEW, identity=other, signature=signature)
             geometry_regression(new, name="half", allow=["model.dtype"])
 
         def test_typo(geometry_regression):

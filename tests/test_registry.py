@@ -28,13 +28,3 @@ def test_an_unknown_name_gets_the_nearest_and_the_hint():
 def test_a_name_whose_module_is_gone_says_where_it_points():
     with pytest.raises(MicroscopeError, match="no_such_module:x, which does not import"):
         things().get("lost")
-
-
-def test_names_can_be_added_once():
-    registry = things()
-    registry.register("mine", int)
-    assert registry.get("mine") is int
-    with pytest.raises(MicroscopeError, match="already"):
-        registry.register("mine", str)
-    with pytest.raises(MicroscopeError, match="already"):
-        registry.register("path", str)

@@ -14,7 +14,7 @@ from microscope_bench.metrics.registry import METRICS, headlines
 from microscope_bench.publish.escape import table
 from microscope_bench.publish.summary import of_one_n, plus_minus
 from microscope_bench.results.result import COMPLETE, Result
-from microscope_bench.results.result_files import each_result
+from microscope_bench.results.result_files import each_result, find_results
 from microscope_bench.zoo import FUSIONS
 
 HIDDEN, UPDATE, DIMENSION, ANISOTROPY = headlines()
@@ -60,7 +60,7 @@ class Experiment:
 
     def __init__(self, root: Path, task: str = "shapesqa") -> None:
         self._found: dict[tuple[str, str | None], Result] = {}
-        for path, result in each_result(root):
+        for path, result in each_result(find_results(root)):
             if result.identity.task.name != task or result.status != COMPLETE:
                 continue
             key = (result.identity.model.name, result.identity.model.control)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from microscope_bench.errors import AdapterError
+from microscope_bench.system.key_values import at_least, flag
 from microscope_bench.system.lazy_registry import unknown_name
-
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 IDENTIFIED_ELSEWHERE = (
     "pretrained",
@@ -42,18 +40,8 @@ def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None
 
 
 def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:
-    value = args.get(key)
-    if value is None:
-        return default
-    if value.lower() not in _BOOLEANS:
-        raise AdapterError(f"model arg {key}={value} is not true or false")
-    return _BOOLEANS[value.lower()]
+    return flag(f"model arg {key}", args[key]) if key in args else default
 
 
 def positive_int_arg(args: Mapping[str, str], key: str) -> int | None:
-    value = args.get(key)
-    if value is None:
-        return None
-    if not value.isdecimal() or int(value) < 1:
-        raise AdapterError(f"model arg {key}={value} is not a positive whole number")
-    return int(value)
+    return at_least(1)(f"model arg {key}", args[key]) if key in args else None

@@ -17,6 +17,7 @@ from msgspec import structs
 from microscope_bench.adapters.model_args import recorded_options
 from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
 from microscope_bench.errors import AdapterError, UnknownNameError
+from microscope_bench.identity import UNTRAINED
 from microscope_bench.system.key_values import key_values
 from microscope_bench.system.lazy_registry import Registry, unknown_name
 
@@ -51,7 +52,7 @@ class Preset:
     fusion: str = ""  # how media meet the text
 
 
-ZOO_PREFIX, TWIN_SUFFIX = "zoo-", "-untrained"
+ZOO_PREFIX = "zoo-"
 ZOO_FUSIONS = {
     "llava": ("hf", "LLaVA: a two-layer MLP on each of 16 patches", "projector"),
     "llava-next": (
@@ -70,7 +71,7 @@ ZOO_FUSIONS = {
 """Fusion → adapter, one line on it and fusion class; the models are ``zoo-<fusion>`` and ``zoo-<fusion>-untrained``."""
 
 
-_ZOO_VARIANTS = (("", "trained", "shipped_model"), (TWIN_SUFFIX, "untrained", "untrained_checkpoint"))
+_ZOO_VARIANTS = (("", "trained", "shipped_model"), (UNTRAINED, "untrained", "untrained_checkpoint"))
 
 
 def _zoo() -> list[Preset]:

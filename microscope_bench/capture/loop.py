@@ -44,6 +44,17 @@ class _Captured:
     measured: list[int]
 
 
+def check_skipped(protocol: Protocol, n_skipped: int, n_examples: int, skipped: Sequence[ExampleRecord]) -> None:
+    """Raises a CaptureError where more examples could not be measured than the protocol allows."""
+    allowed = int(protocol.max_skipped * n_examples)
+    if n_skipped > allowed:
+        first = "; ".join(f"{record.id}: {record.skipped}" for record in skipped[:3])
+        raise CaptureError(
+            f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
+            f"{protocol.max_skipped:g}). First: {first}. Repair them, or raise max_skipped"
+        )
+
+
 class Capture:
     """The capture of one run; ``batch_size`` is halved, for the rest of the run, when memory runs out."""
 
@@ -70,7 +81,8 @@ class Capture:
         done = [part for part in range(store.n_parts) if part not in set(parts)]
         skipped = [record for part in done for record in store.part_records(part) if record.skipped]
         n_before, count = len(skipped), processes.counter()
-        self._allow(n_before, n_examples, skipped)  # a store may be resumed under a stricter max_skipped
+        # a store may be resumed under a stricter max_skipped
+        check_skipped(self.protocol, n_before, n_examples, skipped)
         with part_writer(store) as write:
             for part in processes.take(parts):
                 before, captured = self._capture_part(store, part, on_examples)
@@ -83,17 +95,8 @@ class Capture:
                 except ProcessesError:  # another process has ended; what this one has captured is kept
                     write(part, content)
                     raise
-                self._allow(n_skipped, n_examples, skipped)
+                check_skipped(self.protocol, n_skipped, n_examples, skipped)
                 write(part, content)
-
-    def _allow(self, n_skipped: int, n_examples: int, skipped: Sequence[ExampleRecord]) -> None:
-        allowed = int(self.protocol.max_skipped * n_examples)
-        if n_skipped > allowed:
-            first = "; ".join(f"{r.id}: {r.skipped}" for r in skipped[:3])
-            raise CaptureError(
-                f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
-                f"{self.protocol.max_skipped:g}). First: {first}. Repair them, or raise --max_skipped"
-            )
 
     def find_mainflow(self) -> Mainflow:
         """Whether the model has a main flow, by one of the first examples with a medium and one without."""

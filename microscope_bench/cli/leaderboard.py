@@ -40,19 +40,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page, or compares it."""
-    from microscope_bench.errors import ResultError
     from microscope_bench.publish.leaderboard.board import board_of
     from microscope_bench.publish.output_forms import render_leaderboard
-    from microscope_bench.results.document import write_atomically
-    from microscope_bench.results.result_files import each_result
+    from microscope_bench.results.document import refuse_directory, write_atomically
+    from microscope_bench.results.result_files import each_result, find_results
 
     by_suffix = {suffix: name for name, suffix in LEADERBOARDS.items()}
     name = args.format or by_suffix.get(Path(args.output or "").suffix.lower(), "markdown")
-    default = Path(args.results).resolve().parent / f"leaderboard{LEADERBOARDS[name]}"
-    page = Path(args.output) if args.output else default
-    if page.is_dir():
-        raise ResultError(f"{page} is a directory; name a file: -o {shlex.quote(str(page / default.name))}")
-    results = each_result(args.results)
+    beside = Path(args.results).resolve().parent
+    page = Path(args.output) if args.output else beside / f"leaderboard{LEADERBOARDS[name]}"
+    refuse_directory(page)
+    results = each_result(find_results(args.results))
     board = board_of((Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in results)
     text = render_leaderboard(name, board, _fusion_of)
     if args.check:
@@ -73,24 +71,14 @@ def _fusion_of(result: Result) -> str:
     return preset.fusion if result.identity.model.repo == preset.args.get("pretrained", preset.name) else ""
 
 
-def _format_again(args: argparse.Namespace) -> list[str]:
-    return ["--format", args.format] if args.format else []
-
-
 def _check(page: Path, text: str, args: argparse.Namespace) -> int:
     there = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     if there == text:
         print(f"{page} is up to date")
         return 0
-    again = shlex.join(
-        [
-            "microscope-bench",
-            "leaderboard",
-            args.results,
-            *(["-o", args.output] if args.output else []),
-            *_format_again(args),
-        ]
-    )
+    given = (("-o", args.output), ("--format", args.format))
+    options = [text for option, value in given if value for text in (option, value)]
+    again = shlex.join(["microscope-bench", "leaderboard", args.results, *options])
     what = "is stale" if there else "is missing"
     print(f"{page} {what}; make it again: {again}", file=sys.stderr)
     if there:

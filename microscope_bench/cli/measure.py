@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from microscope_bench.cli.options import add_config_options, config_of
+from microscope_bench.config import MEASURED_AGAIN
 from microscope_bench.system.processes import launched
 
 
@@ -12,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Describes the verb and its options."""
     parser.description = "Measures a token store that a run kept (--keep_store) and writes the result file."
     parser.add_argument("kept", metavar="STORE", help="the token store's directory")
-    add_config_options(parser, ["metrics", "split_by", "measure_memory", "device", "output_path", "progress"])
+    add_config_options(parser, MEASURED_AGAIN)
 
 
 def run(args: argparse.Namespace) -> int:

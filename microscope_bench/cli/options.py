@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -80,29 +80,9 @@ def result_paths(named: Sequence[str]) -> list[Path]:
     return list({path.resolve(): path for paths in found.values() for path in paths}.values())
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An argparse type: an integer that is not below ``least``."""
-
-    def integer(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is not at least {least}")
-        return value
-
-    return integer
-
-
 def names(text: str) -> list[str]:
     """``"a,b"`` as a list without empty pieces and without repetitions."""
     return list(dict.fromkeys(piece.strip() for piece in text.split(",") if piece.strip()))
-
-
-def layers(text: str) -> list[int]:
-    """``"0,3,6"`` as layer numbers, as an argparse type."""
-    return [at_least(0)(piece) for piece in names(text)]
 
 
 def picture(text: str) -> Path:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.cli.options import add_config_options, layers, picture
+from microscope_bench.cli.options import add_config_options, names, picture
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import MicroscopeError, StoreError
+from microscope_bench.system.key_values import whole
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -33,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     into = "pdf, svg or png (%(default)s)"
     parser.add_argument("-o", "--output", type=picture, default=Path("example.pdf"), metavar="FILE", help=into)
     parser.add_argument(
-        "--layers", type=layers, metavar="L,...", help="a row each, l means l to l + 1 (default: first, middle, last)"
+        "--layers", type=names, metavar="L,...", help="a row each, l means l to l + 1 (default: first, middle, last)"
     )
     parser.add_argument("--stream", choices=("hidden", "update"), default="hidden", help="%(default)s")
     parser.add_argument("--absolute", action="store_true", help="the norm itself, not its share of the token's norm")
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     if opened.n_layers == 0:
         raise MicroscopeError(f"{opened.model} is one boundary, and a map leads from one to the next")
     last = opened.n_layers - 1
-    drawn = sorted(set(args.layers if args.layers is not None else (0, round(last / 2), last)))
+    wanted = (0, round(last / 2), last) if args.layers is None else [whole("--layers", text) for text in args.layers]
+    drawn = sorted(set(wanted))
     for layer in drawn:
         if not 0 <= layer <= last:
             raise StoreError(f"{opened.model} has layers 0 to {last} to draw here, not {layer}")

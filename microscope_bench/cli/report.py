@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from microscope_bench.cli.options import result_paths
-
-if TYPE_CHECKING:
-    from microscope_bench.results.result import Result
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,31 +22,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page."""
-    from microscope_bench.errors import ResultError
     from microscope_bench.publish.report.page import render
     from microscope_bench.results.document import write_atomically
+    from microscope_bench.results.result_files import each_result
 
     page = Path(args.output)
-    if page.is_dir():
-        raise ResultError(f"{page} is a directory; name a file: -o {shlex.quote(str(page / 'report.html'))}")
-    results = _load(args.results)
+    results = [result for _, result in each_result(result_paths(args.results))]
     text = render(results)
     write_atomically(page, text)
     print(f"wrote {page}: {len(results)} result{'' if len(results) == 1 else 's'}, {len(text.encode()) / 1e6:.2f} MB")
     return 0
-
-
-def _load(named: list[str]) -> list[Result]:
-    """The results in the order of their names, a file named twice once."""
-    from microscope_bench.errors import ResultError
-    from microscope_bench.results.result import load_result
-
-    loaded, broken = [], []
-    for path in result_paths(named):
-        try:
-            loaded.append(load_result(path))
-        except ResultError as error:
-            broken.append(str(error))
-    if broken:
-        raise ResultError("\n".join([f"no report was written, {len(broken)} of the inputs cannot be used:", *broken]))
-    return loaded

@@ -74,7 +74,7 @@ def draw_example(
     what = DrawnExample(words_of(rerun), _views(rerun, scale), values)
     about = _about(opened, rerun, fitted, stream, relative)
     with drawing() as Figure:
-        save(_page(Figure, what, about, relative), path, "\n".join(about))
+        save(_page(Figure, what, about), path, "\n".join(about))
     return values
 
 
@@ -101,7 +101,7 @@ def _about(opened: OpenStore, rerun: Rerun, fitted: TokenMap, stream: str, relat
     ]
 
 
-def _page(Figure: type[Figure], what: DrawnExample, about: list[str], relative: bool) -> Figure:
+def _page(Figure: type[Figure], what: DrawnExample, about: list[str]) -> Figure:
     import matplotlib
     from matplotlib.colors import Normalize
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from microscope_bench.adapters.model_args import boolean_arg
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError
+from microscope_bench.system.key_values import flag, whole
 
 CONFIG_ARGUMENTS = ("protocol", "tokens_per_example", "max_skipped", "metrics", "split_by", "measure_memory")
 """Fields of the config that are given as model args; lm-eval has options of its own for others."""
@@ -43,8 +43,7 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
         asked["metrics"] = str(asked["metrics"]).replace("+", ",")
     named = {key: value for key, value in given.items() if value is not None and key not in LM_EVAL_OPTIONS}
     config = RunConfig(**asked, model_args=named, progress=False)
-    geometry = _flag(rest, "geometry", True)
-    rest.pop("geometry", None)
+    geometry = flag("microscope: model arg geometry", rest.pop("geometry", True))
     if "seed" in rest:
         raise AdapterError(
             "microscope: model args have no seed; give lm-eval's --seed, which decides on the selection too"
@@ -54,10 +53,9 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     if not rest.get("pretrained"):
         raise AdapterError("microscope needs a model: --model_args pretrained=<hub id, directory or named model>")
     lm_eval = {key: rest.pop(key) for key in LM_EVAL_ARGUMENTS if key in rest}
-    for key in ("add_bos_token", "logits_cache"):
+    for key, read in (("add_bos_token", flag), ("logits_cache", flag), ("prefix_token_id", whole)):
         if key in lm_eval:
-            lm_eval[key] = _flag(lm_eval, key, False)
-    lm_eval |= {key: _whole(key, lm_eval[key]) for key in ("prefix_token_id",) if key in lm_eval}
+            lm_eval[key] = read(f"microscope: model arg {key}", lm_eval[key])
     if "model_revision" in rest:  # lm-eval hands model args on to the tasks, where ``revision`` is that of the data
         rest["revision"] = rest.pop("model_revision")
     device = rest.pop("device", None)
@@ -70,14 +68,3 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
     return BackendArguments(
         config if geometry else None, model, adapter, None if device is None else str(device), lm_eval
     )
-
-
-def _flag(given: Mapping[str, Any], key: str, default: bool) -> bool:
-    return boolean_arg({key: str(value) for key, value in given.items()}, key, default)
-
-
-def _whole(key: str, value: Any) -> int | None:
-    try:
-        return None if value is None else int(value)
-    except ValueError:
-        raise AdapterError(f"microscope: model arg {key}={value} is not a whole number") from None

@@ -64,7 +64,7 @@ class Geometry:
         if len(tasks) != len(self._evaluated) or any(a is not b for a, b in zip(tasks, self._evaluated, strict=True)):
             self._forget()  # what an interrupted evaluation left
             self._evaluated = tasks
-        adapter = self.adapter = self.adapter.with_template(bool(now.templated))
+        adapter = self.adapter = self.adapter.with_template(now.templated)
         wanted: dict[str, set[int]] = {}
         for request in requests:
             wanted.setdefault(str(request.task_name), set()).add(int(request.doc_id))
@@ -78,7 +78,7 @@ class Geometry:
         found = {name: task_around(now.tasks[name], task_settings(config)) for name in wanted}
         for name, task in found.items():
             self._recorders[name] = TaskRecorder(adapter, task, config, sorted(wanted[name]))
-        self._documents = Documents(adapter, {**self._documents.tasks, **found}, templated=bool(now.templated))
+        self._documents = Documents(adapter, {**self._documents.tasks, **found}, templated=now.templated)
         for request in requests:
             self._documents.add(request)
 

@@ -6,9 +6,9 @@ Written for lm-eval 0.4.13.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from types import FrameType
+from traceback import walk_stack
 from typing import Any
 
 # first: a model that is registered before them hides lm-eval's own
@@ -20,7 +20,7 @@ from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from microscope_bench.config import RunConfig
+from microscope_bench.config import FourSeeds, RunConfig, read_field
 from microscope_bench.tasks.settings import Seeds
 
 __all__ = [
@@ -49,7 +49,7 @@ class Running:
     limit: float | None  # documents of each task, below 1 which share; None for all
     samples: Mapping[str, Sequence[int]]
     cache_requests: bool
-    templated: bool | str  # whether lm-eval puts prompts through the chat template; or the template's name
+    templated: bool  # whether lm-eval puts prompts through the chat template
     system_instruction: str | None
     seeds: tuple[int | None, int | None, int | None]  # of Python, of NumPy, of few-shot examples
     simple: bool  # one of ``simple_evaluate``, which asks the model for its results at the end
@@ -59,14 +59,13 @@ class Running:
         python, numpy, fewshot = (
             default if seed is None else seed for seed, default in zip(self.seeds, astuple(Seeds()), strict=True)
         )
-        seed = (python, numpy, 0, fewshot)
         return replace(
             config,
             limit=self.limit,
             samples=self.samples,
             system_instruction=self.system_instruction,
-            seed=seed,
-            apply_chat_template=bool(self.templated),
+            seed=FourSeeds(python, numpy, 0, fewshot),
+            apply_chat_template=self.templated,
         )
 
 
@@ -74,6 +73,9 @@ def running() -> Running | None:
     """The evaluation that calls the backend right now, or None where nothing of lm-eval does.
 
     A backend is handed requests, which name their task but do not hold it. lm-eval has no other way to tell it.
+
+    Raises:
+        MicroscopeError: a chat template is asked for by name.
     """
     evaluate, around = _locals_of("evaluate"), _locals_of("simple_evaluate")
     if evaluate is None:
@@ -84,7 +86,7 @@ def running() -> Running | None:
         limit=evaluate["limit_arg"],
         samples=dict(evaluate["samples"] or {}),
         cache_requests=bool(evaluate["cache_requests"]),
-        templated=evaluate["apply_chat_template"],
+        templated=read_field("apply_chat_template", evaluate["apply_chat_template"]),
         system_instruction=evaluate["system_instruction"],
         seeds=(simple.get("random_seed"), simple.get("numpy_random_seed"), simple.get("fewshot_random_seed")),
         simple=around is not None,
@@ -104,14 +106,7 @@ def pictures_of(request: Instance) -> list[Any] | None:
 
 def _locals_of(function: str) -> Mapping[str, Any] | None:
     """What a function of lm-eval's evaluator holds while it calls us."""
-    for frame in _frames():
+    for frame, _ in walk_stack(sys._getframe()):
         if frame.f_code.co_name == function and frame.f_globals.get("__name__") == EVALUATOR:
             return frame.f_locals
     return None
-
-
-def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back

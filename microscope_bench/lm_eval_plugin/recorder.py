@@ -13,6 +13,7 @@ from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter
 from microscope_bench.capture.example_record import ExampleRecord
+from microscope_bench.capture.loop import check_skipped
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
@@ -70,7 +71,8 @@ class TaskRecorder:
         self._check_all_came()
         if self._records:
             self._write(len(self._records))
-        self._check_skipped()
+        skipped = [record for record in self._store.records if record.skipped]
+        check_skipped(self.run.protocol, len(skipped), self.run.n_examples, skipped)
         for record in self._store.records:
             if record.skipped is None:
                 self._note_choices(record)
@@ -90,15 +92,6 @@ class TaskRecorder:
             raise CaptureError(
                 f"{self.run.source.name}: {self._taken} of {self.run.n_examples} documents went through the model "
                 f"where they could be watched; the rest of lm-eval's requests did not reach it as prompts of their own"
-            )
-
-    def _check_skipped(self) -> None:
-        skipped = [record for record in self._store.records if record.skipped]
-        if len(skipped) > int(self.run.protocol.max_skipped * self.run.n_examples):
-            raise CaptureError(
-                f"{self.run.source.name}: {len(skipped)} of {self.run.n_examples} documents could not be measured; "
-                f"first: {skipped[0].id}: {skipped[0].skipped}. To measure the others: --model_args "
-                f"...,max_skipped=SHARE"
             )
 
     def _note_choices(self, record: ExampleRecord) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from microscope_bench.adapters.base import Adapter
-from microscope_bench.errors import AdapterError, CaptureError
+from microscope_bench.errors import CaptureError
 from microscope_bench.lm_eval_plugin.internals import Instance, Running, pictures_of
 
 
@@ -32,15 +32,6 @@ def checked(now: Running | None) -> Running:
         if task.config.doc_to_audio is not None:
             raise CaptureError(f"{name} lets sound be heard, which lm-eval's transformers models cannot be given")
     return now
-
-
-def check_template(now: Running) -> None:
-    """Raises for a chat template that is asked for by name."""
-    if isinstance(now.templated, str):
-        raise AdapterError(
-            f"--apply_chat_template {now.templated}: templates cannot be chosen by name; give --apply_chat_template "
-            f"alone for the checkpoint's default one"
-        )
 
 
 def check_images(requests: Sequence[Instance], tasks: Any) -> None:

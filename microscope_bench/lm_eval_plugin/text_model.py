@@ -17,7 +17,6 @@ from microscope_bench.lm_eval_plugin.images import Answer
 from microscope_bench.lm_eval_plugin.internals import HFLM, Instance, output_path, running
 from microscope_bench.lm_eval_plugin.refused_evaluations import (
     check_images,
-    check_template,
     check_text,
     refuse_several_answers,
 )
@@ -99,8 +98,7 @@ class TextModel(HFLM):  # type: ignore[misc]
             halves[seen].append(number)
         now = running()
         if now is not None:
-            check_template(now)
-            self.chat_applied = bool(now.templated)
+            self.chat_applied = now.templated
         if halves[True]:
             check_images([requests[n] for n in halves[True]], None if now is None else now.tasks)
         if self.geometry is not None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from microscope_bench.identity import UNTRAINED
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.figure_file import COLOURS
-from microscope_bench.publish.summary import UNTRAINED, depths_of, of_one_n, shown_name, watched_name
+from microscope_bench.publish.summary import depths_of, of_one_n, shown_name, watched_name
 from microscope_bench.results.result import Result
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
 from microscope_bench.publish.escape import one_line
+from microscope_bench.system.disk import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,11 +66,11 @@ def save(figure: Figure, path: Path, description: str) -> None:
     """Writes a figure inside :func:`drawing`, whole or not at all, without a time; makes the directory."""
     lines = "\n".join(shown(line, 10_000) for line in description.splitlines())
     metadata: dict[str, str | None] = {"Description": lines}
-    if path.suffix == ".svg":
+    file_format = path.suffix[1:].lower()
+    if file_format == "svg":
         metadata |= {"Date": None}
-    elif path.suffix == ".pdf":
+    elif file_format == "pdf":
         metadata = {"Subject": lines, "CreationDate": None, "ModDate": None}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}{path.suffix}")
-    figure.savefig(temporary, metadata=metadata, dpi=200)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=file_format, metadata=metadata, dpi=200)

@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
+from microscope_bench.identity import UNTRAINED
 from microscope_bench.metrics.record import Headline
 from microscope_bench.metrics.registry import DEFAULT_METRICS, find_metric, headlines
-from microscope_bench.results.records import Score, Sinks
+from microscope_bench.results.records import Modality, Score, Sinks
 from microscope_bench.results.result import Result
 
-MODALITIES = ("text", "image", "video", "audio", "joint")
-
-UNTRAINED = "-untrained"
-"""What the names of the zoo's untrained twins end in."""
+MODALITIES: tuple[str, ...] = get_args(Modality)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,19 @@ def to_text(document: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
+def refuse_directory(path: Path) -> None:
+    """Raises a ResultError where a directory stands in the place of a file that is to be written."""
+    if path.is_dir():
+        raise ResultError(f"{path} is a directory; name a file in it")
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all; missing directories are made."""
+    """Writes a file so that it is there whole or not at all; missing directories are made.
+
+    Raises:
+        ResultError: the path is that of a directory, or cannot be written.
+    """
+    refuse_directory(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode("utf-8"))

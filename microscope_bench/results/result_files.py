@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -67,10 +67,14 @@ def find_results(root: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(top).as_posix())
 
 
-def each_result(root: str | Path) -> Iterator[tuple[Path, Result]]:
-    """Every result below a directory with its path, in the order of :func:`find_results`, read when it is asked for."""
+def each_result(paths: Iterable[Path]) -> Iterator[tuple[Path, Result]]:
+    """Each path with the result there, read when it is asked for.
+
+    Raises:
+        ResultError: some of the files cannot be used; raised behind the last one, with the message of each.
+    """
     broken = []
-    for path in find_results(root):
+    for path in paths:
         try:
             result = load_result(path)
         except ResultError as error:
@@ -78,7 +82,7 @@ def each_result(root: str | Path) -> Iterator[tuple[Path, Result]]:
             continue
         yield path, result
     if broken:
-        raise ResultError("\n".join([f"{len(broken)} broken file(s) among the results:", *broken]))
+        raise ResultError("\n".join([f"{len(broken)} of the result files cannot be used:", *broken]))
 
 
 def check_writable(root: str | Path) -> None:

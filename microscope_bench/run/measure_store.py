@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import convert, structs, to_builtins
 
 from microscope_bench.capture.sharing import check_same_run
-from microscope_bench.config import RunConfig
+from microscope_bench.config import MEASURED_AGAIN, RunConfig
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.results.provenance import environment
 from microscope_bench.results.records import Environment
@@ -21,15 +21,26 @@ from microscope_bench.run.pipeline import measure, write
 from microscope_bench.run.resolve import Stopwatch, metric_versions
 from microscope_bench.system.processes import launched
 
-FOLLOWED = frozenset({"metrics", "split_by", "output_path", "device", "measure_memory", "progress"})
-"""The fields of a config that can still be asked for when the states are captured."""
-
 
 def measure_store(store: str | Path, config: RunConfig | None = None, **options: Any) -> Result:
-    """Measures a kept token store again, without the model."""
+    """Measures a kept token store again, without the model.
+
+    Args:
+        store: The directory of the token store.
+        config: What to measure, and where to: of its fields, those of :data:`~microscope_bench.config.MEASURED_AGAIN`.
+        options: Fields of the config, in place of the config's own.
+
+    Returns:
+        The result; it is written where there is an ``output_path``.
+
+    Raises:
+        MicroscopeError: another field of the config is given, which decides what is captured.
+        StoreError: there is no finished store, or it is damaged.
+        ResultError: the result cannot be written.
+    """
     config, plain = replace(config or RunConfig(), **options), RunConfig()
     for field in fields(config):
-        if field.name not in FOLLOWED and getattr(config, field.name) != getattr(plain, field.name):
+        if field.name not in MEASURED_AGAIN and getattr(config, field.name) != getattr(plain, field.name):
             raise MicroscopeError(f"{field.name} decides what is captured; a store that is there cannot follow it")
     processes = launched()
     token_store, identity = open_finished(store)

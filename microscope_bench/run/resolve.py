@@ -141,7 +141,8 @@ def load_task_for(task: str | Task, config: RunConfig) -> Task:
 
 def task_settings(config: RunConfig) -> TaskSettings:
     """What a run asks of its tasks."""
-    seeds = Seeds() if config.seed is None else Seeds(config.seed[0], config.seed[1], config.seed[3])
+    seed = config.seed
+    seeds = Seeds() if seed is None else Seeds(seed.python, seed.numpy, seed.fewshot)
     return TaskSettings(config.num_fewshot, config.system_instruction, config.samples, seeds)
 
 

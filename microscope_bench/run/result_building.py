@@ -26,7 +26,7 @@ def result_of(captured: Captured, measurement: Measurement) -> Result:
         schema_version=SCHEMA_VERSION,
         status=COMPLETE,
         error=None,
-        signature="",
+        signature=captured.identity.signature(captured.environment.package_version),
         identity=captured.identity,
         inputs=Inputs(
             n_examples=len(measured),
@@ -49,7 +49,7 @@ def result_of(captured: Captured, measurement: Measurement) -> Result:
         sinks=measurement.sinks,
         scores=measurement.scores,
         accuracy=_accuracy(measured),
-    ).signed()
+    )
 
 
 def failed_result(resolved: Resolved, here: Environment, error: BaseException) -> Result:
@@ -58,7 +58,7 @@ def failed_result(resolved: Resolved, here: Environment, error: BaseException) -
         schema_version=SCHEMA_VERSION,
         status=FAILED,
         error=failure(error, resolved.stopwatch.current),
-        signature="",
+        signature=resolved.identity.signature(here.package_version),
         identity=resolved.identity,
         inputs=Inputs(
             n_examples=0,
@@ -75,7 +75,7 @@ def failed_result(resolved: Resolved, here: Environment, error: BaseException) -
         accuracy=None,
         sinks=(),
         scores=(),
-    ).signed()
+    )
 
 
 def _accuracy(measured: Sequence[ExampleRecord]) -> Accuracy | None:

@@ -28,12 +28,12 @@ def resolve_commit(
         return revision
     name = revision or "main"
     if is_offline():
-        commit = cached_commit(repo, name, kind)
-        if commit is None:
+        cached = cached_snapshot(repo, name, kind)
+        if cached is None:
             raise error_type(
                 f"{repo}@{name} is not in the local hub cache and HF_HUB_OFFLINE is set. Unset it, or: {local_hint}"
             )
-        return commit
+        return cached.name
     url = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     try:
         look_up = huggingface_hub.model_info if kind == "model" else huggingface_hub.dataset_info
@@ -50,8 +50,8 @@ def resolve_commit(
     except errors.HFValidationError as error:
         raise error_type(f"{repo!r} is neither a directory nor a hub {kind} (org/name)") from error
     except Exception as error:  # whatever the HTTP client of the hub library raises
-        cached = cached_commit(repo, name, kind)
-        here = f" The local cache has {cached}: revision={cached} loads that one." if cached else ""
+        cached = cached_snapshot(repo, name, kind)
+        here = f" The local cache has {cached.name}: revision={cached.name} loads that one." if cached else ""
         raise error_type(
             f"the hub cannot be reached to pin {kind} {repo}@{name} ({type(error).__name__}: {first_line(error)})."
             f"{here} Without the hub: {local_hint}"
@@ -69,12 +69,6 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.is_offline_mode())
-
-
-def cached_commit(repo: str, name: str, kind: Kind) -> str | None:
-    """The commit the local hub cache has under that branch or tag, if its snapshot is there."""
-    snapshot = cached_snapshot(repo, name, kind)
-    return snapshot.name if snapshot else None
 
 
 def cached_snapshot(repo: str, revision: str, kind: Kind) -> Path | None:

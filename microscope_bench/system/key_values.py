@@ -1,11 +1,14 @@
-"""``key=value,key=value``: how the command line hands settings to models and tasks."""
+"""What the texts of a command line mean: ``key=value,key=value``, true and false, numbers, sizes of memory."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from microscope_bench.errors import MicroscopeError
+
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -32,14 +35,48 @@ def key_values(option: str, text: str | Mapping[str, object] | None) -> dict[str
     return pairs
 
 
-def memory_size(option: str, size: str | int | None) -> int | None:
-    """Bytes from ``8GB``, ``512MiB``, ``1.5 GB``, or from an integer; None stays None. A text needs a unit.
+def flag(name: str, value: object) -> bool:
+    """True or false from a bool, or from such a text; also 1 and 0, yes and no. Errors name what is read."""
+    found = _FLAGS.get(str(value).lower())
+    if found is None:
+        raise MicroscopeError(f"{name} must be true or false, not {value!r}")
+    return found
+
+
+def number(name: str, value: Any) -> float:
+    """A number, from one or from its text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise MicroscopeError(f"{name} must be a number, not {value!r}") from None
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number, from one or from its text; no float passes, not even 2.0."""
+    try:
+        return int(value.strip() if isinstance(value, str) else value.__index__())
+    except (AttributeError, ValueError):
+        raise MicroscopeError(f"{name} must be a whole number, not {value!r}") from None
+
+
+def at_least(least: int) -> Callable[[str, Any], int]:
+    """What reads a whole number that is not below ``least``."""
+
+    def read(name: str, value: Any) -> int:
+        found = whole(name, value)
+        if found < least:
+            raise MicroscopeError(f"{name} must be at least {least}, not {found}")
+        return found
+
+    return read
+
+
+def memory_size(option: str, size: str | int) -> int:
+    """Bytes from ``8GB``, ``512MiB``, ``1.5 GB``, or from an integer. A text needs a unit.
 
     >>> memory_size("--measure_memory", "1.5GB"), memory_size("--measure_memory", 2048)
     (1500000000, 2048)
     """
-    if size is None:
-        return None
     given = f"{size} B" if isinstance(size, int) else size
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", given)
     unit = UNITS.get(found[2].upper()) if found else None

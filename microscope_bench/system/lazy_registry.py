@@ -23,7 +23,11 @@ def unknown_name(kind: str, name: str, known: list[str], hint: str = "") -> Unkn
 
 
 class Registry(Generic[T]):
-    """A table of names for one ``kind`` of thing; ``builtin`` is name → ``"module:attribute"``."""
+    """A table of names for one ``kind`` of thing.
+
+    ``builtin`` is name → ``"module:attribute"``; ``group`` is that of the entry points by which other packages add
+    names; ``hint`` ends the message about a name that is not known.
+    """
 
     def __init__(self, kind: str, builtin: dict[str, str], group: str | None = None, hint: str = "") -> None:
         self.kind = kind
@@ -32,15 +36,6 @@ class Registry(Generic[T]):
         self._paths = dict(builtin)
         self._objects: dict[str, T] = {}
         self._points: dict[str, EntryPoint] | None = None
-
-    def register(self, name: str, target: T | str) -> None:
-        """Adds a name. ``target`` is the object, or a ``"module:attribute"`` string imported on first use."""
-        if name in self._paths or name in self._objects:
-            raise MicroscopeError(f"{self.kind} {name!r} is already registered; choose another name")
-        if isinstance(target, str):
-            self._paths[name] = target
-        else:
-            self._objects[name] = target
 
     def _plugins(self) -> dict[str, EntryPoint]:
         if self._points is None:
@@ -63,7 +58,12 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def get(self, name: str) -> T:
-        """The object behind a name, imported now if it was not before."""
+        """The object behind a name, imported now if it was not before.
+
+        Raises:
+            UnknownNameError: no such name.
+            MicroscopeError: what it names does not import.
+        """
         if name in self._objects:
             return self._objects[name]
         path = self._paths.get(name)

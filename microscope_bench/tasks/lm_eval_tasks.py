@@ -44,7 +44,7 @@ def _dataset(renderer: Any, config: Any, metadata: Mapping[str, Any], where: Pat
     split = str(config.test_split if renderer.has_test_docs() else config.validation_split)
     if generated := metadata.get("generated"):
         given = {"task": config.task, "metadata": metadata, "dataset_kwargs": config.dataset_kwargs}
-        arguments = function_arguments(config.custom_dataset, given, {}, where)
+        arguments = function_arguments(config.custom_dataset, given, {})
         return DatasetInfo("generated", None, generated_revision(generated, arguments, where), split)
     rows = renderer.dataset[split]
     source = config if config.custom_dataset is None else SimpleNamespace(**{**NO_SOURCE, **metadata})

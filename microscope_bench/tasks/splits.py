@@ -49,7 +49,7 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
         arguments = _repository_arguments(config, task_args)
     else:
         field = "custom_dataset"
-        arguments = function_arguments(custom, config, task_args, path)
+        arguments = function_arguments(custom, config, task_args)
     generated = config["metadata"].get("generated")
     repository, commit = arguments.get("dataset_path"), None
     no_hub = generated or arguments.get("data_dir")
@@ -99,7 +99,7 @@ def _repository_arguments(config: Mapping[str, Any], task_args: Mapping[str, Any
 
 
 def function_arguments(
-    function: Callable[..., Any], config: Mapping[str, Any], task_args: Mapping[str, Any], path: Path
+    function: Callable[..., Any], config: Mapping[str, Any], task_args: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What ``custom_dataset`` is called with: as lm-eval does, metadata and dataset_kwargs; then the task arguments."""
     named = _parameters(function)

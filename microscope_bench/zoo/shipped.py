@@ -8,8 +8,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from microscope_bench.adapters.presets import TWIN_SUFFIX, ZOO_PREFIX
+from microscope_bench.adapters.presets import ZOO_PREFIX
 from microscope_bench.errors import AdapterError
+from microscope_bench.identity import UNTRAINED
 from microscope_bench.system.hub import first_line
 from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.zoo import FUSIONS, SEED
@@ -24,7 +25,7 @@ TWIN_FORMAT = 2
 
 def shipped_model(name: str) -> Path:
     """The directory of the trained checkpoint ``zoo-<fusion>``, its files checked against their recorded hashes."""
-    if fusion_of(name) is None or name.endswith(TWIN_SUFFIX):
+    if fusion_of(name) is None or name.endswith(UNTRAINED):
         raise unknown_name("model of the zoo", name, [ZOO_PREFIX + fusion for fusion in FUSIONS])
     again = "Install the package again; in a clone: git checkout -- microscope_bench/zoo/weights"
     directory, checksums = WEIGHTS / name, WEIGHTS / CHECKSUMS
@@ -54,8 +55,8 @@ def shipped_model(name: str) -> Path:
 def untrained_checkpoint(name: str) -> Path:
     """The directory of ``zoo-<fusion>-untrained``, a checkpoint before training, built once in this user's cache."""
     fusion = fusion_of(name)
-    if fusion is None or not name.endswith(TWIN_SUFFIX):
-        raise unknown_name("untrained twin", name, [f"{ZOO_PREFIX}{known}{TWIN_SUFFIX}" for known in FUSIONS])
+    if fusion is None or not name.endswith(UNTRAINED):
+        raise unknown_name("untrained twin", name, [f"{ZOO_PREFIX}{known}{UNTRAINED}" for known in FUSIONS])
 
     def build(directory: Path) -> None:
         from microscope_bench.zoo.formats import find_format
@@ -68,7 +69,7 @@ def untrained_checkpoint(name: str) -> Path:
 
 def fusion_of(name: str) -> str | None:
     """The fusion of a model of the zoo, trained or not; None for any other name."""
-    fusion = name.removeprefix(ZOO_PREFIX).removesuffix(TWIN_SUFFIX)
+    fusion = name.removeprefix(ZOO_PREFIX).removesuffix(UNTRAINED)
     return fusion if name.startswith(ZOO_PREFIX) and fusion in FUSIONS else None
 
 

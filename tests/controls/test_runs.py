@@ -9,7 +9,7 @@ from microscope_bench.cli.main import main
 from microscope_bench.controls import CONTROLS
 from microscope_bench.errors import StoreError, UnknownNameError
 from microscope_bench.publish.terminal import summary_table
-from microscope_bench.results.result_files import each_result
+from microscope_bench.results.result_files import each_result, find_results
 from tests.publish.small import render
 from tests.toy import ToyAdapter, ToyTask, result_files
 
@@ -97,7 +97,7 @@ def test_the_store_of_another_run_is_not_continued(control, tmp_path):
 def test_whichever_comes_first_the_model_has_its_own_place_and_row(controls, tmp_path):
     for control in controls:
         run(tmp_path, control=control)
-    entries = [(path.name, result) for path, result in each_result(tmp_path)]
+    entries = [(path.name, result) for path, result in each_result(find_results(tmp_path))]
     assert [(name, result.identity.model.control) for name, result in entries] == [
         ("toy_task.json", None),
         ("toy_task~noise_image.json", "noise_image"),
@@ -114,7 +114,7 @@ def test_a_control_that_fails_leaves_its_error_in_its_own_place(tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, Broken(), control="noise_image")
-    ((path, result),) = each_result(tmp_path)
+    ((path, result),) = each_result(find_results(tmp_path))
     assert (path.name, result.status) == ("toy_task~noise_image.json", "failed")
     assert "control: noise_image; failed in capture: ZeroDivisionError: broken" in render([("x.json", result)])
 

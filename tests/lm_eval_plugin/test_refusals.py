@@ -107,7 +107,7 @@ def test_few_shot_examples_without_a_seed(load, run_lm_eval):
 
 
 def test_a_template_by_name(load, run_lm_eval):
-    with pytest.raises(AdapterError, match="--apply_chat_template tool_use: templates cannot be chosen by name"):
+    with pytest.raises(MicroscopeError, match=r"not 'tool_use'; the template is .* cannot be named"):
         run_lm_eval(load("llava_next", geometry=False), "text_words", apply_chat_template="tool_use")
 
 
@@ -159,7 +159,7 @@ def test_geometry_without_an_evaluation(load):
         ({"pretrained": "x", "use_chat_template": True}, "--apply_chat_template"),
         ({"pretrained": "zoo-omnifusion"}, "no decoder of transformers"),
         ({"pretrained": "x", "protocol": "geometri/1"}, "geometry/1"),
-        ({"pretrained": "x", "geometry": "perhaps"}, "not true or false"),
+        ({"pretrained": "x", "geometry": "perhaps"}, "must be true or false"),
         ({"pretrained": "x", "split_by": "corect"}, "correct"),
         ({"pretrained": "x", "tokens_per_example": "many"}, "must be a whole number"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from microscope_bench.results.result import Result
-from tests.results.sample import sample
+from tests.results.sample import sample, signed
 
 SAMPLE = sample()
 
@@ -15,7 +15,7 @@ SAMPLE = sample()
 def named(name: str, **changes: Any) -> Result:
     identity = SAMPLE.identity
     changed = replace(identity, model=replace(identity.model, name=name, **changes))
-    return replace(SAMPLE, identity=changed).signed()
+    return signed(replace(SAMPLE, identity=changed))
 
 
 def big(name: str, layers: int = 32) -> Result:
@@ -31,4 +31,4 @@ def big(name: str, layers: int = 32) -> Result:
     gap = tuple(replace(s, metric="modality_gap", estimator="unit") for s in image)
     sinks = tuple(replace(s, n_sinks=3, layers=()) for s in result.sinks)
     identity = replace(result.identity, metrics={**result.identity.metrics, "modality_gap": 1})
-    return replace(result, scores=scores + gap, sinks=sinks, identity=identity).signed()
+    return signed(replace(result, scores=scores + gap, sinks=sinks, identity=identity))

@@ -21,7 +21,7 @@ from microscope_bench.metrics.registry import headlines
 from microscope_bench.publish.leaderboard.board import Board, board_of
 from microscope_bench.publish.leaderboard.html_page import render_html, sparkline
 from microscope_bench.publish.leaderboard.markdown_page import render_board
-from microscope_bench.results.result_files import each_result
+from microscope_bench.results.result_files import each_result, find_results
 from tests.publish.hostile import HOSTILE, entries
 from tests.publish.html_reader import Page
 from tests.publish.small import MODEL_B, nothing, replace_no_sinks
@@ -33,7 +33,9 @@ CHROMIUM = shutil.which("chromium")
 
 @cache
 def committed() -> Board:
-    return board_of((path.relative_to(ROOT).as_posix(), result) for path, result in each_result(ROOT / "results"))
+    return board_of(
+        (path.relative_to(ROOT).as_posix(), result) for path, result in each_result(find_results(ROOT / "results"))
+    )
 
 
 def markdown_rows(page: str) -> list[list[str]]:

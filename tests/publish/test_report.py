@@ -35,7 +35,7 @@ from microscope_bench.results.records import Score
 from microscope_bench.results.result import Result, load_result
 from tests.publish.many_layers import big, named
 from tests.publish.report_page import figure, read
-from tests.results.sample import SAMPLE_FILE, failed, sample, with_scores
+from tests.results.sample import SAMPLE_FILE, failed, sample, signed, with_scores
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results"
 WITH_GAP = COMMITTED / "zoo-llava/sha256-9fd3683a3ee8ad34/scienceqa_img.json"
@@ -154,10 +154,8 @@ def test_the_gap_is_drawn_where_it_was_measured(pictures):
 
 def test_gaps_of_two_versions_of_the_metric_are_not_in_one_panel():
     result = load_result(WITH_GAP)
-    other = replace(
-        result,
-        identity=replace(result.identity, metrics={**result.identity.metrics, "modality_gap": 2}),
-    ).signed()
+    identity = replace(result.identity, metrics={**result.identity.metrics, "modality_gap": 2})
+    other = signed(replace(result, identity=identity))
     page = read(render([result, other]))
     for version, key in ((1, "1 "), (2, "2 ")):
         panel = figure(page, f"modality gap (unit), version {version} of the metric", "image")

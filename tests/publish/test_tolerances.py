@@ -71,7 +71,7 @@ def test_nothing_that_is_not_a_number_is_within(new: float, tolerance: Tolerance
 
 
 def test_the_more_specific_wins_and_a_choice_goes_before_the_defaults() -> None:
-    tolerances = Tolerances({"intrinsic_dimension": "3%", "intrinsic_dimension.twonn_mle": "0.5"})
+    tolerances = Tolerances(parse_tolerances(["intrinsic_dimension=3%", "intrinsic_dimension.twonn_mle=0.5"]))
     both = ("float32", "float32")
     assert tolerances.find("intrinsic_dimension", "twonn_mle", both) == Tolerance(0.5)
     # the default of this very estimator does not go before what the user said about the metric

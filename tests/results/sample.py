@@ -27,7 +27,12 @@ def sample(*, model: dict[str, Any] | None = None, protocol: Protocol | None = N
         protocol=protocol or result.identity.protocol,
         **identity,
     )
-    return replace(result, identity=changed).signed()
+    return signed(replace(result, identity=changed))
+
+
+def signed(result: Result) -> Result:
+    """The same result with the signature that its identity and its package version make."""
+    return replace(result, signature=result.identity.signature(result.environment.package_version))
 
 
 def failed(result: Result) -> Result:

@@ -107,8 +107,8 @@ def test_every_broken_file_is_named(tmp_path: Path) -> None:
     save(tmp_path, sample())
     (tmp_path / "bad1.json").write_text("{")
     (tmp_path / "bad2.json").write_text("[]")
-    with pytest.raises(ResultError, match=r"(?s)2 broken.*bad1\.json.*bad2\.json"):
-        list(each_result(tmp_path))
+    with pytest.raises(ResultError, match=r"(?s)2 of the result files.*bad1\.json.*bad2\.json"):
+        list(each_result(find_results(tmp_path)))
 
 
 def test_whole_files_are_given_before_the_broken_ones_are_named(tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_whole_files_are_given_before_the_broken_ones_are_named(tmp_path: Path) 
         save(tmp_path, sample(model={"repo": f"org/model-{number}"}))
     for path in (broken := find_results(tmp_path)[1:4:2]):
         path.write_text("{", encoding="utf-8")
-    found = each_result(tmp_path)
+    found = each_result(find_results(tmp_path))
     assert [next(found)[0] for _ in range(3)] == [path for path in find_results(tmp_path) if path not in broken]
-    with pytest.raises(ResultError, match="2 broken file") as error:
+    with pytest.raises(ResultError, match="2 of the result files") as error:
         next(found)
     assert all(str(path) in str(error.value) for path in broken)
 

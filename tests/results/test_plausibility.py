@@ -15,7 +15,7 @@ from microscope_bench.cli.main import main
 from microscope_bench.results.plausibility import implausible
 from microscope_bench.results.records import Score, Skipped
 from microscope_bench.results.result import Result, load_result
-from tests.results.sample import failed, sample, with_scores
+from tests.results.sample import failed, sample, signed, with_scores
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -23,10 +23,6 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 @cache
 def real() -> Result:
     return load_result(RESULTS / "zoo-llava/sha256-9fd3683a3ee8ad34/scienceqa_img.json")
-
-
-def signed(result: Result) -> Result:
-    return result.signed()
 
 
 def edited(metric: str, **change: object) -> Result:

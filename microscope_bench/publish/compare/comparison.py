@@ -16,7 +16,7 @@ from microscope_bench.publish.compare.identities import (
     input_differences,
     is_allowed,
 )
-from microscope_bench.publish.compare.tolerances import ACCURACY, SINKS, SKIPPED, Tolerance, Tolerances
+from microscope_bench.publish.compare.tolerances import ACCURACY, DEFAULTS, SINKS, SKIPPED, Tolerance, Tolerances
 from microscope_bench.results.result import FAILED, Result
 from microscope_bench.system.lazy_registry import unknown_name
 
@@ -116,7 +116,7 @@ class Comparison:
 
 
 def compare_results(
-    baseline: Result, new: Result, tolerances: Tolerances | None = None, allow: Iterable[str] = ()
+    baseline: Result, new: Result, tolerances: Tolerances = DEFAULTS, allow: Iterable[str] = ()
 ) -> Comparison:
     """Holds a result against a baseline; ``allow`` names fields of ``identity`` that may differ besides the weights."""
     allowed = check_allowed(allow)
@@ -133,7 +133,7 @@ def compare_results(
     if about.problem or about.refused:
         return about
     dtypes = (baseline.identity.model.dtype, new.identity.model.dtype)
-    return _with_values(about, values_of(baseline), values_of(new), tolerances or Tolerances(), dtypes)
+    return _with_values(about, values_of(baseline), values_of(new), tolerances, dtypes)
 
 
 def check_names(tolerances: Tolerances, results: Iterable[Result]) -> None:

@@ -18,7 +18,7 @@ from microscope_bench.publish.compare.comparison import (
     compare_results,
 )
 from microscope_bench.publish.compare.identities import check_allowed
-from microscope_bench.publish.compare.tolerances import Tolerances
+from microscope_bench.publish.compare.tolerances import DEFAULTS, Tolerances
 from microscope_bench.results.result import FAILED, Result, load_result
 from microscope_bench.results.result_files import find_results, safe_name
 
@@ -54,10 +54,18 @@ class Comparisons:
 
 
 def compare_paths(
-    baseline: str | Path, new: str | Path, tolerances: Tolerances | None = None, allow: Iterable[str] = ()
+    baseline: str | Path, new: str | Path, tolerances: Tolerances = DEFAULTS, allow: Iterable[str] = ()
 ) -> Comparisons:
-    """Holds a file against a file, or a directory against a directory."""
-    tolerances, allow = tolerances or Tolerances(), tuple(allow)
+    """Holds a file against a file, or a directory against a directory.
+
+    ``allow`` names fields of ``identity``, such as ``model.dtype``, that may differ besides the weights.
+
+    Raises:
+        ResultError: a path that is not there or holds no result, or a file against a directory. What is wrong with one
+            of several files stands in its comparison.
+        UnknownNameError: ``allow`` names no such field, or ``tolerances`` what no result has.
+    """
+    allow = tuple(allow)
     pairs, loaded = _pairs(_local(baseline), _local(new))
     if not pairs:
         raise ResultError(f"neither {baseline} nor {new} holds result files; nothing was compared")
@@ -72,12 +80,12 @@ def compare_paths(
 def compare_to_file(
     result: Result,
     baseline: Path,
-    tolerances: Tolerances | None = None,
+    tolerances: Tolerances = DEFAULTS,
     allow: Iterable[str] = (),
     accept: tuple[str, ...] = (),
 ) -> Comparisons:
     """Holds a result in memory against the file of its baseline; ``accept`` are the commands that replace that file."""
-    old, tolerances = load_result(baseline), tolerances or Tolerances()
+    old = load_result(baseline)
     check_names(tolerances, (old, result))
     pair = FilePair(baseline.name, baseline, baseline, accept if result.status != FAILED else ())
     return Comparisons(((pair, compare_results(old, result, tolerances, allow)),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 from microscope_bench.errors import ResultError
 from microscope_bench.metrics.record import USUAL_TOLERANCE, ToleranceByDtype
@@ -58,7 +58,7 @@ class Tolerance:
         return "+".join([*parts, *([f"{self.relative * 100:g}%"] if self.relative else [])])
 
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = tuple(f.name for f in fields(ToleranceByDtype))
 """Of the hidden states, from fine to coarse: what defaults are known for."""
 
 _OTHERS = {
@@ -75,13 +75,15 @@ def default_tolerance(metric: str, estimator: str, dtype: str) -> Tolerance:
     return Tolerance.parse(getattr(_OTHERS.get(metric, texts), dtype))
 
 
+@dataclass(frozen=True)
 class Tolerances:
-    """The tolerances of one comparison: what the user chose, and the defaults of the results' dtype."""
+    """The tolerances of one comparison: what the user chose, and the defaults of the results' dtype.
 
-    def __init__(self, chosen: Mapping[str, Tolerance | str] | None = None) -> None:
-        self.chosen = {
-            name: Tolerance.parse(value) if isinstance(value, str) else value for name, value in (chosen or {}).items()
-        }
+    Attributes:
+        chosen: Tolerance of a metric, of a metric.estimator, or of accuracy, skipped or sinks.
+    """
+
+    chosen: Mapping[str, Tolerance] = field(default_factory=dict)
 
     def find(self, metric: str, estimator: str, dtypes: Iterable[str]) -> Tolerance:
         """The tolerance of a score, or with an empty estimator of accuracy, skipped or sinks.
@@ -95,7 +97,11 @@ class Tolerances:
         return default_tolerance(metric, estimator, max(known, key=DTYPES.index))
 
 
+DEFAULTS = Tolerances()
+
+
 def parse_tolerances(texts: Iterable[str]) -> dict[str, Tolerance]:
+    """Reads texts of the form ``linearity=0.002``; a ResultError for another form, or two tolerances for one name."""
     found: dict[str, Tolerance] = {}
     for text in texts:
         name, equals, value = text.partition("=")
