@@ -68,9 +68,7 @@ def _variant(template: Result, number: int, n_layers: int, draw: random.Random) 
         for layer in range(n_layers + 1)
         for score in by_layer[own if layer == n_layers else layer % own]
     ]
-    identity = replace(template.identity, model=model)
-    signature = identity.signature(template.environment.package_version)
-    return replace(template, signature=signature, identity=identity, scores=tuple(scores))
+    return replace(template, identity=replace(template.identity, model=model), scores=tuple(scores)).signed()
 
 
 def measure(root: Path, form: str) -> tuple[float, float, float]:

@@ -247,7 +247,7 @@ def test_options_of_a_model_are_part_of_its_identity(tmp_path):
 
 def test_raising_max_skipped_goes_on_where_the_run_stopped(tmp_path):
     task = ToyTask(40, broken=dict.fromkeys(range(36, 40), "picture"))
-    with pytest.raises(CaptureError, match="raise --max_skipped"):
+    with pytest.raises(CaptureError, match="raise max_skipped"):
         run(tmp_path, task=task, **ONE)
     adapter = ToyAdapter()
     assert run(tmp_path, adapter, task, max_skipped=0.5, **ONE).inputs.n_examples == 36

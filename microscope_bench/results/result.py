@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from microscope_bench.errors import MicroscopeError, ResultError
 from microscope_bench.identity import Identity
@@ -64,6 +64,10 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     accuracy: Accuracy | None
     sinks: Annotated[tuple[Sinks, ...], Meta(max_length=10)]
     scores: Annotated[tuple[Score, ...], Meta(max_length=1_000_000)]
+
+    def signed(self) -> Result:
+        """The same result with the signature that its identity and its package version make."""
+        return structs.replace(self, signature=self.identity.signature(self.environment.package_version))
 
     @property
     def identity_hash(self) -> str:
