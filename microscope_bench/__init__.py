@@ -15,6 +15,7 @@ _PUBLIC = {
     "RunConfig": "microscope_bench.config",
     "Result": "microscope_bench.results.result",
     "load_result": "microscope_bench.results.result",
+    "difference": "microscope_bench.publish.difference.differences",
     "Protocol": "microscope_bench.protocol",
     "metrics": "microscope_bench.metrics",
 }
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from microscope_bench import metrics as metrics
     from microscope_bench.config import RunConfig as RunConfig
     from microscope_bench.protocol import Protocol as Protocol
+    from microscope_bench.publish.difference.differences import difference as difference
     from microscope_bench.results.result import Result as Result
     from microscope_bench.results.result import load_result as load_result
     from microscope_bench.run.evaluate import evaluate as evaluate

@@ -25,6 +25,7 @@ VERBS = {
     "validate": "check result files against the schema, their checksum, and what a run can write",
     "leaderboard": "make leaderboard.md, or .html, .tex, .csv, .json, from a directory of results",
     "compare": "hold results against baselines: drift in either direction",
+    "difference": "test whether two models differ on the same examples: paired p-values",
     "report": "one HTML page of results: curves over depth, tables, warnings, where the numbers come from",
     "plot": "draw metrics over depth, for a look or for a paper",
     "plot-example": "draw the non-linearity of each token of one example, over its words and its picture",

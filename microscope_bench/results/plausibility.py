@@ -110,7 +110,7 @@ def _scores(result: Result, known: dict[str, Metric]) -> Iterator[str]:
             continue
         if score.n_tokens == 0 or score.n_examples == 0:
             yield f"{where}.value: {score.value} of no tokens"
-        if wrong := contradiction(score):
+        if wrong := contradiction(score, result.inputs.folds):
             yield f"{where}.stderr: {wrong}"
         if record is None:
             continue

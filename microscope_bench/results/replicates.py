@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from microscope_bench.metrics.core.jackknife import jackknife_stderr
-from microscope_bench.results.records import Score
+from microscope_bench.results.records import Folds, Score
 
 DIGITS = 3
 """Replicates are rounded at the power of ten below this many digits of the standard error."""
@@ -34,11 +34,14 @@ def step_of(stderr: float | None) -> float | None:
     return 10.0 ** (math.floor(math.log10(stderr)) - DIGITS) if stderr and stderr > 1e-290 else None
 
 
-def contradiction(score: Score) -> str | None:
+def contradiction(score: Score, folds: Folds | None) -> str | None:
     """Why the replicates of a score cannot be those that its standard error is made of, or None where they can."""
     there = [replicate for replicate in score.replicates if replicate is not None]
     if not score.replicates or score.stderr is None:
         return None
+    # the halves of a split have folds of their own
+    if score.tokens in ("all", "no_sinks") and (folds is None or len(score.replicates) != folds.n):
+        return f"{len(score.replicates)} replicates of {folds.n if folds else 'no'} folds"
     try:
         again = jackknife_stderr(there)
     except OverflowError:

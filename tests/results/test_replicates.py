@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from microscope_bench.metrics.core.jackknife import jackknife_stderr
 from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS
 from microscope_bench.results.plausibility import implausible
-from microscope_bench.results.records import Score
+from microscope_bench.results.records import Folds, Score
 from microscope_bench.results.replicates import contradiction, rounded
 from microscope_bench.results.result import load_result
 from tests.results.sample import sample
@@ -32,7 +32,7 @@ def test_the_standard_error_of_rounded_replicates_is_that_of_the_exact_ones(
     again = jackknife_stderr(rounded(exact, stderr, len(exact)))
     assert again == pytest.approx(stderr, rel=1e-3, abs=1e-15 * max(map(abs, exact)))
     score = replace(sample().scores[0], value=exact[0], stderr=stderr, replicates=rounded(exact, stderr, len(exact)))
-    assert contradiction(score) is None
+    assert contradiction(score, Folds(len(exact), "0" * 64)) is None
 
 
 def test_folds_without_a_token_stay_empty_to_the_last() -> None:

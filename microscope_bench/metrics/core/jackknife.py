@@ -98,3 +98,17 @@ def interval(value: float, stderr: float, n_folds: int, level: float = 0.95) -> 
 
     half = float(stdtrit(n_folds - 1, (1 + level) / 2)) * stderr
     return value - half, value + half
+
+
+def p_value(value: float, stderr: float, n_folds: int) -> float:
+    """Two-sided p-value of the hypothesis that what ``value`` estimates is 0, by Student's t with K − 1 degrees of
+    freedom; 1 for a value of 0, whatever its standard error, which else is positive.
+
+    >>> round(p_value(2.2621572, 1.0, n_folds=10), 4)
+    0.05
+    """
+    from scipy.special import stdtr
+
+    if value == 0:
+        return 1.0
+    return float(2 * stdtr(n_folds - 1, -abs(value) / stderr))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from microscope_bench.metrics.registry import find_metric
+from microscope_bench.publish.compare.comparison import Quantity
+from microscope_bench.publish.difference.differences import LEVEL, layer_rows, unpaired
 from microscope_bench.publish.report.curves import ShownSeries
-from microscope_bench.publish.summary import cautions_of, has_own_n, show_layers, show_range, sinks_of
-from microscope_bench.results.records import Score
+from microscope_bench.publish.summary import cautions_of, show_layers, show_range, sinks_of
 
 BARE_FLAGS = ("tokens/d", "examples/d")
 """Flags that every value carries; only ``few_...`` makes them a warning."""
@@ -89,33 +90,24 @@ def _layers(layers: Sequence[int]) -> str:
 
 
 def comparison(first: ShownSeries, second: ShownSeries) -> tuple[str, frozenset[int]]:
-    """How the second differs from the baseline, in one sentence, and the layers at which it does.
-
-    It does by more than both standard errors together. No value or standard error in either does not compare, nor a
-    metric of distinct tokens on unequal numbers of them.
+    """How the second differs from the baseline, in one sentence, and the layers at which it does: those whose paired
+    p-value, adjusted for the layers of the series, is below :data:`LEVEL`.
     """
-    depths = [series.shown.result.identity.model.n_layers for series in (first, second)]
-    if depths[0] != depths[1]:
-        return f"not compared layer by layer: {depths[0]} and {depths[1]} blocks", frozenset()
-    ours, theirs = ({row.layer: row for row in series.rows} for series in (first, second))
-    differ, apart = [], []
-    for layer in first.layers:
-        row, other = ours.get(layer), theirs.get(layer)
-        if row is None or other is None or not _compares(row, other):
-            apart.append(layer)
-        elif abs((row.value or 0.0) - (other.value or 0.0)) > (row.stderr or 0.0) + (other.stderr or 0.0):
-            differ.append(layer)
-    where = f"beyond both standard errors at {_layers(differ)}" if differ else "within both standard errors"
-    compared = len(first.layers) - len(apart)
-    said = f"{second.shown.label} against {first.shown.label}: {where} ({len(differ)} of {compared} compared)"
-    if apart:
+    a, b = first.shown.result, second.shown.result
+    if a.identity.model.n_layers != b.identity.model.n_layers:
+        depths = f"{a.identity.model.n_layers} and {b.identity.model.n_layers}"
+        return f"not compared layer by layer: {depths} blocks", frozenset()
+    if problem := unpaired(a, b):
+        return f"not compared in pairs: {problem}", frozenset()
+    head = first.headline
+    quantity = Quantity(head.metric, head.estimator, head.stream, first.modality, first.tokens)
+    tested = {row.layers[0]: row.found for row in layer_rows(b, a, quantity) if row.found}
+    differ = [layer for layer, found in tested.items() if found.p_holm < LEVEL]
+    where = f"differs at {_layers(differ)}" if differ else "no layer differs"
+    said = f"{second.shown.label} against {first.shown.label}: {where} ({len(differ)} of {len(tested)} compared)"
+    if apart := [layer for layer in first.layers if layer not in tested]:
         said += f"; {_layers(apart)} not compared (no value, no standard error, or unequal numbers of tokens)"
     return said, frozenset(differ)
-
-
-def _compares(row: Score, other: Score) -> bool:
-    numbers = (row.value, row.stderr, other.value, other.stderr)
-    return None not in numbers and (not has_own_n(row.metric) or row.n_tokens == other.n_tokens)
 
 
 def counted(series: ShownSeries) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from microscope_bench.publish.difference.differences import LEVEL
 from microscope_bench.publish.report.curves import ShownSeries
 from microscope_bench.publish.report.notes import (
     BARE_FLAGS,
@@ -47,7 +48,7 @@ def panel_of(title: str, series: Sequence[ShownSeries], limits: tuple[float, flo
     notes = notes_of(series) + (_off_axis(series, limits) if limits else [])
     columns = [(f"{one.shown.key} {one.title}", counted(one)) for one in series]
     if compared:
-        columns.append(("differs", "beyond both standard errors"))
+        columns.append(("differs", f"paired, p < {LEVEL:g} over the layers (Holm)"))
     by_layer = [{row.layer: row for row in one.rows} for one in series]
     rows = []
     for layer in sorted({layer for one in series for layer in one.layers}):

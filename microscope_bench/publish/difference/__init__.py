@@ -1,0 +1,1 @@
+"""Whether two models differ: on the same examples, in pairs, with a p-value."""
