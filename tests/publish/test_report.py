@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from microscope_bench.cli.main import main
 from microscope_bench.errors import ResultError
+from microscope_bench.metrics.core.jackknife import jackknife_stderr
 from microscope_bench.metrics.registry import METRICS, headlines
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish.depth_lines import PlottedLine, limits_of, panels_figure
@@ -31,7 +32,8 @@ from microscope_bench.publish.report.charts import charts_of
 from microscope_bench.publish.report.curves import shown_results
 from microscope_bench.publish.report.page import render
 from microscope_bench.publish.summary import Summary, plus_minus, summarise
-from microscope_bench.results.records import Score
+from microscope_bench.results.records import Folds, Score
+from microscope_bench.results.replicates import rounded
 from microscope_bench.results.result import Result, load_result
 from tests.publish.many_layers import big, named
 from tests.publish.report_page import figure, read
@@ -177,15 +179,19 @@ def test_right_and_wrong_have_panels_where_runs_split_their_scores(pictures):
     assert "answered rightly" not in render([plain])
 
 
-def test_of_two_the_first_is_grey_and_differences_beyond_both_errors_are_marked(pictures):
-    base, moved = (
-        small("base"),
-        with_scores(
-            small("moved"),
-            # half of the layers move by a little more than both errors, the others by a little less
-            lambda s: values(s, (1.01 if s.layer % 2 else 0.99) * 2 * (s.stderr or 0)),
-        ),
-    )
+def moved_in_pairs(score: Score) -> Score:
+    """All layers moved by less than a standard error; the odd ones by 8 standard errors of the difference."""
+    if score.value is None or not score.stderr:
+        return score
+    noise = score.stderr / 30  # up and down by turns: the difference has a tenth of the score's standard error
+    move = (0.8 if score.layer % 2 else 0.08) * score.stderr
+    replicates = [r + move + noise * (-1) ** k for k, r in enumerate(score.replicates)]
+    stderr = jackknife_stderr(replicates)
+    return replace(score, value=score.value + move, stderr=stderr, replicates=rounded(replicates, stderr, 10))
+
+
+def test_of_two_the_first_is_grey_and_layers_that_differ_in_pairs_are_marked(pictures):
+    base, moved = small("base"), with_scores(small("moved"), moved_in_pairs)
     page = read(render([base, moved]))
     assert "base is the baseline" in page.text
     for headline in HEADLINES:
@@ -208,7 +214,7 @@ def test_of_two_the_first_is_grey_and_differences_beyond_both_errors_are_marked(
 def test_equal_results_do_not_differ():
     page = render([small("a"), small("b")])
     assert "differs" not in {cell.attrs.get("class") for cell in read(page).all("td")}
-    assert "beyond both standard errors at" not in page
+    assert ": differs at" not in page and "no layer differs (0 of 5 compared)" in page
 
 
 def test_what_does_not_compare_is_not_compared():
@@ -220,6 +226,8 @@ def test_what_does_not_compare_is_not_compared():
     assert "0 of 0 compared" in said and "layers 0–4 not compared" in said
     deeper = render([small("a"), small("b", n_layers=5)])
     assert "not compared layer by layer: 4 and 5 blocks" in deeper
+    unequal = replace(small("b"), inputs=replace(sample().inputs, folds=Folds(10, "0" * 64)))
+    assert "not compared in pairs: the examples have other pictures" in render([small("a"), unequal])
     three = render([small("a"), small("b"), small("c")])
     assert "baseline" not in read(three).text
 
