@@ -95,7 +95,7 @@ def _warn_of_missed_sinks(scores: Sequence[Score]) -> None:
     for modality, flags in found.items():
         LOG.warning(
             "%s, token set no_sinks: 5 %% of the tokens carry most of the variance along the widest direction at "
-            "layers %s (most: %s). The sink rule does not find them, and the numbers there are theirs",
+            "layers %s (most: %s). They are sinks that the rule misses, or a word that every prompt has",
             *(modality, ", ".join(map(str, flags)), max(flags.values())),
         )
 
