@@ -1,4 +1,4 @@
-"""Calibration: intrinsic dimension, held-out linearity and 95 % intervals against known answers.
+"""Calibration: intrinsic dimension, held-out linearity, 95 % intervals and paired tests against known answers.
 
     python benchmarks/calibration.py --write docs/calibration.md
 
@@ -27,12 +27,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.calibration_parts import coverage, manifolds, page, picture
+from benchmarks.calibration_parts import coverage, manifolds, page, pairs, picture
 from benchmarks.calibration_parts.clustered import SETTINGS
 
 DRAWS = 300
 MANIFOLD_SEEDS = {1000: 5, 5000: 3}
+PAIRS = 200
 QUICK_DRAWS = 20
+QUICK_PAIRS = 8
 QUICK_SETTINGS = ("base", "few")
 QUICK_SEEDS = {1000: 1}
 
@@ -75,7 +77,9 @@ def measure(quick: bool, dadapy: str | None, keep: Path | None) -> page.Measured
         for setting in SETTINGS
         if not quick or setting.name in QUICK_SETTINGS
     }
-    return page.Measured(records, covered, draws, parts.seconds, quick)
+    n_pairs = QUICK_PAIRS if quick else PAIRS
+    paired = parts.get(f"{n_pairs} pairs", partial(pairs.agreement, n_pairs))
+    return page.Measured(records, covered, draws, parts.seconds, quick, paired, n_pairs)
 
 
 def main() -> None:

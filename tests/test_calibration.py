@@ -34,7 +34,8 @@ def test_the_quick_run_writes_the_page_and_its_picture(tmp_path: Path, monkeypat
     assert "--quick" in text and "$" not in text
     assert "](page.svg)" in text and (tmp_path / "page.svg").read_text().startswith("<?xml")
 
-    dimension, manifolds, held_out, settings, coverage, ratio = tables(text)
+    dimension, manifolds, held_out, settings, coverage, ratio, pairs = tables(text)
+    assert "linearity update" in pairs and len(pairs) == 5
     assert float(dimension["`twonn_mle`"][0]) <= 0.15  # the peers' error at n = 1,000 is 0.13
     assert dimension["`twonn_discard10`"] == dimension["scikit-dimension TwoNN"]
     assert dimension["DADApy"][0] == "not installed"

@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.calibration_parts.clustered import SETTINGS, World
 from benchmarks.calibration_parts.coverage import FRESH, JUDGED, KNOWN, SEED, STREAMS
 from benchmarks.calibration_parts.manifolds import SAME_ESTIMATOR
+from benchmarks.calibration_parts.pairs import pairs_table
 from microscope_bench.publish.escape import table
 
 Record = dict[str, Any]
@@ -47,6 +48,8 @@ class Measured:
         draws: data sets per setting.
         seconds: what measuring took.
         quick: whether this is the quick part of it only.
+        pairs: metric → :class:`pairs.Agreement` as plain data.
+        n_pairs: pairs of models that it is of.
     """
 
     manifolds: list[Record]
@@ -54,6 +57,8 @@ class Measured:
     draws: int
     seconds: float
     quick: bool
+    pairs: dict[str, dict[str, float]]
+    n_pairs: int
 
     @property
     def has_dadapy(self) -> bool:
@@ -286,4 +291,6 @@ def render(measured: Measured, picture: str) -> str:
         coverage_table=coverage_table(measured),
         outside=outside_note(measured),
         ratio_table=ratio_table(measured),
+        pairs_table=pairs_table(measured.pairs),
+        pairs=str(measured.n_pairs),
     )

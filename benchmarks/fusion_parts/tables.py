@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import ttest_ind
 
 from microscope_bench.metrics.record import Headline
 from microscope_bench.metrics.registry import METRICS, headlines
+from microscope_bench.publish.difference.differences import unpaired
+from microscope_bench.publish.difference.paired import Paired, holm, paired
+from microscope_bench.publish.difference.renderings import show_p
 from microscope_bench.publish.escape import table
 from microscope_bench.publish.summary import of_one_n, plus_minus
+from microscope_bench.results.records import Score
 from microscope_bench.results.result import COMPLETE, Result
 from microscope_bench.results.result_files import each_result, find_results
 from microscope_bench.zoo import FUSIONS
@@ -173,9 +178,12 @@ def _layers(name: str, shown: Curve) -> list[str]:
 
 
 def seeds(experiment: Experiment) -> str:
-    """Two fusions, three seeds each: whether they differ by more than the seeds of one do."""
-    rows = []
-    for headline, modality, what in (
+    """Two fusions, three seeds each: whether they differ by more than other questions and other seeds would make them.
+
+    The p-value over questions is that of the paired difference of the two means over seeds, the p-value over seeds
+    Student's with 4 degrees of freedom; both are adjusted for the rows of the table (Holm).
+    """
+    compared = [
         (HIDDEN, "image", "mean"),
         (UPDATE, "image", "mean"),
         (HIDDEN, "image", "change"),
@@ -186,19 +194,44 @@ def seeds(experiment: Experiment) -> str:
         (HIDDEN, "text", "mean"),
         (UPDATE, "text", "mean"),
         (ANISOTROPY, "text", "mean"),
+    ]
+    found = [_between(experiment, *row) for row in compared]
+    of_questions, of_seeds = (holm([one[place] for one in found]) for place in (1, 2))
+    rows = []
+    for (headline, modality, what), (paired_one, _, _, values), *p in zip(
+        compared, found, of_questions, of_seeds, strict=True
     ):
-        found = {
-            fusion: [getattr(curve(experiment.seed(fusion, seed), headline, modality), what)[0] for seed in SEEDS]
-            for fusion in REPEATED
-        }
-        first, second = (np.array(found[fusion]) for fusion in REPEATED)
-        spread = math.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 2)
-        apart = second.min() > first.max() or second.max() < first.min()
-        cells = [", ".join(f"{value:.3f}" for value in found[fusion]) for fusion in REPEATED]
+        first, second = values
+        spread = math.sqrt((np.var(first, ddof=1) + np.var(second, ddof=1)) / 2)
+        cells = [", ".join(f"{value:.3f}" for value in of_fusion) for of_fusion in values]
         named = f"{headline.title}, {modality}: {'mean' if what == 'mean' else 'last − first'}"
-        rows.append([named, *cells, f"{second.mean() - first.mean():+.3f}", f"{spread:.3f}", "yes" if apart else "no"])
+        difference = plus_minus(paired_one.difference, paired_one.stderr)
+        rows.append([named, *cells, difference, f"{spread:.3f}", *map(show_p, p)])
     columns = ["quantity", *(f"{fusion}, seeds 0, 1, 2" for fusion in REPEATED)]
-    return table([*columns, "difference of the means", "sd between seeds", "seeds apart"], rows)
+    p_columns = ["p, other questions", "p, other seeds"]
+    return table([*columns, "difference of the means", "sd between seeds", *p_columns], rows)
+
+
+def _between(
+    experiment: Experiment, headline: Headline, modality: str, what: str
+) -> tuple[Paired, float, float, list[list[float]]]:
+    """The second fusion minus the first over all seeds, its p over questions and over seeds, and each seed's value."""
+    values: list[list[float]] = []
+    scores: list[list[Score]] = []
+    weights: list[list[float]] = []
+    for fusion in REPEATED:
+        results = [experiment.seed(fusion, seed) for seed in SEEDS]
+        values.append([getattr(curve(result, headline, modality), what)[0] for result in results])
+        rows = [result.series(headline.metric, headline.estimator, headline.stream, modality) for result in results]
+        kept = [of_one_n(of) if what == "mean" else [of[0], of[-1]] for of in rows]
+        scores.append([row for of in kept for row in of])
+        each = ([1 / len(of)] * len(of) if what == "mean" else [-1.0, 1.0] for of in kept)
+        weights.append([weight / len(SEEDS) for of in each for weight in of])
+        for result in results:
+            if problem := unpaired(experiment.seed(REPEATED[0], 0), result):
+                raise ValueError(f"{result.identity.model.name}: {problem}")
+    found = paired(scores[1], scores[0], (weights[1], weights[0]))
+    return found, found.p, float(ttest_ind(values[1], values[0]).pvalue), values
 
 
 def accuracy_by_seed(experiment: Experiment) -> str:

@@ -20,7 +20,7 @@ from microscope_bench.errors import ResultError
 from microscope_bench.metrics.core.jackknife import jackknife_stderr
 from microscope_bench.publish.compare.comparison import Quantity
 from microscope_bench.publish.difference.differences import LAYER, MEAN, SLOPE, Row
-from microscope_bench.publish.difference.paired import holm
+from microscope_bench.publish.difference.paired import holm, paired
 from microscope_bench.publish.difference.renderings import RENDERINGS
 from microscope_bench.results.records import Folds, Score, Skipped
 from microscope_bench.results.replicates import rounded
@@ -29,6 +29,7 @@ from tests.publish.hostile import HOSTILE, rendered
 from tests.results.sample import SAMPLE_FILE, failed, sample, with_scores
 
 K, EXAMPLES = 10, 100
+ONE = sample().scores[0]
 ANISOTROPY = Quantity("anisotropy", "top_share", None, "text", "all")
 
 
@@ -144,6 +145,32 @@ def test_holm_is_over_the_rows_that_are_shown() -> None:
     for found in (few, many):
         tested = [row.found for row in found.rows if row.found]
         assert [t.p_holm for t in tested] == holm([t.p for t in tested])
+
+
+def ratio_score(values: np.ndarray) -> Score:
+    """The ratio of two means over (examples, 2), as a score with rounded replicates."""
+    fold = np.arange(len(values)) % K
+    ratio = [float(kept[:, 0].mean() / kept[:, 1].mean()) for kept in (values[fold != k] for k in range(K))]
+    stderr = jackknife_stderr(ratio)
+    value = float(values[:, 0].mean() / values[:, 1].mean())
+    return replace(ONE, value=value, stderr=stderr, replicates=rounded(ratio, stderr, K))
+
+
+def test_p_values_are_uniform_where_nothing_differs_and_find_more_than_both_errors_where_something_does() -> None:
+    rng = np.random.default_rng(0)
+    found: dict[float, list[tuple[float, bool, bool]]] = {0.0: [], 0.08: []}
+    for effect, pairs in found.items():
+        for _ in range(200):
+            shared = rng.exponential(1, (167, 2)) + 0.2  # skewed, as what examples bring is
+            models = [shared * rng.lognormal(0, 0.2, (167, 2)) for _ in range(2)]
+            a, b = ratio_score(models[0] * (1 + effect, 1)), ratio_score(models[1])
+            one = paired([a], [b], ([1.0], [1.0]))
+            pairs.append((one.p, one.low <= 0 <= one.high, abs(one.difference) > (a.stderr or 0) + (b.stderr or 0)))
+    p, covered, _ = (np.array(column) for column in zip(*found[0.0], strict=True))
+    assert stats.kstest(p, "uniform").pvalue > 0.05
+    assert 0.92 <= covered.mean() <= 0.985
+    p, _, beyond = (np.array(column) for column in zip(*found[0.08], strict=True))
+    assert 0.1 < (p < 0.05).mean() > 1.5 * beyond.mean()
 
 
 def without_replicates(result: Result) -> Result:
