@@ -1,7 +1,7 @@
 """Metrics of token clouds: pure functions, usable on any array.
 
     from microscope_bench import metrics
-    metrics.linearity(x, y, stream="update", estimator="held_out", groups=example_ids)
+    metrics.linearity(x, y, stream="update", groups=example_ids)
 
 What all of them have in common:
 

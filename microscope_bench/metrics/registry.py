@@ -88,7 +88,7 @@ def estimates(
 
     ``x`` and ``y`` are (N, d), ``y`` None for metrics that look at one boundary; ``metrics`` names those that look at
     one cloud (``microscope-bench ls metrics``). ``n_folds`` folds of whole examples serve standard errors and held-out
-    values. With 1 there are none, and linearity of both streams takes one solve instead of 56; below 1 is a ValueError.
+    values. With 1 there are none, and linearity of both streams takes one solve instead of 11; below 1 is a ValueError.
 
     Returns:
         (metric, estimator, stream) → the estimate, whose value is None where there is none, with the reason; stream is

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.metrics.core.cloud_rows import Chunk
-from microscope_bench.metrics.core.moments import ROUNDING, Moments, Within, leaving_out, usable_rows
+from microscope_bench.metrics.core.moments import ROUNDING, Moments, Within, leaving_one_out, usable_rows
 from microscope_bench.metrics.core.workspace import Workspace
 
 PIECE_ELEMENTS = 2**20
@@ -74,12 +74,10 @@ class FoldMoments:
         within = sum(float(part.c_xx.diagonal().sum()) for part in parts)
         return Centre(total, mean, within + float(n @ (means - mean).square().sum(1)))
 
-    def leaving_out(self, out: int) -> Iterator[tuple[tuple[int, ...], Moments]]:
-        """Every ``out`` of the folds that hold rows, and the moments of all rows but theirs; in no particular order."""
-        folds = {k: self.folds[k] for k in self.occupied}
-        for left_out, rest in leaving_out(Within(), folds, out):
-            empty = Moments.zeros(self.folds[0].dim, self.folds[0].has_next, self.folds[0].mean_x.device)
-            yield left_out, rest.about_common_mean() if rest.parts else empty
+    def each_left_out(self) -> Iterator[tuple[int, Moments]]:
+        """Every fold that holds rows, and the moments of all rows but its own; at least two of them hold rows."""
+        for k, rest in leaving_one_out(Within(), {k: self.folds[k] for k in self.occupied}):
+            yield k, rest.about_common_mean()
 
     def x_only(self) -> FoldMoments:
         """The same without r; shares memory."""

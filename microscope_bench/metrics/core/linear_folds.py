@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.fold_moments import FoldMoments
-from microscope_bench.metrics.core.linear_solve import PERMUTED, LinearFit, numerical_rank
+from microscope_bench.metrics.core.left_out import SCORED, LeftOut
+from microscope_bench.metrics.core.linear_solve import LinearFit, numerical_rank
 from microscope_bench.metrics.core.moments import ROUNDING, Moments
 
 STREAMS = ("hidden", "update")
@@ -23,25 +25,26 @@ class FitSummary:
     Attributes:
         rss: residual sum of squares, the same for both streams; 0.0 where the fit is saturated.
         tss: stream → total sum of squares.
-        held_out: stream, or :data:`PERMUTED` → (RSS, TSS) on the fold that was left out; empty for the fit on all rows.
+        left_out: what :meth:`LeftOut.sums` gives of the fold that was left out; None for the fit on all rows.
     """
 
     n: int
     rank: int
     rss: float
     tss: dict[str, float]
-    held_out: dict[str, tuple[float, float]]
+    left_out: Tensor | None = None
 
     @classmethod
-    def of(cls, moments: Moments, left_out: Moments | None = None) -> FitSummary:
-        """Fits the rows of ``moments`` and evaluates the map on ``left_out``, unless it has no more rows than columns:
-        such a map is mostly saturated, says nothing about other rows, and what is asked of it is its rank.
+    def of(cls, moments: Moments, k: int | None = None, folds: Sequence[Moments] = ()) -> FitSummary:
+        """Fits the rows of ``moments``, those without fold k of ``folds``, and evaluates the map on it, unless it has
+        no more rows than columns: such a map is mostly saturated, says nothing about other rows, and what is asked of
+        it is its rank.
         """
         tss = {"hidden": float(moments.yy), "update": float(moments.rr)}
         if moments.n <= moments.dim and moments.n - 1 <= (rank := numerical_rank(moments)):
-            return cls(moments.n, rank, 0.0, tss, {})
+            return cls(moments.n, rank, 0.0, tss)
         fit = LinearFit(moments)
-        return cls(moments.n, fit.rank, fit.residual, tss, {} if left_out is None else fit.on(left_out))
+        return cls(moments.n, fit.rank, fit.residual, tss, None if k is None else LeftOut(fit, k, folds).sums())
 
     @property
     def saturated(self) -> bool:
@@ -77,12 +80,6 @@ def total_squares(parts: Sequence[Moments]) -> dict[str, float]:
     return {name: 0.0 if found <= rounding else found for name, found in (("hidden", hidden), ("update", update))}
 
 
-def explained(errors: Iterable[tuple[float, float]]) -> float | None:
-    """1 − Σ RSS / Σ TSS, or None where there is no variance to explain."""
-    rss, tss = (sum(column) for column in zip(*errors, strict=True))
-    return 1.0 - rss / tss if tss > 0 else None
-
-
 class LinearFolds:
     """The fits that the estimators of linearity share, each done when it is first asked for."""
 
@@ -96,7 +93,7 @@ class LinearFolds:
     @cached_property
     def replicates(self) -> dict[int, FitSummary]:
         """Fold → the fit without it, evaluated on it; needs two folds that hold rows."""
-        fits = {k: FitSummary.of(rest, self.folds.folds[k]) for (k,), rest in self.folds.leaving_out(1)}
+        fits = {k: FitSummary.of(rest, k, self.folds.folds) for k, rest in self.folds.each_left_out()}
         return {k: fits[k] for k in self.folds.occupied}
 
     @cached_property
@@ -106,23 +103,16 @@ class LinearFolds:
         left_out: list[int | None] = [None, *self.folds.occupied]
         return {k: total_squares([fold for j, fold in enumerate(folds) if j != k]) for k in left_out}
 
-    @cached_property
-    def held_out_replicates(self) -> dict[int, dict[str, float | None]]:
-        """Stream or :data:`PERMUTED` → the held-out value without fold j, for each j.
+    def left_out(self, scored: str, without: int | None) -> tuple[float, float, float]:
+        """Covariance of prediction and target, residual and total sum of squares, over the folds left out of each map.
 
-        Every map is fitted anew, without j and one other fold: j is among the rows of every other map, and leaving out
-        its terms of the sum alone reads the standard error too low. One fit per pair of folds serves two replicates.
+        Of a stream or ``permuted``; ``without`` is a fold that is left out of all maps and of the sums.
         """
-        occupied, folds = self.folds.occupied, self.folds.folds
-        errors: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
-        scored = (*STREAMS, PERMUTED)
-        sizes = sorted(folds[k].n for k in occupied)
-        if len(occupied) > 2 and sum(sizes[:-2]) > folds[0].dim:
-            for (j, k), rest in self.folds.leaving_out(2):
-                fit = LinearFit(rest)
-                errors[j, k], errors[k, j] = fit.on(folds[k]), fit.on(folds[j])
-        if not errors:
-            return {j: dict.fromkeys(scored) for j in occupied}
-        return {
-            j: {name: explained(errors[j, k][name] for k in occupied if k != j) for name in scored} for j in occupied
-        }
+        folds = self.folds.folds
+        sizes = sorted(folds[k].n for k in self.folds.occupied)
+        if without is not None and not (len(sizes) > 2 and sum(sizes[:-2]) > folds[0].dim):
+            raise NoValue("two folds leave too few tokens to fit on")
+        of_folds = [fit.left_out for k, fit in self.replicates.items() if k != without]
+        which = SCORED.index(scored), slice(None), 0 if without is None else without + 1
+        covariance, rss, tss = torch.stack([one[which] for one in of_folds if one is not None]).sum(0).tolist()
+        return covariance, rss, tss

@@ -7,18 +7,13 @@ below ``RANK_CUTOFF`` are rounding noise and are left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from microscope_bench.metrics.core.axes import RANK_CUTOFF, top_axis
-from microscope_bench.metrics.core.moments import ROUNDING, Moments, add_gram
-
-PERMUTED = "permuted"
-"""Stands where a stream does, for any target whose rows are re-paired with those of x at random."""
-
+from microscope_bench.metrics.core.moments import ROUNDING, Moments
 
 def scaled_gram(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
     """The Gram matrix of columns scaled to unit variance, or 0 if constant; their scales (d, 1); which are constant."""
@@ -88,40 +83,6 @@ class Whitening:
         return out
 
 
-@dataclass(frozen=True)
-class Target:
-    """What a map is to predict of some rows.
-
-    Attributes:
-        c_xt: float64 (d, d), Σ (x − x̄)ᵀ(t − t̄) about the rows' own means.
-        tt: float64 (), Σ ‖t − t̄‖².
-        shift: float64 (d,), t̄ less the mean of the rows that the map was fitted on.
-    """
-
-    c_xt: Tensor
-    tt: Tensor
-    shift: Tensor
-
-
-@dataclass(frozen=True)
-class LinearMap:
-    """A map from x to a target, float64 (d, d)."""
-
-    matrix: Tensor
-
-    @cached_property
-    def _products(self) -> Tensor:
-        out = torch.zeros_like(self.matrix)
-        add_gram(out, self.matrix.T)
-        return out
-
-    def residual(self, target: Target, c_xx: Tensor, shift: Tensor, n: int) -> Tensor:
-        """‖(X − x̄)A − (T − t̄)‖²_F of n rows, x̄ and t̄ of the fitted ones; ``shift`` is the mean of the n less x̄."""
-        about_own_mean = target.tt + (self._products * c_xx).sum() - 2 * (self.matrix * target.c_xt).sum()
-        of_the_mean = n * (target.shift - shift @ self.matrix).square().sum()
-        return (about_own_mean + of_the_mean).clamp(min=0)
-
-
 class LinearFit:
     """The least-squares map from x to r = y − x, and so from x to y, of at least one row."""
 
@@ -137,41 +98,12 @@ class LinearFit:
         return max(float(self.moments.rr - self._explained.square().sum()), 0.0)
 
     @cached_property
-    def to_update(self) -> LinearMap:
-        return LinearMap(self.whitening.apply_transposed(self._explained).contiguous())  # as it is multiplied with
+    def to_update(self) -> Tensor:
+        """A, float64 (d, d): x to r."""
+        return self.whitening.apply_transposed(self._explained).contiguous()  # as it is multiplied with
 
     @cached_property
-    def to_next(self) -> LinearMap:
-        """The map from x to y of least norm, which predicts nothing outside the fitted span."""
-        return LinearMap(self.to_update.matrix + self.whitening.inverse @ self.moments.c_xx)
-
-    def on(self, rows: Moments) -> dict[str, tuple[float, float]]:
-        """Residual and total sum of squares on other rows, both about the mean of the rows it was fitted on.
-
-        Stream → (‖(X − x̄)A − (T − t̄)‖²_F, ‖T − t̄‖²_F), and under :data:`PERMUTED` what :meth:`on_permuted` gives.
-        """
-        n, (c_xx, c_xr) = rows.n, rows.matrices()
-        shift = rows.mean_x - self.moments.mean_x
-        update = Target(c_xr, rows.rr, rows.mean_r - self.moments.mean_r)
-        rss = self.to_update.residual(update, c_xx, shift, n)
-        found = {"update": (rss, rows.rr + n * update.shift.square().sum())}
-        shift_y = shift + update.shift
-        if self.rank < rows.dim:
-            rss = self.to_next.residual(Target(c_xx + c_xr, rows.yy, shift_y), c_xx, shift, n)
-        found["hidden"] = rss, rows.yy + n * shift_y.square().sum()
-        found[PERMUTED] = self.on_permuted(c_xx, n, shift)
-        numbers = torch.stack([one for pair in found.values() for one in pair]).tolist()
-        return dict(zip(found, zip(numbers[::2], numbers[1::2], strict=True), strict=True))
-
-    def on_permuted(self, c_xx: Tensor, n: int, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of any target re-paired at random, in units of its variance: the exact mean over all re-pairings.
-
-        A map fitted on n rows predicts a target by fixed weights h on those rows, and Σh = 0, ‖h‖² = ‖W(x − x̄)‖².
-        Under a random permutation of N rows the covariance of two rows of the target is −1/N of its variance, so that
-        the squared error of one prediction is 1 + 1/n + ‖W(x − x̄)‖² on average, and the squared distance from the mean
-        of the fitted rows 1 + 1/n.
-        """
-        inverse = self.whitening.inverse
-        leverage = (inverse * c_xx).sum() + n * (shift @ inverse @ shift)
-        total = torch.full_like(leverage, n * (1 + 1 / self.moments.n))
-        return total + leverage, total
+    def to_itself(self) -> Tensor | None:
+        """The projection onto the fitted span, float64 (d, d), which A plus is the map from x to y of least norm; None
+        where it is the identity."""
+        return None if self.rank == self.moments.dim else self.whitening.inverse @ self.moments.c_xx
