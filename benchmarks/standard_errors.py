@@ -40,7 +40,7 @@ def estimates(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> dict[str, met
     """Every estimate whose standard error is judged."""
     found = {
         f"linearity {estimator}, {stream}": metrics.linearity(x, y, stream, estimator, groups)
-        for estimator in ("in_sample", "adjusted", "held_out")
+        for estimator in ("cross_fitted", "in_sample", "adjusted", "held_out")
         for stream in ("hidden", "update")
     }
     found["anisotropy"] = metrics.anisotropy(x, groups)

@@ -150,7 +150,7 @@ def identity_baseline(experiment: Experiment) -> str:
         result = experiment.under(fusion, "trained")
         cells = []
         for modality in ("text", "image"):
-            cells += [plus_minus(*curve(result, HIDDEN, modality, e).mean) for e in ("held_out", "identity")]
+            cells += [plus_minus(*curve(result, HIDDEN, modality, e).mean) for e in ("cross_fitted", "identity")]
         rows.append([fusion, *cells])
     return table(["fusion", "text, linear map", "text, identity", "image, linear map", "image, identity"], rows)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.fusion_parts.tables import CONDITIONS, Experiment
+from microscope_bench.metrics.linearity_metric import ESTIMATORS
 from microscope_bench.publish.escape import table
 from microscope_bench.results.records import Score
 from microscope_bench.results.result import Result
@@ -13,13 +14,13 @@ from microscope_bench.zoo import FUSIONS
 
 Series = tuple[str, str, str | None]
 """Metric, estimator, stream."""
-HIDDEN: Series = ("linearity", "held_out", "hidden")
-UPDATE: Series = ("linearity", "held_out", "update")
+HIDDEN: Series = ("linearity", "cross_fitted", "hidden")
+UPDATE: Series = ("linearity", "cross_fitted", "update")
 HEADLINE_DIMENSION: Series = ("intrinsic_dimension", "twonn_discard10", None)
 LINEARITY: tuple[Series, ...] = tuple(
     ("linearity", estimator, stream)
     for stream in ("hidden", "update")
-    for estimator in ("held_out", "adjusted", "in_sample", "identity", "in_sample_permuted", "held_out_permuted")
+    for estimator in ESTIMATORS
     if (estimator, stream) != ("identity", "update")
 )
 DIMENSION: tuple[Series, ...] = (
@@ -62,7 +63,7 @@ def render_values(results: Path) -> dict[str, str]:
         "linearity": ranges(shapes, LINEARITY, MODALITIES, CONDITIONS),
         "dimension": ranges(shapes, DIMENSION, MODALITIES, CONDITIONS),
         "anisotropy": ranges(shapes, ANISOTROPY, MODALITIES, CONDITIONS),
-        "few_examples": ranges(science, LINEARITY[:6], MODALITIES, TRAINING),
+        "few_examples": ranges(science, LINEARITY[:7], MODALITIES, TRAINING),
         "further": ranges(science, FURTHER, MODALITIES, TRAINING),
         "against_text": ranges(science, AGAINST_TEXT, ("image",), TRAINING),
         "by_n": by_n(science),

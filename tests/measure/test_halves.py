@@ -87,7 +87,7 @@ def test_a_half_is_scored_as_its_tokens_alone(tmp_path, scores, half, modality, 
         ]
         return row
 
-    for estimator in ("in_sample", "held_out"):
+    for estimator in ("cross_fitted", "in_sample", "held_out"):
         row = mine(metric="linearity", estimator=estimator, stream="hidden")
         theirs = metrics.linearity(x, y, estimator=estimator, groups=groups)
         assert (row.value, row.stderr) == (pytest.approx(theirs.value), pytest.approx(theirs.stderr))

@@ -71,7 +71,7 @@ def raw(store, layer, modality):
 @pytest.mark.parametrize("layer", [0, LAYERS - 1])
 def test_scores_are_those_of_the_public_functions_on_the_stored_arrays(store, scores, modality, codes, layer):
     (x, groups), (y, _) = raw(store, layer, codes), raw(store, layer + 1, codes)
-    for estimator in ("in_sample", "adjusted", "held_out"):
+    for estimator in ("cross_fitted", "in_sample", "adjusted", "held_out"):
         for stream in ("hidden", "update"):
             mine = pick(scores, metric="linearity", estimator=estimator, stream=stream, modality=modality, layer=layer)
             theirs = metrics.linearity(x, y, stream=stream, estimator=estimator, groups=groups)

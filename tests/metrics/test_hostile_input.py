@@ -14,6 +14,7 @@ from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics.core import frechet
 from microscope_bench.metrics.core.arrays import matrix
 from microscope_bench.metrics.core.jackknife import OUT_OF_RANGE, jackknifed
+from microscope_bench.metrics.linearity_metric import ESTIMATORS
 from tests.metrics.oracles import gaussian, next_states
 
 X, TEXT = gaussian(80, 6), gaussian(60, 6, 1)
@@ -118,7 +119,7 @@ def test_no_name_is_an_unknown_name() -> None:
 FUNCTIONS: dict[str, Callable[..., metrics.Estimate]] = {
     **{
         f"{estimator} {stream}": lambda x, y, t, e=estimator, s=stream: metrics.linearity(x, y, s, e)
-        for estimator in ("in_sample", "adjusted", "held_out", "identity", "in_sample_permuted", "held_out_permuted")
+        for estimator in ESTIMATORS
         for stream in ("hidden", "update")
         if (estimator, stream) != ("identity", "update")
     },
@@ -157,7 +158,7 @@ def test_scales_within_one_cloud_give_a_value_or_the_reason_why_not() -> None:
     scale = torch.tensor([1e59] * 8 + [1e-59] * 72, dtype=torch.float64)[:, None]
     y = torch.tensor([1.0] * 8 + [1e59] * 72, dtype=torch.float64)[:, None] * Y
     groups = torch.arange(80) // 8
-    for estimator in ("held_out", "held_out_permuted", "in_sample"):
+    for estimator in ("cross_fitted", "held_out", "held_out_permuted", "in_sample"):
         try:
             assert np.isfinite(metrics.linearity(X * scale, y, "hidden", estimator, groups).value)
         except MetricError as error:

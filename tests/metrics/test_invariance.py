@@ -18,8 +18,8 @@ N, D = 150, 5
 X = gaussian(N, D) * torch.tensor([5.0, 2.0, 1.0, 0.5, 0.1], dtype=torch.float64)
 Y = next_states(X)
 GROUPS = torch.arange(N) // 5
-LINEARITY = [("hidden", e) for e in ("in_sample", "adjusted", "held_out", "identity")] + [
-    ("update", e) for e in ("in_sample", "adjusted", "held_out")
+LINEARITY = [("hidden", e) for e in ("cross_fitted", "in_sample", "adjusted", "held_out", "identity")] + [
+    ("update", e) for e in ("cross_fitted", "in_sample", "adjusted", "held_out")
 ]
 
 

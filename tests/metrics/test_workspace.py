@@ -95,7 +95,7 @@ def test_the_bound_holds(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Moments, "parked", elsewhere)
     with counted:
         linearity = Linearity(measured)
-        assert linearity.estimate("held_out", "hidden").value is not None
+        assert linearity.estimate("cross_fitted", "hidden").value is not None
         list(METRICS.get("anisotropy").scores(measured))
         list(METRICS.get("intrinsic_dimension").scores(measured))
     assert 0.3 * size < counted.peak < size

@@ -11,7 +11,7 @@ from microscope_bench.results.records import Score
 from microscope_bench.results.result import Result
 from tests.results.sample import sample, with_scores
 
-ESTIMATORS = {"held_out", "twonn_discard10", "top_share"}
+ESTIMATORS = {"cross_fitted", "twonn_discard10", "top_share"}
 
 
 def small(**changes: Any) -> Result:

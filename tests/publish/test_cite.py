@@ -128,7 +128,7 @@ def test_a_citation_in_other_words_is_kept_whole() -> None:
 
 def test_the_latex_table_has_the_numbers_with_their_errors() -> None:
     table = render_citation("latex", [("a.json", sample())], nothing)
-    rows = sample().series("linearity", "held_out", "update", "image")
+    rows = sample().series("linearity", "cross_fitted", "update", "image")
     n = len(rows)
     mean = plus_minus(sum(r.value or 0 for r in rows) / n, sum(r.stderr or 0 for r in rows) / n)
     assert f"${mean.replace('±', chr(92) + 'pm')}$" in table

@@ -124,7 +124,7 @@ def test_worst_first_by_excess_over_tolerance(compare: Compare) -> None:
         scores=tuple(
             replace(s, value=s.value + 0.02)
             if (s.metric, s.estimator, s.stream, s.modality, s.tokens, s.layer)
-            == ("linearity", "held_out", "hidden", "text", "all", 0)
+            == ("linearity", "cross_fitted", "hidden", "text", "all", 0)
             else s
             for s in new.scores
         ),
@@ -377,7 +377,7 @@ class TestSpread:
         # the widest range is 0.03, rounded up where the sum of floats lies just above
         value = float(next(line for line in learned.splitlines() if "top_share" in line).partition("=")[2])
         assert 0.09 <= value <= 0.091
-        assert "linearity.held_out=0\n" in learned
+        assert "linearity.cross_fitted=0\n" in learned
         for ours in paths:
             for theirs in paths:
                 assert compare(ours, theirs, "--tolerances", str(tmp_path / "learned.txt"))[0] == 0

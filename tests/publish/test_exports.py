@@ -38,7 +38,7 @@ def test_records_are_the_scores_of_the_file() -> None:
         if (r["metric"], r["stream"], r["modality"], r["tokens"]) == ("linearity", "update", "image", "all")
     ]
     (record,) = found
-    rows = result.series("linearity", "held_out", "update", "image")
+    rows = result.series("linearity", "cross_fitted", "update", "image")
     assert record["mean"] == pytest.approx(statistics.fmean(row.value or 0 for row in rows), rel=1e-14)
     assert record["mean_stderr"] == pytest.approx(statistics.fmean(row.stderr or 0 for row in rows), rel=1e-14)
     lowest = min(rows, key=lambda row: row.value or 0)

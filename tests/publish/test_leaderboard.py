@@ -6,6 +6,7 @@ import re
 import pytest
 from msgspec.structs import replace
 
+from microscope_bench.metrics.linearity_metric import LINEARITY
 from microscope_bench.metrics.registry import headlines
 from microscope_bench.protocol import named_protocol
 from microscope_bench.publish.summary import summarise
@@ -41,7 +42,7 @@ def cells(page: str, modality: str, label: str) -> list[str]:
 def test_the_numbers_are_those_of_the_file() -> None:
     result = sample()
     page = render([("results/a.json", result)])
-    rows = result.series("linearity", "held_out", "update", "image")
+    rows = result.series("linearity", "cross_fitted", "update", "image")
     mean = sum(row.value or 0 for row in rows) / 4
     stderr = sum(row.stderr or 0 for row in rows) / 4
     lowest = min(rows, key=lambda row: row.value or 0)
@@ -81,7 +82,7 @@ def test_where_there_are_sinks_a_second_row_shows_the_values_without_them() -> N
 def test_a_value_that_needs_care_refers_to_a_note() -> None:
     few = with_scores(sample(), lambda s: replace(s, flags=("few_examples",)) if s.metric == "linearity" else s)
     page = render([("a.json", few)])
-    caution = "fewer than 4 examples per dimension: held-out linearity is a lower bound"
+    caution = LINEARITY.cautions["few_examples"]
     assert page.count(caution) == 1
     number = re.search(rf"<sup>(\d+)</sup> {caution}", page)
     assert number is not None

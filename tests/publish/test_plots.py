@@ -207,7 +207,7 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path, capsys):
         (["--task", "nothing"], "unknown task 'nothing'"),
         (["--metric", "linearity", "--stream", "updat"], "Did you mean update"),
         (["--metric", "anisotropy", "--estimator", "nothing"], "unknown estimator 'nothing'"),
-        (["--estimator", "held_out"], "belongs to a metric"),
+        (["--estimator", "cross_fitted"], "belongs to a metric"),
         (["--format", "svg"], "contradicts"),
         (["-o", str(tmp_path / "f.jpeg")], "drawn as svg, png, pdf"),
     ):
@@ -240,4 +240,4 @@ def test_a_stream_without_a_headline_is_drawn_in_the_headline_estimator():
         return replace(score, stream="mainflow") if score.stream == "update" else score
 
     (only,) = chosen_headlines([with_scores(sample(), change)], "linearity", stream="mainflow")
-    assert (only.estimator, only.stream) == ("held_out", "mainflow")
+    assert (only.estimator, only.stream) == ("cross_fitted", "mainflow")

@@ -76,7 +76,8 @@ def test_the_more_specific_wins_and_a_choice_goes_before_the_defaults() -> None:
     assert tolerances.find("intrinsic_dimension", "twonn_mle", both) == Tolerance(0.5)
     # the default of this very estimator does not go before what the user said about the metric
     assert tolerances.find("intrinsic_dimension", "twonn_regression20", both) == Tolerance(0, 0.03)
-    assert tolerances.find("linearity", "held_out", both) == default_tolerance("linearity", "held_out", "float32")
+    headline = "linearity", "cross_fitted"
+    assert tolerances.find(*headline, both) == default_tolerance(*headline, "float32")
     assert tolerances.find("a_plugin", "x", both) == Tolerance.parse(USUAL_TOLERANCE.float32)
 
 
@@ -86,7 +87,8 @@ def test_the_more_specific_wins_and_a_choice_goes_before_the_defaults() -> None:
      (("float32", "float8_e4m3fn"), "bfloat16")],
 )  # fmt: skip
 def test_the_coarser_type_counts(dtypes: tuple[str, str], counts: str) -> None:
-    assert Tolerances().find("linearity", "held_out", dtypes) == default_tolerance("linearity", "held_out", counts)
+    headline = "linearity", "cross_fitted"
+    assert Tolerances().find(*headline, dtypes) == default_tolerance(*headline, counts)
 
 
 def test_coarser_types_are_never_held_to_less() -> None:
@@ -104,7 +106,7 @@ def test_broken_choices(texts: list[str]) -> None:
 
 
 def test_a_file_of_them(tmp_path) -> None:
-    chosen = {"linearity.held_out": Tolerance(1.3e-9), "accuracy": Tolerance(), "x": Tolerance(0.1, 0.5)}
+    chosen = {"linearity.cross_fitted": Tolerance(1.3e-9), "accuracy": Tolerance(), "x": Tolerance(0.1, 0.5)}
     path = tmp_path / "tolerances.txt"
     path.write_text(to_lines(chosen, 3) + "\n\ny=3%  # because\n")
     assert read_tolerances(path) == chosen | {"y": Tolerance(0, 0.03)}

@@ -21,8 +21,8 @@ def test_one_row_per_score_with_its_own_numbers() -> None:
         assert (row.metric, row.layer, row.n_tokens) == (score.metric, score.layer, score.n_tokens)
         assert row.value == score.value if score.value is not None else math.isnan(row.value)
         assert row.flags == "; ".join(score.flags)
-    chosen = frame.query("metric == 'linearity' and estimator == 'held_out' and stream == 'update' and tokens == 'all'")
-    series = result.series("linearity", "held_out", "update", "image")
+    chosen = frame.query("estimator == 'cross_fitted' and stream == 'update' and tokens == 'all'")
+    series = result.series("linearity", "cross_fitted", "update", "image")
     assert chosen[chosen.modality == "image"]["value"].tolist() == [score.value for score in series]
 
 

@@ -39,7 +39,7 @@ def test_the_example_says_what_its_sinks_are() -> None:
 def test_the_example_holds_right_and_wrong_answers_against_each_other() -> None:
     result = sample()
     assert result.identity.metrics["split_by.correct"] == 1
-    wanted = ("linearity", "held_out", "hidden", "image")
+    wanted = ("linearity", "cross_fitted", "hidden", "image")
     right, wrong = (result.series(*wanted, tokens=half)[0] for half in ("correct", "wrong"))
     assert (right.value, wrong.value) == (0.86856, 0.834161) and right.n_tokens == wrong.n_tokens == 599
     assert result.series(*wanted)[0].value == 0.85996

@@ -15,6 +15,7 @@ from torch import Tensor
 from microscope_bench.metrics.core.axes import RANK_CUTOFF, top_axis
 from microscope_bench.metrics.core.moments import ROUNDING, Moments
 
+
 def scaled_gram(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
     """The Gram matrix of columns scaled to unit variance, or 0 if constant; their scales (d, 1); which are constant."""
     variance = moments.c_xx.diagonal()
@@ -105,5 +106,6 @@ class LinearFit:
     @cached_property
     def to_itself(self) -> Tensor | None:
         """The projection onto the fitted span, float64 (d, d), which A plus is the map from x to y of least norm; None
-        where it is the identity."""
+        where it is the identity.
+        """
         return None if self.rank == self.moments.dim else self.whitening.inverse @ self.moments.c_xx
