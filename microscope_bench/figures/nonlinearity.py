@@ -67,9 +67,9 @@ class TokenMap:
         """The non-linearity e of tokens x, y, float64 (n, d), as float64 (n,); NaN where ‖t‖, divided by, is 0."""
         moments, r = self.fit.moments, y - x
         if stream == "update" or self.fit.rank == self.dim:
-            left = r - moments.mean_r - (x - moments.mean_x) @ self.fit.to_update.matrix
+            left = r - moments.mean_r - (x - moments.mean_x) @ self.fit.to_update
         else:  # of two maps that fit alike, the one of least norm; see LinearFit.to_next
-            left = y - moments.mean_x - moments.mean_r - (x - moments.mean_x) @ self.fit.to_next.matrix
+            left = y - moments.mean_x - moments.mean_r - (x - moments.mean_x) @ self.fit.to_next
         norms: Tensor = torch.linalg.vector_norm(left, dim=1)
         if not relative:
             return norms

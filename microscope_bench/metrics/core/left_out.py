@@ -63,16 +63,16 @@ class LeftOut:
         return (found + self._changes(square)).cpu()
 
     def _of_hidden(self, predicted: Tensor, rss: Tensor) -> list[Tensor]:
-        """Covariance and residual of the map to y, which is A plus the projection onto the fitted span."""
+        """Covariance and residual of the map to y: at full rank it is A plus the identity, and its residual A's."""
         n, shift_x, c_xy = self.rows.n, self.shift_x, self.c_xx + self.c_xr
-        shift_y, itself = shift_x + self.shift_r, self.fit.to_itself
-        if itself is None:
+        shift_y = shift_x + self.shift_r
+        if self.fit.rank == self.rows.dim:
             covariance = (self.fit.to_update * c_xy).sum() + c_xy.diagonal().sum()
             return [covariance + n * ((predicted + shift_x) * shift_y).sum(1), rss]
-        to_next = self.fit.to_update + itself
+        to_next = self.fit.to_next
         square = torch.zeros_like(to_next)
         add_gram(square, to_next.T)
-        covariance, predicted = (to_next * c_xy).sum(), predicted + shift_x @ itself
+        covariance, predicted = (to_next * c_xy).sum(), shift_x @ to_next
         rss = self.rows.yy - 2 * covariance + (square * self.c_xx).sum()
         return [
             covariance + n * (predicted * shift_y).sum(1),

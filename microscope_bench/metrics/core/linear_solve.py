@@ -104,8 +104,6 @@ class LinearFit:
         return self.whitening.apply_transposed(self._explained).contiguous()  # as it is multiplied with
 
     @cached_property
-    def to_itself(self) -> Tensor | None:
-        """The projection onto the fitted span, float64 (d, d), which A plus is the map from x to y of least norm; None
-        where it is the identity.
-        """
-        return None if self.rank == self.moments.dim else self.whitening.inverse @ self.moments.c_xx
+    def to_next(self) -> Tensor:
+        """The map from x to y of least norm, float64 (d, d), which predicts nothing outside the fitted span."""
+        return self.to_update + self.whitening.inverse @ self.moments.c_xx
