@@ -167,23 +167,30 @@ def _seeds(name: str, value: Any) -> FourSeeds:
 
 
 def _samples(name: str, value: Any) -> dict[str, list[int]]:
+    was_text = isinstance(value, str)
     try:
-        if isinstance(value, str):
+        if was_text:
             value = json.loads(value if "{" in value else Path(value).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MicroscopeError(f"{name}: {value!r} is neither JSON nor a file of JSON: {error}") from None
     rows_of: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"": value}
+    if was_text and not rows_of:
+        raise MicroscopeError(f"{name} names no task; leave it out to measure every row")
     if not all(isinstance(rows, list | tuple | range) for rows in rows_of.values()) or "" in rows_of:
         raise MicroscopeError(f'{name}: {value!r} is not of the form {{"task": [0, 1, 2]}}')
     return {task: list(rows) for task, rows in rows_of.items()}
 
 
-def _path(_: str, value: Any) -> Path:
+def _path(name: str, value: Any) -> Path:
+    if not isinstance(value, str | Path):
+        raise MicroscopeError(f"{name} must be a path, not {value!r}")
     return Path(value)
 
 
-def _text(_: str, value: Any) -> str:
-    return str(value)
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise MicroscopeError(f"{name} must be text, not {value!r}")
+    return value
 
 
 def _protocol(name: str, value: Any) -> Protocol:
@@ -240,7 +247,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "store": _path,
     "keep_store": flag,
     "progress": flag,
-    "device": _text,
+    "device": lambda _, value: str(value),
     "system_instruction": _text,
 }
 """Field → what turns the text of a command line, or a value, into the declared type; raises for what means nothing."""

@@ -47,8 +47,8 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
         for name, kind in get_type_hints(Protocol, include_extras=True).items():
             try:
                 msgspec.convert(getattr(self, name), kind)
-            except msgspec.ValidationError as error:
-                raise MicroscopeError(f"protocol field {name} is {getattr(self, name)!r}: {error}") from None
+            except msgspec.ValidationError:
+                raise MicroscopeError(f"{name} must be {_described(kind)}, not {getattr(self, name)!r}") from None
 
     def deviations(self) -> dict[str, Any]:
         """The fields in which this protocol differs from the named one, with their values.
@@ -101,6 +101,14 @@ def named_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, sorted(PROTOCOLS), "List them with: microscope-bench ls protocols")
     return PROTOCOLS[name]
+
+
+def _described(kind: Any) -> str:
+    schema = msgspec.json.schema(kind)
+    rules = schema.get("anyOf", [schema])
+    words = {"integer": "a whole number", "number": "a number", "string": "one line of text", "null": "None"}
+    ends = [f" from {rule['minimum']:g} to {rule['maximum']:g}" if "minimum" in rule else "" for rule in rules]
+    return " or ".join(words[rule["type"]] + end for rule, end in zip(rules, ends, strict=True))
 
 
 def quoted(value: object) -> str:

@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from microscope_bench import RunConfig, evaluate, load_result
-from microscope_bench.errors import CaptureError, MicroscopeError, ResultError, StoreError
+from microscope_bench.errors import CaptureError, MetricError, MicroscopeError, ResultError, StoreError
 from microscope_bench.run.measure_store import measure_store
 from microscope_bench.run.pipeline import run_resolved
 from microscope_bench.run.resolve import Stopwatch, resolve_loaded
@@ -292,3 +292,21 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
     run(None, store=tmp_path / "s", keep_store=True, **ONE)
     with pytest.raises(MicroscopeError, match="device 'gpu' is not available"):
         measure_store(tmp_path / "s", device="gpu", progress=False)
+
+
+def test_a_bound_on_memory_that_nothing_fits_is_refused_before_the_first_pass():
+    adapter = ToyAdapter(break_at=1)
+    with pytest.raises(MetricError, match=r"the least is 19MB\. Give at least that$"):
+        run(None, adapter, measure_memory="1KB")
+
+
+@pytest.mark.parametrize(
+    "model, task, said",
+    [
+        (None, "shapesqa", "model must be a name, FILE.py:NAME or a loaded Adapter, not None"),
+        (ToyAdapter(), ["shapesqa"], r"task must be one name, .* not \['shapesqa'\]"),
+    ],
+)
+def test_what_is_no_model_and_what_is_no_task_is_refused_by_name(model, task, said):
+    with pytest.raises(MicroscopeError, match=said):
+        evaluate(model, task)

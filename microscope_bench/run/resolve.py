@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 
 from microscope_bench import __version__
+from microscope_bench.adapters.base import Adapter
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs
 from microscope_bench.capture.loop import Capture
@@ -28,6 +29,7 @@ from microscope_bench.errors import MicroscopeError
 from microscope_bench.example import ExampleSource
 from microscope_bench.identity import Identity, TaskInfo
 from microscope_bench.measure.correctness import VERSION as SPLIT_VERSION
+from microscope_bench.measure.memory_budget import check_enough
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Timing
@@ -35,7 +37,6 @@ from microscope_bench.system.field_types import content_sha256
 from microscope_bench.tasks.settings import Seeds, TaskSettings
 
 if TYPE_CHECKING:
-    from microscope_bench.adapters.base import Adapter
     from microscope_bench.tasks import Task
 
 LOG = logging.getLogger("microscope_bench")
@@ -112,6 +113,8 @@ def load_adapter_for(model: str | Adapter, config: RunConfig) -> Adapter:
     """The model of a name, or one that is loaded already, watched where the config says."""
     if isinstance(model, str):
         return load_model(model, config.model_args, config.device).tapped(config.tap)
+    if not isinstance(model, Adapter):
+        raise MicroscopeError(f"model must be a name, FILE.py:NAME or a loaded Adapter, not {model!r:.80}")
     if config.model_args:
         given = ", ".join(config.model_args)
         raise MicroscopeError(f"{model.info.name} is loaded already: give model args ({given}) where it is loaded")
@@ -126,6 +129,8 @@ def load_task_for(task: str | Task, config: RunConfig) -> Task:
         return load_task(
             task, include_path=config.include_path, task_args=config.task_args, settings=task_settings(config)
         )
+    if not hasattr(task, "example"):
+        raise MicroscopeError(f"task must be one name, the path of a YAML or a loaded Task, not {task!r:.80}")
     late = [
         n
         for n in ("task_args", "num_fewshot", "system_instruction", "samples")
@@ -154,6 +159,8 @@ def resolve_loaded(
     if adapter.info.n_layers == 0 and set(config.metrics) == {"linearity"}:
         raise MicroscopeError("the projector is one boundary and linearity maps one to the next; choose other metrics")
     rows = range(min(len(task), protocol.limit or len(task))) if rows is None else rows
+    most_tokens = len(rows) * protocol.tokens_per_example * len(adapter.modalities)
+    check_enough(config.measure_memory, adapter.info.hidden_size, protocol, most_tokens)
     source: ExampleSource = task
     if config.control is not None:
         with stopwatch.stage("load"):

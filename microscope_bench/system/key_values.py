@@ -22,8 +22,10 @@ def key_values(option: str, text: str | Mapping[str, object] | None) -> dict[str
     """
     if text is None:
         return {}
-    if not isinstance(text, str):
+    if isinstance(text, Mapping):
         return {str(key): str(value) for key, value in text.items()}
+    if not isinstance(text, str):
+        raise MicroscopeError(f"{option} must be key=value,key=value or a mapping, not {text!r}")
     pairs: dict[str, str] = {}
     for piece in filter(None, (piece.strip() for piece in text.split(","))):
         key, equals, value = (side.strip() for side in piece.partition("="))
@@ -46,7 +48,7 @@ def flag(name: str, value: object) -> bool:
 def number(name: str, value: Any) -> float:
     """A number, from one or from its text."""
     try:
-        return float(value)
+        return float(str(value) if isinstance(value, bool) else value)
     except (TypeError, ValueError):
         raise MicroscopeError(f"{name} must be a number, not {value!r}") from None
 
@@ -54,7 +56,9 @@ def number(name: str, value: Any) -> float:
 def whole(name: str, value: Any) -> int:
     """A whole number, from one or from its text; no float passes, not even 2.0."""
     try:
-        return int(value.strip() if isinstance(value, str) else value.__index__())
+        return int(
+            value.strip() if isinstance(value, str) else str(value) if isinstance(value, bool) else value.__index__()
+        )
     except (AttributeError, ValueError):
         raise MicroscopeError(f"{name} must be a whole number, not {value!r}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import numpy as np
 
 from microscope_bench.errors import TaskError, field_error
 from microscope_bench.system.lazy_registry import unknown_name
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ def _chosen(samples: Sequence[int], n_rows: int, task: str) -> list[int]:
     for index in samples:
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_rows:
             raise TaskError(f"samples of {task} holds {index!r}; its rows are 0 to {n_rows - 1}")
-    return sorted(set(samples))
+    if len(rows := sorted(set(samples))) < len(samples):
+        LOG.warning("samples of %s names a row twice; each is measured once: %d examples", task, len(rows))
+    return rows
 
 
 def stated_version(version: str, settings: TaskSettings, num_fewshot: int, rows: Sequence[int] | None) -> str:

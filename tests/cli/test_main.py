@@ -139,7 +139,7 @@ def test_what_cannot_be_done_is_one_message_and_status_2(run, argv, message):
         (["--limit", "x"], "limit must be a number, not 'x'"),
         (["--batch_size", "-1"], "batch_size must be at least 1, not -1"),
         (["--seed", "-1"], "seed must be at least 0, not -1"),
-        (["--max_skipped", "2"], "max_skipped is 2.0: Expected `float` <= 1.0"),
+        (["--max_skipped", "2"], "max_skipped must be a number from 0 to 1, not 2.0"),
         (["--measure_memory", "8"], "measure_memory: '8' is not a size in memory"),
         (["--tap", "visoin"], "Did you mean vision"),
         (["--split_by", "length"], "unknown split_by 'length'"),

@@ -89,11 +89,12 @@ def test_the_few_shot_seed_is_the_last_of_four(write):
     assert task.version == "1.0+num_fewshot:2,fewshot_seed:7"
 
 
-def test_samples_are_rows_in_the_order_of_the_data_with_draws_of_their_own(write):
+def test_samples_are_rows_in_the_order_of_the_data_with_draws_of_their_own(write, caplog):
     path = write()
     task = load_task(path, settings=TaskSettings(num_fewshot=1, samples={"continued": [5, 2, 5]}))
     assert prompts(task) == lm_evals(path, 1, samples=[5, 2])
     assert list(task.ids) == ["2", "5"] and task.sampled
+    assert "samples of continued names a row twice; each is measured once: 2 examples" in caplog.text
     assert task.version.startswith("1.0+num_fewshot:1,samples:2@")
     other = load_task(path, settings=TaskSettings(num_fewshot=1, samples={"continued": [5, 3]}))
     assert other.version != task.version

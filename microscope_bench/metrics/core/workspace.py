@@ -48,7 +48,7 @@ class Workspace:
         if size < least:
             raise MetricError(
                 f"measure_memory: {size:,} bytes are too little for states of width {dim}; the least is "
-                f"{readable(least)}. Give at least that; what was captured is kept"
+                f"{readable(least)}. Give at least that"
             )
         waiting = n_clouds * n_folds * 2 * matrix
         parked = waiting + least > size
