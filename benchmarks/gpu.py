@@ -46,7 +46,7 @@ from benchmarks.timing import interleaved, write_json
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
-from microscope_bench.measure.scores import measure
+from microscope_bench.measure.scores import measure_tokens
 from microscope_bench.protocol import named_protocol
 
 SCIENCEQA_EXAMPLES = 2017
@@ -132,7 +132,7 @@ def measuring_speed(
             break
         store = grown_store(TokenStore(captured), directory / f"grown{n_blocks}", n_blocks + 1, n_examples, device)
         seconds, measurement = timed(
-            lambda store=store, n_blocks=n_blocks: measure(
+            lambda store=store, n_blocks=n_blocks: measure_tokens(
                 store, PROTOCOL, RunConfig(device=str(device), progress=False), n_layers=n_blocks
             )
         )

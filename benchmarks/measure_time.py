@@ -25,7 +25,7 @@ from microscope_bench.adapters.base import LABELS
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
-from microscope_bench.measure.scores import measure
+from microscope_bench.measure.scores import measure_tokens
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.record import EstimatorScore, Metric
 from microscope_bench.metrics.registry import METRICS
@@ -98,7 +98,7 @@ def main() -> None:
         begin = time.perf_counter()
         n_layers, wanted = args.boundaries - 1, [f"timed {name}" for name in names]
         asked = RunConfig(metrics=tuple(wanted), device="cpu")
-        found = measure(store, named_protocol("geometry/1"), asked, n_layers=n_layers)
+        found = measure_tokens(store, named_protocol("geometry/1"), asked, n_layers=n_layers)
         total = time.perf_counter() - begin
     seconds["survey, reading and the rest"] = total - sum(seconds.values())
     rows = [(name, f"{s:.1f}", f"{s / total:.0%}") for name, s in sorted(seconds.items(), key=lambda item: -item[1])]

@@ -114,13 +114,13 @@ def measure(store: Path) -> float:
     """Seconds that the default metrics take."""
     from microscope_bench.capture.store import TokenStore
     from microscope_bench.config import RunConfig
-    from microscope_bench.measure.scores import measure as measured
+    from microscope_bench.measure.scores import measure_tokens
     from microscope_bench.protocol import named_protocol
 
     opened = TokenStore(store)
     n_layers = opened.manifest["run"]["identity"]["model"]["n_layers"]
     begin = time.perf_counter()
-    measured(opened, named_protocol("geometry/1"), RunConfig(device="cpu", progress=False), n_layers=n_layers)
+    measure_tokens(opened, named_protocol("geometry/1"), RunConfig(device="cpu", progress=False), n_layers=n_layers)
     return time.perf_counter() - begin
 
 

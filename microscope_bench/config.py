@@ -12,10 +12,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, unknown_name
 from microscope_bench.protocol import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, named_protocol
 from microscope_bench.system.key_values import at_least, flag, key_values, memory_size, number, whole
-from microscope_bench.system.lazy_registry import unknown_name
 
 SPLITS = ("correct",)
 """By what scores can be split."""

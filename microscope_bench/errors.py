@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 
@@ -11,6 +12,18 @@ class MicroscopeError(Exception):
 
 class UnknownNameError(MicroscopeError, LookupError):
     """A name that no registry knows; the message lists the nearest names."""
+
+
+def unknown_name(kind: str, name: str, known: list[str], hint: str = "") -> UnknownNameError:
+    """The error for a name that is not known: the nearest names first, then how to list all of them."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    guess = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(sorted(known)[:20])}."
+    return UnknownNameError(f"unknown {kind} {name!r}.{guess}{' ' + hint if hint else ''}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, "" where it has none; hub and model libraries write pages."""
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 class TaskError(MicroscopeError):

@@ -12,9 +12,8 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, unknown_name
 from microscope_bench.system.field_types import Name, Share
-from microscope_bench.system.lazy_registry import unknown_name
 
 SINK_RULE = "massive/2"
 """The only rule there is; ``docs/protocol.md`` spells it out."""
@@ -97,7 +96,7 @@ DEFAULT_PROTOCOL = "geometry/1"
 
 
 def named_protocol(name: str) -> Protocol:
-    """The released protocol of that name."""
+    """The released protocol of that name; raises UnknownNameError where there is none."""
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, sorted(PROTOCOLS), "List them with: microscope-bench ls protocols")
     return PROTOCOLS[name]

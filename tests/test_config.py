@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from microscope_bench import RunConfig
-from microscope_bench.cli.options import described_fields
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.protocol import named_protocol
 from microscope_bench.run.measure_store import measure_store
+from microscope_bench.system.docstrings import described_attributes
 
 
 def test_text_becomes_the_declared_types():
@@ -82,7 +82,7 @@ def test_what_means_nothing_is_refused_with_its_name(given, message):
 
 
 def test_every_field_is_described_once():
-    assert list(described_fields()) == [field.name for field in fields(RunConfig)]
+    assert list(described_attributes(RunConfig)) == [field.name for field in fields(RunConfig)]
 
 
 def test_a_store_that_is_there_refuses_what_it_cannot_follow(tmp_path):

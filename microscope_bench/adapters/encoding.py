@@ -14,9 +14,8 @@ from microscope_bench.adapters.media_tokens import find_media_tokens, label_posi
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.prompting import chat, chat_template, check_placeholders, raw_prompt
 from microscope_bench.adapters.refused_examples import check_sound, refuse_what_the_model_lacks
-from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.errors import AdapterError, ExampleError, first_line
 from microscope_bench.example import Example
-from microscope_bench.system.hub import first_line
 
 _TAKEN_BY = {
     "image": ("image_processor",),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from microscope_bench.errors import unknown_name
 from microscope_bench.system.key_values import at_least, flag
-from microscope_bench.system.lazy_registry import unknown_name
 
 IDENTIFIED_ELSEWHERE = (
     "pretrained",

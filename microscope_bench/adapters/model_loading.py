@@ -16,9 +16,8 @@ from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.adapters.quantization import quantization_name
-from microscope_bench.errors import AdapterError
+from microscope_bench.errors import AdapterError, first_line
 from microscope_bench.identity import ModelInfo, Processing
-from microscope_bench.system.hub import first_line
 
 _QUANTISED = re.compile(r"\.(SCB|weight_format|qweight|qzeros|g_idx|scales|absmax|quant_map|weight_scale)$|quant_state")
 UNTRAINED_KEY = "microscope_bench_untrained"

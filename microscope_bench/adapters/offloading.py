@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from microscope_bench.errors import AdapterError
-from microscope_bench.system.hub import first_line
+from microscope_bench.errors import AdapterError, first_line
 from microscope_bench.system.processes import launched
 
 SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")

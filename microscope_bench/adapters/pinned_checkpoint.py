@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from microscope_bench.errors import AdapterError
-from microscope_bench.system.hub import cached_snapshot, first_line, gated, is_offline, resolve_commit
-from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.errors import AdapterError, first_line, unknown_name
+from microscope_bench.system.hub import cached_snapshot, gated, is_offline, resolve_commit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja")

@@ -16,10 +16,10 @@ from msgspec import structs
 
 from microscope_bench.adapters.model_args import recorded_options
 from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
-from microscope_bench.errors import AdapterError, UnknownNameError
+from microscope_bench.errors import AdapterError, UnknownNameError, unknown_name
 from microscope_bench.identity import UNTRAINED
 from microscope_bench.system.key_values import key_values
-from microscope_bench.system.lazy_registry import Registry, unknown_name
+from microscope_bench.system.lazy_registry import Registry
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter

@@ -9,8 +9,7 @@ from typing import Any
 
 from microscope_bench.adapters.missing_packages import missing_package, needs
 from microscope_bench.adapters.processor_repairs import repaired
-from microscope_bench.errors import AdapterError
-from microscope_bench.system.hub import first_line
+from microscope_bench.errors import AdapterError, first_line
 
 _FILES_THAT_NAME_THE_CLASS = tuple(f"{stem}config.json" for stem in ("processor_", "preprocessor_", "tokenizer_", ""))
 

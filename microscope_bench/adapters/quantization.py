@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from microscope_bench.errors import AdapterError
-from microscope_bench.system.hub import first_line
-from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.errors import AdapterError, first_line, unknown_name
 
 QUANTIZATIONS = {
     "bnb-8bit": "bitsandbytes, LLM.int8()",

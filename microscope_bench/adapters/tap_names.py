@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.errors import unknown_name
 
 LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector"
 TAPS = {
@@ -14,5 +14,6 @@ TAPS = {
 
 
 def check_tap(tap: str) -> None:
+    """Raises UnknownNameError for what is no key of :data:`TAPS`."""
     if tap not in TAPS:
         raise unknown_name("tap", tap, list(TAPS))

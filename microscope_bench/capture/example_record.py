@@ -1,3 +1,5 @@
+"""What a token store says of each example."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

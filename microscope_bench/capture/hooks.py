@@ -89,7 +89,14 @@ def run_pass(
 def watched(
     adapter: Adapter, on_boundary: OnBoundary, *, end_pass: bool = False, first_pass_only: bool = False
 ) -> Iterator[None]:
-    """Hands every boundary of the one forward pass inside this context to ``on_boundary``, in order and once."""
+    """Hands every boundary of the one forward pass inside this context to ``on_boundary``, in order and once.
+
+    ``end_pass``, inside :func:`run_pass`, ends the pass at the last boundary: nobody reads the logits.
+    ``first_pass_only`` lets further passes by, those of the words that ``generate`` adds.
+
+    Raises:
+        CaptureError: a boundary comes twice, out of order, with other positions than the first, or not at all.
+    """
     blocks = adapter.blocks()
     optional = adapter.optional_blocks()
     expected, positions = 0, None

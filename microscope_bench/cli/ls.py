@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, unknown_name
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,6 @@ Listing = tuple[list[list[str]], list[str]]
 def _models(args: argparse.Namespace) -> Listing:
     from microscope_bench.adapters.overrides import FUSIONS
     from microscope_bench.adapters.presets import ADAPTERS, MODELS
-    from microscope_bench.system.lazy_registry import unknown_name
 
     if args.fusion is not None and args.fusion not in FUSIONS:
         raise unknown_name("fusion", args.fusion, list(FUSIONS))

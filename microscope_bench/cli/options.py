@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from microscope_bench.config import RunConfig
+from microscope_bench.system.docstrings import described_attributes
 
 METAVARS = {
     "limit": "N",
@@ -36,7 +35,7 @@ METAVARS = {
 
 def add_config_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """Adds an option for each named field of :class:`RunConfig`, which reads and checks its value."""
-    described = described_fields()
+    described = described_attributes(RunConfig)
     for field in fields(RunConfig):
         if field.name not in names:
             continue
@@ -58,14 +57,6 @@ def add_config_options(parser: argparse.ArgumentParser, names: Sequence[str]) ->
 def config_of(args: argparse.Namespace) -> RunConfig:
     """The config that a command line asks for."""
     return RunConfig(**{f.name: getattr(args, f.name) for f in fields(RunConfig) if hasattr(args, f.name)})
-
-
-def described_fields() -> dict[str, str]:
-    """What the docstring of :class:`RunConfig` says of each field, on one line."""
-    _, _, attributes = inspect.cleandoc(RunConfig.__doc__ or "").partition("Attributes:\n")
-    attributes, _, _ = attributes.partition("\n\n")
-    found = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", attributes, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
 
 
 def result_paths(named: Sequence[str]) -> list[Path]:

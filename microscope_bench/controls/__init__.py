@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.errors import unknown_name
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -72,6 +72,7 @@ CONTROLS: dict[str, Control] = {
 
 
 def named_control(name: str) -> Control:
+    """The control of that name; raises UnknownNameError where there is none."""
     if name not in CONTROLS:
         raise unknown_name("control", name, sorted(CONTROLS), "List them with: microscope-bench ls controls")
     return CONTROLS[name]

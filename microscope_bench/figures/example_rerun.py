@@ -18,11 +18,10 @@ from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.fingerprints import example_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.controls import Run, with_control
-from microscope_bench.errors import StoreError
+from microscope_bench.errors import StoreError, unknown_name
 from microscope_bench.example import Example, ExampleSource
 from microscope_bench.figures.open_store import OpenStore
 from microscope_bench.identity import Processing, TaskInfo
-from microscope_bench.system.lazy_registry import unknown_name
 
 TOLERANCE = {"float16": 0.1, "bfloat16": 0.1}
 OTHERWISE = 1e-3
@@ -48,7 +47,12 @@ class Rerun:
 def run_again(
     opened: OpenStore, adapter: Adapter, source: ExampleSource, example_id: str, boundaries: set[int]
 ) -> Rerun:
-    """Runs one example of a store again, by its model and its task, and keeps its states at some boundaries."""
+    """Runs one example of a store again, by its model and its task, and keeps its states at some boundaries.
+
+    Raises:
+        StoreError: model, task, data or example are not those of the store, or the states that come out are not.
+        UnknownNameError: the store has no such example.
+    """
     identity = opened.identity
     if tap := identity.model.options.get("tap"):
         raise StoreError(

@@ -41,9 +41,22 @@ class View:
 
 
 def views(
-    architecture: str, labels: np.ndarray, inputs: Mapping[str, Any], images: Sequence[Image], scale: Any = None
+    architecture: str,
+    labels: np.ndarray,
+    inputs: Mapping[str, Any],
+    images: Sequence[Image],
+    image_processor: Any = None,
 ) -> list[View]:
-    """The image tokens of one example: a view or more for each picture, or one of all tokens without a grid."""
+    """The image tokens of one example: a view or more for each picture, or one of all tokens without a grid.
+
+    Args:
+        architecture: Name of the model's class.
+        labels: int8 (S,), those of every position.
+        inputs: What the model is given of the example alone; ``pixel_values`` and ``image_grid_thw`` are read.
+        images: The pictures of the example, in the order of the prompt.
+        image_processor: Its ``image_mean`` and ``image_std`` turn ``pixel_values`` into colours again; without them the
+            colours are stretched over [0, 1].
+    """
     positions = np.flatnonzero(labels == IMAGE)
     if not len(positions):
         return []
@@ -51,9 +64,9 @@ def views(
     if "image_grid_thw" in inputs:
         found = _by_grid(positions, inputs["image_grid_thw"], images)
     elif architecture.startswith(ONE_TOKEN_A_PATCH):
-        found = _squares(positions, _seen(inputs, scale), images)
+        found = _squares(positions, _seen(inputs, image_processor), images)
     elif len(images) == 1 and architecture.startswith(WHOLE_AND_TILES):
-        found = _whole_and_tiles(labels, positions, _seen(inputs, scale), images[0])
+        found = _whole_and_tiles(labels, positions, _seen(inputs, image_processor), images[0])
     elif len(images) == 1 and architecture.startswith(ROWS):
         found = _rows(labels, positions, images[0])
     return found or [
@@ -121,13 +134,13 @@ def _runs(labels: np.ndarray, positions: np.ndarray) -> list[np.ndarray]:
     return np.split(positions, breaks)
 
 
-def _seen(inputs: Mapping[str, Any], scale: Any) -> list[np.ndarray]:
+def _seen(inputs: Mapping[str, Any], image_processor: Any) -> list[np.ndarray]:
     """The pictures as the model is given them, cropped and resized; of several views of one picture the first."""
     pixels = inputs.get("pixel_values")
     if not isinstance(pixels, Tensor) or pixels.dim() not in (4, 5) or pixels.shape[-3] != 3:
         return []
     pictures = (pixels if pixels.dim() == 4 else pixels[:, 0]).detach().float().cpu().movedim(1, -1).numpy()
-    mean, std = getattr(scale, "image_mean", None), getattr(scale, "image_std", None)
+    mean, std = getattr(image_processor, "image_mean", None), getattr(image_processor, "image_std", None)
     if mean is not None and std is not None:
         return list(np.clip(pictures * np.asarray(std) + np.asarray(mean), 0, 1))
     low, high = pictures.min(), pictures.max()

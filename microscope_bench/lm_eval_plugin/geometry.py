@@ -24,7 +24,7 @@ from microscope_bench.example import Example
 from microscope_bench.lm_eval_plugin.documents import Document, Documents, document_of
 from microscope_bench.lm_eval_plugin.internals import Instance, running
 from microscope_bench.lm_eval_plugin.recorder import TaskRecorder
-from microscope_bench.lm_eval_plugin.refused_evaluations import checked
+from microscope_bench.lm_eval_plugin.refused_evaluations import check_evaluation
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import result_path
@@ -59,7 +59,7 @@ class Geometry:
 
     def begin(self, requests: Sequence[Instance]) -> None:
         """Gets ready for all requests of one kind."""
-        now = checked(running())
+        now = check_evaluation(running())
         tasks = list(now.tasks.values())
         if len(tasks) != len(self._evaluated) or any(a is not b for a, b in zip(tasks, self._evaluated, strict=True)):
             self._forget()  # what an interrupted evaluation left
@@ -204,7 +204,7 @@ class Geometry:
             tokens=tuple(row.tokens for row in rows),
             other=other,
         )
-        return BatchStates(self.adapter, self._recorders[name].run.protocol, part, examples, rows=numbers)
+        return BatchStates(self.adapter, self._recorders[name].resolved.protocol, part, examples, rows=numbers)
 
 
 def without_tail(labels: np.ndarray, n: int) -> np.ndarray:

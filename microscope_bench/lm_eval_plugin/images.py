@@ -11,13 +11,12 @@ from torch import Tensor
 
 from microscope_bench.adapters.base import Batch
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.errors import AdapterError
+from microscope_bench.errors import AdapterError, first_line
 from microscope_bench.example import Example
 from microscope_bench.lm_eval_plugin.documents import Document, document_of
 from microscope_bench.lm_eval_plugin.geometry import Watched, without_tail
 from microscope_bench.lm_eval_plugin.internals import Instance, pictures_of
 from microscope_bench.lm_eval_plugin.text import common
-from microscope_bench.system.hub import first_line
 
 CAUSAL_TOLERANCE = 0.1
 """Of the logits' spread: far above rounding in any precision, far below what an answer in sight does."""

@@ -33,14 +33,14 @@ class TaskRecorder:
         self.error: MicroscopeError | None = None  # why nothing more of this task can be taken
         self.unscored: str | None = None  # why what lm-eval scored is no accuracy of ours
         self.choice_logprobs: dict[str, list[float]] = {}
-        self.run = resolve_loaded(adapter, task, config, self.stopwatch, rows)
+        self.resolved = resolve_loaded(adapter, task, config, self.stopwatch, rows)
         self._directory = tempfile.TemporaryDirectory(prefix="microscope-lm-eval-")
         with self.stopwatch.stage("capture"):
             store = Path(self._directory.name) / "store"
             self._store = TokenStore.open_or_create(
-                store, self.run.states, n_examples=len(rows), part_examples=PART_EXAMPLES
+                store, self.resolved.states, n_examples=len(rows), part_examples=PART_EXAMPLES
             )
-            check_space(store, adapter, self.run.protocol, len(rows))
+            check_space(store, adapter, self.resolved.protocol, len(rows))
         self._waiting: list[dict[str, Tensor]] = []
         self._records: list[ExampleRecord] = []
         self._parts = 0
@@ -72,26 +72,27 @@ class TaskRecorder:
         if self._records:
             self._write(len(self._records))
         skipped = [record for record in self._store.records if record.skipped]
-        check_skipped(self.run.protocol, len(skipped), self.run.n_examples, skipped)
+        check_skipped(self.resolved.protocol, len(skipped), self.resolved.n_examples, skipped)
         for record in self._store.records:
             if record.skipped is None:
                 self._note_choices(record)
-        config = replace(self.run.config, output_path=output_path)
-        captured = finish_capture(self.run, self._store, environment_of(self.run.adapter, self._command()))
+        config = replace(self.resolved.config, output_path=output_path)
+        captured = finish_capture(self.resolved, self._store, environment_of(self.resolved.adapter, self._command()))
         return write(captured, measure(captured, config), config)
 
     def _command(self) -> str:
         """How lm-eval asks for it: ``model_args`` has the fields of the config that lm-eval has no options for."""
-        config = self.run.config
+        config = self.resolved.config
         names = ("model_args", "apply_chat_template", "limit", "samples", "system_instruction", "seed", "device")
         asked = RunConfig(**{name: getattr(config, name) for name in names})
-        return command_line("lm_eval run", asked, model="microscope", tasks=self.run.source.name)
+        return command_line("lm_eval run", asked, model="microscope", tasks=self.resolved.source.name)
 
     def _check_all_came(self) -> None:
-        if self._taken != self.run.n_examples:
+        if self._taken != self.resolved.n_examples:
             raise CaptureError(
-                f"{self.run.source.name}: {self._taken} of {self.run.n_examples} documents went through the model "
-                f"where they could be watched; the rest of lm-eval's requests did not reach it as prompts of their own"
+                f"{self.resolved.source.name}: {self._taken} of {self.resolved.n_examples} documents went through the "
+                "model where they could be watched; the rest of lm-eval's requests did not reach it as prompts of "
+                "their own"
             )
 
     def _note_choices(self, record: ExampleRecord) -> None:

@@ -11,7 +11,7 @@ from microscope_bench.errors import CaptureError
 from microscope_bench.lm_eval_plugin.internals import Instance, Running, pictures_of
 
 
-def checked(now: Running | None) -> Running:
+def check_evaluation(now: Running | None) -> Running:
     """The evaluation, unless its geometry would lie."""
     if now is None or not now.simple:
         raise CaptureError(

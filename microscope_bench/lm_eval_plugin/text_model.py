@@ -10,7 +10,7 @@ from torch import Tensor
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.config import RunConfig
-from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError
+from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError, first_line
 from microscope_bench.lm_eval_plugin.documents import Document, document_of
 from microscope_bench.lm_eval_plugin.geometry import Geometry
 from microscope_bench.lm_eval_plugin.images import Answer
@@ -21,7 +21,6 @@ from microscope_bench.lm_eval_plugin.refused_evaluations import (
     refuse_several_answers,
 )
 from microscope_bench.lm_eval_plugin.text import Encoded, Generation, Scoring
-from microscope_bench.system.hub import first_line
 
 
 class TextModel(HFLM):  # type: ignore[misc]

@@ -50,7 +50,7 @@ class Measurement:
     copies: Mapping[str, int]
 
 
-def measure(
+def measure_tokens(
     store: TokenStore, protocol: Protocol, config: RunConfig, *, n_layers: int, processes: Processes = ALONE
 ) -> Measurement:
     """Measures a store: every metric at every boundary, for each modality and all of them together, with and without

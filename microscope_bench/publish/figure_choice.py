@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from microscope_bench.errors import ResultError
+from microscope_bench.errors import ResultError, unknown_name
 from microscope_bench.metrics.record import Headline
 from microscope_bench.metrics.registry import headlines
 from microscope_bench.publish.plots import NOTHING, columns_shown, comparable
 from microscope_bench.publish.summary import MODALITIES
 from microscope_bench.results.result import Result
-from microscope_bench.system.lazy_registry import unknown_name
 
 
 def of_task(results: Sequence[Result], task: str | None) -> list[Result]:
+    """The results of one task, or all; raises UnknownNameError where there is none of it."""
     tasks = sorted({result.identity.task.name for result in results})
     if task is not None and task not in tasks:
         raise unknown_name("task", task, tasks, "No result here is of another.")
@@ -21,6 +21,7 @@ def of_task(results: Sequence[Result], task: str | None) -> list[Result]:
 
 
 def check_token_set(results: Sequence[Result], tokens: str) -> None:
+    """Raises UnknownNameError for a token set that no result has."""
     there = {score.tokens for result in results for score in result.scores}
     if there and tokens not in there:
         raise unknown_name("token set", tokens, sorted(there), "These results hold no other.")
@@ -43,7 +44,12 @@ def one_comparison(results: Iterable[Result]) -> list[Result]:
 def chosen_headlines(
     results: Sequence[Result], metric: str | None, estimator: str | None = None, stream: str | None = None
 ) -> list[Headline]:
-    """What to draw: the headline estimator of a metric (None: of all) or the one given, of each stream or of one."""
+    """What to draw: the headline estimator of a metric (None: of all) or the one given, of each stream or of one.
+
+    Raises:
+        UnknownNameError: no result has the metric, the estimator or the stream.
+        ResultError: an estimator without its metric, or a metric without a headline of which one has to be chosen.
+    """
     if metric is None and estimator is not None:
         raise ResultError(f"--estimator {estimator} belongs to a metric; name it with --metric")
     known = columns_shown(results) if metric is None else headlines([metric])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 
 from microscope_bench import identity
 from microscope_bench.results import records, result
+from microscope_bench.system.docstrings import described_attributes
 
 _SHOWN = 5
 _LONGEST_MESSAGE = 160
@@ -30,7 +30,7 @@ def generated_schema() -> dict[str, Any]:
     classes = {**vars(identity), **vars(records), **vars(result)}
     for name, definition in made["$defs"].items():
         record = classes[name]
-        lines = {field: line for parent in record.__mro__ for field, line in _attributes(parent).items()}
+        lines = {field: line for parent in record.__mro__ for field, line in described_attributes(parent).items()}
         definition["description"] = (inspect.getdoc(record) or "").split("\n\n")[0].replace("\n", " ")
         definition["properties"] = {
             field: {"description": lines[field], **rule} for field, rule in definition["properties"].items()
@@ -86,13 +86,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
     return document
-
-
-def _attributes(record: type) -> dict[str, str]:
-    """Name → line of each field in a docstring's section "Attributes"."""
-    _, _, section = (inspect.getdoc(record) or "").partition("Attributes:\n")
-    found = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
 
 
 def _file() -> Path:

@@ -20,8 +20,7 @@ from microscope_bench.capture.sharing import await_parts, check_same_run, shared
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import MicroscopeError, StoreError
-from microscope_bench.measure.scores import Measurement
-from microscope_bench.measure.scores import measure as measure_tokens
+from microscope_bench.measure.scores import Measurement, measure_tokens
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.provenance import environment
 from microscope_bench.results.records import Environment

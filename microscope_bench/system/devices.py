@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from microscope_bench.errors import MicroscopeError
-from microscope_bench.system.hub import first_line
+from microscope_bench.errors import MicroscopeError, first_line
 from microscope_bench.system.processes import launched
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, first_line
 
 Kind = Literal["model", "dataset"]
 
@@ -79,8 +79,3 @@ def cached_snapshot(repo: str, revision: str, kind: Kind) -> Path | None:
         return Path(snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError):
         return None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; hub and model libraries write pages."""
-    return (str(error).strip().splitlines() or [""])[0]

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from microscope_bench.errors import MicroscopeError, UnknownNameError
+from microscope_bench.errors import MicroscopeError, unknown_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
-
-
-def unknown_name(kind: str, name: str, known: list[str], hint: str = "") -> UnknownNameError:
-    """The error for a name that is not known: the nearest names first, then how to list all of them."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    guess = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(sorted(known)[:20])}."
-    return UnknownNameError(f"unknown {kind} {name!r}.{guess}{' ' + hint if hint else ''}")
 
 
 class Registry(Generic[T]):

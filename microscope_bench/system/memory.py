@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, first_line
 
 # plain RuntimeErrors of MPS and older CUDA allocators, of torch's CPU allocator, of cuBLAS
 _SAID = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -40,5 +40,4 @@ def memory_enough(what_to_do: str) -> Iterator[None]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise MicroscopeError(f"out of memory ({said}). {what_to_do}") from error
+        raise MicroscopeError(f"out of memory ({first_line(error) or type(error).__name__}). {what_to_do}") from error

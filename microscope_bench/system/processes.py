@@ -17,7 +17,7 @@ from functools import cache
 from itertools import count
 from typing import Any, TypeVar
 
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, first_line
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
@@ -162,7 +162,7 @@ def _connected(processes: Processes) -> tuple[Any, Any]:
 
 
 def _lost(error: Exception) -> ProcessesError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error) or type(error).__name__
     first = re.sub(r"^\[[^]]*\] *|\. .*", "", first)  # without the place in gloo's source, and its good wishes
     return ProcessesError(
         f"{LOST} ({first}). The one that ended first says why; what was "

@@ -9,8 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import TaskError, field_error
-from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.errors import TaskError, field_error, unknown_name
 from microscope_bench.tasks.lm_eval_layer import group_fields, lm_eval_names
 from microscope_bench.tasks.task_files import IncludePath, read_task_file, scan
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from microscope_bench.errors import TaskError, field_error
-from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.errors import TaskError, field_error, unknown_name
 
 LOG = logging.getLogger(__name__)
 

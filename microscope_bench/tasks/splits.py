@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import MicroscopeError, TaskError, field_error
+from microscope_bench.errors import MicroscopeError, TaskError, field_error, unknown_name
 from microscope_bench.identity import DatasetInfo
-from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.tasks.data_sets import (
     LOCAL_HINT,
     hash_rows,

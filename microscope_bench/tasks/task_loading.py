@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import TaskError, field_error
-from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.errors import TaskError, field_error, unknown_name
 from microscope_bench.tasks.expansion import TaskNames, TaskSpec
 from microscope_bench.tasks.fewshot import FewshotDraws, fewshot_pool, fewshot_split, number_of_shots
 from microscope_bench.tasks.lm_eval_layer import build_task, describe, task_fields

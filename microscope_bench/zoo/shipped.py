@@ -9,10 +9,8 @@ from typing import Any
 from filelock import FileLock
 
 from microscope_bench.adapters.presets import ZOO_PREFIX
-from microscope_bench.errors import AdapterError
+from microscope_bench.errors import AdapterError, first_line, unknown_name
 from microscope_bench.identity import UNTRAINED
-from microscope_bench.system.hub import first_line
-from microscope_bench.system.lazy_registry import unknown_name
 from microscope_bench.zoo import FUSIONS, SEED
 from microscope_bench.zoo.cache import build_once, cache_directory, file_hashes
 

@@ -14,8 +14,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from microscope_bench.errors import MicroscopeError
-from microscope_bench.system.hub import first_line
+from microscope_bench.errors import MicroscopeError, first_line
 
 N_THREADS = 1
 """With another number of threads sums, and so weights, come out differently."""

@@ -15,7 +15,7 @@ from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.selection import splitmix64, token_hashes
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
-from microscope_bench.measure.scores import Measurement, measure
+from microscope_bench.measure.scores import Measurement, measure_tokens
 from microscope_bench.protocol import Protocol
 
 CPU = torch.device("cpu")
@@ -93,4 +93,4 @@ def measurement_of(
 ) -> Measurement:
     """What a store gives on the CPU."""
     asked = RunConfig(metrics=tuple(metrics), device="cpu", progress=False, **config)
-    return measure(store, protocol, asked, n_layers=n_layers)
+    return measure_tokens(store, protocol, asked, n_layers=n_layers)

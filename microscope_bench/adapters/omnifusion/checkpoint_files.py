@@ -15,8 +15,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from microscope_bench.adapters.omnifusion.module import SPECIAL_MARKS, VisualToGPTMapping
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint, resolve_checkpoint
-from microscope_bench.errors import AdapterError
-from microscope_bench.system.hub import first_line
+from microscope_bench.errors import AdapterError, first_line
 
 PUBLISHED_SUBFOLDER = "OmniMistral-v1_1"
 PUBLISHED_TOWER = "openai/clip-vit-large-patch14-336"

@@ -12,9 +12,8 @@ from microscope_bench.adapters.model_loading import UNTRAINED_KEY
 from microscope_bench.adapters.omnifusion.checkpoint_files import load_projection, load_special_embeddings, tensor_file
 from microscope_bench.adapters.omnifusion.module import OmniFusionModel
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
-from microscope_bench.errors import AdapterError
+from microscope_bench.errors import AdapterError, first_line
 from microscope_bench.identity import ModelInfo, Processing
-from microscope_bench.system.hub import first_line
 
 DIALOG = "This is a dialog with AI assistant.\n"
 """The text every sequence starts with."""

@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from microscope_bench.errors import MetricError
+from microscope_bench.errors import MetricError, unknown_name
 from microscope_bench.metrics.core.cloud import ArrayCloud
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.core.folds import assign_folds
 from microscope_bench.metrics.core.jackknife import non_finite
 from microscope_bench.metrics.core.moments import usable_rows
 from microscope_bench.metrics.core.text_pair import TextPair
-from microscope_bench.system.lazy_registry import unknown_name
 
 N_FOLDS = 10
 SEED = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from microscope_bench.errors import ResultError
+from microscope_bench.errors import ResultError, unknown_name
 from microscope_bench.publish.compare.identities import (
     Difference,
     check_allowed,
@@ -18,7 +18,6 @@ from microscope_bench.publish.compare.identities import (
 )
 from microscope_bench.publish.compare.tolerances import ACCURACY, DEFAULTS, SINKS, SKIPPED, Tolerance, Tolerances
 from microscope_bench.results.result import FAILED, Result
-from microscope_bench.system.lazy_registry import unknown_name
 
 WITHIN, DRIFT, NOT_COMPARABLE = 0, 1, 2
 """What a comparison ends with, which is also the exit status of the command."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import structs, to_builtins
 
+from microscope_bench.errors import unknown_name
 from microscope_bench.identity import Identity
 from microscope_bench.results.result import Result
-from microscope_bench.system.lazy_registry import unknown_name
 
 MAY_DIFFER = ("model.name", "model.repo", "model.revision")
 """Fields of ``identity`` that say which weights were measured: what a comparison is usually about."""

@@ -73,7 +73,7 @@ class Notes(dict[str, int]):
         return self.setdefault(reason, len(self) + 1)
 
 
-def shortened(reason: str) -> str:
+def short_reason(reason: str) -> str:
     return f"{reason[:300]}..." if len(reason) > 300 else reason
 
 

@@ -13,7 +13,7 @@ from microscope_bench.publish.leaderboard.columns import (
     Notes,
     dtype_text,
     meanings,
-    shortened,
+    short_reason,
     summary_lines,
 )
 from microscope_bench.publish.summary import (
@@ -42,7 +42,7 @@ def render_html(board: Board, fusion_of: TextOf) -> str:
             "url": relative_url(row.path),
             "label": row.label.text,
             "task": row.result.identity.task.name,
-            "reason": shortened(str(row.hidden_because)),
+            "reason": short_reason(str(row.hidden_because)),
         }
         for row in board.hidden
     ]

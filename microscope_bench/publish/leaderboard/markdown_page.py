@@ -7,7 +7,7 @@ from itertools import groupby
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.escape import code, escape, link, table
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table
-from microscope_bench.publish.leaderboard.columns import MODEL_COLUMNS, Notes, meanings, shortened, summary_lines
+from microscope_bench.publish.leaderboard.columns import MODEL_COLUMNS, Notes, meanings, short_reason, summary_lines
 from microscope_bench.publish.summary import MODALITIES, Summary, Withheld, accuracy_of, show_range, with_token_set
 
 INTRODUCTION = """\
@@ -93,5 +93,5 @@ def _notes_text(notes: Notes) -> str:
 
 
 def _hidden_line(row: ResultRow) -> str:
-    shown = shortened(str(row.hidden_because))
+    shown = short_reason(str(row.hidden_because))
     return f"- {link(row.label.markdown, row.path)} on {escape(row.result.identity.task.name)}: {escape(shown)}"

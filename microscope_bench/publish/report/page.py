@@ -17,7 +17,11 @@ from microscope_bench.results.result import FAILED, Result
 
 
 def render(results: Sequence[Result]) -> str:
-    """The page as HTML, the results in their order; of two that compare the first is the baseline."""
+    """The page as HTML, the results in their order; of two that compare the first is the baseline.
+
+    Raises:
+        ResultError: none of the results is complete.
+    """
     complete = [result for result in results if result.status != FAILED]
     if not complete:
         raise ResultError(

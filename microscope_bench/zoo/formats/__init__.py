@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microscope_bench.system.lazy_registry import unknown_name
+from microscope_bench.errors import unknown_name
 from microscope_bench.zoo.formats.base import Format
 from microscope_bench.zoo.formats.blip2 import Blip2
 from microscope_bench.zoo.formats.fuyu import Fuyu
