@@ -26,7 +26,7 @@ from microscope_bench.results.replicates import rounded
 
 SEED = 2
 EXAMPLES, TOKENS, CONTENT, DIM, FOLDS = 167, 8, 12, 24, 10
-EFFECTS = {"anisotropy": 0.01, "linearity": 0.02, "intrinsic_dimension": 0.8}
+EFFECTS = {"anisotropy": 0.003, "linearity": 0.02, "intrinsic_dimension": 0.8}
 """Metric → by how much the second model differs, in the parameter that moves it, so that power is neither 0 nor 1."""
 
 

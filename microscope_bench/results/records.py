@@ -45,7 +45,7 @@ class Score(Record, frozen=True, omit_defaults=True):
         reason: Why there is no value; null where there is one.
         replicates: The value without fold k of the examples, k = 0, 1, ..., rounded at a thousandth of the standard
             error; null where that fold holds none of the tokens, or the value without it failed. Left out where there
-            is no value, or but one fold.
+            is no value, with one fold, and with more than 100.
     """
 
     metric: Label
@@ -60,7 +60,7 @@ class Score(Record, frozen=True, omit_defaults=True):
     n_examples: Count
     flags: Annotated[tuple[Label, ...], Meta(max_length=100)]
     reason: Text | None
-    replicates: Annotated[tuple[Finite | None, ...], Meta(max_length=10_000)] = ()
+    replicates: Annotated[tuple[Finite | None, ...], Meta(max_length=100)] = ()
 
 
 class SinkLayer(Record, frozen=True):

@@ -15,13 +15,17 @@ AGREEMENT = 2e-3
 """By how much, relative, the standard error of rounded replicates may differ from the score's own."""
 
 
+MOST_FOLDS = 100
+"""Of more folds than these a file holds no replicates: they would fill it."""
+
+
 def rounded(replicates: Sequence[float | None], stderr: float | None, n_folds: int) -> tuple[float | None, ...]:
-    """The replicates of all folds, one for each, as the file holds them; empty where there are none.
+    """The replicates of all folds, one for each, as the file holds them; empty where there are none, or too many.
 
     >>> rounded([0.123456789, None, 0.123987654], 0.0042, 4)
     (0.123457, None, 0.123988, None)
     """
-    if not replicates:
+    if not replicates or n_folds > MOST_FOLDS:
         return ()
     step = step_of(stderr)
     digits = None if step is None else -round(math.log10(step))

@@ -30,7 +30,7 @@ COMPLETE: Literal["complete"] = "complete"
 FAILED: Literal["failed"] = "failed"
 
 LARGEST_FILE = 50_000_000
-"""Bytes of a result file, at most: a hundred times what a run of all metrics on 80 layers writes."""
+"""Bytes of a result file, at most: several times what a run of all metrics on 80 layers writes."""
 
 _LONGEST_MESSAGE = 300
 _SHOWN = 5

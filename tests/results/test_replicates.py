@@ -38,6 +38,7 @@ def test_the_standard_error_of_rounded_replicates_is_that_of_the_exact_ones(
 def test_folds_without_a_token_stay_empty_to_the_last() -> None:
     assert rounded((0.5, None, 0.25), None, 5) == (0.5, None, 0.25, None, None)
     assert rounded((), None, 5) == ()
+    assert rounded((0.5,) * 101, 0.1, 101) == (), "so many would make a file that nobody reads"
 
 
 def test_a_default_run_of_a_large_model_fills_less_than_two_megabytes(tmp_path: Path) -> None:
