@@ -6,7 +6,7 @@ token set) into a temporary directory and makes each form of the leaderboard fro
     python benchmarks/results_tree.py [--results 1000] [--layers 6]
 
 Prints seconds of wall time, of processor time in all processes, and the peak of resident memory of the largest one.
-The two targets are for 1,000 files as small as those of the zoo (6 layers): 10 s and 500 MB.
+The two targets are for 1,000 files as small as those of the zoo (6 layers): 5 s and 500 MB.
 """
 
 from __future__ import annotations
