@@ -237,7 +237,8 @@ def test_warnings_stand_beside_their_curve_and_nowhere_else(pictures):
         if (score.metric, score.modality, score.tokens) == ("anisotropy", "image", "all"):
             if score.layer == 1:
                 return replace(score, value=None, stderr=None, reason="constant tokens")
-            return replace(score, flags=("few_examples", "odd=0.5"), stderr=None if score.layer == 3 else score.stderr)
+            flags = ("few_examples", "odd=0.5", *([f"concentrated=0.{score.layer}1"] if score.layer > 2 else []))
+            return replace(score, flags=flags, stderr=None if score.layer == 3 else score.stderr)
         return score
 
     page = read(render([with_scores(named("a"), hole), named("b"), named("c")]))
@@ -246,6 +247,8 @@ def test_warnings_stand_beside_their_curve_and_nowhere_else(pictures):
     assert "⚠ no standard error at layer 3 (1)" in notes
     assert "⚠ flag few_examples at layers 0, 2–4 (1)" in notes, "what it means is said of linearity alone"
     assert "⚠ flag odd = 0.5 at layers 0, 2–4 (1)" in notes
+    assert any("5 % of the tokens carry more than half of the variance" in note for note in notes)
+    assert "⚠ flag concentrated = 0.31 to 0.41 at layers 3–4 (1)" in notes, "a caution tells its values and where"
     for figure_ in page.all("figure"):
         text = " ".join(note.text for note in figure_.all("li"))
         here = figure_ is figure(page, ANISOTROPY.title, "image")

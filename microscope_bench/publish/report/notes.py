@@ -59,11 +59,12 @@ def _flags(series: Sequence[ShownSeries]) -> dict[str, list[int]]:
     keys: dict[str, dict[int, None]] = {}
     for one in series:
         record = find_metric(one.headline.metric)
-        said_otherwise = {*(record.cautions if record else ()), *BARE_FLAGS}
+        cautions = record.cautions if record else {}
         for row in one.rows:
             for flag in row.flags:
                 name, _, value = flag.partition("=")
-                if name in said_otherwise:
+                # of a caution only what its sentence does not tell: its values
+                if name in BARE_FLAGS or (name in cautions and not value):
                     continue
                 values.setdefault(name, []).append(value)
                 layers.setdefault(name, set()).add(row.layer)
