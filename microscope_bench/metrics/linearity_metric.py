@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from microscope_bench.metrics import core
@@ -66,6 +67,9 @@ def linearity(
     or than d: there the best map of these examples may not be that of many. Their standard errors count what a fold
     changes of the maps fitted on it, to first order.
 
+    Flag ``concentrated=share`` where the 5 % of the tokens with the largest ‖t − t̄‖² carry a share above half of ‖T‖²,
+    and so decide the value; none on what chance scores.
+
     One solve serves both streams: columns are scaled to unit variance, constant ones dropped, directions at the level
     of rounding noise left out. Flag ``rank=r/d`` when r < d. ``x`` and ``y`` are (N, d).
 
@@ -114,7 +118,12 @@ class Linearity:
             return self._null(f"linearity needs at least 2 tokens, got {n}")
         of_folds = estimator in ("cross_fitted", "held_out", "held_out_permuted")
         found = attempted(partial(self._of_folds if of_folds else self._of_all_rows, estimator, stream))
-        return self._null(str(found)) if isinstance(found, NoValue) else found
+        if isinstance(found, NoValue):
+            return self._null(str(found))
+        if estimator.endswith("_permuted"):  # those depend on X alone
+            return found
+        share = getattr(self.cloud.concentration, stream)
+        return replace(found, flags=(*found.flags, *core.concentration.flags_of(share)))
 
     def _of_all_rows(self, estimator: str, stream: str) -> Estimate:
         fits, flags = self.fits, () if estimator == "identity" else self._fit_flags()
@@ -223,6 +232,7 @@ LINEARITY = Metric(
     axis_floor=-1.0,  # a massive activation that one fold alone has can take linearity to minus thousands
     cautions={
         "few_examples": "fewer than 100 examples, or fewer than dimensions: linearity may be off by more than its "
-        "standard error where the examples differ in kind"
+        "standard error where the examples differ in kind",
+        "concentrated": "5 % of the tokens carry more than half of the variance that the map is to explain",
     },
 )

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chi2, t
 from torch import Tensor
 
-from microscope_bench.metrics import anisotropy, mir
+from microscope_bench.metrics import anisotropy, linearity, mir
 from microscope_bench.metrics.core.arrays import cloud_of
 from microscope_bench.metrics.core.cloud import ArrayCloud
 from microscope_bench.metrics.core.concentration import TopShare
@@ -95,6 +95,19 @@ def test_a_few_sinks_carry_all_and_every_number_made_of_them_says_so():
     assert flag(mir(x, text)) is None, "tokens of unusual norm are replaced by the median"
     text[50:110, 3] += 50.0  # within 3 standard deviations, which the others stretch
     assert flag(mir(x, text)) > 0.6
+
+
+def test_linearity_says_so_in_the_stream_that_few_tokens_make():
+    x = gaussian(2000, D, seed=4)
+    y = next_states(x)
+    assert flag(linearity(x, y)) is None and flag(linearity(x, y, stream="update")) is None
+    x[:20, 3] += 500.0
+    y[:20, 3] += 502.0  # sinks that are there already, and that the block leaves as they are
+    assert flag(linearity(x, y)) > 0.9 and flag(linearity(x, y, stream="update")) is None
+    assert flag(linearity(x, y, estimator="in_sample")) > 0.9
+    assert flag(linearity(x, y, estimator="in_sample_permuted")) is None
+    y[:20, 3] -= 500.0  # it takes them away
+    assert flag(linearity(x, y)) is None and flag(linearity(x, y, stream="update")) > 0.9
 
 
 def test_the_pass_is_shared_and_none_is_made_of_states_that_are_not_finite():

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.core.axes import FULL_SPECTRUM_UP_TO, Spectrum, spectra_of, top_axis
+from microscope_bench.metrics.core.axes import Spectrum, spectra_of, top_axis
 from microscope_bench.metrics.core.cloud_rows import Chunk, Sample, sample_of
 from microscope_bench.metrics.core.concentration import Concentration, concentration_of
 from microscope_bench.metrics.core.directions import Directions, directions_of
@@ -81,12 +81,7 @@ class Cloud(ABC):
 
     @cached_property
     def first_axis(self) -> tuple[float, Tensor] | None:
-        """σ₁² and its unit direction, float64 (d,), of all rows; None without variance. Of a wide cloud nothing else of
-        the spectrum is computed.
-        """
-        if self.dim <= FULL_SPECTRUM_UP_TO:
-            spectrum = self.spectra[None]
-            return None if spectrum is None else (float(spectrum.values[0]), spectrum.axes[0])
+        """σ₁² and its unit direction, float64 (d,), of all rows; None without variance."""
         moments = self.moments.x_only().total()
         return top_axis(moments.c_xx) if moments.has_variance else None
 
