@@ -228,6 +228,8 @@ def test_what_does_not_compare_is_not_compared():
     assert "not compared layer by layer: 4 and 5 blocks" in deeper
     unequal = replace(small("b"), inputs=replace(sample().inputs, folds=Folds(10, "0" * 64)))
     assert "not compared in pairs: the examples have other pictures" in render([small("a"), unequal])
+    forged = with_scores(small("b"), lambda s: replace(s, stderr=s.stderr and 2 * s.stderr))
+    assert "not compared in pairs: linearity " in render([small("a"), forged])
     three = render([small("a"), small("b"), small("c")])
     assert "baseline" not in read(three).text
 

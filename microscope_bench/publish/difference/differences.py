@@ -71,7 +71,7 @@ def difference(a: Result, b: Result, *, layers: bool = False, everything: bool =
     >>> for row in difference(load_result("a.json"), load_result("b.json")).rows:  # doctest: +SKIP
     ...     print(row.quantity, row.over, row.found and (row.found.difference, row.found.p_holm))
     """
-    if problem := unpaired(a, b):
+    if problem := unpaired(a, b) or untrue(a, a.scores) or untrue(b, b.scores):
         raise ResultError(f"the results cannot be compared in pairs: {problem}")
     rows: list[Row] = []
     left_out = list(_left_out(a, b, layers))
@@ -101,13 +101,15 @@ def unpaired(a: Result, b: Result) -> str:
         return f"tokens were selected by {ours.selection} and {theirs.selection}; capture both with one version"
     if ours.dataset != theirs.dataset or ours.example_ids_sha256 != theirs.example_ids_sha256:
         return f"other examples: {_examples(a)}, and {_examples(b)}; measure both on the same"
-    if a.inputs.folds != b.inputs.folds:
-        return _other_folds(a, b)
-    for result in (a, b):
-        for score in result.scores:
-            if wrong := contradiction(score, result.inputs.folds):
-                where = f"{Quantity(score.metric, score.estimator, score.stream, score.modality, score.tokens)}"
-                return f"{where}, layer {score.layer}: {wrong}; microscope-bench validate says more. Repeat the run"
+    return _other_folds(a, b) if a.inputs.folds != b.inputs.folds else ""
+
+
+def untrue(result: Result, scores: Iterable[Score]) -> str:
+    """Where the replicates of some scores of a result cannot be theirs; empty where they can."""
+    for score in scores:
+        if wrong := contradiction(score, result.inputs.folds):
+            where = f"{Quantity(score.metric, score.estimator, score.stream, score.modality, score.tokens)}"
+            return f"{where}, layer {score.layer}: {wrong}; microscope-bench validate says more. Repeat the run"
     return ""
 
 

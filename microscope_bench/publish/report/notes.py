@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from microscope_bench.metrics.registry import find_metric
 from microscope_bench.publish.compare.comparison import Quantity
-from microscope_bench.publish.difference.differences import LEVEL, layer_rows, unpaired
+from microscope_bench.publish.difference.differences import LEVEL, layer_rows, unpaired, untrue
 from microscope_bench.publish.report.curves import ShownSeries
 from microscope_bench.publish.summary import cautions_of, show_layers, show_range, sinks_of
 
@@ -98,7 +98,7 @@ def comparison(first: ShownSeries, second: ShownSeries) -> tuple[str, frozenset[
     if a.identity.model.n_layers != b.identity.model.n_layers:
         depths = f"{a.identity.model.n_layers} and {b.identity.model.n_layers}"
         return f"not compared layer by layer: {depths} blocks", frozenset()
-    if problem := unpaired(a, b):
+    if problem := unpaired(a, b) or untrue(a, first.rows) or untrue(b, second.rows):
         return f"not compared in pairs: {problem}", frozenset()
     head = first.headline
     quantity = Quantity(head.metric, head.estimator, head.stream, first.modality, first.tokens)
