@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, to_builtins
 
@@ -21,7 +21,10 @@ UNTRAINED = "-untrained"
 """What the names of the zoo's untrained twins end in."""
 
 
-class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True):
+TemplateWords = Literal["separated", "not_told_apart"]
+
+
+class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which model was measured, as far as that decides whether two results may be compared.
 
     Attributes:
@@ -40,6 +43,8 @@ class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True):
         control: Name of the deliberate change that makes this model a control, or null. Controls are never shown as
             models.
         options: Model args that can change a number and stand in no other field, as the user gave them.
+        template: Whether the words of the chat template were told from the task's own, which alone are text, or count
+            as text too; left out where prompts go through no template.
     """
 
     name: Name
@@ -56,6 +61,7 @@ class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True):
     trained: bool
     control: Name | None
     options: Annotated[Mapping[Name, Text], Meta(max_length=100)]
+    template: TemplateWords | None = None
 
 
 class TaskInfo(Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,6 +153,7 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             f"dtype:{quoted(model.dtype)}",
             f"quant:{quoted(model.quantization)}" if model.quantization else "",
             f"attn:{quoted(model.attention)}" if model.attention else "",
+            f"template:{model.template}" if model.template == "not_told_apart" else "",
             f"task:{quoted(task.name)}@{quoted(task.version)}",
             f"data:{quoted(data)}@{quoted(short_revision(dataset.revision))}/{quoted(dataset.split)}",
             f"n:{self.n_examples}",

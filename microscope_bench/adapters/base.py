@@ -19,13 +19,15 @@ from microscope_bench.errors import AdapterError
 from microscope_bench.example import Example
 from microscope_bench.identity import ModelInfo, Processing
 
-LABELS = ("padding", "special", "structure", "text", "image", "video", "audio")
+LABELS = ("padding", "special", "structure", "template", "text", "image", "video", "audio")
 """What a token position can be; a label array holds indices into this tuple.
 
 ``special`` are the tokenizer's own marks (BOS, role and turn marks), ``structure`` the constants that frame media (row
-separators such as ``image_newline``, start and end of image). Only the modalities are measured.
+separators such as ``image_newline``, start and end of image), ``template`` the words that a chat template, or else the
+model's own layout, writes around those of the task: role names, a system prompt of its own. ``text`` are the words that
+the task wrote. Only the modalities are measured.
 """
-PADDING, SPECIAL, STRUCTURE, TEXT, IMAGE, VIDEO, AUDIO = range(len(LABELS))
+PADDING, SPECIAL, STRUCTURE, TEMPLATE, TEXT, IMAGE, VIDEO, AUDIO = range(len(LABELS))
 MODALITIES = LABELS[TEXT:]
 
 
@@ -78,6 +80,7 @@ class Adapter(ABC):
             adds something to the stream between two blocks (deepstack, gated cross-attention), the boundary is what
             enters the next block, after the addition.
         codes_repeat: whether two media may give the same vector at a position, as the codes of a vocabulary do.
+        template_untold: why the words of the chat template are labelled text too, or None where they are not.
         sees: what a state depends on besides its own token: the tokens "before" it, these and the "media" that reach it
             by cross-attention, or the whole "sequence". This tells equal tokens from copies of one token.
         max_batch: the most examples that :meth:`encode` takes, or None.
@@ -92,6 +95,7 @@ class Adapter(ABC):
     unplaced: Mapping[str, str] = MappingProxyType({})
     states_differ: str | None = None
     codes_repeat: bool = False
+    template_untold: str | None = None
     sees: str = "before"
     max_batch: int | None = None
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
 import numpy as np
 
-from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, VIDEO, Batch
+from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, TEMPLATE, TEXT, VIDEO, Batch
 from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.prompting import chat, chat_template, check_placeholders, raw_prompt
 from microscope_bench.adapters.refused_examples import check_sound, refuse_what_the_model_lacks
+from microscope_bench.adapters.template_words import aligned, own_characters, own_tokens
 from microscope_bench.errors import AdapterError, ExampleError, first_line
 from microscope_bench.example import Example
 
@@ -54,6 +55,7 @@ class Encoder:
         unknown = {modality: _NO_PLACE.format(modality) for modality in prepared if modality not in placed}
         self.lacks = {**unknown, **overrides.lacks}
         self.padding_side = "right"
+        self.untold = self._why_untold()
         self.modalities = frozenset({"text", *placed}) - self.lacks.keys()
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
@@ -89,7 +91,7 @@ class Encoder:
         ids, mask = (encoded[f"{before}{name}"].numpy() for name in ("input_ids", "attention_mask"))
         return Batch(
             inputs=encoded,
-            labels=self._labels(examples, encoded, ids, mask),
+            labels=self._labels(examples, prompts, encoded, ids, mask),
             ids=tuple(example.id for example in examples),
             prompts=tuple(prompt + self._overrides.prompt_end for prompt in prompts),
             tokens=tuple(row[real != 0] for row, real in zip(ids, mask, strict=True)),
@@ -97,10 +99,6 @@ class Encoder:
 
     def tokenize_plainly(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def label_text(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The labels, int8 (B, S), of prompts without media; ``ids`` and ``mask`` (0 where padded) are (B, S) too."""
-        return label_positions(ids, mask, self._tokens)
 
     def _has_part_for(self, modality: str) -> bool:
         return any(getattr(self.processor, part, None) is not None for part in _TAKEN_BY[modality])
@@ -127,6 +125,7 @@ class Encoder:
             raise AdapterError(f"{self.name} has no chat template; leave use_chat_template out")
         other = copy(self)
         other.templated = templated
+        other.untold = other._why_untold()
         return other
 
     def padded(self, side: str) -> Encoder:
@@ -149,8 +148,57 @@ class Encoder:
         if not self.templated:
             return raw_prompt(self.processor, example, self._overrides)
         with self._template_errors(f"example {example.id}"):
-            template, in_parts = self.processor or self.tokenizer, self.processor is not None
-            return chat(template, example.conversation, example.media, in_parts=in_parts)
+            return self._rendered(example.conversation, example.media)
+
+    def _rendered(
+        self, turns: Sequence[tuple[str, str]], modalities: Iterable[str], mark: Callable[[str], str] = str
+    ) -> str:
+        in_parts = self.processor is not None
+        return chat(self.processor or self.tokenizer, turns, modalities, in_parts=in_parts, mark=mark)
+
+    def _why_untold(self) -> str | None:
+        """Why the template's words cannot be told from the task's in any prompt, or None; tried on a question."""
+        if not self.templated:
+            return None
+        if not getattr(self.tokenizer, "is_fast", False):
+            return f"its tokenizer, {type(self.tokenizer).__name__}, does not say which characters a token stands for"
+        turns = (("user", "Which of them is it?\nA. one\nB. two\nAnswer:"),)
+        try:
+            prompt = self._rendered(turns, ())
+        except Exception:  # a template may want a picture; whatever is wrong with it comes up with the first example
+            return None
+        try:
+            own_tokens(self.tokenizer, prompt, own_characters(lambda mark: self._rendered(turns, (), mark), prompt))
+        except Exception as error:  # a tokenizer without offsets, or a template that changes its input
+            return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
+        return None
+
+    def _own_tokens(self, example: Example, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a prompt's words and which of them are the task's own; a ValueError where that is unknown."""
+        modalities = example.media if example.prompt is None else ("image",)
+        begins = prompt if example.prompt is None else self._rendered(example.conversation, modalities)
+        if not prompt.startswith(begins):
+            raise ValueError("its conversation is not known")
+        own = own_characters(lambda mark: self._rendered(example.conversation, modalities, mark), begins)
+        own = np.append(own, np.ones(len(prompt) - len(begins), dtype=bool))  # an answer behind it
+        ids, own = own_tokens(self.tokenizer, prompt, own)
+        words = label_positions(ids[None], np.ones_like(ids[None]), self._tokens)[0] == TEXT
+        return ids[words], own[words]
+
+    def _tell_template(
+        self, examples: Sequence[Example], prompts: Sequence[str], ids: np.ndarray, labels: np.ndarray
+    ) -> None:
+        """Turns the labels (B, S) of words that the task did not write from text into template."""
+        for row, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
+            if example.prompt is not None and not example.turns:
+                continue  # of lm-eval's: answered, and not measured
+            words = np.flatnonzero(labels[row] == TEXT)
+            try:
+                own = aligned(ids[row, words], *self._own_tokens(example, prompt))
+            except ValueError as error:
+                cause = f"its words cannot be told from the chat template's ({error}); see use_chat_template=false"
+                raise ExampleError(example.id, cause) from error
+            labels[row, words[~own]] = TEMPLATE
 
     @contextmanager
     def _template_errors(self, what: str) -> Iterator[None]:
@@ -191,7 +239,12 @@ class Encoder:
         return encoded
 
     def _labels(
-        self, examples: Sequence[Example], encoded: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray
+        self,
+        examples: Sequence[Example],
+        prompts: Sequence[str],
+        encoded: Mapping[str, Any],
+        ids: np.ndarray,
+        mask: np.ndarray,
     ) -> np.ndarray:
         types = encoded.get("mm_token_type_ids")
         labels = label_positions(ids, mask, self._tokens, None if types is None else types.numpy())
@@ -203,6 +256,8 @@ class Encoder:
             for row, example in enumerate(examples):
                 if example.videos:
                     labels[row, labels[row] == IMAGE] = VIDEO
+        if self.templated and self.untold is None:
+            self._tell_template(examples, prompts, ids, labels)
         return labels
 
 

@@ -29,6 +29,7 @@ from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.adapters.untrained_weights import seeded_initialisation, untrained_twin
 from microscope_bench.errors import AdapterError
 from microscope_bench.example import Example
+from microscope_bench.identity import TemplateWords
 
 
 class HFAdapter(Adapter):
@@ -65,7 +66,8 @@ class HFAdapter(Adapter):
         self.sees = self._overrides.sees
         self.codes_repeat, self.max_batch = self._overrides.fusion == "discrete", self._overrides.max_batch
         self._forward_arguments = {*inspect.signature(model.forward).parameters, *self._overrides.passes}
-        self.info = model_info(model, checkpoint, self._overrides, len(self.blocks()))
+        info = model_info(model, checkpoint, self._overrides, len(self.blocks()))
+        self.info, self.template_untold = structs.replace(info, template=self._template_words), self.encoder.untold
         self.processing = processing_of(model, processor or tokenizer, self.encoder.templated, max_length)
 
     @classmethod
@@ -116,7 +118,9 @@ class HFAdapter(Adapter):
         if template is not None and not templated:
             options["use_chat_template"] = "false"  # as if it had been loaded so
         sha256 = template_sha256(template) if templated else None
-        other.info = structs.replace(self.info, options=dict(sorted(options.items())))
+        options = dict(sorted(options.items()))
+        other.info = structs.replace(self.info, options=options, template=other._template_words)
+        other.template_untold = other.encoder.untold
         other.processing = structs.replace(self.processing, chat_template_sha256=sha256)
         return other
 
@@ -199,6 +203,12 @@ class HFAdapter(Adapter):
             raise AdapterError(
                 self._unexpanded(f"{batch.labels.shape[1]} labels but block 1 saw {boundary0.shape[1]} positions.")
             )
+
+    @property
+    def _template_words(self) -> TemplateWords | None:
+        if not self.encoder.templated:
+            return None
+        return "separated" if self.encoder.untold is None else "not_told_apart"
 
     def _set_model(self, model: Any) -> None:
         self.model = model

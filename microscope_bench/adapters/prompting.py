@@ -43,14 +43,25 @@ def check_placeholders(example: Example, modalities: Collection[str] = ("image",
             raise ExampleError(example.id, f"its text holds {count} {placeholder} but it has {len(media)} {what}")
 
 
-def chat(processor: Any, turns: Sequence[tuple[str, str]], modalities: Iterable[str], *, in_parts: bool) -> str:
+def chat(
+    processor: Any,
+    turns: Sequence[tuple[str, str]],
+    modalities: Iterable[str],
+    *,
+    in_parts: bool,
+    mark: Callable[[str], str] = str,
+) -> str:
     """A conversation up to where the assistant's answer begins, or continues where the last turn begins it.
 
     Placeholders of other than the given modalities are words. ``in_parts`` says whether the template takes typed parts
-    (processors) or one string (tokenizers). A ValueError says that the template leaves a turn out.
+    (processors) or one string (tokenizers). Each text goes through ``mark`` before the template gets it. A ValueError
+    says that the template leaves a turn out.
     """
     kinds = {PLACEHOLDERS[modality]: modality for modality in modalities}
-    said = [{"role": role, "content": _parts(text, kinds) if in_parts else text} for role, text in turns]
+    said: list[dict[str, Any]] = []
+    for role, text in turns:
+        parts = [{**part, "text": mark(part["text"])} if "text" in part else part for part in _parts(text, kinds)]
+        said.append({"role": role, "content": parts if in_parts else mark(text)})
     options: dict[str, Any] = {"add_generation_prompt": True}
     if turns[-1][0] == "assistant":
         options = {"add_generation_prompt": False, "continue_final_message": True}

@@ -13,6 +13,14 @@ from microscope_bench import __version__
 from microscope_bench.adapters.base import Adapter
 
 
+class Skip(Exception):
+    """A check does not apply; the message says why."""
+
+
+Outcome = tuple[bool, str, str]
+"""Whether a statement holds, what was seen, what to do if it does not."""
+
+
 @dataclass(frozen=True)
 class Check:
     """A statement about an adapter, the numbers behind its status, and what to do (or why it was skipped)."""
@@ -57,6 +65,8 @@ def what_was_found(adapter: Adapter) -> dict[str, str]:
     stack = f"{paths[0].rpartition('.')[0] if blocks else paths[0]}, " if paths else ""
     kind = type(blocks[0]).__name__ if blocks else "none"
     parts = [part for part in (made.processor, made.image_processor) if part]
+    templated = made.chat_template_sha256 is not None
+    untold = f", whose words count as text ({adapter.template_untold})" if adapter.template_untold else ""
     odd = [f"{modality} without positions ({reason})" for modality, reason in adapter.unplaced.items()]
     odd += [f"not {modality} ({reason})" for modality, reason in adapter.lacks.items()]
     return {
@@ -65,7 +75,7 @@ def what_was_found(adapter: Adapter) -> dict[str, str]:
         "stream": f"{stack}{len(blocks)} blocks ({kind}), {info.hidden_size} wide",
         "options": ", ".join(f"{key}={value}" for key, value in info.options.items()) or "none",
         "modalities": ", ".join([*sorted(adapter.modalities - adapter.unplaced.keys()), *odd]),
-        "processor": ", ".join(parts) + (", with its chat template" if made.chat_template_sha256 else ", raw prompts"),
+        "processor": ", ".join(parts) + (f", with its chat template{untold}" if templated else ", raw prompts"),
         "numbers": f"{info.dtype}, attention {info.attention}, quantisation {info.quantization or 'none'}",
         "software": f"microscope-bench {__version__}, torch {torch.__version__}, transformers {library}",
     }

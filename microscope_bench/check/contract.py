@@ -28,20 +28,14 @@ from microscope_bench.check.captured_pass import (
     rows,
 )
 from microscope_bench.check.check_examples import default_examples, with_other_media
-from microscope_bench.check.check_report import Check, CheckReport, what_was_found
+from microscope_bench.check.check_report import Check, CheckReport, Outcome, Skip, what_was_found
+from microscope_bench.check.task_words import text_is_the_tasks_own
 from microscope_bench.errors import CaptureError
 from microscope_bench.example import PLACEHOLDERS, Example
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """How far an example's boundary may move, relative to its norm, when other examples share the batch: padding changes
 the order of sums, and so the last bits of the model's own arithmetic, which grow over its depth."""
-
-
-class _Skip(Exception):
-    """A check does not apply; the message says why."""
-
-
-_Outcome = tuple[bool, str, str]  # whether the statement holds, what was seen, what to do if it does not
 
 
 def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> CheckReport:
@@ -76,14 +70,14 @@ def _run(adapter: Adapter, examples: tuple[Example, ...], names: Iterable[str]) 
         try:
             holds, seen, hint = _CHECKS[name](captured)
             checks.append(Check(name, "passed" if holds else "failed", seen, "" if holds else hint))
-        except _Skip as reason:
+        except Skip as reason:
             checks.append(Check(name, "skipped", "", str(reason)))
         except Exception as error:  # one broken statement must not hide the others
             checks.append(Check(name, "failed", f"{type(error).__name__}: {error}", "The check itself could not run"))
     return checks
 
 
-def _states_are_finite(captured: CapturedPass) -> _Outcome:
+def _states_are_finite(captured: CapturedPass) -> Outcome:
     total = int(captured.real.sum())
     if captured.finite:
         return True, f"{total} positions at {len(captured.boundaries)} boundaries", ""
@@ -93,7 +87,7 @@ def _states_are_finite(captured: CapturedPass) -> _Outcome:
     return False, seen, f"{first}: look for NaN in the weights, or for an overflow (try dtype=bfloat16 or float32)"
 
 
-def _depth_and_width_fit(captured: CapturedPass) -> _Outcome:
+def _depth_and_width_fit(captured: CapturedPass) -> Outcome:
     info, n_blocks, width = captured.adapter.info, len(captured.adapter.blocks()), captured.boundaries[0].shape[-1]
     said = f"info says {info.n_layers} layers of width {info.hidden_size}"
     seen = f"{said}, blocks() lists {n_blocks} blocks and block 1 saw width {width}"
@@ -104,13 +98,13 @@ def _depth_and_width_fit(captured: CapturedPass) -> _Outcome:
     return (info.n_layers, info.hidden_size) == (n_blocks, width), seen, hint
 
 
-def _labels_cover_the_sequence(captured: CapturedPass) -> _Outcome:
+def _labels_cover_the_sequence(captured: CapturedPass) -> Outcome:
     shape = tuple(captured.boundaries[0].shape[:2])
     captured.adapter.check_labels(captured.batch, captured.boundaries[0])
     return shape == captured.labels.shape, f"{captured.labels.shape} labels, {shape} positions", "Override encode()"
 
 
-def _modalities_are_found(captured: CapturedPass) -> _Outcome:
+def _modalities_are_found(captured: CapturedPass) -> Outcome:
     counts, least = {}, []
     for modality in ("text", *PLACEHOLDERS):
         of = [example for example in captured.examples if modality == "text" or modality in example.media]
@@ -121,14 +115,14 @@ def _modalities_are_found(captured: CapturedPass) -> _Outcome:
     return min(least) > 0, f"positions per example: {seen}", "The placeholder id is not known"
 
 
-def _labels_follow_the_media(captured: CapturedPass) -> _Outcome:
+def _labels_follow_the_media(captured: CapturedPass) -> Outcome:
     media = {modality for example in captured.examples for modality in example.media}
     if not media:
-        raise _Skip("no example has a picture, a video or sound")
+        raise Skip("no example has a picture, a video or sound")
     _skip_unless_finite(captured)
     other = capture(captured.adapter, tuple(with_other_media(example) for example in captured.examples))
     if other.boundaries[0].shape != captured.boundaries[0].shape:
-        raise _Skip("media of the same size but other content gave another number of positions")
+        raise Skip("media of the same size but other content gave another number of positions")
     if not other.finite:
         seen = f"with other media NaN or infinity at {other.non_finite} positions, by boundary"
         return False, seen, "Look for an overflow or a division by zero in encode() and the encoder of the media"
@@ -148,10 +142,10 @@ def _labels_follow_the_media(captured: CapturedPass) -> _Outcome:
     return idle == hidden == 0, seen, hint
 
 
-def _layer_0_enters_block_1(captured: CapturedPass) -> _Outcome:
+def _layer_0_enters_block_1(captured: CapturedPass) -> Outcome:
     _skip_unless_finite(captured)
     if not captured.adapter.blocks():
-        raise _Skip("there are no blocks here")
+        raise Skip("there are no blocks here")
     block, seen = captured.adapter.blocks()[0], []
     original = block.forward
 
@@ -171,7 +165,7 @@ def _layer_0_enters_block_1(captured: CapturedPass) -> _Outcome:
     return equal, f"block 1 ran {len(seen)} time(s) on {shape}", "blocks() must begin with the first block"
 
 
-def _hooks_are_removed(captured: CapturedPass) -> _Outcome:
+def _hooks_are_removed(captured: CapturedPass) -> Outcome:
     def interrupt(layer: int, hidden: Tensor) -> None:
         raise InterruptedError
 
@@ -182,10 +176,10 @@ def _hooks_are_removed(captured: CapturedPass) -> _Outcome:
     return after == before, f"{after} hooks after, {before} before", "forward() must let exceptions through"
 
 
-def _batch_equals_singles(captured: CapturedPass) -> _Outcome:
+def _batch_equals_singles(captured: CapturedPass) -> Outcome:
     _skip_unless_finite(captured)
     if captured.adapter.max_batch == 1:
-        raise _Skip("examples are encoded one by one")
+        raise Skip("examples are encoded one by one")
     tolerance = TOLERANCES.get(captured.adapter.info.dtype, TOLERANCES["float32"])
     distances = []
     for row, example in enumerate(captured.examples):
@@ -200,7 +194,7 @@ def _batch_equals_singles(captured: CapturedPass) -> _Outcome:
     return _agree(worst, tolerance, seen, "Pad on the right and mask the padding")
 
 
-def _two_runs_are_equal(captured: CapturedPass) -> _Outcome:
+def _two_runs_are_equal(captured: CapturedPass) -> Outcome:
     _skip_unless_finite(captured)
     again = capture(captured.adapter, captured.examples)
     worst = largest(_distances(captured, again.boundaries, captured.boundaries))
@@ -208,9 +202,9 @@ def _two_runs_are_equal(captured: CapturedPass) -> _Outcome:
     return _agree(worst, 0.0, seen, "Something draws at random or keeps state between passes")
 
 
-def _choices_are_single_tokens(captured: CapturedPass) -> _Outcome:
+def _choices_are_single_tokens(captured: CapturedPass) -> Outcome:
     if not all(example.has_letter_choices for example in captured.examples):
-        raise _Skip("the examples have no lettered choices")
+        raise Skip("the examples have no lettered choices")
     shape = tuple(captured.logits.shape)
     for prompt, example in zip(captured.batch.prompts, captured.examples, strict=True):
         ids = captured.adapter.choice_token_ids(prompt, example.choices or ())
@@ -222,18 +216,18 @@ def _choices_are_single_tokens(captured: CapturedPass) -> _Outcome:
     return holds, f"ids {ids}, logits {shape}{'' if finite else ' with NaN or infinity'}", "See forward(logits=True)"
 
 
-def _boundaries_equal_the_library(captured: CapturedPass) -> _Outcome:
+def _boundaries_equal_the_library(captured: CapturedPass) -> Outcome:
     model: Any = getattr(captured.adapter, "model", None)
     if not hasattr(model, "config") or "tap" in captured.adapter.info.options:
-        raise _Skip("the adapter has no transformers model as .model, or watches another stream")
+        raise Skip("the adapter has no transformers model as .model, or watches another stream")
     if captured.adapter.states_differ:
-        raise _Skip(captured.adapter.states_differ)
+        raise Skip(captured.adapter.states_differ)
     if "deepstack" in str(model.config.to_dict()):
-        raise _Skip("a deepstack model writes between blocks, where transformers does not look")
+        raise Skip("a deepstack model writes between blocks, where transformers does not look")
     _skip_unless_finite(captured)
     states = library_hidden_states(model, captured)
     if states is None:
-        raise _Skip(f"{type(model).__name__} offers no comparable hidden states")
+        raise Skip(f"{type(model).__name__} offers no comparable hidden states")
     hint = "blocks() may list another stack, or the model writes between blocks"
     boundaries, optional = captured.boundaries, captured.adapter.optional_blocks()
     if len(states) == len(boundaries) - len(optional):  # transformers records nothing where a block is left out
@@ -241,7 +235,7 @@ def _boundaries_equal_the_library(captured: CapturedPass) -> _Outcome:
     if len(states) != len(boundaries):
         return False, f"{len(boundaries)} boundaries here, {len(states)} in transformers", hint
     if states[0].dim() > boundaries[0].dim():
-        raise _Skip("transformers keeps parallel residual streams apart")
+        raise Skip("transformers keeps parallel residual streams apart")
     if states[0].shape != boundaries[0].shape:
         return False, f"shape {tuple(boundaries[0].shape)} here, {tuple(states[0].shape)} in transformers", hint
     norm = find_final_norm(model, captured.adapter.blocks())
@@ -257,22 +251,23 @@ def _distances(captured: CapturedPass, a: Sequence[Tensor], b: Sequence[Tensor])
     return [distance(rows(x, captured.real), rows(y, captured.real)) for x, y in zip(a, b, strict=True)]
 
 
-def _agree(worst: float, tolerance: float, seen: str, hint: str) -> _Outcome:
+def _agree(worst: float, tolerance: float, seen: str, hint: str) -> Outcome:
     return worst <= tolerance, seen, "One of the two compared gave NaN or infinity" if math.isnan(worst) else hint
 
 
 def _skip_unless_finite(captured: CapturedPass) -> None:
     """NaN equals nothing, not even itself, so comparing it says nothing about the adapter."""
     if not captured.finite:
-        raise _Skip("states are not finite")
+        raise Skip("states are not finite")
 
 
 _IN_ORDER = "boundaries come once and in order"
-_CHECKS: dict[str, Callable[[CapturedPass], _Outcome]] = {
+_CHECKS: dict[str, Callable[[CapturedPass], Outcome]] = {
     "states are finite": _states_are_finite,
     "depth and width are those of the blocks": _depth_and_width_fit,
     "labels cover the sequence block 1 saw": _labels_cover_the_sequence,
     "the asked modalities are found": _modalities_are_found,
+    "text is the task's own words": text_is_the_tasks_own,
     "labels agree with what the media change": _labels_follow_the_media,
     "layer 0 is the input of block 1": _layer_0_enters_block_1,
     "hooks are removed after an exception": _hooks_are_removed,
@@ -285,6 +280,7 @@ _OF_MEDIA = (
     "states are finite",
     "labels cover the sequence block 1 saw",
     "the asked modalities are found",
+    "text is the task's own words",
     "labels agree with what the media change",
     "a batch equals its examples one by one",
 )

@@ -13,6 +13,8 @@ from microscope_bench.tasks import Task
 
 Document = tuple[str, int]
 """Task name and lm-eval's number of the document."""
+Turns = tuple[tuple[str, str], ...]
+"""Role and content of each turn of a conversation."""
 
 
 def document_of(request: Instance) -> Document:
@@ -23,8 +25,15 @@ def document_of(request: Instance) -> Document:
 class Documents:
     """Renders documents when they are asked for; those with pictures each time anew, because pictures take memory."""
 
-    def __init__(self, adapter: HFAdapter, tasks: Mapping[str, Task], *, templated: bool) -> None:
-        self.tasks = tasks
+    def __init__(
+        self,
+        adapter: HFAdapter,
+        tasks: Mapping[str, Task],
+        conversations: Mapping[str, Turns],
+        *,
+        templated: bool,
+    ) -> None:
+        self.tasks, self._conversations = tasks, conversations
         self._adapter, self._templated = adapter, templated
         self._requests: dict[Document, Instance] = {}
         self._left_out: set[Document] = set()
@@ -65,7 +74,12 @@ class Documents:
             )
         ours = self._adapter.encoder.prompt(example) if self._templated else example.text
         if ours != asked:
-            example = replace(example, text=asked, turns=(), prompt=asked if self._templated else None)
+            if self._templated and asked not in self._conversations:
+                raise ExampleError(
+                    example.id, "it is not known which words of lm-eval's prompt its chat template wrote"
+                )
+            turns = self._conversations.get(asked, ()) if self._templated else ()
+            example = replace(example, text=asked, turns=turns, prompt=asked if self._templated else None)
         self._n_choices[document] = len(example.choices or ())
         if not example.media:
             self._kept[document] = example

@@ -21,7 +21,7 @@ from microscope_bench.capture.states import BatchStates
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, CaptureError, ExampleError, MicroscopeError
 from microscope_bench.example import Example
-from microscope_bench.lm_eval_plugin.documents import Document, Documents, document_of
+from microscope_bench.lm_eval_plugin.documents import Document, Documents, Turns, document_of
 from microscope_bench.lm_eval_plugin.internals import Instance, running
 from microscope_bench.lm_eval_plugin.recorder import TaskRecorder
 from microscope_bench.lm_eval_plugin.refused_evaluations import check_evaluation
@@ -48,13 +48,14 @@ class Watched:
 
 
 class Geometry:
-    """What is measured beside an evaluation."""
+    """What is measured beside an evaluation; ``conversations`` says of what turns the chat template made a prompt."""
 
     def __init__(self, adapter: HFAdapter, config: RunConfig) -> None:
         self.adapter, self.config = adapter, config
         self._evaluated: list[Any] = []
         self._recorders: dict[str, TaskRecorder] = {}
-        self._documents = Documents(adapter, {}, templated=False)
+        self.conversations: dict[str, Turns] = {}
+        self._documents = Documents(adapter, {}, {}, templated=False)
         self._same_delimiter: dict[str, bool] = {}
 
     def begin(self, requests: Sequence[Instance]) -> None:
@@ -78,7 +79,8 @@ class Geometry:
         found = {name: task_around(now.tasks[name], task_settings(config)) for name in wanted}
         for name, task in found.items():
             self._recorders[name] = TaskRecorder(adapter, task, config, sorted(wanted[name]))
-        self._documents = Documents(adapter, {**self._documents.tasks, **found}, templated=now.templated)
+        tasks_so_far = {**self._documents.tasks, **found}
+        self._documents = Documents(adapter, tasks_so_far, self.conversations, templated=now.templated)
         for request in requests:
             self._documents.add(request)
 
@@ -91,10 +93,13 @@ class Geometry:
                 self._recorders[document[0]].skip(error.example_id, error.cause)
             return None
 
-    def tokens(self, document: Document) -> np.ndarray | None:
-        """int64: what our own run gives the model of a document without pictures; None where it is left out."""
+    def encoded(self, document: Document) -> tuple[np.ndarray, np.ndarray] | None:
+        """Tokens, int64, and labels, int8, that our own run gives a document without pictures; None: it is left out."""
         example = self.example(document)
-        return None if example is None else np.asarray(self.adapter.encoder([example]).tokens[0])
+        if example is None:
+            return None
+        batch = self.adapter.encoder([example])
+        return np.asarray(batch.tokens[0]), batch.labels[0][batch.labels[0] != PADDING]
 
     def skip(self, document: Document, cause: str) -> None:
         """Notes a document whose prompt did not reach the model as a run of our own would put it."""
@@ -189,7 +194,7 @@ class Geometry:
         for recorder in self._recorders.values():
             recorder.close()
         self._evaluated, self._recorders, self._same_delimiter = [], {}, {}
-        self._documents = Documents(self.adapter, {}, templated=False)
+        self._documents = Documents(self.adapter, {}, {}, templated=False)
 
     def _states(
         self, name: str, rows: Sequence[Watched], examples: Sequence[Example], batch: Batch | None

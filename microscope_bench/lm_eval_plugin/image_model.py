@@ -46,7 +46,10 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
         bar = tqdm(total=len(requests), desc="Scoring with pictures", disable=disable_tqdm)
         for chunk in self._chunks(rows, [row.order[0] for row in rows]):
             examples = [
-                images.example_of(row.request, templated=templated, continuation=row.continuation) for row in chunk
+                images.example_of(
+                    row.request, templated=templated, continuation=row.continuation, turns=self._turns(row.request)
+                )
+                for row in chunk
             ]
             batch = self._encoding.encode(examples)
             images.check_encoded(self._encoding, batch, chunk, examples, self.adapter.processing.context_length)
@@ -90,7 +93,8 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
         end = self.eot_token_id
         eos = None if end is None else self.tok_decode([end], skip_special_tokens=False)
         until = handle_stop_sequences(options.pop("until", None), eos=eos)
-        examples = [images.example_of(request, templated=self.chat_applied) for request in requests]
+        templated = self.chat_applied
+        examples = [images.example_of(r, templated=templated, turns=self._turns(r)) for r in requests]
         batch = self._encoding.padded("left").encode(examples)
         new = int(options.pop("max_gen_toks"))
         limit = self.adapter.processing.context_length

@@ -13,7 +13,7 @@ from microscope_bench.adapters.base import Batch
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.errors import AdapterError, first_line
 from microscope_bench.example import Example
-from microscope_bench.lm_eval_plugin.documents import Document, document_of
+from microscope_bench.lm_eval_plugin.documents import Document, Turns, document_of
 from microscope_bench.lm_eval_plugin.geometry import Watched, without_tail
 from microscope_bench.lm_eval_plugin.internals import Instance, pictures_of
 from microscope_bench.lm_eval_plugin.text import common
@@ -58,8 +58,10 @@ class Row:
         return bool(pictures_of(self.request)), -len(str(self.request.args[0])) - len(self.continuation)
 
 
-def example_of(request: Instance, *, templated: bool, continuation: str = "", opened: bool = True) -> Example:
-    """A request as the adapter encodes it."""
+def example_of(
+    request: Instance, *, templated: bool, continuation: str = "", turns: Turns = (), opened: bool = True
+) -> Example:
+    """A request as the adapter encodes it; ``turns`` are those that its prompt was made of."""
     name, text = f"{request.task_name}, document {request.doc_id}", str(request.args[0]) + continuation
     pictures = pictures_of(request) or ()
     if opened:
@@ -72,7 +74,7 @@ def example_of(request: Instance, *, templated: bool, continuation: str = "", op
                 f"{name}: a picture does not open ({type(error).__name__}: {first_line(error)}); mend it, or leave the "
                 f"document out with --samples"
             ) from error
-    return Example(name, text, tuple(pictures), prompt=text if templated else None)
+    return Example(name, text, tuple(pictures), prompt=text if templated else None, turns=turns)
 
 
 def plan_scoring(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.base import PADDING
 from microscope_bench.capture.selection import splitmix64
 from microscope_bench.lm_eval_plugin.documents import Document
 from microscope_bench.lm_eval_plugin.geometry import Geometry, Watched
@@ -37,11 +37,12 @@ class Scoring:
     ) -> None:
         self._geometry = geometry
         self._wanted: dict[int, dict[int, list[Document]]] = {}
-        self._prompts: dict[Document, tuple[np.ndarray, str]] = {}
+        self._prompts: dict[Document, tuple[np.ndarray, np.ndarray, str]] = {}
         for document, ((text, _), context, continuation) in zip(documents, encoded, strict=True):
-            if document in self._prompts or (tokens := geometry.tokens(document)) is None:
+            if document in self._prompts or (own := geometry.encoded(document)) is None:
                 continue
-            self._prompts[document] = tokens, text
+            tokens, labels = own
+            self._prompts[document] = tokens, labels, text
             sequence = [*context, *continuation]
             if len(sequence) > max_length + 1:
                 cause = f"{len(sequence) - 1} tokens exceed the {max_length} that lm-eval gives the model"
@@ -59,9 +60,8 @@ class Scoring:
             keys = _prefix_keys(sequence)
             for length in [n for n in self._wanted if n <= len(sequence)]:
                 for document in self._wanted[length].pop(int(keys[length - 1]), ()):
-                    tokens, text = self._prompts[document]
-                    labels = _labels(self._geometry.adapter, sequence, 0, len(tokens))
-                    found.append(Watched(document, number, labels, tokens, text))
+                    tokens, labels, text = self._prompts[document]
+                    found.append(Watched(document, number, _placed(labels, 0, len(sequence)), tokens, text))
         return found
 
 
@@ -87,14 +87,14 @@ class Generation:
         width = sequences.shape[1]
         for number, (context, n, sequence) in enumerate(zip(*self._batch, sequences.cpu().numpy(), strict=True)):
             for document in self._wanted.pop(context, ()):
-                tokens = self._geometry.tokens(document)
+                own = self._geometry.encoded(document)
                 if n > width:
                     self._geometry.skip(document, f"{n} tokens exceed the {width} that lm-eval gives the model")
-                elif tokens is not None and sequence[width - n :].tolist() != tokens.tolist():
+                elif own is not None and sequence[width - n :].tolist() != own[0].tolist():
                     self._geometry.skip(document, _OTHER_TOKENS)
-                elif tokens is not None:
-                    labels = _labels(self._geometry.adapter, sequence, width - n, n)
-                    found.append(Watched(document, number, labels, tokens, context))
+                elif own is not None:
+                    tokens, labels = own
+                    found.append(Watched(document, number, _placed(labels, width - n, width), tokens, context))
         return found
 
 
@@ -107,12 +107,11 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _labels(adapter: HFAdapter, sequence: np.ndarray, start: int, n: int) -> np.ndarray:
-    """int8 (S,): of the prompt, the ``n`` tokens from ``start`` on; padding elsewhere."""
-    mask = np.zeros(len(sequence), dtype=np.int64)
-    mask[start : start + n] = 1
-    labels: np.ndarray = adapter.encoder.label_text(sequence[None], mask[None])[0]
-    return labels
+def _placed(labels: np.ndarray, start: int, width: int) -> np.ndarray:
+    """A prompt's labels (n,) from ``start`` on in a row of ``width`` positions; padding elsewhere."""
+    row = np.full(width, PADDING, dtype=np.int8)
+    row[start : start + len(labels)] = labels
+    return row
 
 
 def _prefix_keys(tokens: np.ndarray) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError, first_line
-from microscope_bench.lm_eval_plugin.documents import Document, document_of
+from microscope_bench.lm_eval_plugin.documents import Document, Turns, document_of
 from microscope_bench.lm_eval_plugin.geometry import Geometry
 from microscope_bench.lm_eval_plugin.images import Answer
 from microscope_bench.lm_eval_plugin.internals import HFLM, Instance, output_path, running
@@ -65,7 +65,15 @@ class TextModel(HFLM):  # type: ignore[misc]
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as `microscope-bench run` puts it to the model; see lm-eval's ``LM.apply_chat_template``."""
         self.chat_applied = True
-        return self.adapter.encoder.chat([(turn["role"], turn["content"]) for turn in chat_history])
+        turns = tuple((turn["role"], turn["content"]) for turn in chat_history)
+        prompt = self.adapter.encoder.chat(turns)
+        if self.geometry is not None:
+            self.geometry.conversations[prompt] = turns
+        return prompt
+
+    def _turns(self, request: Instance) -> Turns:
+        """Of what conversation a prompt was made, where that matters."""
+        return () if self.geometry is None else self.geometry.conversations.get(str(request.args[0]), ())
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Called where answers are to come from ``--use_cache``."""

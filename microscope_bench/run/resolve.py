@@ -170,6 +170,8 @@ def resolve_loaded(
         probed = probe_inputs(adapter, source, rows[:PROBE_EXAMPLES])
         loop = Capture(adapter, source, protocol, config.batch_size)
         mainflow = loop.find_mainflow() if config.mainflow else None
+    if adapter.template_untold is not None:
+        LOG.warning("the chat template's words count as text: %s", adapter.template_untold)
     if config.mainflow and "linearity" not in config.metrics:
         LOG.warning("stream mainflow is captured, but only metric linearity measures it: --metrics linearity,...")
     if mainflow is not None and not mainflow.exists:

@@ -17,7 +17,7 @@ from msgspec import structs
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
-from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEXT, Adapter, Batch
+from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEMPLATE, TEXT, Adapter, Batch
 from microscope_bench.adapters.model_args import refuse_unknown_args
 from microscope_bench.adapters.omnifusion.checkpoint_files import find_checkpoint, find_vision_tower
 from microscope_bench.adapters.omnifusion.module import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
@@ -149,7 +149,7 @@ class OmniFusionAdapter(Adapter):
         return fresh
 
     def _row(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
-        parts = [(self._text_ids(DIALOG), TEXT)]
+        parts = [(self._text_ids(DIALOG), TEMPLATE)]
         if example.images:
             parts += [
                 ([SPECIAL_MARKS["SOI"]], STRUCTURE),

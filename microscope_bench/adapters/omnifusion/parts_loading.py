@@ -86,6 +86,7 @@ def model_info(checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel
         trained=not getattr(config, UNTRAINED_KEY, False),
         control=None,
         options={},
+        template="separated",
     )
 
 
