@@ -162,15 +162,23 @@ class Encoder:
             return None
         if not getattr(self.tokenizer, "is_fast", False):
             return f"its tokenizer, {type(self.tokenizer).__name__}, does not say which characters a token stands for"
-        turns = (("user", "Which of them is it?\nA. one\nB. two\nAnswer:"),)
+        question = Example("", "Which of them is it?\nA. one\nB. two\nAnswer:")
         try:
-            prompt = self._rendered(turns, ())
-        except Exception:  # a template may want a picture; whatever is wrong with it comes up with the first example
+            prompt = self.prompt(question)
+        except AdapterError:  # such as of a template that wants a picture; it comes up with the first example
             return None
         try:
-            own_tokens(self.tokenizer, prompt, own_characters(lambda mark: self._rendered(turns, (), mark), prompt))
-        except Exception as error:  # a tokenizer without offsets, or a template that changes its input
+            plain = self._own_tokens(question, prompt)
+        except Exception as error:  # a tokenizer may fail in its own way where it has no offsets
             return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
+        try:
+            ids = np.asarray(self._call_processor([question], [prompt])["input_ids"])
+        except Exception:  # the same
+            return None
+        try:
+            aligned(ids[label_positions(ids, np.ones_like(ids), self._tokens) == TEXT], *plain)
+        except ValueError as error:  # an adapter's own process() may change the words
+            return str(error)
         return None
 
     def _own_tokens(self, example: Example, prompt: str) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,8 @@ def own_characters(render: Callable[[Callable[[str], str]], str], prompt: str) -
 
     for mark in (around, inside):
         marked = render(mark)
-        if marked.replace(first, "").replace(last, "") == prompt:
+        whole = marked.count(first) == marked.count(last) > 0
+        if whole and marked.replace(first, "").replace(last, "") == prompt:
             codes = np.frombuffer(marked.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
             is_mark = np.isin(codes, (ord(first), ord(last)))
             depth = np.cumsum(codes == ord(first)) - np.cumsum(codes == ord(last))

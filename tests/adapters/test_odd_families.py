@@ -33,10 +33,10 @@ ENCODER_DECODER = ("florence2", "t5gemma2")
 SKIPPED = {"idefics": {"boundaries equal transformers' hidden states"}}  # it writes into the stream between blocks
 
 # The texts are 29 and 41 bytes: "What is it?\nA. x\nB. y\nAnswer:" and the same with "Which of the two is it?". The
-# pictures are 60 × 40 and 40 × 80 (width × height). In order: image, structure, special, text.
+# pictures are 60 × 40 and 40 × 80 (width × height). In order: image, structure, special, text, template.
 EXPECTED = {
     # <|image|> stays one token; <s>, two headers of two tokens, end of turn; "user", "assistant", two times "\n\n"
-    "mllama": [(0, 1, 6, 29 + 4 + 9 + 4), (0, 1, 6, 41 + 4 + 9 + 4)],
+    "mllama": [(0, 1, 6, 29, 4 + 9 + 4), (0, 1, 6, 41, 4 + 9 + 4)],
     "idefics": [(0, 3, 1, 29), (0, 3, 1, 41)],  # <fake_token_around_image><image><fake_token_around_image>; <s>
     # 64 pixels in strides of 4, 2, 2, 2 are 2 × 2, and their mean before them; <s> and </s>
     "florence2": [(5, 0, 2, 29), (5, 0, 2, 41)],
@@ -115,7 +115,7 @@ def test_contract(family, tiny_adapter):
 def test_positions_of_each_label(family, tiny_adapter):
     adapter = tiny_adapter(family)
     for example, expected in zip(PICTURE_QUESTIONS, EXPECTED[family], strict=True):
-        named = dict(zip(("image", "structure", "special", "text"), expected, strict=True))
+        named = dict(zip(("image", "structure", "special", "text", "template"), expected, strict=False))
         (labels,) = capture(adapter, (example,)).batch.labels
         assert counts(labels) == {name: n for name, n in named.items() if n}
 

@@ -128,7 +128,7 @@ class TestSequence:
         dialog, question, short = (
             len(adapter.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts
         )
-        runs = [("text", dialog), ("structure", 1), ("image", PATCHES), ("structure", 1), ("special", 1)]
+        runs = [("template", dialog), ("structure", 1), ("image", PATCHES), ("structure", 1), ("special", 1)]
         runs += [("text", question), ("special", 1)]
         assert [LABELS[code] for code in batch.labels[0]] == [name for name, n in runs for _ in range(n)]
         assert list(batch.lengths()) == [dialog + PATCHES + question + 4, dialog + short + 2]

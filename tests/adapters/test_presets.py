@@ -86,6 +86,7 @@ def test_an_adapter_in_a_file_of_the_users(tiny, tmp_path):
     file.write_text(FILE)
     adapter = load_model(f"{file}:Shouting", f"pretrained={tiny('llava')}", "cpu")
     assert type(adapter).__name__ == "Shouting" and isinstance(adapter, HFAdapter)
+    assert adapter.info.template == "not_told_apart", "its words are not those of its prompts"
     (tokens,) = adapter.encode([Example("q", "say it")]).tokens
     assert "SAY IT" in adapter.tokenizer.decode(tokens)
     with pytest.raises(AdapterError, match=r"'not_a_class' is not a subclass.*Shouting"):
