@@ -142,10 +142,13 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         named protocol. It ends with the hash of the identity, so that nothing that defines comparability can differ
         between two results of one signature. Anything unusual in a name is percent-encoded.
         """
+        return f"{self.protocol.label}|{self.signature_end(package_version)}"
+
+    def signature_end(self, package_version: str) -> str:
+        """The signature behind the protocol's label, whose wording hangs on the protocols that a version knows."""
         protocol, model, task, dataset = self.protocol, self.model, self.task, self.dataset
         data = f"{dataset.path}:{dataset.name}" if dataset.name else dataset.path
         parts = [
-            protocol.label,
             f"model:{quoted(model.repo)}@{quoted(short_revision(model.revision))}",
             "" if model.trained else "untrained",
             f"control:{quoted(model.control)}" if model.control else "",

@@ -95,7 +95,8 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
     extreme = pick(rows, key=_value)
     mean, stderr = _mean([_value(row) for row in rows]), _mean([row.stderr or 0.0 for row in rows])
     if not (math.isfinite(mean) and math.isfinite(stderr)):
-        return Withheld(f"{headline.title}: the mean over the layers is not finite")
+        what = "standard error of the mean" if math.isfinite(mean) else "mean"
+        return Withheld(f"{headline.title}: the {what} over the layers is not finite")
     return Summary(
         mean=mean,
         mean_stderr=stderr,

@@ -21,6 +21,9 @@ from microscope_bench.results.result import FAILED, Result
 ROUNDING = 1e-3
 """By how much a value may lie beyond its range, relative to an end above 1: more than arithmetic ever takes it."""
 
+FARTHEST = 1e6
+"""By how much, relative, the replicates of a value without a range may lie beside it."""
+
 _SHOWN = 3
 
 
@@ -95,38 +98,50 @@ def _scores(result: Result, known: dict[str, Metric]) -> Iterator[str]:
     modalities = {score.modality for score in result.scores} - {"joint"}
     for index, score in enumerate(result.scores):
         record = known.get(score.metric)
-        where = f"scores[{index}] ({_name(score)}, layer {score.layer})"
         ceiling = kept.get(score.modality, most * (len(modalities) if score.modality == "joint" else 1))
         if record is None or record.beside_text:
             ceiling += kept.get("text", most)
-        if score.n_tokens > ceiling:
-            yield f"{where}.n_tokens: {score.n_tokens}, but {ceiling} were kept"
-        if score.n_examples > n_measured:
-            yield f"{where}.n_examples: {score.n_examples} of {n_measured}"
-        # where copies are dropped, the one that is kept stands for the examples of all
-        if not (record and record.drops_copies) and score.n_examples > score.n_tokens:
-            yield f"{where}.n_examples: {score.n_examples} among {score.n_tokens} tokens"
-        if score.value is None:
-            continue
-        if score.n_tokens == 0 or score.n_examples == 0:
-            yield f"{where}.value: {score.value} of no tokens"
-        if wrong := contradiction(score, result.inputs.folds):
-            yield f"{where}.stderr: {wrong}"
-        if record is None:
-            continue
-        low, high = record.range_of(score.estimator, identity.model.hidden_size)
-        if not low - ROUNDING * max(1, abs(low)) <= score.value <= high + ROUNDING * max(1, abs(high)):
-            yield f"{where}.value: {score.value} lies outside {low:g} to {high:g}"
+        found = [*_score_counts(score, ceiling, n_measured, copies=record is not None and record.drops_copies)]
+        if score.value is not None:
+            ends = record.range_of(score.estimator, identity.model.hidden_size) if record else (-math.inf, math.inf)
+            found += _score_values(score, score.value, ends, identity.protocol.folds)
+            if wrong := contradiction(score, result.inputs.folds):
+                found.append(f"stderr: {wrong}")
+        if found:
+            where = f"scores[{index}] ({' '.join(filter(None, _series(score)))}, layer {score.layer})"
+            yield from (f"{where}.{what}" for what in found)
+
+
+def _score_counts(score: Score, ceiling: int, n_measured: int, *, copies: bool) -> Iterator[str]:
+    if score.n_tokens > ceiling:
+        yield f"n_tokens: {score.n_tokens}, but {ceiling} were kept"
+    if score.n_examples > n_measured:
+        yield f"n_examples: {score.n_examples} of {n_measured}"
+    # where copies are dropped, the one that is kept stands for the examples of all
+    if not copies and score.n_examples > score.n_tokens:
+        yield f"n_examples: {score.n_examples} among {score.n_tokens} tokens"
+
+
+def _score_values(score: Score, value: float, ends: tuple[float, float], folds: int) -> Iterator[str]:
+    low, high = ends
+    if score.n_tokens == 0 or score.n_examples == 0:
+        yield f"value: {value} of no tokens"
+    if not low - ROUNDING * max(1, abs(low)) <= value <= high + ROUNDING * max(1, abs(high)):
+        yield f"value: {value} lies outside {low:g} to {high:g}"
+    # K replicates within the range have a jackknife error of at most sqrt(K - 1) times half of it
+    reach = (high - low) / 2 if math.isfinite(high - low) else FARTHEST * max(1, abs(value))
+    if score.stderr is not None and score.stderr > math.sqrt(folds - 1) * reach + ROUNDING:
+        yield f"stderr: {score.stderr:.4g} of a value within {low:g} to {high:g}"
 
 
 def _layers(result: Result, known: dict[str, Metric]) -> Iterator[str]:
     """Every series of a metric that is known has all of its layers, and every such metric has a series."""
-    found: dict[tuple[str, str], set[int]] = defaultdict(set)
+    found: dict[tuple[str | None, ...], set[int]] = defaultdict(set)
     for score in result.scores:
-        found[score.metric, _name(score)].add(score.layer)
+        found[_series(score)].add(score.layer)
     n_layers = result.identity.model.n_layers
-    for (metric, name), layers in found.items():
-        record = known.get(metric)
+    for series, layers in found.items():
+        name, record = " ".join(filter(None, series)), known.get(str(series[0]))
         if record is None:
             continue
         expected = range(n_layers + (0 if record.between else 1))
@@ -136,16 +151,15 @@ def _layers(result: Result, known: dict[str, Metric]) -> Iterator[str]:
             yield f"scores: {name} has no row of layer {_some(missing)}"
         if record.between and n_layers in layers:
             yield f"scores: {name} has a row of layer {n_layers}, behind which there is no other"
-    measured = {metric for metric, _ in found}
+    measured = {series[0] for series in found}
     for metric in sorted(result.identity.metrics.keys() & known.keys() - measured):
         # what relates a modality to text has nothing to say of text alone
         if not known[metric].beside_text and not (known[metric].between and n_layers == 0):
             yield f"identity.metrics: {metric} has a version but no scores"
 
 
-def _name(score: Score) -> str:
-    parts = (score.metric, score.estimator, score.stream or "", score.modality, score.tokens)
-    return " ".join(part for part in parts if part)
+def _series(score: Score) -> tuple[str | None, ...]:
+    return score.metric, score.estimator, score.stream, score.modality, score.tokens
 
 
 def _some(layers: Sequence[int]) -> str:

@@ -190,11 +190,12 @@ def _checked(as_type: Callable[[type], Any]) -> Result:
         raise ResultError("nested too deeply to be a result file") from None
     result = Result(*(getattr(file, name) for name in Result.__struct_fields__))
     _check_rules(result)
-    expected = f"|id:{result.short_id}"
+    expected = f"|{result.identity.signature_end(result.environment.package_version)}"
     if not result.signature.endswith(expected):
         raise ResultError(
-            f"the identity does not belong to the signature (it hashes to {expected[1:]}, the signature says "
-            f"{result.signature[-15:]}): it was edited after the run. Take the original file, or repeat the run"
+            f"the identity does not belong to the signature (it makes {expected[-_LONGEST_MESSAGE:]}, the file says "
+            f"{result.signature[-_LONGEST_MESSAGE:]}): it was edited after the run. Take the original file, or repeat "
+            f"the run"
         )
     if file.checksum != result.computed_checksum:
         raise ResultError(

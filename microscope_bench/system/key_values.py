@@ -56,9 +56,8 @@ def number(name: str, value: Any) -> float:
 def whole(name: str, value: Any) -> int:
     """A whole number, from one or from its text; no float passes, not even 2.0."""
     try:
-        return int(
-            value.strip() if isinstance(value, str) else str(value) if isinstance(value, bool) else value.__index__()
-        )
+        text = str(value) if isinstance(value, bool) else value
+        return int(text.strip() if isinstance(text, str) else text.__index__())
     except (AttributeError, ValueError):
         raise MicroscopeError(f"{name} must be a whole number, not {value!r}") from None
 

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from microscope_bench.cli.main import build_parser
 from microscope_bench.errors import ResultError
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import result_path
-from tests.results.sample import SAMPLE_FILE, failed, sample
+from tests.results.sample import SAMPLE_FILE, failed, sample, with_scores
 
 
 def call(*argv: str | Path) -> int:
@@ -103,3 +104,15 @@ def test_a_broken_file_stops_the_page_and_is_named(results: Path) -> None:
     with pytest.raises(ResultError, match=r"broken\.json: not a microscope_bench result"):
         call("leaderboard", results)
     assert not (results.parent / "leaderboard.md").exists()
+
+
+@pytest.mark.parametrize("verb", ["leaderboard", "report", "plot", "cite"])
+def test_what_validate_refuses_is_published_with_a_warning(
+    verb: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    forged = with_scores(sample(), lambda s: replace(s, value=-7.0) if s.metric == "anisotropy" else s)
+    save(tmp_path / "results", forged)
+    assert call(verb, "results") == 0
+    (said,) = [line for line in caplog.messages if "validate refuses" in line]
+    assert said.startswith("results/example__tiny-llava/") and "value: -7.0 lies outside 0 to 1" in said

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from microscope_bench.identity import SHORT_ID_LENGTH
+from microscope_bench.errors import MicroscopeError
+from microscope_bench.identity import SHORT_ID_LENGTH, Identity
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Failure, Score
 from microscope_bench.results.result import COMPLETE, FAILED, Result, load_result
@@ -53,7 +54,11 @@ def digest(document: Any) -> str:
 
 def forge(document: dict[str, Any]) -> dict[str, Any]:
     """Makes an edited document consistent again: what somebody who means it can do."""
-    identity_id = digest(document["identity"])[:SHORT_ID_LENGTH]
-    document["signature"] = document["signature"].rpartition("|id:")[0] + f"|id:{identity_id}"
+    try:
+        identity = msgspec.convert(document["identity"], Identity)
+        document["signature"] = identity.signature(document["environment"]["package_version"])
+    except (msgspec.ValidationError, MicroscopeError, KeyError, TypeError):
+        identity_id = digest(document["identity"])[:SHORT_ID_LENGTH]
+        document["signature"] = document["signature"].rpartition("|id:")[0] + f"|id:{identity_id}"
     document["checksum"] = digest({key: value for key, value in document.items() if key != "checksum"})
     return document

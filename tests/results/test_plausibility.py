@@ -52,6 +52,8 @@ def test_the_committed_results_break_no_rule() -> None:
         (edited("cosine_alignment", value=-1.5), "lies outside -1 to 1"),
         (edited("anisotropy", replicates=(0.1, 0.2, 0.3)), "its replicates make it 0.1155, the file says 0.004"),
         (edited("anisotropy", replicates=(0.1, None)), "1 replicates have no standard error, the file says 0.004"),
+        (edited("anisotropy", stderr=1e308, replicates=()), "stderr: 1e+308 of a value within 0 to 1"),
+        (edited("intrinsic_dimension", stderr=1e308, replicates=()), "stderr: 1e+308 of a value within 0 to inf"),
         (edited("anisotropy", n_tokens=10**6), "n_tokens: 1000000, but 5344 were kept"),
         (edited("anisotropy", n_examples=168), "n_examples: 168 of 167"),
         (edited("anisotropy", n_tokens=100), "n_examples: 167 among 100 tokens"),

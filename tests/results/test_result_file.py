@@ -250,6 +250,14 @@ def test_an_identity_edited_by_hand_even_with_a_fitting_checksum() -> None:
         Result.from_dict(changed)
 
 
+def test_a_signature_of_another_task() -> None:
+    result = sample()
+    task = f"task:{result.identity.task.name}@"
+    forged = replace(result, signature=result.signature.replace(task, "task:famous@"))
+    with pytest.raises(ResultError, match=f"makes .*{task}.*, the file says .*famous"):
+        Result.from_dict(forged.to_dict())
+
+
 def test_whitespace_and_key_order_are_no_edit() -> None:
     text = json.dumps(document(), sort_keys=True, indent=7)
     assert Result.from_dict(json.loads(text)) == load_result(SAMPLE_FILE)
