@@ -26,7 +26,7 @@ from microscope_bench.results.replicates import rounded
 
 SEED = 2
 EXAMPLES, TOKENS, CONTENT, DIM, FOLDS = 167, 8, 12, 24, 10
-EFFECTS = {"anisotropy": 0.003, "linearity": 0.02, "intrinsic_dimension": 0.8}
+EFFECTS = {"anisotropy": 0.01, "linearity": 0.08, "intrinsic_dimension": 0.5}
 """Metric → by how much the second model differs, in the parameter that moves it, so that power is neither 0 nor 1."""
 
 
@@ -42,7 +42,7 @@ class Kind:
 
     first: float = 2.0
     cubic: float = 0.3
-    noise: float = 0.1
+    noise: float = 0.3
 
     def moved(self, metric: str) -> Kind:
         """The same with the parameter of a metric moved by its effect."""
@@ -89,10 +89,10 @@ def states(seen: np.ndarray, kind: Kind, rng: np.random.Generator) -> tuple[torc
     """Two boundaries of a model, each (EXAMPLES · TOKENS, DIM), float64."""
     scaled = seen.reshape(-1, CONTENT) * np.array([kind.first, *[1.0] * (CONTENT - 1)])
     block, _ = np.linalg.qr(np.random.default_rng(SEED).normal(size=(CONTENT, CONTENT)))
-    after = scaled + 0.5 * scaled @ block + kind.cubic * (seen.reshape(-1, CONTENT) @ block.T) ** 3 / 3
+    update = 0.5 * scaled @ block + kind.cubic * (seen.reshape(-1, CONTENT) @ block.T) ** 3 / 3
     turn, _ = np.linalg.qr(rng.normal(size=(DIM, DIM)))
-    x, y = (one @ turn[:CONTENT] + kind.noise * rng.normal(size=(len(one), DIM)) for one in (scaled, after))
-    return torch.from_numpy(x), torch.from_numpy(y)
+    x, added = (one @ turn[:CONTENT] + kind.noise * rng.normal(size=(len(one), DIM)) for one in (scaled, update))
+    return torch.from_numpy(x), torch.from_numpy(x + added)
 
 
 def headline_scores(

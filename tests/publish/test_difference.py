@@ -128,10 +128,11 @@ def test_a_fold_without_its_tokens_leaves_the_value_as_it_is() -> None:
     assert alone is not None and math.isfinite(alone.stderr)
 
 
-@given(st.lists(st.floats(0, 1), max_size=30))
-def test_holm_rejects_what_holms_steps_reject(p_values: list[float]) -> None:
+@given(st.lists(st.integers(0, 100), max_size=12))
+def test_holm_rejects_what_holms_steps_reject(thousandths: list[int]) -> None:
+    p_values = [p / 1000 for p in thousandths]
     adjusted = holm(p_values)
-    for alpha in (0.01, 0.05, 0.2):
+    for alpha in np.arange(1, 200) / 1000 + 0.0005:
         rejected, left = set(), sorted(range(len(p_values)), key=lambda k: p_values[k])
         while left and p_values[left[0]] * len(left) <= alpha:
             rejected.add(left.pop(0))
