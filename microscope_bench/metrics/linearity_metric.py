@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 from microscope_bench.metrics import core
 from microscope_bench.metrics.core.estimate import Estimate, NoValue
@@ -14,8 +14,12 @@ from microscope_bench.metrics.record import EstimatorScore, Headline, Metric, To
 
 STREAMS = ("hidden", "update")
 MAINFLOW = "mainflow"
+LEADING = 64
+"""Principal axes that estimator ``leading_64`` looks at."""
+
 ESTIMATORS = (
     "cross_fitted",
+    "leading_64",
     "in_sample",
     "adjusted",
     "held_out",
@@ -51,6 +55,10 @@ def linearity(
       clouds score 0 on average. It may be negative, and above 1. It needs more than d tokens beside each fold.
     - ``held_out``: 1 − Σ_k ‖(X_k − x̄)A − (T_k − t̄)‖² / Σ_k ‖T_k − t̄‖² over the same folds: what a map fitted on this
       many tokens explains, less than the best one does. It may be negative.
+    - ``leading_64``: ``cross_fitted`` of what is seen of X and Y on the first 64 principal axes of X, found without the
+      fold, and so a share of T's variance along these (flag ``variance=``: what they hold of all its variance). It
+      needs more than 64 tokens beside each fold, so that few examples of a wide model have it too, and looks at as
+      many dimensions in every model. Its standard error takes the axes as given.
     - ``in_sample``: 1 − min_A ‖XA − T‖²_F / ‖T‖²_F, the multivariate R². Razzhigaev et al. 2024 (arXiv 2405.12250) call
       it Procrustes similarity. Unrelated clouds score r/(N − 1), r the rank of X, and any cloud scores 1 when N ≤ r + 1
       (flag ``saturated``).
@@ -95,10 +103,10 @@ def linearity(
     return core.arrays.required(f"{estimator} linearity", estimate, remedy)
 
 
-def size_flags(cloud: core.Cloud) -> tuple[str, ...]:
-    """How many tokens and examples there are for each dimension, and a flag where there are few examples."""
-    few = ("few_examples",) if cloud.n_examples < max(FEW_EXAMPLES, cloud.dim) else ()
-    return (f"tokens/d={cloud.n_tokens / cloud.dim:.3g}", f"examples/d={cloud.n_examples / cloud.dim:.3g}", *few)
+def size_flags(cloud: core.Cloud, dim: int) -> tuple[str, ...]:
+    """How many tokens and examples there are for each of ``dim`` dimensions, and a flag where examples are few."""
+    few = ("few_examples",) if cloud.n_examples < max(FEW_EXAMPLES, dim) else ()
+    return (f"tokens/d={cloud.n_tokens / dim:.3g}", f"examples/d={cloud.n_examples / dim:.3g}", *few)
 
 
 class Linearity:
@@ -109,6 +117,10 @@ class Linearity:
         self.folds = cloud.moments
         self.fits = core.linear_folds.LinearFolds(self.folds)
 
+    @cached_property
+    def leading(self) -> core.leading.LeadingFolds:
+        return core.leading.LeadingFolds(self.cloud, LEADING)
+
     def estimate(self, estimator: str, stream: str) -> Estimate:
         """One estimate; ``estimator`` and ``stream`` are known names, and not ``identity`` of ``update``."""
         n = self.cloud.n_tokens
@@ -116,7 +128,7 @@ class Linearity:
             return non_finite(self.folds.non_finite, n, self.cloud.n_examples)
         if n < 2:
             return self._null(f"linearity needs at least 2 tokens, got {n}")
-        of_folds = estimator in ("cross_fitted", "held_out", "held_out_permuted")
+        of_folds = estimator in ("cross_fitted", "leading_64", "held_out", "held_out_permuted")
         found = attempted(partial(self._of_folds if of_folds else self._of_all_rows, estimator, stream))
         if isinstance(found, NoValue):
             return self._null(str(found))
@@ -142,21 +154,26 @@ class Linearity:
         return self._jackknifed(outcome, flags)
 
     def _of_folds(self, estimator: str, stream: str) -> Estimate:
-        n, dim, fits = self.cloud.n_tokens, self.cloud.dim, self.fits
+        fits = self.leading if estimator == "leading_64" and self.cloud.dim > LEADING else self.fits
+        n, dim = self.cloud.n_tokens, fits.dim
         scored = core.left_out.PERMUTED if estimator == "held_out_permuted" else stream
         fold_sizes = [self.folds.folds[k].n for k in self.folds.occupied]
         if len(fold_sizes) < 2:
             return self._null(f"{estimator} linearity needs tokens of at least 2 examples")
         if n - max(fold_sizes) <= dim:
-            return self._null(f"a fold leaves {n - max(fold_sizes)} tokens to fit on; a map needs more than d = {dim}")
+            of = "its number of axes, " if dim < self.cloud.dim else "d = "
+            return self._null(f"a fold leaves {n - max(fold_sizes)} tokens to fit on; a map needs more than {of}{dim}")
 
         def outcome(left_out: int | None) -> float:
             covariance, rss, tss = fits.left_out(scored, left_out)
             if fits.tss[None][stream] == 0.0 or tss <= 0:
                 raise _constant_target(stream)
-            return covariance / tss if estimator == "cross_fitted" else 1.0 - rss / tss
+            return covariance / tss if estimator in ("cross_fitted", "leading_64") else 1.0 - rss / tss
 
-        return self._jackknifed(outcome, (*self._fit_flags(), *size_flags(self.cloud)))
+        flags = self._fit_flags()
+        if fits is self.leading and (whole := fits.tss[None][stream]):
+            flags = (f"variance={fits.unit**2 * fits.left_out(stream, None)[2] / whole:.4f}",)
+        return self._jackknifed(outcome, (*flags, *size_flags(self.cloud, dim)))
 
     def _fit_flags(self) -> tuple[str, ...]:
         rank = (f"rank={self.fits.fit.rank}/{self.cloud.dim}",) if self.fits.fit.rank < self.cloud.dim else ()
@@ -224,6 +241,7 @@ LINEARITY = Metric(
     high=1,  # of every R²; only a map that was fitted on what it is scored on cannot be worse than the mean
     estimator_ranges={
         "cross_fitted": (-math.inf, math.inf),
+        "leading_64": (-math.inf, math.inf),
         "in_sample": (0, 1),
         "in_sample_permuted": (0, 1),
     },

@@ -402,6 +402,63 @@ def test_values_of_folds_say_how_many_tokens_and_examples_they_have(
     assert linearity(x, next_states(x), "update", "in_sample", groups).flags == ()
 
 
+@pytest.mark.parametrize("stream", STREAMS)
+def test_leading_axes_are_found_without_the_fold_that_is_looked_at(stream: str) -> None:
+    """Fewer tokens than dimensions; an independent numpy fit on the axes of each fold's rest."""
+    n, d = 300, 320
+    x = gaussian(n, d) * torch.arange(1, d + 1) ** -0.7 + 5
+    y = x + 0.3 * next_states(x)
+    groups = np.repeat(np.arange(30), 10)
+    fold = assign_folds(groups.tolist(), 10, 0)
+    xs, ts = x.numpy(), (y if stream == "hidden" else y - x).numpy()
+    covariance = tss = 0.0
+    for k in range(10):
+        rest = fold != k
+        mean = xs[rest].mean(0), ts[rest].mean(0)
+        axes = np.linalg.svd(xs[rest] - mean[0], full_matrices=False)[2][:64].T
+        a = np.linalg.lstsq((xs[rest] - mean[0]) @ axes, (ts[rest] - mean[1]) @ axes, rcond=None)[0]
+        target = (ts[~rest] - mean[1]) @ axes
+        covariance += ((xs[~rest] - mean[0]) @ axes @ a * target).sum()
+        tss += np.square(target).sum()
+    found = row(x, y, stream, "leading_64", groups)
+    assert found.value == pytest.approx(covariance / tss, abs=1e-9) and found.stderr is not None
+    share = tss / np.square(ts - ts.mean(0)).sum()
+    assert found.flags == (f"variance={share:.4f}", "tokens/d=4.69", "examples/d=0.469", "few_examples")
+    assert (
+        row(x, y, stream, "cross_fitted", groups).reason
+        == "a fold leaves 270 tokens to fit on; a map needs more than d = 320"
+    )
+    few = row(x[:60], y[:60], stream, "leading_64", groups[:60])
+    assert few.reason == "a fold leaves 50 tokens to fit on; a map needs more than its number of axes, 64"
+
+
+def test_leading_axes_of_no_more_dimensions_are_all_of_them() -> None:
+    x, groups = gaussian(400, 8), np.arange(400) // 5
+    assert linearity(x, next_states(x), "update", "leading_64", groups) == linearity(
+        x, next_states(x), "update", "cross_fitted", groups
+    )
+    flat = gaussian(400, 3) @ gaussian(3, 70, 1)
+    assert value(flat, flat @ gaussian(70, 70, 2), "update", "leading_64", groups) == pytest.approx(1.0, abs=1e-9)
+    assert "no leading axes" in str(row(torch.ones(400, 70), gaussian(400, 70), "hidden", "leading_64", groups).reason)
+
+
+def test_leading_axes_show_the_truth_below_as_many_tokens_as_dimensions() -> None:
+    """25 examples of 16 tokens in 512 dimensions whose variances fall as 1 / i; the axes' population is known."""
+    d, rng = 512, np.random.default_rng(99)
+    scale, a = np.arange(1, d + 1) ** -0.5, 0.8 * rng.standard_normal((d, d)) / d**0.5
+    of_target = np.diag(a.T @ (scale[:, None] ** 2 * a))[:64].sum() + 0.36 * np.square(scale[:64]).sum()
+    truth = np.square(scale[:64, None] * a[:64, :64]).sum() / of_target
+    values = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        x, noise = (clustered(rng, 13, d) * scale for _ in range(2))
+        update = torch.from_numpy(x @ a + 0.6 * noise)
+        values.append(
+            row(torch.from_numpy(x), torch.from_numpy(x) + update, "update", "leading_64", np.arange(416) // 32).value
+        )
+    assert np.mean(values) == pytest.approx(truth, abs=0.04)
+
+
 def test_mainflow_is_the_hidden_stream_of_its_own_chain() -> None:
     x, groups = gaussian(200, 5), np.repeat(np.arange(20), 10)
     cloud, chain = cloud_of(x, next_states(x), groups), cloud_of(x / 3, torch.tanh(x), groups)

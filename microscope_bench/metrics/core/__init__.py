@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from microscope_bench.metrics.core import distances as distances
     from microscope_bench.metrics.core import frechet as frechet
     from microscope_bench.metrics.core import kernel_alignment as kernel_alignment
+    from microscope_bench.metrics.core import leading as leading
     from microscope_bench.metrics.core import left_out as left_out
     from microscope_bench.metrics.core import linear_folds as linear_folds
     from microscope_bench.metrics.core import linear_solve as linear_solve

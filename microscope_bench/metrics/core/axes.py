@@ -62,20 +62,31 @@ def spectra_of(folds: FoldMoments) -> dict[int | None, Spectrum | None]:
 
 def top_axis(gram: Tensor) -> tuple[float, Tensor]:
     """Largest eigenvalue of a positive semidefinite matrix, to about 1e-12 of itself, and its unit eigenvector."""
+    values, axes = leading_axes(gram, 1)
+    return float(values[0]), axes[:, 0]
+
+
+def leading_axes(gram: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n largest eigenvalues of a positive semidefinite matrix, descending, and their unit eigenvectors as columns.
+
+    A matrix that is wider than 512, and much wider than n, is multiplied with vectors only: where it is of 4,096
+    columns, all its eigenvectors would take minutes.
+    """
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     def product(vector: NDArray[Any]) -> NDArray[Any]:
         found: NDArray[Any] = (gram @ torch.from_numpy(vector).to(gram).flatten()).cpu().numpy()
         return found
 
-    if len(gram) > FULL_SPECTRUM_UP_TO:
+    if len(gram) > max(FULL_SPECTRUM_UP_TO, 4 * n):
         # seeded random, always the same: no cloud is orthogonal to it other than by intent
         start = torch.randn(len(gram), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy()
         operator = LinearOperator(tuple(gram.shape), matvec=product, dtype=start.dtype)
         try:
-            value, direction = eigsh(operator, k=1, which="LA", v0=start)
-            return float(value[0]), torch.from_numpy(direction[:, 0].copy()).to(gram)
+            values, axes = eigsh(operator, k=n, which="LA", v0=start)
+            order = values.argsort()[::-1].copy()
+            return torch.from_numpy(values[order]).to(gram), torch.from_numpy(axes[:, order]).to(gram)
         except ArpackError:  # not converged, or nothing but zeros
             pass
-    values, vectors = torch.linalg.eigh(gram)
-    return float(values[-1]), vectors[:, -1]
+    every, vectors = torch.linalg.eigh(gram)
+    return every[-n:].flip(0), vectors[:, -n:].flip(1)

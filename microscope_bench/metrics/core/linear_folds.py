@@ -85,6 +85,7 @@ class LinearFolds:
 
     def __init__(self, folds: FoldMoments) -> None:
         self.folds = folds
+        self.dim = folds.folds[0].dim
 
     @cached_property
     def fit(self) -> FitSummary:
@@ -108,9 +109,8 @@ class LinearFolds:
 
         Of a stream or ``permuted``; ``without`` is a fold that is left out of all maps and of the sums.
         """
-        folds = self.folds.folds
-        sizes = sorted(folds[k].n for k in self.folds.occupied)
-        if without is not None and not (len(sizes) > 2 and sum(sizes[:-2]) > folds[0].dim):
+        sizes = sorted(self.folds.folds[k].n for k in self.folds.occupied)
+        if without is not None and not (len(sizes) > 2 and sum(sizes[:-2]) > self.dim):
             raise NoValue("two folds leave too few tokens to fit on")
         of_folds = [fit.left_out for k, fit in self.replicates.items() if k != without]
         which = SCORED.index(scored), slice(None), 0 if without is None else without + 1
