@@ -171,8 +171,8 @@ class Linearity:
             return covariance / tss if estimator in ("cross_fitted", "leading_64") else 1.0 - rss / tss
 
         flags = self._fit_flags()
-        if fits is self.leading and (whole := fits.tss[None][stream]):
-            flags = (f"variance={fits.unit**2 * fits.left_out(stream, None)[2] / whole:.4f}",)
+        if fits is not self.fits and (whole := fits.tss[None][stream]):
+            flags = (f"variance={fits.left_out(stream, None)[2] / whole:.4f}",)
         return self._jackknifed(outcome, (*flags, *size_flags(self.cloud, dim)))
 
     def _fit_flags(self) -> tuple[str, ...]:
