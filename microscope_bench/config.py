@@ -19,7 +19,7 @@ from microscope_bench.system.key_values import at_least, flag, key_values, memor
 SPLITS = ("correct",)
 """By what scores can be split."""
 
-MEASURED_AGAIN = ("metrics", "split_by", "output_path", "device", "measure_memory", "progress")
+MEASURED_AGAIN = ("metrics", "split_by", "id_tokens", "output_path", "device", "measure_memory", "progress")
 """The fields that can still be asked for when the states are captured."""
 
 
@@ -51,6 +51,7 @@ class RunConfig:
         samples: task name → rows to measure instead of the whole split, {"task": [0, 1, 2]}, or a file of such JSON;
             excludes limit.
         tokens_per_example: keep N tokens of each modality of an example (a deviation).
+        id_tokens: estimate intrinsic dimension on draws of N distinct tokens (a deviation).
         max_skipped: share of examples that may be unmeasurable (a deviation).
         seed: of the token selection and the folds (a deviation), and of few-shot examples; or lm-eval's four (Python,
             NumPy, torch, few-shot), of which the first and the last are these.
@@ -82,6 +83,7 @@ class RunConfig:
     limit: float | None = None
     samples: Mapping[str, Sequence[int]] = field(default_factory=dict)
     tokens_per_example: int | None = None
+    id_tokens: int | None = None
     max_skipped: float | None = None
     seed: FourSeeds | None = None
     model_args: Mapping[str, str] = field(default_factory=dict)
@@ -113,7 +115,7 @@ class RunConfig:
             object.__setattr__(self, f.name, value)
         if self.samples and self.limit is not None:
             raise MicroscopeError("samples and limit exclude each other, as in lm-eval; leave one of them out")
-        changes = {name: getattr(self, name) for name in ("tokens_per_example", "max_skipped")}
+        changes = {name: getattr(self, name) for name in ("tokens_per_example", "id_tokens", "max_skipped")}
         protocol = self.protocol.with_changes(**changes, seed=None if self.seed is None else self.seed.python)
         object.__setattr__(self, "protocol", protocol)
         if self.apply_chat_template is not None:
@@ -228,6 +230,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "limit": _limit,
     "samples": _samples,
     "tokens_per_example": whole,
+    "id_tokens": whole,
     "max_skipped": number,
     "seed": _seeds,
     "model_args": key_values,

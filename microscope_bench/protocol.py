@@ -27,7 +27,7 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
         tokens_per_example: Tokens of each modality kept of one example, at most.
         limit: Examples measured, counted from the first of the split; null for all.
         folds: Groups of whole examples for held-out values and for the jackknife.
-        id_tokens: Distinct tokens that intrinsic dimension is estimated on, at most.
+        id_tokens: Distinct tokens of one draw that intrinsic dimension is estimated on.
         sink_rule: Rule by which the token set no_sinks leaves out massive activations, name/version.
         max_skipped: Share of examples that may be skipped before a run is refused.
         seed: Seed of the token selection, the folds and the subsample.
@@ -86,7 +86,7 @@ PROTOCOLS: dict[str, Protocol] = {
         tokens_per_example=32,
         limit=None,
         folds=10,
-        id_tokens=8192,
+        id_tokens=1024,
         sink_rule=SINK_RULE,
         max_skipped=0.01,
         seed=0,

@@ -16,7 +16,7 @@ from microscope_bench.publish.difference.differences import unpaired
 from microscope_bench.publish.difference.paired import Paired, holm, paired
 from microscope_bench.publish.difference.renderings import show_p
 from microscope_bench.publish.escape import table
-from microscope_bench.publish.summary import of_one_n, plus_minus
+from microscope_bench.publish.summary import plus_minus, without_vocabulary
 from microscope_bench.results.records import Score
 from microscope_bench.results.result import COMPLETE, Result
 from microscope_bench.results.result_files import each_result, find_results
@@ -34,7 +34,7 @@ class Curve:
     """Values over the layers with their standard errors: float64 arrays.
 
     Attributes:
-        alone: bool, layers that stand for themselves: of less than half as many tokens as the others.
+        alone: bool, a boundary 0 of too few distinct tokens, whose value is NaN.
     """
 
     values: np.ndarray
@@ -111,10 +111,10 @@ def curve(result: Result, headline: Headline, modality: str, estimator: str | No
         ValueError: a layer has no value or no standard error.
     """
     rows = result.series(headline.metric, estimator or headline.estimator, headline.stream, modality)
-    values, stderrs = [row.value for row in rows], [row.stderr for row in rows]
-    if not rows or None in values or None in stderrs:
+    compared = without_vocabulary(rows)
+    if not compared or any(row.value is None or row.stderr is None for row in compared):
         raise ValueError(f"{result.identity.model.name}: {headline.title} of {modality} is not complete")
-    compared = of_one_n(rows)
+    values, stderrs = [row.value for row in rows], [row.stderr for row in rows]
     alone = np.array([row not in compared for row in rows])
     return Curve(np.array(values, dtype=np.float64), np.array(stderrs, dtype=np.float64), alone)
 

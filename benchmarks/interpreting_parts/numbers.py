@@ -33,7 +33,7 @@ FURTHER: tuple[Series, ...] = (
     ("intrinsic_dimension_by_scale", "gride_1", None),
     ("intrinsic_dimension_by_scale", "gride_8", None),
     ("intrinsic_dimension_by_scale", "gride_64", None),
-    ("intrinsic_dimension_across_examples", "twonn_discard10", None),
+    ("intrinsic_dimension_within_examples", "twonn_discard10", None),
     ("intrinsic_dimension_fit", "ks_distance", None),
     ("participation_ratio", "covariance", None),
     ("effective_rank", "covariance", None),
@@ -66,7 +66,6 @@ def render_values(results: Path) -> dict[str, str]:
         "few_examples": ranges(science, LINEARITY[:7], MODALITIES, TRAINING),
         "further": ranges(science, FURTHER, MODALITIES, TRAINING),
         "against_text": ranges(science, AGAINST_TEXT, ("image",), TRAINING),
-        "by_n": by_n(science),
         **counts(shapes),
         **sizes(shapes, "shapes"),
         **sizes(science, "science"),
@@ -74,9 +73,9 @@ def render_values(results: Path) -> dict[str, str]:
 
 
 def mean(result: Result, series: Series, modality: str) -> float | None:
-    """The mean over the layers, or None where a layer has no value; one on another number of tokens is not in it."""
+    """The mean over the layers, or None where a layer has no value; one of too few distinct tokens is not in it."""
     rows = result.series(*series, modality)
-    values = [row.value for row in rows if not any(flag.startswith("unmatched_n") for flag in row.flags)]
+    values = [row.value for row in rows if not any(flag.startswith("few_distinct") for flag in row.flags)]
     return None if not values or None in values else sum(v for v in values if v is not None) / len(values)
 
 
@@ -206,19 +205,3 @@ def _numbers(values: Iterable[float], whole: bool = False) -> str:
     ordered = sorted(values)
     low, high = (f"{value:,.0f}" if whole or value >= 10 else f"{value:.1f}" for value in (ordered[0], ordered[-1]))
     return low if low == high else f"{low} to {high}"
-
-
-def by_n(experiment: Experiment) -> str:
-    """The headline estimator on nested samples, image tokens of the trained models at their last boundary."""
-    rows = []
-    for fusion in FUSIONS:
-        result = experiment.under(fusion, "trained")
-        found = {
-            score.estimator: score.value
-            for score in result.scores
-            if (score.metric, score.modality, score.tokens, score.layer)
-            == ("intrinsic_dimension_by_n", "image", "all", result.identity.model.n_layers)
-        }
-        order = sorted(found, key=lambda estimator: int(estimator[1:]))
-        rows.append([fusion, *("–" if found[e] is None else number(found[e] or 0.0) for e in order)])
-    return table(["model", *(f"n = {int(e[1:]):,}" for e in order)], rows)

@@ -21,6 +21,7 @@ METAVARS = {
     "limit": "N",
     "samples": "JSON",
     "tokens_per_example": "N",
+    "id_tokens": "N",
     "max_skipped": "SHARE",
     "seed": "N",
     "model_args": "KEY=VALUE,...",

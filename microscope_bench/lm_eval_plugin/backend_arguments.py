@@ -12,7 +12,15 @@ from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError
 from microscope_bench.system.key_values import flag, whole
 
-CONFIG_ARGUMENTS = ("protocol", "tokens_per_example", "max_skipped", "metrics", "split_by", "measure_memory")
+CONFIG_ARGUMENTS = (
+    "protocol",
+    "tokens_per_example",
+    "id_tokens",
+    "max_skipped",
+    "metrics",
+    "split_by",
+    "measure_memory",
+)
 """Fields of the config that are given as model args; lm-eval has options of its own for others."""
 
 LM_EVAL_ARGUMENTS = ("batch_size", "max_batch_size", "add_bos_token", "prefix_token_id", "logits_cache")

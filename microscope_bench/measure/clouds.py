@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from microscope_bench.measure.survey import Survey
+from microscope_bench.measure.survey import Survey, sample_size
 from microscope_bench.measure.tokens import BOUNDARY, JOINT, StoredTokens
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.cloud_rows import Chunk, Sample, sample_of
@@ -41,9 +41,8 @@ class StoreCloud(Cloud):
         self.n_folds, self.workspace = tokens.n_folds, tokens.workspace
 
     @property
-    def matched_n(self) -> int | None:
-        """How many distinct rows every cloud of the run is measured on; found out when a metric first asks."""
-        return self.survey.matched_n
+    def per_draw(self) -> int | None:
+        return self.tokens.protocol.id_tokens
 
     def chunks(self) -> Iterator[Chunk]:
         n = self.workspace.rows_per_chunk
@@ -58,14 +57,14 @@ class StoreCloud(Cloud):
 
     def draw(self, distinct: bool) -> Sample:
         """The tokens of the smallest hashes, the same at every boundary; copies among them are dropped."""
-        most = self.tokens.protocol.id_tokens
+        most = sample_size(self.tokens.protocol)
         if distinct and self.stream == BOUNDARY:
             rows, first = self.survey.copies(self.members.modality, self.layer, self.members.token_set == NO_SINKS)
         else:
             rows, first = self.tokens.in_random_order(self.members.index, most), None
         x = self.tokens.states(self.layer, rows, self.stream)
-        sample = sample_of(x, self.tokens.folds(rows), self.tokens.examples(rows), first, self.n_folds)
-        return sample.first(most)
+        of = self.tokens
+        return sample_of(x, of.folds(rows), of.examples(rows), of.groups(rows), first, self.n_folds).first(most)
 
 
 class JointCloud(StoreCloud):

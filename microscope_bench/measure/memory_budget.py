@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from microscope_bench.errors import MetricError
-from microscope_bench.measure.survey import MOST_POOL
+from microscope_bench.measure.survey import MOST_POOL, sample_size
 from microscope_bench.measure.tokens import StoredTokens
 from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.protocol import Protocol
@@ -44,4 +44,4 @@ def check_enough(size: int | None, dim: int, protocol: Protocol, n_tokens: int) 
 
 
 def _sample_rows(protocol: Protocol, n_tokens: int) -> int:
-    return min(n_tokens, MOST_POOL * protocol.id_tokens)
+    return min(n_tokens, MOST_POOL * sample_size(protocol))

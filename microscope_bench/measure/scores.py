@@ -68,7 +68,6 @@ def measure_tokens(
     metrics, progress = [METRICS.get(name) for name in config.metrics], config.progress and processes.is_first
     shared = _Shared(metrics, own_boundaries(n_layers, processes), processes, progress)
     found = survey(tokens, n_layers, shared.own, processes, progress=progress)
-    shared.match([found])
     sinks: dict[str, list[SinkLayer]] = {}
     scores: list[Score] = []
     for layer, clouds in shared.each_boundary(found, "measure"):
@@ -122,12 +121,6 @@ class _Shared:
     def all_of(self, own: list[T]) -> list[T]:
         return [one for part in self.processes.gather(own) for one in part]
 
-    def match(self, surveys: Sequence[Survey]) -> None:
-        """Shares the search for the number of tokens on which all clouds are measured."""
-        if self.processes.size > 1 and any(metric.neighbours for metric in self.metrics):
-            for part in surveys:
-                part.share_distinct(self.own, self.processes)
-
     def each_boundary(self, found: Survey, title: str) -> Iterator[tuple[int, Boundary]]:
         """The clouds of this process's boundaries; ``title`` is that of the progress bar."""
         n_neighbours = max(metric.neighbours for metric in self.metrics)
@@ -149,9 +142,6 @@ def _split_scores(found: Survey, whole: Sequence[Score], shared: _Shared) -> Ite
             yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in empty)
         return
     surveys = {name: found.of_examples(kept) for name, kept in parts.items()}
-    for part in surveys.values():
-        part.beside = tuple(other for other in surveys.values() if other is not part)
-    shared.match(list(surveys.values()))
     for name, part in surveys.items():
         each = shared.each_boundary(part, name)
         scores = [score for _, clouds in each for score in _boundary_scores(clouds, shared.metrics)]

@@ -1,25 +1,23 @@
 """One look at every boundary before anything is measured: which tokens are sinks, which are copies of another.
 
 Both decide what all boundaries are measured on. A sink is left out of ``no_sinks`` at every boundary, so that a curve
-over the layers is one of the same tokens. And since intrinsic dimension depends on the number of tokens, every cloud of
-a run is measured on the same number: the largest that all of them have.
+over the layers is one of the same tokens. Copies are left out where neighbours are looked for.
 """
 
 from __future__ import annotations
-
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from microscope_bench.measure.tokens import JOINT, StoredTokens
+from microscope_bench.measure.tokens import StoredTokens
+from microscope_bench.metrics.core.cloud import MOST_DRAWS
 from microscope_bench.metrics.core.duplicates import first_of_copies
 from microscope_bench.metrics.core.sinks import long_rows, massive_rows
+from microscope_bench.protocol import Protocol
 from microscope_bench.system.processes import ALONE, Processes
 
-LEAST_MATCHED = 512  # a cloud of fewer distinct tokens does not lower the number for the others; it is flagged instead
 POOL = 1.25  # tokens looked at first for each one wanted: copies among them are dropped
 MOST_POOL = 5
 """The most it looks at: a vocabulary has no more distinct vectors in a hundred thousand tokens; they take memory."""
@@ -29,51 +27,14 @@ class Survey:
     """What is known about the tokens of a store before they are measured.
 
     ``massive`` are, by boundary, the tokens that are sinks there (not told of some examples only), ``is_sink`` (N,)
-    those that are at any. All of the surveys ``beside`` one are measured on the same number of tokens.
+    those that are at any.
     """
 
     def __init__(self, tokens: StoredTokens, n_layers: int) -> None:
         self.tokens, self.n_layers = tokens, n_layers
         self.is_sink = np.zeros(len(tokens.modality), dtype=bool)
         self.massive: dict[int, np.ndarray] = {}
-        self.beside: tuple[Survey, ...] = ()
         self._copies: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
-        self._distinct: dict[tuple[str, int], int] = {}
-
-    @cached_property
-    def matched_n(self) -> int:
-        """Distinct tokens on which every cloud of the run is measured, where it has as many."""
-        return min(part.own_matched_n for part in (self, *self.beside))
-
-    @cached_property
-    def own_matched_n(self) -> int:
-        """The protocol's number, halved until every cloud from boundary 1 on has as many distinct tokens.
-
-        Boundary 0 does not count: there text is a vocabulary, of a few dozen distinct vectors whatever the model.
-        """
-        each = [self._distinct_at(at) for at in self._clouds(range(1, self.n_layers + 1))]
-        enough = [distinct for distinct in each if distinct >= LEAST_MATCHED]
-        matched, fewest = self.tokens.protocol.id_tokens, min(enough, default=LEAST_MATCHED)
-        while matched > fewest and matched // 2 >= LEAST_MATCHED:
-            matched //= 2
-        return matched
-
-    def share_distinct(self, own: range, processes: Processes) -> None:
-        """Counts what :attr:`own_matched_n` asks for, each process at its own boundaries; all of them call this."""
-        counted = {at: self._distinct_at(at) for at in self._clouds(range(max(own.start, 1), own.stop))}
-        for others in processes.gather(counted):
-            self._distinct.update(others)
-
-    def _clouds(self, layers: range) -> list[tuple[str, int]]:
-        modalities = self.tokens.modalities
-        return [
-            (name, layer) for name in ([*modalities, JOINT] if len(modalities) > 1 else modalities) for layer in layers
-        ]
-
-    def _distinct_at(self, at: tuple[str, int]) -> int:
-        if at not in self._distinct:
-            self._distinct[at] = n_distinct(self.copies(*at, without_sinks=True)[1])
-        return self._distinct[at]
 
     def of_examples(self, kept: np.ndarray) -> Survey:
         """What was found, of the tokens of some examples only: what is a sink among all tokens stays one."""
@@ -98,11 +59,11 @@ class Survey:
         return pool, torch.from_numpy(first).to(self.tokens.device)
 
     def _find_copies(self, modality: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
-        """Looks at ever more tokens until as many distinct ones are found as the protocol wants, or at the most it may.
+        """Looks at ever more tokens until as many distinct ones are found as a sample has, or at the most it may.
 
         Sinks do not count among them, so that both token sets have enough.
         """
-        wanted = self.tokens.protocol.id_tokens
+        wanted = sample_size(self.tokens.protocol)
         order = self.tokens.sample(modality, MOST_POOL * wanted)
         most = int(POOL * wanted)
         while True:
@@ -120,6 +81,11 @@ class Survey:
         # the copies of a sink that are none stay, and the first of them stands for the others
         _, where, group = np.unique(first[keep], return_index=True, return_inverse=True)
         return pool[keep], where[group]
+
+
+def sample_size(protocol: Protocol) -> int:
+    """Tokens of the largest sample that metrics look at: all draws of intrinsic dimension."""
+    return MOST_DRAWS * protocol.id_tokens
 
 
 def n_distinct(first: np.ndarray | Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS, MODALITIES
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.safetensors_rows import StoredRows
 from microscope_bench.capture.selection import key_hash, splitmix64
 from microscope_bench.capture.store import TokenStore
@@ -60,6 +61,7 @@ class StoredTokens:
         self._rank_of_index = rank_of_index
         prefix = self._order_tokens()
         self._keys = self._sampling_keys()
+        self._group_of_example = np.unique(group_names(self.records), return_inverse=True)[1].astype(np.int64)
         self._choose(prefix, np.ones(len(self.records), dtype=bool))
 
     def _order_tokens(self) -> np.ndarray:
@@ -122,7 +124,7 @@ class StoredTokens:
 
     def _fold(self, kept: np.ndarray) -> None:
         # examples of one picture share a fold, else a map is tested on pictures that it has seen
-        groups = [record.media_sha256 or record.id for record in self.records]
+        groups = group_names(self.records)
         n_groups = len({group for group, keep in zip(groups, kept, strict=True) if keep})
         self.n_folds = min(self.protocol.folds, n_groups) if n_groups > 1 else 1
         self._fold_of_example = np.full(len(groups), -1)
@@ -190,6 +192,10 @@ class StoredTokens:
         """int64 (len(tokens),): the fold of each token, on the device."""
         return torch.from_numpy(self._fold_of_example[self.example[tokens]]).to(self.device)
 
+    def groups(self, tokens: np.ndarray) -> Tensor:
+        """int64 (len(tokens),): equal for tokens of one picture, or of one text without a picture, on the device."""
+        return torch.from_numpy(self._group_of_example[self.example[tokens]]).to(self.device)
+
     def examples(self, tokens: np.ndarray) -> Tensor:
         """int64 (len(tokens),): the index of each token's example, on the device."""
         return torch.from_numpy(self.example[tokens].astype(np.int64)).to(self.device)
@@ -213,3 +219,11 @@ class StoredTokens:
         if not len(self.row):
             raise StoreError("the store holds no tokens")
         return self._stored.kind(f"{BOUNDARY}.0")[1][0]
+
+
+def group_names(records: Sequence[ExampleRecord]) -> list[str]:
+    """What the tokens of each example have in common with those of others: its picture, else the example itself.
+
+    Folds hold whole groups, and a token's neighbours are looked for in other groups.
+    """
+    return [record.media_sha256 or record.id for record in records]

@@ -23,9 +23,10 @@ def gride(x: core.Array, k: int = 1, groups: core.Groups | None = None) -> Estim
     one of the cloud; noise raises the value at small k; curvature and boundaries show at large k. High dimensions are
     underestimated, the more so the larger k.
 
-    The standard error is a jackknife over the log-ratios of each fold with every neighbour kept. It reads low by a
-    quarter at k = 1 on independent tokens, and by up to a tenth at larger k or on clustered ones. ``x``, (N, d), needs
-    more than 2k distinct tokens; copies are dropped first (flag ``duplicates=share``). Results have k = 1, 2, ..., 64.
+    Each neighbour is the nearest token of another group than the token's own and the other neighbours', as in
+    :func:`intrinsic_dimension`, so that ``groups`` (None: each token its own) must be more than 2k. The standard error
+    is the same jackknife. ``x``, (N, d); copies are dropped first (flag ``duplicates=share``). Results have k = 1, 2,
+    ..., 64, of draws of the protocol's ``id_tokens``.
 
     >>> import torch
     >>> noisy = torch.zeros(2000, 64)
@@ -39,8 +40,8 @@ def gride(x: core.Array, k: int = 1, groups: core.Groups | None = None) -> Estim
         raise MetricError(f"k = {k} is no neighbour. Ask for k = 1 or more")
     cloud = core.arrays.finite_cloud("GRIDE", x, groups)
     cloud.n_neighbours = 2 * k
-    estimate = estimate_at(core.distances.NeighbourDistances.of(cloud), k)
-    return core.arrays.required("GRIDE", estimate, "Give more distinct tokens, or a smaller k")
+    estimate = estimate_at(core.distances.of_draws(cloud), k)
+    return core.arrays.required("GRIDE", estimate, "Give tokens of more groups, or a smaller k")
 
 
 def gride_mle(distances: core.Tensor, k: int) -> float | None:
@@ -51,6 +52,8 @@ def gride_mle(distances: core.Tensor, k: int) -> float | None:
     """
     from scipy.optimize import brentq
 
+    if bool(distances[:, 2 * k - 1].isinf().any()):
+        return None
     log_mu = core.distances.log_ratios(distances[:, k - 1], distances[:, 2 * k - 1])
     n, total = log_mu.numel(), float(log_mu.sum())
     if n < 2 or total <= 0:
@@ -70,15 +73,16 @@ def derivative(d: float, log_mu: core.Tensor, k: int) -> float:
 
 
 def estimate_at(tokens: core.distances.NeighbourDistances, k: int) -> Estimate:
-    if tokens.problem is None and tokens.distances.shape[1] < 2 * k:
-        held = tokens.distances.shape[1]
-        return tokens.null(f"GRIDE at k = {k} needs {2 * k} neighbours of each token, got {held} of {tokens.n} tokens")
+    if tokens.problem is None:
+        held = int(tokens.distances[0].isfinite().sum(1).min())
+        if held < 2 * k:
+            return tokens.null(f"GRIDE at k = {k} needs neighbours in {2 * k} other groups, got {held}")
     return tokens.estimate(partial(gride_mle, k=k))
 
 
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    tokens = core.distances.NeighbourDistances.of(cloud)
-    return core.distances.scores_of_each(cloud, SCALES, lambda name: estimate_at(tokens, SCALES[name]))
+    of = core.distances.of_draws
+    return core.distances.scores_of_each(cloud, SCALES, of, lambda tokens, name: estimate_at(tokens, SCALES[name]))
 
 
 INTRINSIC_DIMENSION_BY_SCALE = Metric(

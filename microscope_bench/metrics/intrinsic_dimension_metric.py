@@ -1,11 +1,12 @@
 """Intrinsic dimension from the ratio of each token's two nearest-neighbour distances (TwoNN).
 
-Three metrics: on the tokens of the run's number, with neighbours in other examples only, and by the number of tokens.
+Two metrics: with neighbours in two different other pictures, and with neighbours in the token's own example.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import core
@@ -15,7 +16,7 @@ from microscope_bench.metrics.record import EstimatorScore, Headline, Metric, To
 LINEAGE_EPS = 1e-8
 """llm-microscope leaves out a token with r₁ below this, in units of the mean norm, and a μ below 1 plus this."""
 
-SIZES = {f"n{n}": n for n in (256, 512, 1024, 2048, 4096, 8192)}
+Neighbours = Literal["other groups", "own group", "any"]
 
 
 def intrinsic_dimension(
@@ -24,7 +25,7 @@ def intrinsic_dimension(
     deduplicate: bool = True,
     groups: core.Groups | None = None,
     n: int | None = None,
-    across_examples: bool = False,
+    neighbours: Neighbours = "other groups",
 ) -> Estimate:
     """Number of directions in which the cloud extends around each token, by its two nearest neighbours (TwoNN).
 
@@ -36,26 +37,27 @@ def intrinsic_dimension(
       llm-microscope computes it. About twice the standard error of the former.
     - ``twonn_discard10``: the same line over the lowest nine tenths, the default of scikit-dimension and DADApy.
 
-    Neighbours are exact. Each of the estimators reads dimensions above 10 or so too low, the more so the fewer the
-    tokens: a Gaussian of d = 100 reads as 50 at N = 4096. Compare values of the same N only: ``n`` sets it.
+    Each of the estimators reads dimensions above 10 or so too low, the more so the fewer the tokens: a Gaussian of
+    d = 100 reads as 50 at N = 4096. Compare values of the same ``n`` only. Where the estimators differ, the law does
+    not hold: flag ``pareto_rejected`` says so (:func:`pareto_distance`).
 
-    The standard error is a jackknife over the log-ratios of each fold with every neighbour kept. It reads low by up to
-    a quarter on independent tokens, since tokens that are each other's neighbours share a distance.
+    The standard error is a jackknife over folds of whole groups, of which each leaves with its ratios and, by half, as
+    neighbours of the others. In simulations of 40 to 500 groups it is 1.0 to 1.2 times the spread between data sets.
 
     Args:
-        x: (N, d) states; all pairs of rows are compared, so N beyond some ten thousand takes long.
+        x: (N, d) states. All pairs of rows of a draw are compared: N of some ten thousand in one draw takes a minute.
         estimator: one of the above.
         deduplicate: whether copies of a token are dropped first (flag ``duplicates=share``; ``n_tokens`` counts the
-            others): equal rows, and float32 rows nearer to each other than 1e-5 of their norm. In a half type one token
-            from two batches may differ by more than other tokens do, so drop such copies yourself if you know them.
-            False reproduces what the two libraries do with copies; for ``twonn_mle`` tokens with a copy then have no μ
-            and are left out (flag ``zero_distance=share``).
-        groups: (N,) the example each token belongs to.
-        n: on how many distinct tokens to estimate, drawn at random, always the same; None is all of them.
-        across_examples: whether neighbours are looked for in other examples only. Tokens of one picture or one sentence
-            are near each other for reasons of their own. A token with copies in several examples is in none of them.
-            Where both neighbours come from one other example, whose tokens lie close together, μ is near 1 and the
-            value is too high.
+            others): equal rows, and float32 rows nearer to each other than 1e-5 of their distance from the mean. In a
+            half type one token from two batches may differ by more than other tokens do, so drop such copies yourself
+            if you know them. False reproduces what the two libraries do with copies; for ``twonn_mle`` tokens with a
+            copy then have no μ and are left out (flag ``zero_distance=share``).
+        groups: (N,) the picture of each token, or of a text its example; None makes each token its own group.
+        n: distinct tokens of a draw. They are drawn at random, always the same, and neighbours of each other only; the
+            ratios of up to 8 disjoint draws are taken together. None is one draw of all tokens. Not for "own group".
+        neighbours: where r₁ and r₂ lead. "other groups": to the nearest tokens of two different groups other than the
+            token's own, as in the headline of a result. "own group": to the nearest two tokens of its own group; groups
+            of fewer than three distinct tokens are left out (flag ``left_out=share``). "any": to the nearest two.
 
     Raises:
         MetricError: fewer distinct tokens than 3 or than ``n``, or none with two neighbours at different distances.
@@ -67,17 +69,25 @@ def intrinsic_dimension(
     2.0
     """
     core.arrays.known("intrinsic dimension estimator", estimator, ESTIMATORS)
-    n = None if n is None else core.arrays.whole("n", n)
-    if n is not None and n < 3:
+    core.arrays.known("kind of neighbours", neighbours, ["other groups", "own group", "any"])
+    if n is not None and (n := core.arrays.whole("n", n)) < 3:
         raise MetricError(f"n = {n} tokens have no intrinsic dimension. Ask for at least 3")
+    if n is not None and neighbours == "own group":
+        raise MetricError("n is the size of a draw, and neighbours of the own group are looked for among all tokens")
     cloud = core.arrays.finite_cloud("intrinsic dimension", x, groups)
-    cloud.deduplicate, cloud.wanted_n = deduplicate, n
-    of = core.distances.NeighbourDistances
-    tokens = of.across_examples(cloud) if across_examples else of.of(cloud)
-    if n is not None and tokens.n < n:
-        raise MetricError(f"n = {n} tokens were asked for, but only {tokens.n} distinct ones are there. Ask for fewer")
-    remedy = "Give tokens of more examples" if across_examples else "Give more distinct tokens"
-    return core.arrays.required("intrinsic dimension", tokens.estimate(ESTIMATORS[estimator]), remedy)
+    cloud.deduplicate, cloud.wanted_n, cloud.grouped = deduplicate, n, neighbours != "any"
+    if n is not None and len(cloud.distinct.x) < n:
+        raise MetricError(
+            f"n = {n} tokens were asked for, but only {len(cloud.distinct.x)} distinct ones are there. Ask for fewer"
+        )
+    if neighbours == "own group":
+        return core.arrays.required(
+            "intrinsic dimension",
+            core.distances.within_examples(cloud).estimate(ESTIMATORS[estimator]),
+            "Give groups of more tokens",
+        )
+    found = estimate_of(core.distances.of_draws(cloud), estimator)
+    return core.arrays.required("intrinsic dimension", found, "Give more distinct tokens, or tokens of more groups")
 
 
 def twonn_mle(distances: core.Tensor) -> float | None:
@@ -139,26 +149,17 @@ def slope_through_origin(x: core.Tensor, y: core.Tensor) -> float | None:
     return float((x * y).sum()) / squares if squares > 0 else None
 
 
+def estimate_of(tokens: core.distances.NeighbourDistances, estimator: str) -> Estimate:
+    return core.pareto_law.with_rejection(tokens.estimate(ESTIMATORS[estimator]), tokens)
+
+
 def scores(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    tokens = core.distances.NeighbourDistances.of(cloud)
-    return core.distances.scores_of_each(cloud, ESTIMATORS, lambda name: tokens.estimate(ESTIMATORS[name]))
+    return core.distances.scores_of_each(cloud, ESTIMATORS, core.distances.of_draws, estimate_of)
 
 
-def scores_across_examples(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    tokens = core.distances.NeighbourDistances.across_examples(cloud)
-    return core.distances.scores_of_each(cloud, ESTIMATORS, lambda name: tokens.estimate(ESTIMATORS[name]))
-
-
-def estimate_on(cloud: core.Cloud, n: int) -> Estimate:
-    tokens = core.distances.NeighbourDistances.of_first(cloud, n)
-    if tokens.n < n:
-        reason = f"the cloud has {tokens.n} distinct tokens, not {n}"
-        return Estimate(None, None, tokens.n, tokens.sample.n_examples, reason=reason)
-    return tokens.estimate(twonn_discard10)
-
-
-def scores_by_n(cloud: core.Cloud) -> Iterator[EstimatorScore]:
-    return core.distances.scores_of_each(cloud, SIZES, lambda name: estimate_on(cloud, SIZES[name]))
+def scores_within_examples(cloud: core.Cloud) -> Iterator[EstimatorScore]:
+    of = core.distances.within_examples
+    return core.distances.scores_of_each(cloud, ESTIMATORS, of, lambda found, name: found.estimate(ESTIMATORS[name]))
 
 
 _TWONN_TOLERANCE = ToleranceByDtype("0.1%", "8%", "8%")
@@ -168,7 +169,8 @@ INTRINSIC_DIMENSION = Metric(
     name="intrinsic_dimension",
     version=1,
     title="intrinsic dimension",
-    explanation="number of directions in which the cloud extends locally (TwoNN); high dimensions are underestimated",
+    explanation="number of directions in which the cloud extends locally (TwoNN, neighbours in two different other "
+    "pictures); high dimensions are underestimated",
     estimators=tuple(ESTIMATORS),
     scores=scores,
     headlines=(
@@ -176,37 +178,40 @@ INTRINSIC_DIMENSION = Metric(
             estimator="twonn_discard10",
             title="intrinsic dimension",
             explanation="how many directions the tokens locally extend in (TwoNN on the lowest nine tenths of the "
-            "distance ratios), on as many distinct tokens (n) as every modality has; high dimensions are "
-            "underestimated, the more so the smaller n: compare values of one n only",
+            "distance ratios), with neighbours in two different other pictures (texts: examples), on disjoint draws of "
+            "as many distinct tokens (protocol field id_tokens) in every cloud of every model; high dimensions are "
+            "underestimated, the more so the smaller the draws",
             extreme="max",
-            in_report="How many directions the tokens locally extend in (TwoNN). High dimensions are underestimated, "
-            "and the estimate rises with n: compare values of one n only.",
+            in_report="How many directions the tokens locally extend in (TwoNN), with neighbours in two different "
+            "other pictures. High dimensions are underestimated; the size of a draw is the same everywhere.",
         ),
     ),
     unit="dimensions",
     low=0,
     tolerance=_TWONN_TOLERANCE,
     estimator_tolerances={
-        "twonn_mle": ToleranceByDtype("0.1%", "30%", "30%"),
+        "twonn_mle": ToleranceByDtype("0.1%", "40%", "40%"),
         "twonn_regression20": _DIMENSION_TOLERANCE,
     },
-    cited_as="TwoNN, estimator twonn_discard10",
+    cited_as="TwoNN, estimator twonn_discard10, neighbours in two different other pictures",
     drops_copies=True,
     cautions={
-        "unmatched_n": "intrinsic dimension of some layers is of fewer distinct tokens than elsewhere in the run; "
-        "those of less than half as many as the others are left out of mean and extreme"
+        "pareto_rejected": "the neighbour distances of some layers contradict the law that intrinsic dimension is "
+        "estimated by, so that its value depends on the estimator",
+        "few_distinct": "boundary 0 has too few distinct tokens for an intrinsic dimension: it is left out of mean and "
+        "extreme",
     },
     half_precision="rounding of a half type raises intrinsic dimension at the scale of the nearest neighbours",
     neighbours=2,
 )
 
-INTRINSIC_DIMENSION_ACROSS_EXAMPLES = Metric(
-    name="intrinsic_dimension_across_examples",
+INTRINSIC_DIMENSION_WITHIN_EXAMPLES = Metric(
+    name="intrinsic_dimension_within_examples",
     version=1,
-    title="intrinsic dimension across examples",
-    explanation="TwoNN with the neighbours of a token looked for in other examples only",
+    title="intrinsic dimension within examples",
+    explanation="TwoNN with the neighbours of a token looked for among the tokens of its own example only",
     estimators=tuple(ESTIMATORS),
-    scores=scores_across_examples,
+    scores=scores_within_examples,
     unit="dimensions",
     low=0,
     tolerance=_TWONN_TOLERANCE,
@@ -215,19 +220,4 @@ INTRINSIC_DIMENSION_ACROSS_EXAMPLES = Metric(
         "twonn_regression20": _DIMENSION_TOLERANCE,
     },
     drops_copies=True,
-    neighbours=128,
-)
-
-INTRINSIC_DIMENSION_BY_N = Metric(
-    name="intrinsic_dimension_by_n",
-    version=1,
-    title="intrinsic dimension by number of tokens",
-    explanation="twonn_discard10 on samples of 256 to 8,192 tokens: how far the value still moves with their number",
-    estimators=tuple(SIZES),
-    scores=scores_by_n,
-    unit="dimensions",
-    low=0,
-    tolerance=_DIMENSION_TOLERANCE,
-    drops_copies=True,
-    neighbours=2,
 )

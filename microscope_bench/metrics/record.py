@@ -76,7 +76,7 @@ class Metric:
         estimators: all of them, in the order of the scores.
         streams: all of them; empty where the metric has none.
         scores: every estimator on every stream of one cloud. It draws on what the cloud keeps
-            (``moments``, ``matched``, ``neighbours``, ...), may look at the clouds it stands beside (``next``,
+            (``moments``, ``distinct``, ``neighbours``, ...), may look at the clouds it stands beside (``next``,
             ``text``), and yields nothing where it does not apply.
         compares: what a value is of: one ``cloud``; a cloud beside that of ``text``, whose tokens it counts too; a
             boundary and the ``next`` one, so that there is no value at the last.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from microscope_bench.identity import UNTRAINED
 from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.figure_file import COLOURS
-from microscope_bench.publish.summary import depths_of, of_one_n, shown_name, watched_name
+from microscope_bench.publish.summary import depths_of, shown_name, watched_name
 from microscope_bench.results.result import Result
 
 if TYPE_CHECKING:
@@ -41,15 +41,14 @@ _LARGEST = 1e300  # differences of larger numbers leave the range of float64
 class PlottedLine:
     """One model in one panel, a value per layer; NaN where the result has none.
 
-    ``depths`` go from 0 (what enters block 1) to 1 (what leaves the last block). ``left_out`` values, of another number
-    of tokens, are not drawn; the values at the places ``ringed`` get a ring.
+    ``depths`` go from 0 (what enters block 1) to 1 (what leaves the last block). The values at the places
+    ``ringed`` get a ring.
     """
 
     label: str
     depths: list[float]
     values: list[float]
     stderrs: list[float]
-    left_out: int = 0
     ringed: tuple[int, ...] = ()
 
 
@@ -67,10 +66,10 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
     """The values of one result that a panel shows; None where there is none.
 
     What lies between two boundaries is drawn half way. A layer without a value interrupts the line, a value without a
-    standard error the band. A value on less than half as many tokens as the others is left out.
+    standard error the band.
     """
     series = result.series(headline.metric, headline.estimator, headline.stream, modality, tokens)
-    rows = {row.layer: row for row in of_one_n([row for row in series if row.value is not None])}
+    rows = {row.layer: row for row in series if row.value is not None}
     if not rows:
         return None
     depths = depths_of(result, headline)
@@ -81,7 +80,6 @@ def line_of(result: Result, label: str, headline: Headline, modality: str, token
         list(depths.values()),
         [math.nan if value is None else max(-_LARGEST, min(_LARGEST, value)) for value in values],
         [math.nan if stderr is None else min(_LARGEST, stderr) for stderr in stderrs],
-        left_out=sum(row.value is not None for row in series) - len(rows),
     )
 
 

@@ -14,7 +14,6 @@ from microscope_bench.metrics.record import Headline
 from microscope_bench.publish.depth_lines import (
     STYLES,
     DepthPanel,
-    PlottedLine,
     family_of,
     kind_of,
     line_of,
@@ -25,7 +24,7 @@ from microscope_bench.publish.depth_lines import (
 )
 from microscope_bench.publish.figure_file import drawing, save, shown
 from microscope_bench.publish.grouping import side_by_side
-from microscope_bench.publish.summary import MODALITIES, columns_of, has_own_n, of_one_n
+from microscope_bench.publish.summary import MODALITIES, columns_of, has_own_n
 from microscope_bench.results.result import FAILED, Result
 from microscope_bench.results.result_files import safe_name
 
@@ -98,11 +97,7 @@ def draw(
     drawn = {line.label for panel in lines.values() for line in panel}
     texts = {label: f"{label}{_counted(result, rows)}" for label, result in entries if label in drawn}
     panels = [
-        [
-            DepthPanel(_panel_title(modality, lines[headline, modality]), headline.title, lines[headline, modality])
-            for modality in columns
-        ]
-        for headline in rows
+        [DepthPanel(modality, headline.title, lines[headline, modality]) for modality in columns] for headline in rows
     ]
     with drawing() as Figure:
         figure = panels_figure(Figure, panels, styles_of(entries), texts)
@@ -110,11 +105,6 @@ def draw(
         figure.suptitle(textwrap.fill(_title(results[0], rows, tokens), width), fontsize="medium")
         save(figure, path, "\n".join(result.signature for _, result in entries))
     return True
-
-
-def _panel_title(modality: str, lines: Sequence[PlottedLine]) -> str:
-    left_out = any(line.left_out for line in lines)
-    return f"{modality}\n(layers of fewer tokens are not drawn)" if left_out else modality
 
 
 def _title(result: Result, headlines: Sequence[Headline], tokens: str) -> str:
@@ -127,7 +117,7 @@ def _title(result: Result, headlines: Sequence[Headline], tokens: str) -> str:
 def _counted(result: Result, headlines: Sequence[Headline]) -> str:
     estimators = {(h.metric, h.estimator) for h in headlines if has_own_n(h.metric)}
     rows = [row for row in result.scores if (row.metric, row.estimator) in estimators]
-    counts = sorted({row.n_tokens for row in of_one_n(rows) if row.value is not None})
+    counts = sorted({row.n_tokens for row in rows if row.value is not None})
     return f", n = {' / '.join(f'{count:,}' for count in counts[-2:])}" if counts else ""
 
 

@@ -86,11 +86,11 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
     expected = layers_of(result, headline)
     if not expected:
         return Withheld(f"{headline.title}: there are no layers to map between")
-    for problem in (_missing(rows, expected), _null(rows), _without_stderr(rows)):
+    missing, cautions = _missing(rows, expected), cautions_of(rows, headline.metric, result.identity.model.dtype)
+    rows = without_vocabulary(rows)
+    for problem in (missing, _null(rows), _without_stderr(rows)):
         if problem:
             return Withheld(f"{headline.title}: {problem}")
-    cautions = tuple(cautions_of(rows, headline.metric, result.identity.model.dtype).values())
-    rows = of_one_n(rows)
     pick = min if headline.extreme == "min" else max
     extreme = pick(rows, key=_value)
     mean, stderr = _mean([_value(row) for row in rows]), _mean([row.stderr or 0.0 for row in rows])
@@ -104,20 +104,17 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
         extreme_stderr=extreme.stderr or 0.0,
         layer=extreme.layer,
         n_tokens=(min(row.n_tokens for row in rows), max(row.n_tokens for row in rows)),
-        cautions=cautions,
+        cautions=tuple(cautions.values()),
     )
 
 
-def of_one_n(rows: Sequence[Score]) -> list[Score]:
-    """The rows that stand beside each other: without those of less than half as many tokens as the largest.
+def without_vocabulary(rows: Sequence[Score]) -> list[Score]:
+    """The rows of a summary: without boundary 0 where it has too few distinct tokens for a value.
 
-    That is so where flag ``unmatched_n`` tells that the value hangs on the number: a vocabulary at boundary 0 has a few
-    dozen distinct vectors, whose intrinsic dimension is another thing.
+    There text is a vocabulary, of a few dozen to a few thousand distinct vectors whatever the model.
     """
-    if not any(flag.partition("=")[0] == "unmatched_n" for row in rows for flag in row.flags):
-        return list(rows)
-    most = max(row.n_tokens for row in rows)
-    return [row for row in rows if 2 * row.n_tokens >= most]
+    few = {row.layer for row in rows if any(flag.partition("=")[0] == "few_distinct" for flag in row.flags)}
+    return [row for row in rows if row.layer > 0 or few != {0}]
 
 
 def watched_name(result: Result) -> str:

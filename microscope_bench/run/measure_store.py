@@ -38,7 +38,8 @@ def measure_store(store: str | Path, config: RunConfig | None = None, **options:
         StoreError: there is no finished store, or it is damaged.
         ResultError: the result cannot be written.
     """
-    config, plain = replace(config or RunConfig(), **options), RunConfig()
+    config = replace(config or RunConfig(), **options)
+    plain = RunConfig(id_tokens=config.id_tokens)
     for field in fields(config):
         if field.name not in MEASURED_AGAIN and getattr(config, field.name) != getattr(plain, field.name):
             raise MicroscopeError(f"{field.name} decides what is captured; a store that is there cannot follow it")
@@ -46,7 +47,11 @@ def measure_store(store: str | Path, config: RunConfig | None = None, **options:
     token_store, identity = open_finished(store)
     if config.output_path is not None and processes.is_first:
         check_writable(config.output_path)
-    identity = structs.replace(identity, metrics=metric_versions(config, mainflow=token_store.mainflow is not None))
+    identity = structs.replace(
+        identity,
+        protocol=identity.protocol.with_changes(id_tokens=config.id_tokens),
+        metrics=metric_versions(config, mainflow=token_store.mainflow is not None),
+    )
     check_same_run(processes, {"identity": to_builtins(identity)})
     about = token_store.manifest["about"]
     then = convert(about["environment"], Environment)

@@ -27,6 +27,7 @@ def write_store(
     tokens_per_example: int,
     origin: Tensor | None = None,
     prefix: Tensor | None = None,
+    per_picture: int = 1,
 ) -> TokenStore:
     """A store of one part.
 
@@ -37,6 +38,7 @@ def write_store(
         tokens_per_example: of each modality.
         origin: int64, one key per token: equal where the same goes in; none equal by default.
         prefix: the same for what goes in up to it.
+        per_picture: consecutive examples that show one picture.
     """
     n_examples = -(-min(len(layers[0]) for layers in states.values()) // tokens_per_example)
     store = TokenStore.open_or_create(path, {}, n_examples=n_examples, part_examples=n_examples)
@@ -52,7 +54,7 @@ def write_store(
     tensors["number"] = tokens_per_example - 1 - tensors["position"]
     tensors["origin"] = torch.arange(len(rows)) if origin is None else origin
     tensors["prefix"] = torch.arange(len(rows)) if prefix is None else prefix.clone()
-    records = [ExampleRecord(id=f"q{k}", media_sha256=f"picture {k}") for k in range(n_examples)]
+    records = [ExampleRecord(id=f"q{k}", media_sha256=f"picture {k // per_picture}") for k in range(n_examples)]
     store.write_part(0, tensors, records)
     return store
 

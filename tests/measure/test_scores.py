@@ -19,7 +19,7 @@ from tests.measure.stores import distinct_rows, measurement_of
 from tests.toy import LAYERS, ToyAdapter, ToyTask
 
 METRICS = ("linearity", "intrinsic_dimension", "anisotropy")
-PROTOCOL = named_protocol("geometry/1").with_changes(tokens_per_example=6)
+PROTOCOL = named_protocol("geometry/1").with_changes(tokens_per_example=6, id_tokens=120)
 CPU = torch.device("cpu")
 
 
@@ -81,15 +81,12 @@ def test_scores_are_those_of_the_public_functions_on_the_stored_arrays(store, sc
     theirs = metrics.anisotropy(x, groups=groups)
     assert (mine.value, mine.stderr) == pytest.approx((theirs.value, theirs.stderr), rel=1e-8)
     for estimator in ("twonn_mle", "twonn_regression20", "twonn_discard10"):
-        mine = pick(scores, metric="intrinsic_dimension", estimator=estimator, modality=modality, layer=layer)
         theirs = metrics.intrinsic_dimension(x, estimator=estimator, groups=groups)
-        if theirs.n_tokens > 512:  # more than the matched number: a sample of them was taken
-            assert mine.n_tokens == 512 and "unmatched" not in str(mine.flags)
-            continue
-        assert mine.value == pytest.approx(theirs.value, rel=1e-8)
+        # in one draw of all tokens, so that it does not hang on their order
+        one_draw = scores_of(store, PROTOCOL.with_changes(id_tokens=theirs.n_tokens), ("intrinsic_dimension",))
+        mine = pick(one_draw, metric="intrinsic_dimension", estimator=estimator, modality=modality, layer=layer)
         assert mine.n_tokens == theirs.n_tokens
-        if not theirs.flags:  # of several copies in different folds, the two may keep different ones
-            assert mine.stderr == pytest.approx(theirs.stderr, rel=1e-8)
+        assert (mine.value, mine.stderr) == pytest.approx((theirs.value, theirs.stderr), rel=1e-8)
 
 
 def test_every_modality_and_boundary_is_there_once(scores):
@@ -109,8 +106,10 @@ def test_order_of_examples_parts_and_measurements_change_no_bit(tmp_path, scores
 @pytest.mark.parametrize("batch_size", [3, 8])
 def test_batch_size_changes_scores_by_less_than_one_in_ten_thousand(tmp_path, scores, batch_size):
     for mine, other in zip(scores, scores_of(store_of(tmp_path / "a", batch_size=batch_size)), strict=True):
-        assert mine.value == pytest.approx(other.value, rel=1e-4)
-        assert mine.stderr == pytest.approx(other.stderr, rel=1e-3)
+        assert mine.reason == other.reason
+        if mine.value is not None:
+            assert mine.value == pytest.approx(other.value, rel=1e-4)
+            assert mine.stderr == pytest.approx(other.stderr, rel=1e-3)
 
 
 def test_non_finite_states_become_null_with_a_reason(tmp_path):

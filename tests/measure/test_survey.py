@@ -1,4 +1,4 @@
-"""Matched numbers of distinct tokens, and the samples they are drawn into."""
+"""Draws of distinct tokens, and the samples they are of."""
 
 from __future__ import annotations
 
@@ -26,21 +26,30 @@ def clouds_of(store, n_layers, **protocol):
     return boundaries(tokens, survey(tokens, n_layers), n_layers, 2)
 
 
-def test_every_cloud_is_measured_on_the_number_of_tokens_that_all_of_them_have(tmp_path):
+def test_every_cloud_is_measured_on_draws_of_one_number_of_tokens(tmp_path):
     text, image = noise_layers(1300, 8, 3, 1), noise_layers(3000, 8, 3, 2)
     text[0][:] = noise(40, 8, 5).repeat(33, 1)[:1300]  # boundary 0 of text is a vocabulary
     store = write_store(tmp_path / "s", {"text": text, "image": image}, 10)
     found = measurement_of(store, PROTOCOL, ["intrinsic_dimension"], n_layers=2)
-    n = {(s.modality, s.layer): (s.n_tokens, [f for f in s.flags if "unmatched" in f]) for s in found.scores}
-    assert n.pop(("text", 0)) == (40, ["unmatched_n=40/1024"])
-    assert set(map(str, n.values())) == {"(1024, [])"}, n
+    n = {(s.modality, s.layer): (s.n_tokens, s.value is None, s.flags) for s in found.scores}
+    assert n.pop(("text", 0)) == (40, True, ("few_distinct=40/1024",))
+    assert n.pop(("joint", 0))[0] == 2048  # of 3,040 distinct ones
+    assert {(modality, tokens) for (modality, _), (tokens, _, _) in n.items()} == {
+        ("text", 1024), ("image", 2048), ("joint", 4096),
+    }  # fmt: skip
+    assert not any(without for _, without, _ in n.values())
 
 
-def test_a_cloud_of_few_tokens_does_not_pull_the_others_down(tmp_path):
-    store = write_store(tmp_path / "s", {"text": noise_layers(300, 8, 2, 1), "image": noise_layers(2100, 8, 2, 2)}, 10)
-    found = measurement_of(store, PROTOCOL, ["intrinsic_dimension"], n_layers=1)
-    n = {s.modality: s.n_tokens for s in found.scores}
-    assert n == {"text": 300, "image": 2048, "joint": 2048}
+def test_neighbours_are_of_other_pictures(tmp_path):
+    """The states of a picture lie along a line, in both of the examples that show it; the pictures all over."""
+    picture = torch.arange(3000) // 12
+    states = noise(250, 4, 1)[picture] + 0.001 * noise(250, 4, 2)[picture] * noise(3000, 1, 3)
+    store = write_store(tmp_path / "s", {"image": [states, states]}, 6, per_picture=2)
+    metrics = ["intrinsic_dimension", "intrinsic_dimension_within_examples"]
+    found = measurement_of(store, PROTOCOL.with_changes(id_tokens=1400), metrics, n_layers=1)
+    values = {s.metric: (s.value, s.n_tokens) for s in found.scores if s.estimator == "twonn_discard10"}
+    assert values["intrinsic_dimension"] == (pytest.approx(4, rel=0.1), 2800)
+    assert values["intrinsic_dimension_within_examples"][0] == pytest.approx(1, abs=0.15)
 
 
 def test_a_sample_has_no_copies_and_says_what_was_dropped(tmp_path):
@@ -87,7 +96,7 @@ def test_rounding_to_bfloat16_moves_intrinsic_dimension_by_less_than_its_error(t
         found[dtype] = estimates["twonn_discard10"]
     reference = found.pop(torch.float32)
     for score in found.values():
-        assert score.n_tokens == reference.n_tokens == 2048
+        assert score.n_tokens == reference.n_tokens == 2048 == 2 * PROTOCOL.id_tokens
         assert abs(score.value - reference.value) < reference.stderr
 
 
@@ -109,10 +118,10 @@ def test_a_sample_does_not_depend_on_examples_that_are_not_in_it(tmp_path):
 
     def sampled(name, n):
         store = write_store(tmp_path / name, {"image": [x[:n] for x in layers]}, 10)
-        return {tuple(row) for row in clouds_of(store, 1, id_tokens=100)[1]["image", "all"].distinct.x.tolist()}
+        return {tuple(row) for row in clouds_of(store, 1, id_tokens=25)[1]["image", "all"].distinct.x.tolist()}
 
     whole, fewer = sampled("a", 600), sampled("b", 540)
-    assert len(whole) == len(fewer) == 100
+    assert len(whole) == len(fewer) == 8 * 25
     gone = {tuple(row) for row in layers[1][540:].double().tolist()}
     assert whole - fewer <= gone
 
@@ -120,11 +129,11 @@ def test_a_sample_does_not_depend_on_examples_that_are_not_in_it(tmp_path):
 def test_the_same_tokens_are_sampled_at_every_boundary(tmp_path):
     base = noise(700, 8, 3)
     store = write_store(tmp_path / "s", {"image": [base, base + 1, base * 2]}, 10)
-    clouds = clouds_of(store, 2, id_tokens=512)
-    first = clouds[0]["image", "all"].matched
-    assert len(first.x) == 512
-    assert torch.allclose(clouds[1]["image", "all"].matched.x, first.x + 1, atol=1e-5)
-    assert torch.equal(clouds[2]["image", "all"].matched.x, first.x * 2)
+    clouds = clouds_of(store, 2, id_tokens=300)
+    first = clouds[0]["image", "all"].drawn
+    assert len(first.x) == 2 * 300
+    assert torch.allclose(clouds[1]["image", "all"].drawn.x, first.x + 1, atol=1e-5)
+    assert torch.equal(clouds[2]["image", "all"].drawn.x, first.x * 2)
 
 
 def test_clouds_know_the_clouds_beside_them(tmp_path):
@@ -148,15 +157,15 @@ def test_clouds_know_the_clouds_beside_them(tmp_path):
 def test_ever_more_tokens_are_looked_at_until_enough_are_distinct(tmp_path):
     """Three quarters are copies: the first quarter more of the tokens would not do."""
     copies = [noise(1000, 8, seed).repeat(4, 1) for seed in (3, 4)]
-    cloud = clouds_of(write_store(tmp_path / "s", {"image": copies}, 10), 1, id_tokens=900)[1]["image", "all"]
-    assert len(cloud.distinct.x) == 900 == cloud.matched_n
+    cloud = clouds_of(write_store(tmp_path / "s", {"image": copies}, 10), 1, id_tokens=112)[1]["image", "all"]
+    assert len(cloud.distinct.x) == 8 * 112 == len(cloud.drawn.x)
 
 
 def test_what_a_metric_is_given_does_not_depend_on_the_metrics_beside_it(tmp_path, monkeypatch):
-    """A metric of the matched tokens that looks at no neighbours, alone and beside one that does."""
+    """A metric of the draws that looks at no neighbours, alone and beside one that does."""
 
     def scores(cloud):
-        n = len(cloud.matched.x)
+        n = len(cloud.drawn.x)
         yield "n", None, Estimate(float(n), None, n, cloud.n_examples)
 
     counts = Metric(
@@ -170,7 +179,7 @@ def test_what_a_metric_is_given_does_not_depend_on_the_metrics_beside_it(tmp_pat
         return [score for score in given.scores if score.metric == "counts"]
 
     assert found("counts") == found("counts", "intrinsic_dimension")
-    assert {score.value for score in found("counts")} == {512.0}
+    assert {score.value for score in found("counts")} == {0.0, 1024.0, 2048.0}  # text, image and joint
 
 
 def test_an_estimator_that_a_metric_does_not_list_is_refused(tmp_path, monkeypatch):
@@ -188,9 +197,11 @@ def test_an_estimator_that_a_metric_does_not_list_is_refused(tmp_path, monkeypat
 
 
 def test_sinks_do_not_count_among_the_tokens_that_a_cloud_has_enough_of(tmp_path):
-    """1,100 distinct tokens would do for 1,024; of these 200 are sinks, and 900 do for 512."""
+    """1,100 distinct tokens do for a draw of 1,024; of these 200 are sinks, and 900 do not."""
     layers = noise_layers(1100, 8, 2)
     layers[1][:200, 3] = 5000.0
     store = write_store(tmp_path / "s", {"image": layers}, 10)
     found = measurement_of(store, PROTOCOL, ["intrinsic_dimension"], n_layers=1)
-    assert {s.n_tokens for s in found.scores} == {512}
+    assert {(s.tokens, s.n_tokens, s.value is None) for s in found.scores} == {
+        ("all", 1024, False), ("no_sinks", 900, True),
+    }  # fmt: skip

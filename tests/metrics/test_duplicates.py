@@ -22,7 +22,7 @@ FUNCTIONS: dict[str, Function] = {
     "twonn_mle": lambda x, groups: intrinsic_dimension(x, "twonn_mle", groups=groups),
     "twonn_regression20": lambda x, groups: intrinsic_dimension(x, "twonn_regression20", groups=groups),
     "twonn_discard10": lambda x, groups: intrinsic_dimension(x, "twonn_discard10", groups=groups),
-    "across_examples": lambda x, groups: intrinsic_dimension(x, groups=groups, across_examples=True),
+    "any": lambda x, groups: intrinsic_dimension(x, groups=groups, neighbours="any"),
     "gride_1": lambda x, groups: gride(x, 1, groups),
     "gride_8": lambda x, groups: gride(x, 8, groups),
     "gride_64": lambda x, groups: gride(x, 64, groups),

@@ -83,14 +83,14 @@ def test_copies_are_dropped_and_reported_and_change_nothing() -> None:
 
 def test_copies_that_are_kept_are_flagged() -> None:
     estimate = intrinsic_dimension(with_copies(embedded(400, 4, 10), 0.25), deduplicate=False)
-    assert estimate.flags == ("zero_distance=0.4000",)
+    assert estimate.flags == ("zero_distance=0.4000", "pareto_rejected")
 
 
 def test_the_standard_error_is_of_the_size_of_the_spread_between_data_sets() -> None:
     groups = np.repeat(np.arange(60), 5)
     runs = [intrinsic_dimension(embedded(300, 5, 8, seed), groups=groups) for seed in range(60)]
     spread = np.std([e.value for e in runs])
-    assert 0.55 < np.mean([e.stderr for e in runs]) / spread < 1.2  # mutual neighbours: 0.75 in the long run
+    assert 0.8 < np.mean([e.stderr for e in runs]) / spread < 1.5
     assert runs[0].n_examples == 60
 
 
@@ -125,7 +125,7 @@ def test_copies_that_differ_by_rounding_change_nothing(estimator: str) -> None:
     doubled = intrinsic_dimension(torch.cat([x, again]), estimator, groups=np.concatenate([groups, groups[:300]]))
     assert (doubled.value, doubled.stderr) == pytest.approx((clean.value, clean.stderr), rel=1e-6)
     assert doubled.n_tokens == 1500
-    assert doubled.flags == (f"duplicates={300 / 1800:.4f}",)
+    assert doubled.flags == (f"duplicates={300 / 1800:.4f}", *clean.flags)
     assert intrinsic_dimension(torch.cat([x, again]), estimator, False, groups=None).n_tokens == 1800
 
 

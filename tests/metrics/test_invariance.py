@@ -30,8 +30,8 @@ def every_estimate(x: Tensor, y: Tensor, groups: Tensor) -> list[Estimate]:
         intrinsic_dimension(x, groups=groups),
         intrinsic_dimension(x, "twonn_regression20", groups=groups),
         intrinsic_dimension(x, "twonn_discard10", groups=groups),
-        intrinsic_dimension(x, "twonn_discard10", groups=groups, across_examples=True),
-        *(gride(x, k, groups) for k in (1, 8, 64)),
+        intrinsic_dimension(x, "twonn_discard10", groups=groups, neighbours="any"),
+        *(gride(x, k, groups) for k in (1, 4, 12)),
         pareto_distance(x, groups),
     ]
 

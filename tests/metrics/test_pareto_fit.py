@@ -10,13 +10,13 @@ from scipy import stats
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import pareto_distance
 from microscope_bench.metrics.core.neighbours import nearest_neighbours
-from microscope_bench.metrics.pareto_metric import is_rejected, ks_distance
+from microscope_bench.metrics.core.pareto_law import is_rejected, ks_distance
 from tests.metrics.oracles import gaussian
 
 
 def test_equals_scipy() -> None:
     x = gaussian(300, 5)
-    r1, r2 = nearest_neighbours(x)[0].numpy().T
+    r1, r2 = nearest_neighbours(x, 2)[0].numpy().T
     log_mu = np.log(r2 / r1)
     expected = stats.kstest(log_mu, "expon", args=(0, log_mu.mean())).statistic
     assert pareto_distance(x).value == pytest.approx(expected, abs=1e-12)

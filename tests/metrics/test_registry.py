@@ -39,8 +39,8 @@ def test_every_metric_yields_what_it_declares(name: str) -> None:
     assert set(found) == declared - UNDEFINED
     assert all((one.estimator, one.stream) in found for one in metric.headlines) and metric.name == name
     for estimator, _, e in metric.scores(cloud):
-        needs_more_tokens = name == "intrinsic_dimension_by_n" and estimator != "n256"
-        assert needs_more_tokens or (e.value is not None and e.stderr is not None), (estimator, e.reason)
+        few_groups = estimator == "gride_64"  # a token's neighbours are of different ones
+        assert few_groups or (e.value is not None and e.stderr is not None), (estimator, e.reason)
 
 
 @pytest.mark.parametrize("name", METRICS.names())

@@ -221,14 +221,11 @@ def test_rows_without_a_number_say_why() -> None:
     def hole(score: Score) -> Score:
         if (score.metric, score.modality, score.layer) == ("anisotropy", "image", 2):
             return replace(score, value=None, stderr=None, replicates=(), reason="constant")
-        if (score.metric, score.modality) == ("intrinsic_dimension", "text"):
-            return replace(score, n_tokens=score.n_tokens - 1)
         return score
 
     rows = difference(sample(), with_scores(sample(), hole)).rows
     reasons = {(row.quantity.metric, row.quantity.modality): row.reason for row in rows if row.found is None}
     assert reasons[("anisotropy", "image")] == "no value at layer 2"
-    assert str(reasons[("intrinsic_dimension", "text")]).startswith("on unequal numbers of distinct tokens")
     missing = with_scores(sample(), lambda s: None if (s.metric, s.layer) == ("anisotropy", 1) else s)
     rows = difference(sample(), missing).rows
     assert {r.reason for r in rows if r.quantity.metric == "anisotropy"} == {"scores of some layers are missing"}

@@ -105,19 +105,6 @@ def test_labels_say_what_is_untrained_and_what_is_a_control():
     assert plots.name_of(named("m", trained=False, control="untrained")) == "m, untrained"
 
 
-def test_a_value_on_another_number_of_tokens_is_not_in_the_line(tmp_path):
-    def change(score):
-        odd = score.metric == "intrinsic_dimension" and score.layer == 0
-        return replace(score, flags=("unmatched_n=60/2048",), n_tokens=60) if odd else score
-
-    result = with_scores(sample(), change)
-    line = line_of(result, "m", DIMENSION, "text")
-    assert line.left_out == 1 and math.isnan(line.values[0])
-    draw_all([result], tmp_path)
-    alike = with_scores(sample(), lambda s: replace(s, flags=("unmatched_n=1879/2048",)))
-    assert line_of(alike, "m", DIMENSION, "text").left_out == 0, "all on one number, though a smaller one"
-
-
 def test_pictures_are_pictures_and_cite_their_results(tmp_path):
     backend = matplotlib.get_backend()
     (path, *_) = draw_all([sample()], tmp_path, file_format="png")

@@ -84,44 +84,33 @@ def test_half_types_and_metrics_without_a_column_are_spoken_of() -> None:
     assert "linearity" not in only and "not summarised" not in only
 
 
-def test_a_layer_of_far_fewer_tokens_is_in_neither_mean_nor_extreme() -> None:
+@pytest.mark.parametrize(("few", "withheld"), [((0,), False), ((2,), True), ((0, 1), True), ((0, 1, 2, 3, 4), True)])
+def test_a_vocabulary_at_boundary_0_is_in_neither_mean_nor_extreme(few: tuple[int, ...], withheld: bool) -> None:
     headline = next(h for h in headlines() if h.metric == "intrinsic_dimension")
 
     def change(score: Score) -> Score:
-        if (score.metric, score.layer) != ("intrinsic_dimension", 0):
+        if score.metric != "intrinsic_dimension" or score.layer not in few:
             return score
-        return replace(score, value=40.0, stderr=0.0, n_tokens=60, flags=("unmatched_n=60/2048",))
+        none = {"value": None, "stderr": None, "replicates": ()}
+        return replace(score, **none, reason="60 tokens", n_tokens=60, flags=("few_distinct=60/1024",))
 
     result = with_scores(sample(), change)
-    rows = result.series("intrinsic_dimension", headline.estimator, None, "text")
     summary = summarise(result, headline, "text")
+    if withheld:
+        assert isinstance(summary, Withheld) and "60 tokens" in summary.reason
+        return
+    rows = result.series("intrinsic_dimension", headline.estimator, None, "text")
     assert isinstance(summary, Summary)
     assert summary.mean == pytest.approx(sum(row.value or 0 for row in rows[1:]) / len(rows[1:]))
-    assert summary.extreme < 40 and summary.layer > 0 and summary.n_tokens[0] > 60
+    assert summary.layer > 0 and summary.n_tokens[0] > 60
     assert any("left out of mean and extreme" in caution for caution in summary.cautions)
-    # where all have few tokens, they stand beside each other
-    alike = with_scores(sample(), lambda s: replace(s, flags=("unmatched_n=1879/2048",)))
-    whole = summarise(alike, headline, "text")
-    assert isinstance(whole, Summary) and whole.mean == pytest.approx(
-        sum(row.value or 0 for row in alike.series("intrinsic_dimension", headline.estimator, None, "text")) / len(rows)
-    )
 
 
-@pytest.mark.parametrize(("n", "stays"), [(1000, True), (999, False)])
-def test_a_layer_of_half_the_tokens_stays_and_one_of_fewer_does_not(n: int, stays: bool) -> None:
+def test_what_contradicts_the_law_of_an_estimate_is_a_caution() -> None:
     headline = next(h for h in headlines() if h.metric == "intrinsic_dimension")
-
-    def change(score: Score) -> Score:
-        if score.metric != "intrinsic_dimension":
-            return score
-        few = score.layer == 2
-        value, n_tokens = (90.0, n) if few else (10.0, 2000)
-        return replace(score, value=value, n_tokens=n_tokens, flags=(f"unmatched_n={n_tokens}/2048",))
-
-    summary = summarise(with_scores(sample(), change), headline, "text")
-    assert isinstance(summary, Summary)
-    assert (summary.extreme, summary.layer) == ((90.0, 2) if stays else (10.0, 0))
-    assert summary.n_tokens == ((1000, 2000) if stays else (2000, 2000))
+    flagged = with_scores(sample(), lambda s: replace(s, flags=("pareto_rejected",)))
+    summary = summarise(flagged, headline, "text")
+    assert isinstance(summary, Summary) and any("contradict the law" in caution for caution in summary.cautions)
 
 
 def test_of_equal_layers_the_first_is_named() -> None:

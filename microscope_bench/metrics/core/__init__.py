@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from microscope_bench.metrics.core import linear_solve as linear_solve
     from microscope_bench.metrics.core import moments as moments
     from microscope_bench.metrics.core import neighbours as neighbours
+    from microscope_bench.metrics.core import pareto_law as pareto_law
     from microscope_bench.metrics.core import text_pair as text_pair
     from microscope_bench.metrics.core.arrays import Array as Array
     from microscope_bench.metrics.core.arrays import Groups as Groups

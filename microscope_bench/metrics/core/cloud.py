@@ -24,6 +24,9 @@ from microscope_bench.metrics.core.workspace import Workspace
 
 SAMPLE_SEED = 0
 
+MOST_DRAWS = 8
+"""Disjoint draws that neighbours are looked for in, at most: 8 leave a third of the standard error of one."""
+
 
 class Cloud(ABC):
     """Tokens of one modality, in one token set, at boundary l.
@@ -54,8 +57,8 @@ class Cloud(ABC):
         return self.next is not None
 
     @property
-    def matched_n(self) -> int | None:
-        """How many distinct rows :attr:`matched` holds at most; None for all of them."""
+    def per_draw(self) -> int | None:
+        """Distinct rows of each draw among which neighbours are looked for; None for one draw of all of them."""
         return None
 
     @abstractmethod
@@ -103,27 +106,52 @@ class Cloud(ABC):
         """Distinct rows, as many as there are."""
         return self.draw(distinct=True)
 
-    @cached_property
-    def matched(self) -> Sample:
-        """Distinct rows, as many as every cloud of the run has: what depends on their number is estimated on these."""
-        return self.distinct if self.matched_n is None else self.distinct.first(self.matched_n)
+    @property
+    def n_draws(self) -> int:
+        """How many disjoint draws the distinct rows make, at most :data:`MOST_DRAWS`."""
+        distinct = len(self.distinct.x)
+        return min(MOST_DRAWS, distinct // self.per_draw) if self.per_draw else min(1, distinct)
 
     @cached_property
-    def neighbours(self) -> tuple[Tensor, Tensor]:
-        """The min(``n_neighbours``, n − 1) nearest neighbours of each row of :attr:`matched` among the others.
+    def drawn(self) -> Sample:
+        """The draws one behind the other, each of :attr:`per_draw` distinct rows."""
+        return self.distinct.first(self.n_draws * self.per_draw) if self.per_draw else self.distinct
 
-        float64 (n, k), distances in ascending order; and int64 (n, k), the rows that they lead to.
+    @cached_property
+    def neighbours(self) -> Tensor:
+        """float64 (1 + n_folds, n, ``n_neighbours``): distances of each row of :attr:`drawn` to its nearest neighbours.
+
+        They are rows of the same draw and each of another group; see :func:`nearest_neighbours`, also for what the
+        first dimension is.
         """
-        x = self.matched.x
-        n = x.shape[0]
-        if n < 2:
-            return x.new_empty(n, 0), torch.empty(n, 0, dtype=torch.int64, device=x.device)
-        k = min(self.n_neighbours, n - 1)
-        return nearest_neighbours(x, k, block_elements=self.workspace.block_elements)
+        drawn, k = self.drawn, max(self.n_neighbours, 2)
+        n_folds = self.n_folds if self.n_folds > 1 else 0
+        per_draw = max(1, self.per_draw or len(drawn.x))
+        parts = zip(*(torch.split(rows, per_draw) for rows in (drawn.x, drawn.group, drawn.fold)), strict=True)
+        blocks = self.workspace.block_elements
+        found = [nearest_neighbours(x, k, group, fold, n_folds, blocks) for x, group, fold in parts]
+        return torch.cat(found, dim=1)
+
+    def examples(self) -> Iterator[tuple[int, Tensor]]:
+        """The fold and the rows, (m, d), of each example, whose rows stand together in canonical order."""
+        example, fold = -1, -1
+        held: list[Tensor] = []
+        for chunk in self.chunks():
+            start = 0
+            numbers, sizes = torch.unique_consecutive(chunk.example, return_counts=True)
+            for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True):
+                if number != example and held:
+                    yield fold, torch.cat(held)
+                    held = []
+                example, fold = number, int(chunk.fold[start])
+                held.append(chunk.x[start : start + size])
+                start += size
+        if held:
+            yield fold, torch.cat(held)
 
     def forget_samples(self) -> None:
         """Lets go of the rows that only this cloud's own metrics look at; asked again, it reads them again."""
-        for name in ("distinct", "matched", "neighbours"):
+        for name in ("distinct", "drawn", "neighbours"):
             self.__dict__.pop(name, None)
 
 
@@ -131,12 +159,14 @@ class ArrayCloud(Cloud):
     """A cloud that lies in memory: what the public metric functions build from arrays.
 
     Attributes:
-        wanted_n: what :attr:`matched_n` says; set before anything is computed.
+        wanted_n: what :attr:`per_draw` says; set, as the next two, before anything is computed.
         deduplicate: False keeps copies among the distinct rows, to see what they do.
+        grouped: False takes each row for a group of its own where neighbours of other groups are looked for.
     """
 
     wanted_n: int | None = None
     deduplicate = True
+    grouped = True
 
     def __init__(
         self, x: Tensor, y: Tensor | None, fold: Tensor, example: Tensor, n_folds: int, text: Cloud | None = None
@@ -149,7 +179,7 @@ class ArrayCloud(Cloud):
         self.next = None if y is None else ArrayCloud(y, None, fold, example, n_folds)
 
     @property
-    def matched_n(self) -> int | None:
+    def per_draw(self) -> int | None:
         return self.wanted_n
 
     def chunks(self) -> Iterator[Chunk]:
@@ -164,4 +194,11 @@ class ArrayCloud(Cloud):
         first = None
         if distinct and self.deduplicate:
             first = first_of_copies(self.x[order], block_elements=self.workspace.block_elements)
-        return sample_of(self.x[order], self.fold[order], self.example[order], first, self.n_folds)
+        group = self.example if self.grouped else torch.full_like(self.example, -1)
+        of = (self.x[order], self.fold[order], self.example[order], group[order])
+        return sample_of(*of, first, self.n_folds)
+
+    def examples(self) -> Iterator[tuple[int, Tensor]]:
+        order = self.example.argsort(stable=True)
+        for rows in torch.split(order, torch.unique(self.example, return_counts=True)[1].tolist()):
+            yield int(self.fold[rows[0]]), self.x[rows]

@@ -29,7 +29,7 @@ class Sample:
     Attributes:
         x: float64 (n, d).
         fold: int64 (n,); −1 for a row with copies in several folds, which stays whichever fold leaves.
-        example: int64 (n,), the index of the row's example; −1 for a row with copies in several examples.
+        group: int64 (n,), the picture or text that the row is of; −1 for a row with copies in several of them.
         looked_at: int64 (n,), how many rows were looked at, copies included, before the row after this one was found.
         examples_seen: int64 (n,), how many distinct examples were among those.
         n_folds: number of folds of the cloud.
@@ -37,7 +37,7 @@ class Sample:
 
     x: Tensor
     fold: Tensor
-    example: Tensor
+    group: Tensor
     looked_at: Tensor
     examples_seen: Tensor
     n_folds: int
@@ -54,24 +54,24 @@ class Sample:
 
     def first(self, n: int) -> Sample:
         """The first n rows; all of them where there are fewer."""
-        rows = ("x", "fold", "example", "looked_at", "examples_seen")
+        rows = ("x", "fold", "group", "looked_at", "examples_seen")
         return replace(self, **{name: getattr(self, name)[:n] for name in rows})
 
 
-def sample_of(x: Tensor, fold: Tensor, example: Tensor, first: Tensor | None, n_folds: int) -> Sample:
+def sample_of(x: Tensor, fold: Tensor, example: Tensor, group: Tensor, first: Tensor | None, n_folds: int) -> Sample:
     """The sample that rows make when the copies among them are dropped.
 
     ``first`` is for every row, int64 (n,), the one that it is a copy of, itself where it is none; None keeps all.
     """
     row = torch.arange(x.shape[0], device=x.device)
     if first is None:
-        return Sample(x.double(), fold, example, row + 1, distinct_so_far(example), n_folds)
+        return Sample(x.double(), fold, group, row + 1, distinct_so_far(example), n_folds)
     kept = torch.nonzero(first == row).flatten()
     looked_at = torch.cat([kept, row[-1:] + 1])[1:]
     return Sample(
         x=x[kept].double(),
         fold=common(fold, first)[kept],
-        example=common(example, first)[kept],
+        group=common(group, first)[kept],
         looked_at=looked_at,
         examples_seen=distinct_so_far(example)[looked_at - 1],
         n_folds=n_folds,

@@ -3,114 +3,144 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.cloud_rows import Sample
+from microscope_bench.metrics.core.duplicates import first_of_copies
 from microscope_bench.metrics.core.estimate import Estimate, NoValue
 from microscope_bench.metrics.core.jackknife import jackknifed, non_finite
-from microscope_bench.metrics.core.neighbours import nearest_neighbours, same_group
+from microscope_bench.metrics.core.neighbours import nearest_neighbours
 from microscope_bench.metrics.record import EstimatorScore
 
+FEW_DISTINCT = "few_distinct"
 
+AS_NEIGHBOURS = 0.5
+"""How much of what a fold's tokens do as neighbours of the others a replicate leaves out.
+
+Its own ratios it leaves out whole. With 0 the standard error misses that neighbours share a distance and reads 0.7 to
+0.9 of the true spread; with 1 every ratio counts once for each of the tokens in it, and it reads 1.5 to 1.65.
+"""
+
+
+@dataclass(frozen=True)
 class NeighbourDistances:
-    """Distances of distinct rows to their nearest neighbours, searched when first needed.
+    """Distances of distinct rows to their nearest neighbours, with all rows there and without each fold.
 
-    ``search`` gives float64 (n, k), k ≥ 2, ascending, infinity where a row has not that many neighbours; it is called
-    only where there are at least three rows. A sample of fewer than ``wanted`` rows is flagged
-    ``unmatched_n=n/wanted``.
+    Attributes:
+        distances: float64 (1 + n_folds, n, k), k ≥ 2, as :func:`nearest_neighbours` gives them, in units of the mean
+            norm of the centred rows.
+        fold: int64 (n,), the fold of each row; −1 for one that stays whichever fold leaves.
+        n_draws: into how many draws the rows are divided, whose tokens are neighbours of each other only.
+        n_examples: distinct examples among the rows looked at.
+        flags: of every estimate.
+        problem: why there is no estimate; None where there is one.
     """
 
-    def __init__(self, sample: Sample, search: Callable[[], Tensor], wanted: int | None = None) -> None:
-        self.sample, self.search, self.wanted = sample, search, wanted
-        self.n = sample.x.shape[0]
+    distances: Tensor
+    fold: Tensor
+    n_draws: int
+    n_examples: int
+    flags: tuple[str, ...] = ()
+    problem: str | None = None
 
-    @classmethod
-    def of(cls, cloud: Cloud) -> NeighbourDistances:
-        """Of the matched rows of a cloud without NaN and infinity, as many neighbours as the cloud keeps."""
-        return cls(cloud.matched, lambda: cloud.neighbours[0], cloud.matched_n)
+    @property
+    def n(self) -> int:
+        return len(self.fold)
 
-    @classmethod
-    def across_examples(cls, cloud: Cloud) -> NeighbourDistances:
-        """The two nearest of each matched row among the rows of other examples.
-
-        A row with copies in several examples belongs to none of them and may be anybody's neighbour. Rows whose two are
-        not among the neighbours that the cloud keeps are searched for again.
-        """
-        sample = cloud.matched
-
-        def search() -> Tensor:
-            kept, rows = cloud.neighbours
-            nearest = kept.masked_fill(same_group(sample.example[:, None], sample.example[rows]), torch.inf)
-            nearest = nearest.sort(1).values[:, :2]
-            short = torch.nonzero(nearest[:, 1].isinf()).flatten()
-            nearest[short] = nearest_neighbours(sample.x, 2, short, exclude=sample.example)[0]
-            return nearest
-
-        return cls(sample, search, cloud.matched_n)
-
-    @classmethod
-    def of_first(cls, cloud: Cloud, n: int) -> NeighbourDistances:
-        sample = cloud.distinct.first(n)
-
-        def search() -> Tensor:
-            already_searched = cloud.matched.x.shape[0] == n  # the matched rows are the first ones too
-            return cloud.neighbours[0] if already_searched else nearest_neighbours(sample.x, 2)[0]
-
-        return cls(sample, search)
-
-    @cached_property
-    def distances(self) -> Tensor:
-        """float64 (n, k), in units of the mean norm of the centred rows."""
-        return self.search() / self._mean_norm
-
-    @cached_property
-    def _mean_norm(self) -> float:
-        x = self.sample.x
-        return float((x - x.mean(0)).square().sum(1).sqrt().mean())
-
-    @cached_property
-    def problem(self) -> str | None:
-        if self.n < 3:
-            return f"neighbour distances need at least 3 tokens, got {self.n} distinct ones"
-        if not self._mean_norm > 0:
-            return "all tokens are the same"
-        alone = int(self.distances[:, 1].isinf().sum())
-        return f"{alone} of the {self.n} tokens have fewer than two neighbours in other examples" if alone else None
-
-    @cached_property
-    def flags(self) -> tuple[str, ...]:
-        flags: tuple[str, ...] = ()
-        if self.sample.duplicates > 0:
-            flags = (f"duplicates={self.sample.duplicates:.4f}",)
-        if self.wanted is not None and self.n < self.wanted:
-            flags = (*flags, f"unmatched_n={self.n}/{self.wanted}")
-        zero = 0 if self.problem else int((self.distances[:, 0] == 0).sum())
-        return (*flags, f"zero_distance={zero / self.n:.4f}") if zero else flags
+    @property
+    def n_apart(self) -> int:
+        """Rows of one draw that have a neighbour at a distance above 0."""
+        return int((self.distances[0, :, 0] > 0).sum()) // max(self.n_draws, 1)
 
     def estimate(self, compute: Callable[[Tensor], float | None]) -> Estimate:
         """The estimate by a statistic of float64 (m, k) distances, which is None where too few rows have any.
 
-        The standard error leaves out the ratios of one fold at a time but keeps every token's neighbours: searching
-        the neighbours anew in a thinner cloud would measure the effect of its thinness as well.
+        The replicate without fold k leaves out the ratios of its tokens, and by half what these do as neighbours of the
+        others: it is the mean of the statistic with each other token's neighbours as they are, and with their
+        neighbours among the tokens that stay.
         """
         if self.problem:
             return self.null(self.problem)
-        sample, distances = self.sample, self.distances
 
         def outcome(without: int | None) -> float:
-            value = compute(distances if without is None else distances[sample.fold != without])
+            if without is None:
+                return valued(self.distances[0])
+            stays = self.fold != without
+            as_they_are, among_others = valued(self.distances[0, stays]), valued(self.distances[1 + without, stays])
+            return as_they_are + AS_NEIGHBOURS * (among_others - as_they_are)
+
+        def valued(distances: Tensor) -> float:
+            value = compute(distances) if bool(distances[:, 1].isfinite().all()) else None
             if value is None:
                 raise NoValue(f"too few of the {self.n} tokens have two neighbours at different distances")
             return value
 
-        return jackknifed(outcome, range(sample.n_folds), self.n, sample.n_examples, self.flags)
+        return jackknifed(outcome, range(len(self.distances) - 1), self.n, self.n_examples, self.flags)
 
     def null(self, reason: str) -> Estimate:
-        return Estimate(None, None, self.n, self.sample.n_examples, self.flags, reason)
+        return Estimate(None, None, self.n, self.n_examples, self.flags, reason)
+
+
+def of_draws(cloud: Cloud) -> NeighbourDistances:
+    """Of the draws of a cloud without NaN and infinity: the nearest tokens of each other group in the same draw."""
+    sample, wanted = cloud.distinct, cloud.per_draw or 0
+    if len(sample.x) < wanted:
+        few = f"{FEW_DISTINCT}={len(sample.x)}/{wanted}"
+        problem = (
+            f"the cloud has {len(sample.x):,} distinct tokens and a draw takes {wanted:,}: measure more examples, or "
+            "take smaller draws with --id_tokens"
+        )
+        return _none_of(sample, problem, (few,))
+    sample = cloud.drawn
+    n = len(sample.x)
+    flags = (f"duplicates={sample.duplicates:.4f}",) * (sample.duplicates > 0)
+    if n < 3:
+        return _none_of(sample, f"neighbour distances need at least 3 tokens, got {n} distinct ones", flags)
+    unit = float(torch.linalg.vector_norm(sample.x - sample.x.mean(0), dim=1).mean())
+    if not unit > 0:
+        return _none_of(sample, "all tokens are the same", flags)
+    distances = cloud.neighbours / unit
+    if alone := int(distances[0, :, 1].isinf().sum()):
+        return _none_of(sample, f"{alone} of the {n} tokens have neighbours in fewer than two other groups", flags)
+    return _flagged(NeighbourDistances(distances, sample.fold, cloud.n_draws, sample.n_examples, flags))
+
+
+def _none_of(sample: Sample, problem: str, flags: tuple[str, ...]) -> NeighbourDistances:
+    none = sample.x.new_empty(1, len(sample.x), 0)
+    return NeighbourDistances(none, sample.fold, 0, sample.n_examples, flags, problem)
+
+
+def within_examples(cloud: Cloud) -> NeighbourDistances:
+    """Of all tokens that have two distinct others in their own example: the nearest two of these."""
+    distances, folds, n_examples, n_rows = [], [], 0, 0
+    for fold, rows in cloud.examples():
+        first = first_of_copies(rows, block_elements=cloud.workspace.block_elements)
+        x = rows[first == torch.arange(len(rows), device=rows.device)].double()
+        unit = torch.linalg.vector_norm(x - x.mean(0), dim=1).mean()
+        n_rows += len(rows)
+        if len(x) < 3 or not float(unit) > 0:
+            continue
+        distances.append(nearest_neighbours(x, 2, block_elements=cloud.workspace.block_elements)[0] / unit)
+        folds += len(x) * [fold]
+        n_examples += 1
+    if not distances:
+        none = torch.empty(1, 0, 2)
+        return NeighbourDistances(none, none[0, :, 0], 0, 0, problem="no example has three distinct tokens")
+    of_all = torch.cat(distances)
+    # all neighbours of a token leave with it
+    together = of_all.expand(1 + cloud.n_folds, *of_all.shape)
+    flags = (f"left_out={1 - len(folds) / n_rows:.4f}",) if len(folds) < n_rows else ()
+    fold_of = torch.tensor(folds, device=of_all.device)
+    return _flagged(NeighbourDistances(together, fold_of, 1, n_examples, flags))
+
+
+def _flagged(found: NeighbourDistances) -> NeighbourDistances:
+    zero = int((found.distances[0, :, 0] == 0).sum())
+    return replace(found, flags=(*found.flags, f"zero_distance={zero / found.n:.4f}")) if zero else found
 
 
 def log_ratios(nearer: Tensor, farther: Tensor) -> Tensor:
@@ -120,9 +150,14 @@ def log_ratios(nearer: Tensor, farther: Tensor) -> Tensor:
 
 
 def scores_of_each(
-    cloud: Cloud, estimators: Iterable[str], estimate: Callable[[str], Estimate]
+    cloud: Cloud,
+    estimators: Iterable[str],
+    distances_of: Callable[[Cloud], NeighbourDistances],
+    estimate: Callable[[NeighbourDistances, str], Estimate],
 ) -> Iterator[EstimatorScore]:
     """What ``estimate`` gives for each estimator; no values for a cloud that holds NaN or infinity."""
-    bad = cloud.moments.non_finite_x  # of all rows: the sample may have missed them
+    bad = cloud.moments.non_finite_x  # of all rows: a sample may have missed them
+    tokens = None if bad else distances_of(cloud)
     for name in estimators:
-        yield name, None, non_finite(bad, cloud.n_tokens, cloud.n_examples) if bad else estimate(name)
+        none = non_finite(bad, cloud.n_tokens, cloud.n_examples)
+        yield name, None, none if tokens is None else estimate(tokens, name)

@@ -19,7 +19,8 @@ Four roundings of a half type; one token in different batches moved by up to 1e-
 """
 
 CLOSE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-"""The same for rows of which it is not known that they come from the same input, though they may.
+"""The same for rows of which it is not known that they come from the same input, in units of the smaller of a row's
+norm and its distance from the mean: rows that lie far from the origin are not the nearer to each other for it.
 
 One state can come from inputs that differ in what it does not depend on. Other tokens of the models measured so far
 lie at 1e-2 and more, which is within the rounding of a half type: there such rows must be equal to the last bit.
@@ -90,10 +91,10 @@ def first_copies(x: Tensor, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
 
 
 def first_near_copies(x: Tensor, tolerance: float, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
-    """For every row the index of the first row within ``tolerance`` times its own norm, itself where there is none.
+    """For every row the index of the first row that is near, itself where there is none.
 
-    Rows of which one is longer by more than the tolerance cannot be that near, so each, of float64, is compared only
-    with those of about its own norm.
+    Near is ``tolerance`` times the smaller of its norm and its distance from the mean of all rows. Rows of which one is
+    longer by more than that cannot be that near, so each, of float64, is compared only with rows of about its norm.
     """
     n, d = x.shape
     first = torch.arange(n, device=x.device)
@@ -102,6 +103,7 @@ def first_near_copies(x: Tensor, tolerance: float, block_elements: int = BLOCK_E
     norms, by_norm = torch.linalg.vector_norm(x, dim=1).sort()
     centred = (x - x.mean(0))[by_norm]
     squares = centred.square().sum(1)
+    limits = tolerance * torch.minimum(norms, squares.sqrt())
     slack = 2 * (d + 4) * torch.finfo(torch.float64).eps * (squares + squares.max())
     wide = 1.01 * tolerance
     start = 0
@@ -111,12 +113,12 @@ def first_near_copies(x: Tensor, tolerance: float, block_elements: int = BLOCK_E
         high = max(end, int(torch.searchsorted(norms, norms[end - 1] * (1 + wide), right=True)))
         rows, others = by_norm[start:end], by_norm[low:high]
         approximate = squares[start:end, None] + squares[low:high] - 2 * (centred[start:end] @ centred[low:high].T)
-        limit = (tolerance * norms[start:end]).square() + slack[start:end]
+        limit = limits[start:end].square() + slack[start:end]
         proposed = (approximate <= limit[:, None]) & (others < rows[:, None])
         for i in torch.nonzero(proposed.any(1)).flatten().tolist():
             candidates = others[proposed[i]].sort().values
             distance = torch.linalg.vector_norm(x[candidates] - x[rows[i]], dim=1)
-            near = candidates[distance <= tolerance * norms[start + i]]
+            near = candidates[distance <= limits[start + i]]
             if len(near):
                 first[rows[i]] = near[0]
         start = end

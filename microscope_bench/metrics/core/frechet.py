@@ -141,7 +141,7 @@ def share_of_furthest(*clouds: Tensor) -> float | None:
 
 
 def fold_moments(sample: Sample) -> FoldMoments:
-    chunk = Chunk(sample.x, None, sample.fold, sample.example)
+    chunk = Chunk(sample.x, None, sample.fold, sample.group)
     return accumulate([chunk], dim=sample.x.shape[1], n_folds=sample.n_folds, has_next=False)
 
 

@@ -11,11 +11,10 @@ from microscope_bench.publish.compare.comparison import Quantity
 from microscope_bench.publish.difference.paired import Paired, holm, paired, slope_weights
 from microscope_bench.publish.summary import (
     columns_of,
-    has_own_n,
     measured_modalities,
-    of_one_n,
     show_layers,
     token_sets,
+    without_vocabulary,
 )
 from microscope_bench.results.records import Score
 from microscope_bench.results.replicates import contradiction
@@ -162,7 +161,7 @@ def _quantities(a: Result, b: Result, everything: bool) -> Iterator[Quantity]:
 def _rows(a: Result, b: Result, quantity: Quantity, layers: bool) -> Iterator[Row]:
     ours, theirs = ({score.layer: score for score in result.series(*quantity)} for result in (a, b))
     depths = [result.identity.model.n_layers for result in (a, b)]
-    usable = [_of_one_n(rows) for rows in (ours, theirs)]
+    usable = [{row.layer for row in without_vocabulary(list(rows.values()))} for rows in (ours, theirs)]
     # a vocabulary has too few vectors for some metrics; boundary 0 is then in neither sum
     skip = {0} if any(0 in rows and 0 not in of_n for rows, of_n in zip((ours, theirs), usable, strict=True)) else set()
     kept = [[layer for layer in sorted(rows) if layer not in skip] for rows in (ours, theirs)]
@@ -185,18 +184,11 @@ def _is_whole(layers: list[int], depth: int) -> bool:
     return bool(layers) and layers[0] <= 1 and layers[-1] >= depth - 1 and len(layers) == layers[-1] - layers[0] + 1
 
 
-def _of_one_n(rows: dict[int, Score]) -> set[int]:
-    return {row.layer for row in of_one_n(list(rows.values())) if row.value is not None} if rows else set()
-
-
 def _row(
     quantity: Quantity, over: str, layers: tuple[int, ...], scores: list[list[Score]], weights: list[list[float]]
 ) -> Row:
     a, b = scores
-    numbers = [{row.n_tokens for row in rows if row.value is not None} for rows in scores]
     try:
-        if has_own_n(quantity.metric) and len(numbers[0] | numbers[1]) > 1:
-            raise NoValue("on unequal numbers of distinct tokens, on which the value depends")
         return Row(quantity, over, layers, paired(a, b, (weights[0], weights[1])))
     except NoValue as none:
         return Row(quantity, over, layers, None, str(none))

@@ -12,7 +12,6 @@ from microscope_bench.publish.summary import (
     MODALITIES,
     columns_of,
     layers_of,
-    of_one_n,
     token_sets,
 )
 from microscope_bench.results.records import Score
@@ -47,8 +46,8 @@ class ShownSeries:
 
     @property
     def drawn(self) -> list[Score]:
-        """The rows that a curve connects: those with a value, on about one number of tokens."""
-        return of_one_n([row for row in self.rows if row.value is not None])
+        """The rows that a curve connects: those with a value."""
+        return [row for row in self.rows if row.value is not None]
 
     @property
     def layers(self) -> range:

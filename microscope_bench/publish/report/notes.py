@@ -29,12 +29,7 @@ def _of_one(series: ShownSeries) -> list[str]:
     rows, result = series.rows, series.shown.result
     half = series.title.rpartition(", ")[2] + ": " if series.tokens.startswith(("correct", "wrong")) else ""
     cautions = cautions_of(rows, series.headline.metric, result.identity.model.dtype)
-    # which layers are of fewer tokens is said below
-    found = [half + caution for flag, caution in cautions.items() if flag != "unmatched_n"]
-    if apart := [row.layer for row in rows if row.value is not None and row not in series.drawn]:
-        found.append(
-            f"{half}{_layers(apart)} of less than half as many tokens as the others: in the table, not in the curve"
-        )
+    found = [half + caution for caution in cautions.values()]
     by_reason: dict[str, list[int]] = {}
     for row in rows:
         if row.value is None:
@@ -107,7 +102,7 @@ def comparison(first: ShownSeries, second: ShownSeries) -> tuple[str, frozenset[
     where = f"differs at {_layers(differ)}" if differ else "no layer differs"
     said = f"{second.shown.label} against {first.shown.label}: {where} ({len(differ)} of {len(tested)} compared)"
     if apart := [layer for layer in first.layers if layer not in tested]:
-        said += f"; {_layers(apart)} not compared (no value, no standard error, or unequal numbers of tokens)"
+        said += f"; {_layers(apart)} not compared (no value or no standard error)"
     return said, frozenset(differ)
 
 

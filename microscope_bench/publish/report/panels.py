@@ -79,7 +79,7 @@ def _cell(series: ShownSeries, row: Score | None) -> Cell:
     alike = len({(one.n_tokens, one.n_examples) for one in series.rows if one.value is not None}) == 1
     details = [] if alike else [f"n = {row.n_tokens:,}; {row.n_examples:,} examples"]
     details += [flag for flag in row.flags if flag.partition("=")[0] not in BARE_FLAGS]
-    return Cell(text + ("" if row in series.drawn else " *"), "; ".join(details))
+    return Cell(text, "; ".join(details))
 
 
 def _off_axis(series: Sequence[ShownSeries], limits: tuple[float, float]) -> list[tuple[str, list[int]]]:
