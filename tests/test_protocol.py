@@ -13,7 +13,7 @@ def test_geometry_1_is_frozen():
         "tokens_per_example": 32,
         "limit": None,
         "folds": 10,
-        "id_tokens": 8192,
+        "id_tokens": 1024,
         "sink_rule": "massive/2",
         "max_skipped": 0.01,
         "seed": 0,

@@ -218,12 +218,6 @@ def test_equal_results_do_not_differ():
 
 
 def test_what_does_not_compare_is_not_compared():
-    def other_n(score):
-        return replace(score, n_tokens=score.n_tokens + 1) if score.metric == "intrinsic_dimension" else score
-
-    page = read(render([small("a"), with_scores(small("b"), lambda s: values(other_n(s), 9.0))]))
-    said = figure(page, DIMENSION.title, "image").one("p", class_="comparison").text
-    assert "0 of 0 compared" in said and "layers 0–4 not compared" in said
     deeper = render([small("a"), small("b", n_layers=5)])
     assert "not compared layer by layer: 4 and 5 blocks" in deeper
     unequal = replace(small("b"), inputs=replace(sample().inputs, folds=Folds(10, "0" * 64)))

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from microscope_bench.metrics.registry import headlines
-from microscope_bench.publish.summary import Summary, layers_to_mir, plus_minus, show_layers, summarise
+from microscope_bench.publish.summary import Summary, Withheld, layers_to_mir, plus_minus, show_layers, summarise
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.records import Score
 from tests.results.sample import failed, sample, with_scores

@@ -28,7 +28,7 @@ def test_every_deviation_shows(field: str) -> None:
 def test_of_an_unknown_protocol_every_field_shows() -> None:
     line = sample(protocol=replace(NAMED, name="geometry/99")).signature
     assert line.startswith(
-        "geometry/99|tokens_per_example=32|limit=all|folds=10|id_tokens=8192|sink_rule=massive/2|"
+        "geometry/99|tokens_per_example=32|limit=all|folds=10|id_tokens=1024|sink_rule=massive/2|"
         "max_skipped=0.01|seed=0|"
     )
 
