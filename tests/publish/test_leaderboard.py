@@ -63,7 +63,7 @@ def test_the_numbers_are_those_of_the_file() -> None:
         "float32",
         "3b0c8f0f",
         "0.610 ± 0.049 (n = 100)",
-        "`ec455233ba64`",
+        "`3c8702c350fc`",
         "[JSON](./results/a.json)",
     ]
     assert f"- tiny-llava: `{result.signature}`" in page
