@@ -223,7 +223,7 @@ def _between(
         results = [experiment.seed(fusion, seed) for seed in SEEDS]
         values.append([getattr(curve(result, headline, modality), what)[0] for result in results])
         rows = [result.series(headline.metric, headline.estimator, headline.stream, modality) for result in results]
-        kept = [of_one_n(of) if what == "mean" else [of[0], of[-1]] for of in rows]
+        kept = [without_vocabulary(of) if what == "mean" else [of[0], of[-1]] for of in rows]
         scores.append([row for of in kept for row in of])
         each = ([1 / len(of)] * len(of) if what == "mean" else [-1.0, 1.0] for of in kept)
         weights.append([weight / len(SEEDS) for of in each for weight in of])
