@@ -66,18 +66,6 @@ def test_turns_are_the_tasks_own_a_system_instruction_too():
     assert "".join(template) == "system\n\nuser\n\nassistant\n\nuser\n\nassistant\n"
 
 
-def test_the_smollm2_system_prompt_is_template():
-    path = Path(__file__).parents[3] / "scratch" / "smollm2"
-    if not path.is_dir():
-        pytest.skip("no checkpoint of SmolLM2 here")
-    from transformers import AutoTokenizer
-
-    adapter = adapter_of(AutoTokenizer.from_pretrained(path))
-    text, template = labelled(adapter, Example("x", "Is this the user? \n"))
-    assert "".join(text) == "Is this the user? \n"
-    assert "helpful AI assistant named SmolLM" in "".join(template)
-
-
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_token_on_the_border_is_the_tasks_if_it_holds_a_letter_of_it(kept):
     """One token spans the role and the first word, another one the last blank and the role that follows."""
