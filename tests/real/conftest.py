@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from microscope_bench import evaluate
+from microscope_bench import evaluate, load_result
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.tasks import load_task
 from tests.real.smollm2 import CACHE, missing
 from tests.real.stored_states import RealRun
+
+TEXT = ("smollm2", "scienceqa_text", 60)
+PICTURES = ("smollm2-llava", "scienceqa_img", 36)
+"""What :func:`real_run` is asked for: a model, a task, a number of questions. 36 have the 1,024 tokens of a draw."""
 
 SCIENCEQA = Path(__file__).parents[3] / "shared" / "data" / "scienceqa"
 
@@ -27,24 +32,20 @@ def adapter() -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
-def real_run(adapter: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RealRun]:
-    """``real_run("smollm2", "scienceqa_text", 60)``: what one run gives, and the states that it measured."""
+def real_run(adapter: Callable[[str], Any], shared_path: Path) -> Callable[..., RealRun]:
+    """``real_run(*TEXT)``: what one run gives, and the states that it measured. One worker runs it for all."""
     if not SCIENCEQA.is_dir():
         pytest.skip(f"{SCIENCEQA} is not there: questions and pictures of ScienceQA, in the layout of its authors")
 
     @cache
     def run(model: str, name: str, limit: int) -> RealRun:
-        store, task = tmp_path_factory.mktemp(model) / "store", load_task(name, task_args={"data_dir": str(SCIENCEQA)})
-        result = evaluate(
-            adapter(model),
-            task,
-            limit=limit,
-            metrics="anisotropy,intrinsic_dimension",
-            store=store,
-            keep_store=True,
-            device="cpu",
-            progress=False,
-        )
-        return RealRun(result, store, adapter(model), task)
+        task, directory = load_task(name, task_args={"data_dir": str(SCIENCEQA)}), shared_path / "real" / model
+        directory.mkdir(parents=True, exist_ok=True)
+        file, store = directory / "result.json", directory / "store"
+        with FileLock(directory / "lock"):
+            if not file.exists():
+                asked = {"limit": limit, "store": store, "keep_store": True, "device": "cpu", "progress": False}
+                evaluate(adapter(model), task, **asked).save(file)
+        return RealRun(load_result(file), store, adapter(model), task)
 
     return run

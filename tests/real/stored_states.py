@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from microscope_bench.adapters.base import LABELS
+from microscope_bench.metrics.core.folds import assign_folds
 from microscope_bench.results.result import Result
 
 
@@ -32,8 +34,26 @@ class RealRun:
             part = load_file(file)
             values = part[name] + before if name == "example" else part[name]
             found.append(values[part["modality"] == LABELS.index(modality)])
-            before += int(part["example"].max()) + 1
+            before += len(self._records(file))
         return np.concatenate(found)
+
+    def distinct(self, modality: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """States, float64 (n, d), one of each token that several examples share; and each one's picture, or example.
+
+        A picture is called by its hash, an example by its id.
+        """
+        _, first = np.unique(self.column("prefix", modality), return_index=True)
+        records = [r for file in sorted((self.store / "parts").glob("*.safetensors")) for r in self._records(file)]
+        source = np.array([record["media_sha256"] or record["id"] for record in records])
+        states = self.column(f"boundary.{layer}", modality)[first].astype(float)
+        return states, source[self.column("example", modality)[first]]
+
+    def folds(self, source: np.ndarray) -> np.ndarray:
+        """The fold of each token, from its picture or example."""
+        return assign_folds(source.tolist(), self.result.inputs.folds.n, seed=0)
+
+    def _records(self, file: Path) -> list[dict[str, Any]]:
+        return json.loads(file.with_suffix(".json").read_text())["examples"]
 
     def values(self, metric: str, estimator: str, stream: str | None, modality: str, tokens: str = "all") -> np.ndarray:
         """The values over the boundaries, NaN where there is none."""

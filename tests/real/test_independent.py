@@ -1,0 +1,47 @@
+"""The headline numbers of real states, computed a second time in plain numpy; and what a result says of their error."""
+
+from __future__ import annotations
+
+import pytest
+
+from microscope_bench import difference
+from tests.real import independent
+from tests.real.conftest import PICTURES, TEXT
+
+pytestmark = pytest.mark.real
+CLOUDS = [(PICTURES, "image"), (PICTURES, "text"), (TEXT, "text")]
+
+
+@pytest.mark.parametrize("layer", [1, 5, 20])
+@pytest.mark.parametrize(("asked", "modality"), CLOUDS)
+def test_anisotropy(real_run, asked, modality, layer):
+    run = real_run(*asked)
+    x, _ = run.distinct(modality, layer)
+    value = run.values("anisotropy", "top_share", None, modality)[layer]
+    assert value == pytest.approx(independent.anisotropy(x), rel=1e-6)
+
+
+@pytest.mark.parametrize("layer", [1, 5, 20])
+@pytest.mark.parametrize(("asked", "modality"), CLOUDS)
+def test_linearity(real_run, asked, modality, layer):
+    run = real_run(*asked)
+    (x, source), (y, _) = run.distinct(modality, layer), run.distinct(modality, layer + 1)
+    value = run.values("linearity", "cross_fitted", "update", modality)[layer]
+    assert value == pytest.approx(independent.cross_fitted_update(x, y, run.folds(source)), abs=0.01)
+
+
+@pytest.mark.parametrize("asked", [TEXT, PICTURES])
+def test_every_score_has_the_replicates_of_its_error(real_run, asked):
+    result = real_run(*asked).result
+    with_value = [s for s in result.scores if s.metric in ("anisotropy", "linearity") and s.value is not None]
+    assert len(with_value) > 200
+    for score in with_value:
+        assert score.stderr is not None and len(score.replicates) == result.inputs.folds.n == 10, score
+
+
+@pytest.mark.parametrize("asked", [TEXT, PICTURES])
+def test_a_result_does_not_differ_from_itself(real_run, asked):
+    result = real_run(*asked).result
+    rows = difference(result, result, layers=True).rows
+    assert len(rows) > 100
+    assert all(row.found.difference == 0 for row in rows if row.found)
