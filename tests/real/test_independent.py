@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from microscope_bench import difference
+from microscope_bench import difference, metrics
 from tests.real import independent
 from tests.real.conftest import PICTURES, TEXT
 
@@ -45,3 +45,13 @@ def test_a_result_does_not_differ_from_itself(real_run, asked):
     rows = difference(result, result, layers=True).rows
     assert len(rows) > 100
     assert all(row.found.difference == 0 for row in rows if row.found)
+
+
+@pytest.mark.parametrize("layer", [1, 10, 29])
+@pytest.mark.parametrize(("asked", "modality"), CLOUDS)
+def test_intrinsic_dimension(real_run, asked, modality, layer):
+    """Of all tokens together; the headline is the same of draws of them."""
+    x, source = real_run(*asked).distinct(modality, layer)
+    found = metrics.intrinsic_dimension(x, groups=source)
+    kept = independent.distinct_rows(x)
+    assert found.value == pytest.approx(independent.two_nn(x[kept], source[kept]), rel=1e-6)
