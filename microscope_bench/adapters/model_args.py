@@ -36,7 +36,7 @@ def recorded_options(args: Mapping[str, str]) -> dict[str, str]:
 def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:
     for key in args:
         if key not in known:
-            raise unknown_name("model arg", key, sorted(known), f"This adapter knows: {', '.join(sorted(known))}.")
+            raise unknown_name("model arg", key, sorted(known))
 
 
 def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:

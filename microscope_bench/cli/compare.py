@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from microscope_bench.cli.options import names
+from microscope_bench.cli.options import names, result_paths
 
 EPILOG = """\
 exit status: 0 within tolerance; 1 drift; 2 not comparable, invalid or missing
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spread",
         action="store_true",
-        help="the paths are repeats of one run, two or more: print the tolerances that they suggest",
+        help="the files or directories hold repeats of one run: print the tolerances that they suggest",
     )
 
 
@@ -88,7 +88,7 @@ def _spread(args: argparse.Namespace) -> int:
     from microscope_bench.publish.compare.spread import learn_tolerances, to_lines
     from microscope_bench.results.result import load_result
 
-    repeats = [(path, load_result(path)) for path in args.paths]
+    repeats = [(str(path), load_result(path)) for path in result_paths(args.paths)]
     _give(to_lines(learn_tolerances(repeats, args.allow), len(repeats)), args.output)
     return 0
 

@@ -27,6 +27,9 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.results.result import COMPLETE, load_result
     from microscope_bench.results.result_files import find_results
 
+    for name in args.files:
+        if not Path(name).exists():
+            raise ResultError(f"{name}: no such file or directory")
     bad = 0
     for name in args.files:
         paths = find_results(name) if Path(name).is_dir() else [Path(name)]

@@ -168,8 +168,8 @@ class Geometry:
                 self._same_delimiter[name] = theirs[len(encoder.tokenize_plainly(prompt)) :] == [ours]
             if not self._same_delimiter[name]:
                 self._recorders[name].unscored = (
-                    f"lm-eval scores {str(request.args[1])!r}, a run of our own with the other delimiter; its file has "
-                    f"the accuracy"
+                    f"lm-eval scores the answer as {str(request.args[1])!r}, where microscope-bench run has another "
+                    f"delimiter before the letter: lm-eval's own file has the accuracy"
                 )
         return self._same_delimiter[name]
 

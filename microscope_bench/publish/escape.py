@@ -52,7 +52,12 @@ def printable(text: object) -> str:
 
 def printable_lines(text: object) -> str:
     """The same for a message of several lines, which keep their breaks."""
-    return _LOG_COMMAND.sub(r"\1\2 ", _UNSEEN_IN_LINES.sub(" ", str(text)))
+    return _LOG_COMMAND.sub(r"\1\2 ", seen(text))
+
+
+def seen(text: object) -> str:
+    """Text of several lines without its unseen characters."""
+    return _UNSEEN_IN_LINES.sub(" ", str(text))
 
 
 def escape(text: object) -> str:
@@ -176,7 +181,7 @@ def _templates() -> Environment:
 
 def _seen(value: object) -> object:
     """What a template prints of a value; what is markup already stays."""
-    return value if hasattr(value, "__html__") else _UNSEEN_IN_LINES.sub(" ", str(value))
+    return value if hasattr(value, "__html__") else seen(value)
 
 
 def _hash_of(text: str) -> str:

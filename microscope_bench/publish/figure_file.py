@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("svg", "png", "pdf")
-REFUSED = (".jpg", ".jpeg", ".eps", ".ps", ".tif", ".tiff", ".gif", ".webp", ".bmp")
 
 COLOURS = ("#0b5fa5", "#d95f02", "#1b7837", "#762a83", "#b2182b", "#4aa3df", "#a6761d", "#636363")
 """Told apart with any colour vision; beyond eight, markers tell."""
@@ -32,11 +31,11 @@ SETTINGS: dict[Any, Any] = {
 
 
 def picture_format(path: Path) -> str | None:
-    """The format that a suffix asks for; None for the name of a directory. Raises ResultError for other pictures."""
-    suffix = path.suffix.lower()
-    if suffix in REFUSED:
+    """The format that a suffix asks for; None for a directory, which is there or has a name without a suffix."""
+    suffix = path.suffix.lower()[1:]
+    if suffix and suffix not in FORMATS and not path.is_dir():
         raise ResultError(f"{path}: pictures are drawn as {', '.join(FORMATS)}; name it {path.stem}.pdf, for instance")
-    return suffix[1:] if suffix[1:] in FORMATS else None
+    return suffix if suffix in FORMATS else None
 
 
 def shown(text: object, longest: int = 60) -> str:

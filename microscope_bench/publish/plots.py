@@ -11,11 +11,14 @@ from typing import Any
 from microscope_bench.errors import ResultError
 from microscope_bench.identity import short_revision
 from microscope_bench.metrics.record import Headline
+from microscope_bench.metrics.registry import find_metric
 from microscope_bench.publish.depth_lines import (
     STYLES,
     DepthPanel,
+    PlottedLine,
     family_of,
     kind_of,
+    limits_of,
     line_of,
     name_of,
     panels_figure,
@@ -97,7 +100,11 @@ def draw(
     drawn = {line.label for panel in lines.values() for line in panel}
     texts = {label: f"{label}{_counted(result, rows)}" for label, result in entries if label in drawn}
     panels = [
-        [DepthPanel(modality, headline.title, lines[headline, modality]) for modality in columns] for headline in rows
+        [
+            DepthPanel(modality, headline.title, found := lines[headline, modality], _limits(headline, found))
+            for modality in columns
+        ]
+        for headline in rows
     ]
     with drawing() as Figure:
         figure = panels_figure(Figure, panels, styles_of(entries), texts)
@@ -105,6 +112,14 @@ def draw(
         figure.suptitle(textwrap.fill(_title(results[0], rows, tokens), width), fontsize="medium")
         save(figure, path, "\n".join(result.signature for _, result in entries))
     return True
+
+
+def _limits(headline: Headline, lines: Sequence[PlottedLine]) -> tuple[float, float] | None:
+    """The ends of the axis where values lie below its floor; else matplotlib chooses them."""
+    record = find_metric(headline.metric)
+    floor = record.axis_floor if record else None
+    below = floor is not None and any(value < floor for line in lines for value in line.values)
+    return limits_of(lines, floor) if below else None
 
 
 def _title(result: Result, headlines: Sequence[Headline], tokens: str) -> str:

@@ -187,13 +187,15 @@ def accuracy_of(result: Result) -> str | Withheld:
     if accuracy.value is None:
         return Withheld(str(accuracy.reason))
     if accuracy.stderr is None:
-        return Withheld(f"no standard error from {accuracy.n} examples")
+        return Withheld(f"{accuracy.value:.4g}, without a standard error (n = {accuracy.n:,})")
     return f"{plus_minus(accuracy.value, accuracy.stderr)} (n = {accuracy.n:,})"
 
 
 def accuracy_text(result: Result) -> str:
     shown = accuracy_of(result)
-    return f"none: {shown.reason}" if isinstance(shown, Withheld) else shown
+    if not isinstance(shown, Withheld):
+        return shown
+    return f"none: {shown.reason}" if result.accuracy and result.accuracy.value is None else shown.reason
 
 
 def show_range(ends: tuple[int, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,15 @@ def refuse_directory(path: Path) -> None:
         raise ResultError(f"{path} is a directory; name a file in it")
 
 
+def unwritable(what: str, error: Exception, elsewhere: str) -> ResultError:
+    """The error for what cannot be written, with the advice that its cause asks for."""
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        reason = "a file stands where a directory is due"
+    free = "Free some space, or choose" if getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) else "Choose"
+    return ResultError(f"cannot write {what}: {reason}. {free} {elsewhere}")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that it is there whole or not at all; missing directories are made.
 
@@ -41,8 +51,4 @@ def write_atomically(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode("utf-8"))
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ResultError(
-            f"cannot write {path}: {reason}. Free some space, or choose a directory that you may write to "
-            f"(--output_path)"
-        ) from error
+        raise unwritable(str(path), error, "another place for it") from error

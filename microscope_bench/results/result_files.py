@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from microscope_bench.errors import ResultError
+from microscope_bench.results.document import unwritable
 from microscope_bench.results.result import FAILED, Result, load_result
 from microscope_bench.system.disk import locked, remove_leftovers
 
@@ -121,10 +122,7 @@ def _writing(root: Path) -> Iterator[None]:
         with locked(root, wait=True):
             yield
     except OSError as error:
-        raise ResultError(
-            f"cannot write below {root}: {error.strerror or error}. Free some space, or choose a directory that you "
-            f"may write to (--output_path)"
-        ) from error
+        raise unwritable(f"below {root}", error, "another directory with --output_path") from error
 
 
 def _is_free(path: Path) -> bool:

@@ -67,6 +67,8 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
     except MicroscopeError:
         raise
     except Exception as error:  # of datasets, of the network, or of the task's own function
+        if "corresponds to no data" in str(error):  # what datasets says of empty files
+            raise field_error(path, field, f"split {wanted!r} has no rows") from error
         raise field_error(path, field, f"{describe(error)}{f'. Or {LOCAL_HINT}' if commit else ''}") from error
     if n_rows == 0:
         raise field_error(path, field, f"split {split!r} has no rows")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from microscope_bench.errors import ExampleError
+from microscope_bench.errors import ExampleError, TaskError
 from microscope_bench.example import PLACEHOLDERS, Example
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.tasks.lm_eval_layer import describe
@@ -119,9 +119,12 @@ class Task:
         target = self.renderer.doc_to_target(row)
         if isinstance(target, list):
             return choices, None
-        answer = choices.index(target) if isinstance(target, str) and target in choices else int(target)
+        try:
+            answer = choices.index(target) if isinstance(target, str) and target in choices else int(target)
+        except (TypeError, ValueError):
+            raise TaskError(f"doc_to_target gives {target!r}, which is no choice and no number of one") from None
         if not 0 <= answer < len(choices):
-            raise ValueError(f"the right answer is number {answer} of {len(choices)} choices")
+            raise TaskError(f"the right answer is number {answer} of {len(choices)} choices")
         return choices, answer
 
 
@@ -129,6 +132,8 @@ def _cause(error: Exception) -> str:
     """One line that holds neither a directory nor a memory address, so that it may stand in a result."""
     from PIL import UnidentifiedImageError
 
+    if isinstance(error, TaskError):
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
         return "a picture does not open: not an image file, or damaged"
     if isinstance(error, OSError) and error.filename is not None:

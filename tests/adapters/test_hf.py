@@ -251,7 +251,7 @@ def test_choices_of_more_than_one_token_are_refused(tiny_adapter):
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [
-        ({"pretraind": "x"}, UnknownNameError, "unknown model arg 'pretraind'. Did you mean pretrained"),
+        ({"pretraind": "x"}, UnknownNameError, r"unknown model arg 'pretraind'\. Did you mean pretrained\?$"),
         ({}, AdapterError, "needs a model"),
         ({"pretrained": "HERE", "dtype": "bfloat"}, UnknownNameError, "Did you mean bfloat16"),
         ({"pretrained": "HERE", "trust_remote_code": "maybe"}, MicroscopeError, "must be true or false"),

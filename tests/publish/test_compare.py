@@ -373,6 +373,7 @@ class TestSpread:
         assert compare(paths[1], paths[2])[0] == 1
         status, out, _ = self.spread(capsys, *paths, "-o", tmp_path / "learned.txt")
         assert (status, out) == (0, "")
+        assert self.spread(capsys, tmp_path)[1] == (tmp_path / "learned.txt").read_text()
         learned = (tmp_path / "learned.txt").read_text()
         # the widest range is 0.03, rounded up where the sum of floats lies just above
         value = float(next(line for line in learned.splitlines() if "top_share" in line).partition("=")[2])

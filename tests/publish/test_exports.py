@@ -146,3 +146,8 @@ def test_the_fusion_class_of_a_model_known_by_name_and_origin() -> None:
     assert _fusion_of(zoo) == _fusion_of(published) == "qformer"
     assert _fusion_of(sample(model={"name": "zoo-qformer", "repo": "somebody/zoo-qformer"})) == ""
     assert _fusion_of(replace(sample(model={"name": "nobody"}))) == ""
+
+
+def test_what_turns_the_direction_of_writing_reaches_no_form() -> None:
+    board = board_of([("a.json", sample(model={"name": "good\u202eevil\nx"}))])
+    assert "good evil" in to_csv(board, nothing) and "good evil" in to_json(board, nothing)

@@ -197,6 +197,7 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path, capsys):
         (["--estimator", "cross_fitted"], "belongs to a metric"),
         (["--format", "svg"], "contradicts"),
         (["-o", str(tmp_path / "f.jpeg")], "drawn as svg, png, pdf"),
+        (["-o", str(tmp_path / "f.xyz")], "drawn as svg, png, pdf"),
     ):
         assert main(["plot", results, *out, *options]) == 2, options
         assert message in capsys.readouterr().err
@@ -228,3 +229,11 @@ def test_a_stream_without_a_headline_is_drawn_in_the_headline_estimator():
 
     (only,) = chosen_headlines([with_scores(sample(), change)], "linearity", stream="mainflow")
     assert (only.estimator, only.stream) == ("cross_fitted", "mainflow")
+
+
+def test_the_axis_of_linearity_ends_where_that_of_the_report_does(monkeypatch):
+    far = with_scores(sample(), lambda s: replace(s, value=-900.0) if (s.metric, s.layer) == ("linearity", 1) else s)
+    ends = []
+    monkeypatch.setattr(plots, "save", lambda figure, *_: ends.extend(axes.get_ylim()[0] for axes in figure.axes))
+    assert plots.draw([far], [LINEARITY], "unused.svg")
+    assert len(ends) == 3 and min(ends) > -2

@@ -6,9 +6,17 @@ import pytest
 from msgspec.structs import replace
 
 from microscope_bench.metrics.registry import headlines
-from microscope_bench.publish.summary import Summary, Withheld, layers_to_mir, plus_minus, show_layers, summarise
+from microscope_bench.publish.summary import (
+    Summary,
+    Withheld,
+    accuracy_text,
+    layers_to_mir,
+    plus_minus,
+    show_layers,
+    summarise,
+)
 from microscope_bench.publish.terminal import summary_table
-from microscope_bench.results.records import Score
+from microscope_bench.results.records import Accuracy, Score
 from tests.results.sample import failed, sample, with_scores
 
 
@@ -120,3 +128,8 @@ def test_of_equal_layers_the_first_is_named() -> None:
     assert isinstance(summary, Summary)
     assert (summary.mean, summary.extreme, summary.layer) == (0.5, 0.5, 0)
     assert summary.n_tokens == (700, 704)
+
+
+def test_one_example_has_an_accuracy_without_a_standard_error() -> None:
+    one = replace(sample(), accuracy=Accuracy(value=1.0, stderr=None, n=1, reason=None))
+    assert accuracy_text(one) == "1, without a standard error (n = 1)"

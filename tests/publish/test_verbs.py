@@ -54,8 +54,9 @@ def test_validate(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_validate_of_nothing_is_not_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("validate", tmp_path) == 1
-    assert call("validate", tmp_path / "none.json") == 1
-    assert capsys.readouterr().out.count("BAD") == 2
+    assert capsys.readouterr().out.count("BAD") == 1
+    with pytest.raises(ResultError, match=r"none\.json: no such file or directory"):
+        call("validate", tmp_path / "none.json")
 
 
 def test_leaderboard_and_its_check(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,3 +117,10 @@ def test_what_validate_refuses_is_published_with_a_warning(
     assert call(verb, "results") == 0
     (said,) = [line for line in caplog.messages if "validate refuses" in line]
     assert said.startswith("results/example__tiny-llava/") and "value: -7.0 lies outside 0 to 1" in said
+
+
+@pytest.mark.parametrize("verb", ["leaderboard", "report"])
+def test_a_page_that_cannot_be_written_is_given_fitting_advice(verb: str, results: Path) -> None:
+    (results.parent / "file").write_text("")
+    with pytest.raises(ResultError, match=r"a file stands where a directory is due\. Choose another place for it$"):
+        call(verb, results, "-o", results.parent / "file" / "page.html")

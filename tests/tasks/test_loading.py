@@ -85,6 +85,15 @@ def test_a_broken_field_is_named_with_its_file(write_task, tmp_path, replace, fi
     assert str(raised.value).startswith(f"{path}: field {field}: ") and cause in str(raised.value)
 
 
+def test_an_empty_file_has_no_rows_and_a_row_without_an_answer_says_so(write_task):
+    with pytest.raises(TaskError, match="split 'test' has no rows"):
+        load_task(write_task(rows=[]))
+    rows = [{"key": str(k), "question": "Q", "answer": k or None} for k in (1, 0)]
+    task = load_task(write_task(rows=rows))
+    with pytest.raises(ExampleError, match="example 0: doc_to_target gives None, which is no choice"):
+        task.example(1)
+
+
 def test_a_misspelt_field_gets_the_nearest_names(write_task):
     with pytest.raises(TaskError, match=r"toy\.yaml: unknown field 'doc_to_txt'\. Did you mean doc_to_text"):
         load_task(write_task(extra="doc_to_txt: x\n"))

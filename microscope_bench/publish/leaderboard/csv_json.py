@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from microscope_bench.metrics.record import Headline
-from microscope_bench.publish.escape import csv_cell
+from microscope_bench.publish.escape import csv_cell, seen
 from microscope_bench.publish.grouping import TextOf
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow
 from microscope_bench.publish.summary import Summary, Withheld, accuracy_of
@@ -38,7 +38,7 @@ def to_csv(board: Board, fusion_of: TextOf) -> str:
     writer.writeheader()
     for row in rows:
         writer.writerow({name: csv_cell(value) for name, value in row.items()})
-    return file.getvalue()
+    return seen(file.getvalue())
 
 
 def to_json(board: Board, fusion_of: TextOf) -> str:
@@ -52,7 +52,7 @@ def to_json(board: Board, fusion_of: TextOf) -> str:
         for row in board.hidden
     ]
     document = {"version": VERSION, "rows": list(records(board, fusion_of)), "not_shown": hidden}
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return seen(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _line(line: ModalityRow) -> dict[str, Any]:
