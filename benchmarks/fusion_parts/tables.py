@@ -18,6 +18,7 @@ from microscope_bench.publish.difference.renderings import show_p
 from microscope_bench.publish.escape import table
 from microscope_bench.publish.summary import plus_minus, without_vocabulary
 from microscope_bench.results.records import Score
+from microscope_bench.results.replicates import stderr_of_sum
 from microscope_bench.results.result import COMPLETE, Result
 from microscope_bench.results.result_files import each_result, find_results
 from microscope_bench.zoo import FUSIONS
@@ -31,25 +32,26 @@ CONDITIONS = ("trained", "pictures shuffled", "untrained")
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over the layers with their standard errors: float64 arrays.
+    """Scores over the layers; ``compared`` leaves out a boundary 0 of too few distinct tokens, which has no value."""
 
-    Attributes:
-        alone: bool, a boundary 0 of too few distinct tokens, whose value is NaN.
-    """
-
-    values: np.ndarray
-    stderrs: np.ndarray
-    alone: np.ndarray
+    rows: Sequence[Score]
+    compared: Sequence[Score]
 
     @property
     def mean(self) -> tuple[float, float]:
-        """Over the layers that compare; its error is the mean of theirs, an upper bound: they share their tokens."""
-        return float(self.values[~self.alone].mean()), float(self.stderrs[~self.alone].mean())
+        """Over the layers that compare, with its standard error."""
+        return self._sum(self.compared, [1 / len(self.compared)] * len(self.compared))
 
     @property
     def change(self) -> tuple[float, float]:
-        """Last minus first; its error takes the two as independent."""
-        return float(self.values[-1] - self.values[0]), float(np.hypot(self.stderrs[-1], self.stderrs[0]))
+        """Last minus first, with its standard error."""
+        return self._sum([self.rows[0], self.rows[-1]], [-1.0, 1.0])
+
+    def _sum(self, rows: Sequence[Score], weights: Sequence[float]) -> tuple[float, float]:
+        value = math.fsum(
+            w * (math.nan if row.value is None else row.value) for w, row in zip(weights, rows, strict=True)
+        )
+        return value, stderr_of_sum(rows, weights) or math.nan
 
 
 class Experiment:
@@ -108,15 +110,13 @@ def curve(result: Result, headline: Headline, modality: str, estimator: str | No
     """A series over all layers.
 
     Raises:
-        ValueError: a layer has no value or no standard error.
+        ValueError: a layer has no value or no replicates.
     """
     rows = result.series(headline.metric, estimator or headline.estimator, headline.stream, modality)
     compared = without_vocabulary(rows)
-    if not compared or any(row.value is None or row.stderr is None for row in compared):
+    if not compared or any(row.value is None or not row.replicates for row in compared):
         raise ValueError(f"{result.identity.model.name}: {headline.title} of {modality} is not complete")
-    values, stderrs = [row.value for row in rows], [row.stderr for row in rows]
-    alone = np.array([row not in compared for row in rows])
-    return Curve(np.array(values, dtype=np.float64), np.array(stderrs, dtype=np.float64), alone)
+    return Curve(rows, compared)
 
 
 def accuracy(experiment: Experiment) -> str:
@@ -173,7 +173,7 @@ def by_layer(experiment: Experiment, headline: Headline, modality: str) -> str:
 
 
 def _layers(name: str, shown: Curve) -> list[str]:
-    cells = [plus_minus(value, stderr) for value, stderr in zip(shown.values, shown.stderrs, strict=True)]
+    cells = ["–" if row.value is None else plus_minus(row.value, row.stderr or math.nan) for row in shown.rows]
     return [name, *cells, plus_minus(*shown.change)]
 
 

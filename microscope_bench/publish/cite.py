@@ -44,8 +44,8 @@ def sentence(result: Result) -> str:
         f"({result.inputs.n_examples:,} examples of {data.source} at {data.revision}, split {data.split}; at most "
         f"{protocol.tokens_per_example} tokens of each modality per example; seed {protocol.seed}) with "
         f"microscope_bench {result.environment.package_version}, {title[0].lower()}{title[1:]}: {_listed(known)}. "
-        f"Standard errors are from a delete-a-group jackknife over at most {protocol.folds} groups of whole examples; "
-        f"that of a mean over layers is given by its upper bound. Signature: {result.signature}"
+        f"Standard errors are from a delete-a-group jackknife over at most {protocol.folds} groups of whole examples. "
+        f"Signature: {result.signature}"
     )
 
 

@@ -14,17 +14,19 @@ from microscope_bench.identity import UNTRAINED
 from microscope_bench.metrics.record import Headline
 from microscope_bench.metrics.registry import DEFAULT_METRICS, find_metric, headlines
 from microscope_bench.results.records import Modality, Score, Sinks
+from microscope_bench.results.replicates import stderr_of_sum
 from microscope_bench.results.result import Result
 
 MODALITIES: tuple[str, ...] = get_args(Modality)
+UPPER_BOUND = "some layers have no replicates, so the ± of the mean is the mean of the layers' errors, an upper bound"
 
 
 @dataclass(frozen=True)
 class Summary:
     """One series over the layers, with the ends of its n and what a reader should know of some of the values.
 
-    ``mean_stderr`` is the mean of the layers' standard errors, an upper bound: the layers share their tokens. ``layer``
-    is where the extreme occurs (the first of equals).
+    ``mean_stderr`` is the jackknife's of the mean itself; where a layer has no replicates, the mean of the layers'
+    standard errors, an upper bound that a caution tells. ``layer`` is where the extreme occurs (the first of equals).
     """
 
     mean: float
@@ -93,7 +95,10 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
             return Withheld(f"{headline.title}: {problem}")
     pick = min if headline.extreme == "min" else max
     extreme = pick(rows, key=_value)
-    mean, stderr = _mean([_value(row) for row in rows]), _mean([row.stderr or 0.0 for row in rows])
+    mean, stderr = _mean([_value(row) for row in rows]), stderr_of_sum(rows, [1 / len(rows)] * len(rows))
+    if stderr is None:
+        cautions["no_replicates"] = UPPER_BOUND
+        stderr = _mean([row.stderr or 0.0 for row in rows])
     if not (math.isfinite(mean) and math.isfinite(stderr)):
         what = "standard error of the mean" if math.isfinite(mean) else "mean"
         return Withheld(f"{headline.title}: the {what} over the layers is not finite")

@@ -55,3 +55,21 @@ def contradiction(score: Score, folds: Folds | None) -> str | None:
     if not math.isclose(again, score.stderr, rel_tol=AGREEMENT, abs_tol=1e-14 * abs(score.value or 0.0)):
         return f"its replicates make it {again:.4g}, the file says {score.stderr:.4g}"
     return None
+
+
+def stderr_of_sum(rows: Sequence[Score], weights: Sequence[float]) -> float | None:
+    """Standard error of a weighted sum of scores of one result, by the jackknife of the sum itself.
+
+    The scores share their examples, so their errors neither add nor average out. None where a score has no replicates.
+    """
+    known = [k for k in range(len(rows[0].replicates)) if any(row.replicates[k : k + 1] != (None,) for row in rows)]
+    if not known or any(row.value is None or len(row.replicates) != len(rows[0].replicates) for row in rows):
+        return None
+    # without a fold that holds none of its tokens a value stays what it is
+    folds = [[row.value if (found := row.replicates[k]) is None else found for row in rows] for k in known]
+    try:
+        return jackknife_stderr(
+            [math.fsum(w * (value or 0.0) for w, value in zip(weights, fold, strict=True)) for fold in folds]
+        )
+    except OverflowError:
+        return None

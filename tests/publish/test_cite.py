@@ -13,6 +13,7 @@ from microscope_bench.cli.main import main
 from microscope_bench.publish.cite import PAPER, SOFTWARE, bibtex, sentence
 from microscope_bench.publish.output_forms import CITATIONS, render_citation
 from microscope_bench.publish.summary import plus_minus
+from microscope_bench.results.replicates import stderr_of_sum
 from microscope_bench.tasks import list_tasks
 from tests.publish.hostile import HOSTILE, everywhere
 from tests.publish.small import MODEL_B, nothing
@@ -130,7 +131,7 @@ def test_the_latex_table_has_the_numbers_with_their_errors() -> None:
     table = render_citation("latex", [("a.json", sample())], nothing)
     rows = sample().series("linearity", "cross_fitted", "update", "image")
     n = len(rows)
-    mean = plus_minus(sum(r.value or 0 for r in rows) / n, sum(r.stderr or 0 for r in rows) / n)
+    mean = plus_minus(sum(r.value or 0 for r in rows) / n, stderr_of_sum(rows, [1 / n] * n) or 0)
     assert f"${mean.replace('±', chr(92) + 'pm')}$" in table
     body = [line for line in table.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in body} == {7}

@@ -21,6 +21,7 @@ from microscope_bench.publish.leaderboard.board import board_of
 from microscope_bench.publish.leaderboard.csv_json import records, to_csv, to_json
 from microscope_bench.publish.leaderboard.latex_tables import latex_tables
 from microscope_bench.publish.output_forms import LEADERBOARDS, render_leaderboard
+from microscope_bench.results.replicates import stderr_of_sum
 from microscope_bench.results.result_files import result_path
 from tests.publish.hostile import HOSTILE, entries
 from tests.publish.small import MODEL_B, nothing
@@ -40,7 +41,7 @@ def test_records_are_the_scores_of_the_file() -> None:
     (record,) = found
     rows = result.series("linearity", "cross_fitted", "update", "image")
     assert record["mean"] == pytest.approx(statistics.fmean(row.value or 0 for row in rows), rel=1e-14)
-    assert record["mean_stderr"] == pytest.approx(statistics.fmean(row.stderr or 0 for row in rows), rel=1e-14)
+    assert record["mean_stderr"] == pytest.approx(stderr_of_sum(rows, [1 / len(rows)] * len(rows)), rel=1e-14)
     lowest = min(rows, key=lambda row: row.value or 0)
     assert (record["extreme"], record["extreme_stderr"], record["extreme_layer"]) == (
         lowest.value,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import re
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -12,6 +13,7 @@ from microscope_bench.protocol import named_protocol
 from microscope_bench.publish.summary import summarise
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.records import Accuracy, Score
+from microscope_bench.results.replicates import stderr_of_sum
 from microscope_bench.results.result import Result
 from tests.publish.small import MODEL_B, render, replace_no_sinks
 from tests.results.sample import failed, sample, with_scores
@@ -44,7 +46,7 @@ def test_the_numbers_are_those_of_the_file() -> None:
     page = render([("results/a.json", result)])
     rows = result.series("linearity", "cross_fitted", "update", "image")
     mean = sum(row.value or 0 for row in rows) / 4
-    stderr = sum(row.stderr or 0 for row in rows) / 4
+    stderr = stderr_of_sum(rows, [1 / 4] * 4)
     lowest = min(rows, key=lambda row: row.value or 0)
     shown = cells(page, "image", "tiny-llava")
     assert shown[2] == (
@@ -254,4 +256,10 @@ def test_the_mean_needs_every_layer_to_be_exact() -> None:
     summary = summarise(sample(), headlines()[3], "joint")
     rows = sample().series("anisotropy", "top_share", None, "joint")
     assert summary.mean == pytest.approx(sum(r.value or 0 for r in rows) / 5, rel=1e-12)  # type: ignore[union-attr]
-    assert summary.mean_stderr == pytest.approx(sum(r.stderr or 0 for r in rows) / 5)  # type: ignore[union-attr]
+    means = np.mean([row.replicates for row in rows], axis=0)
+    spread = np.sqrt((len(means) - 1) / len(means) * np.sum((means - means.mean()) ** 2))
+    assert summary.mean_stderr == pytest.approx(spread)  # type: ignore[union-attr]
+    bare = with_scores(sample(), lambda s: replace(s, replicates=()))
+    bound = summarise(bare, headlines()[3], "joint")
+    assert bound.mean_stderr == pytest.approx(sum(r.stderr or 0 for r in rows) / 5)  # type: ignore[union-attr]
+    assert "an upper bound" in bound.cautions[-1]  # type: ignore[union-attr]

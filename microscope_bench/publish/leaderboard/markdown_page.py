@@ -18,8 +18,8 @@ is better than another, and the rows are sorted by name. This page is made from 
 `microscope-bench leaderboard`; do not edit it.
 
 **How to read it.** Each cell holds the mean over all layers and the extreme with the layer where it occurs (`@`), each
-± its standard error (jackknife over groups of examples). The ± of a mean is the mean of the layers' standard errors: an
-upper bound, because the layers share their tokens. A dash stands where a layer has no value; the note says why.
+± its standard error (jackknife over groups of examples, of the mean itself: the layers share their tokens). A dash
+stands where a layer has no value; the note says why.
 """
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
