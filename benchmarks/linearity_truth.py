@@ -81,11 +81,13 @@ KINDS: dict[str, Draw] = {
 
 
 def truth_of(draw: Draw, d: int) -> float:
-    """What the best map of very many examples explains."""
-    x, t = (part.reshape(-1, d) for part in draw(np.random.default_rng(10**6), (POPULATION, 2), d))
+    """What the best map of very many examples explains: fitted on some, its covariance taken on as many others."""
+    rng = np.random.default_rng(10**6)
+    fitted, (x, t) = [[part.reshape(-1, d) for part in draw(rng, (POPULATION, 2), d)] for _ in range(2)]
+    centred = [part - part.mean(0) for part in fitted]
+    best = np.linalg.solve(centred[0].T @ centred[0], centred[0].T @ centred[1])
     x, t = x - x.mean(0), t - t.mean(0)
-    cross = x.T @ t
-    return float((np.linalg.solve(x.T @ x, cross) * cross).sum() / np.square(t).sum())
+    return float(((x @ best) * t).sum() / np.square(t).sum())
 
 
 def judged(draw: Draw, d: int, examples: int, estimators: list[str], data_sets: int) -> dict[str, list[float]]:
