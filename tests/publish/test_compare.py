@@ -94,7 +94,7 @@ def test_a_value_that_is_gone_or_null_is_drift_both_ways(compare: Compare, kind:
     def change(score: Any) -> Any:
         if (score.metric, score.modality, score.tokens, score.layer) != ("anisotropy", "text", "all", 1):
             return score
-        return None if kind == "drop" else replace(score, value=None, stderr=None, reason="all NaN")
+        return None if kind == "drop" else replace(score, value=None, stderr=None, replicates=(), reason="all NaN")
 
     less = with_scores(sample(), change)
     status, out, _ = compare(sample(), less)
@@ -106,7 +106,7 @@ def test_a_value_that_is_gone_or_null_is_drift_both_ways(compare: Compare, kind:
 
 def test_null_in_both_is_no_drift_but_nothing_but_nulls_is_no_comparison(compare: Compare) -> None:
     def null(score: Any) -> Any:
-        return replace(score, value=None, stderr=None, reason="all NaN")
+        return replace(score, value=None, stderr=None, replicates=(), reason="all NaN")
 
     one = with_scores(sample(), lambda score: null(score) if score.metric == "anisotropy" else score)
     status, out, _ = compare(one, one)

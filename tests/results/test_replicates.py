@@ -14,7 +14,7 @@ from microscope_bench.metrics.core.jackknife import jackknife_stderr
 from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS
 from microscope_bench.results.plausibility import implausible
 from microscope_bench.results.records import Folds, Score
-from microscope_bench.results.replicates import contradiction, rounded
+from microscope_bench.results.replicates import contradiction, rounded, stderr_of_sum
 from microscope_bench.results.result import load_result
 from tests.results.sample import sample
 
@@ -69,3 +69,14 @@ def test_a_default_run_of_a_large_model_fills_less_than_two_megabytes(tmp_path: 
     size = (tmp_path / "large.json").stat().st_size
     assert size < 2_000_000, f"{size:,} bytes of {len(scores):,} scores"
     assert not [line for line in implausible(load_result(tmp_path / "large.json")) if "replicates" in line]
+
+
+def test_the_error_of_a_sum_is_the_jackknifes_of_the_sum() -> None:
+    """Against numpy; a fold that one layer has no tokens in leaves that layer's value, one that none has is no fold."""
+    first, second = sample().series("anisotropy", "top_share", None, "image")[:2]
+    first = replace(first, value=0.5, replicates=(0.4, 0.6, None, None))
+    second = replace(second, value=0.2, replicates=(0.1, 0.25, 0.3, None))
+    sums = np.array([0.1 - 0.4, 0.25 - 0.6, 0.3 - 0.5])
+    expected = np.sqrt(2 / 3 * np.sum((sums - sums.mean()) ** 2))
+    assert stderr_of_sum([first, second], [-1.0, 1.0]) == pytest.approx(expected, rel=1e-12)
+    assert stderr_of_sum([first, replace(second, replicates=())], [0.5, 0.5]) is None
