@@ -64,8 +64,8 @@ def _section_notes(shown: Sequence[Shown]) -> list[str]:
         notes.append("The results are of examples with the same ids but other texts or pictures.")
     if len(shown) == 2:
         notes.append(
-            f"{shown[0].label} is the baseline, in grey. A ring marks where {shown[1].label} differs from it by more "
-            "than both standard errors added up; each panel says at which layers."
+            f"{shown[0].label} is the baseline, in grey. A ring marks where {shown[1].label} differs from it: paired "
+            "test, p < 0.05 for all layers of the panel together (Holm); each panel says at which layers."
         )
     return notes
 
