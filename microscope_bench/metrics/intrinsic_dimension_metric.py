@@ -29,17 +29,14 @@ def intrinsic_dimension(
 ) -> Estimate:
     """Number of directions in which the cloud extends around each token, by its two nearest neighbours (TwoNN).
 
-    With μ = r₂/r₁ the ratio of a token's second to its first neighbour distance, which follows 1 − μ^(−d) where the
-    density is locally uniform (Facco et al. 2017, doi 10.1038/s41598-017-11873-y):
+    With μ = r₂/r₁, which follows 1 − μ^(−d) where density is uniform (Facco et al. 2017, 10.1038/s41598-017-11873-y):
 
     - ``twonn_mle``: (N − 1) / Σ log μ, the maximum-likelihood value freed of its bias.
-    - ``twonn_regression20``: slope of −log(1 − F) on log μ through the origin over the lowest fifth of μ, as
-      llm-microscope computes it. About twice the standard error of the former.
+    - ``twonn_regression20``: slope of −log(1 − F) on log μ through 0, lowest fifth of μ, as llm-microscope does.
     - ``twonn_discard10``: the same line over the lowest nine tenths, the default of scikit-dimension and DADApy.
 
-    Each of the estimators reads dimensions above 10 or so too low, the more so the fewer the tokens: a Gaussian of
-    d = 100 reads as 50 at N = 4096. Compare values of the same ``n`` only. Where the estimators differ, the law does
-    not hold: flag ``pareto_rejected`` says so (:func:`pareto_distance`).
+    Dimensions above 10 or so read too low, the more so the fewer the tokens: a Gaussian of d = 100 reads as 50 at
+    N = 4096. Compare values of one ``n``. Flag ``pareto_rejected``: the law does not hold (:func:`pareto_distance`).
 
     The standard error is a jackknife over folds of whole groups, of which each leaves with its ratios and, by half, as
     neighbours of the others. In simulations of 40 to 500 groups it is 1.0 to 1.2 times the spread between data sets.
@@ -48,10 +45,9 @@ def intrinsic_dimension(
         x: (N, d) states. All pairs of rows of a draw are compared: N of some ten thousand in one draw takes a minute.
         estimator: one of the above.
         deduplicate: whether copies of a token are dropped first (flag ``duplicates=share``; ``n_tokens`` counts the
-            others): equal rows, and float32 rows nearer to each other than 1e-5 of their distance from the mean. In a
-            half type one token from two batches may differ by more than other tokens do, so drop such copies yourself
-            if you know them. False reproduces what the two libraries do with copies; for ``twonn_mle`` tokens with a
-            copy then have no μ and are left out (flag ``zero_distance=share``).
+            others): equal rows, and float32 rows nearer to each other than 1e-5 of their distance from the mean; in a
+            half type drop copies from other batches yourself. False keeps them, as the two libraries do; those at
+            distance 0 have no μ and are left out (flag ``zero_distance=share``).
         groups: (N,) the picture of each token, or of a text its example; None makes each token its own group.
         n: distinct tokens of a draw. They are drawn at random, always the same, and neighbours of each other only; the
             ratios of up to 8 disjoint draws are taken together. None is one draw of all tokens. Not for "own group".
@@ -76,18 +72,13 @@ def intrinsic_dimension(
         raise MetricError("n is the size of a draw, and neighbours of the own group are looked for among all tokens")
     cloud = core.arrays.finite_cloud("intrinsic dimension", x, groups)
     cloud.deduplicate, cloud.wanted_n, cloud.grouped = deduplicate, n, neighbours != "any"
-    if n is not None and len(cloud.distinct.x) < n:
-        raise MetricError(
-            f"n = {n} tokens were asked for, but only {len(cloud.distinct.x)} distinct ones are there. Ask for fewer"
-        )
+    if n is not None and (there := len(cloud.distinct.x)) < n:
+        raise MetricError(f"n = {n} tokens were asked for, but only {there} distinct ones are there. Ask for fewer")
     if neighbours == "own group":
-        return core.arrays.required(
-            "intrinsic dimension",
-            core.distances.within_examples(cloud).estimate(ESTIMATORS[estimator]),
-            "Give groups of more tokens",
-        )
-    found = estimate_of(core.distances.of_draws(cloud), estimator)
-    return core.arrays.required("intrinsic dimension", found, "Give more distinct tokens, or tokens of more groups")
+        found, remedy = core.distances.within_examples(cloud).estimate(ESTIMATORS[estimator]), "groups of more tokens"
+    else:
+        found, remedy = estimate_of(core.distances.of_draws(cloud), estimator), "distinct tokens of more groups"
+    return core.arrays.required("intrinsic dimension", found, f"Give {remedy}")
 
 
 def twonn_mle(distances: core.Tensor) -> float | None:
