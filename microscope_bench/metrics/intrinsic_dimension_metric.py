@@ -75,10 +75,10 @@ def intrinsic_dimension(
     if n is not None and (there := len(cloud.distinct.x)) < n:
         raise MetricError(f"n = {n} tokens were asked for, but only {there} distinct ones are there. Ask for fewer")
     if neighbours == "own group":
-        found, remedy = core.distances.within_examples(cloud).estimate(ESTIMATORS[estimator]), "groups of more tokens"
+        found, where = core.distances.within_examples(cloud).estimate(ESTIMATORS[estimator]), "larger"
     else:
-        found, remedy = estimate_of(core.distances.of_draws(cloud), estimator), "distinct tokens of more groups"
-    return core.arrays.required("intrinsic dimension", found, f"Give {remedy}")
+        found, where = estimate_of(core.distances.of_draws(cloud), estimator), "more"
+    return core.arrays.required("intrinsic dimension", found, f"Give more distinct tokens, or tokens of {where} groups")
 
 
 def twonn_mle(distances: core.Tensor) -> float | None:

@@ -139,7 +139,7 @@ def test_the_replicate_without_a_fold_within_groups_is_the_estimate_of_the_other
 
 def test_arguments_that_mean_nothing_are_refused() -> None:
     x = gaussian(60, 3)
-    with pytest.raises(MetricError, match=r"no example has three distinct tokens.*Give groups of more"):
+    with pytest.raises(MetricError, match=r"no example has three distinct tokens.*tokens of larger groups"):
         intrinsic_dimension(x, neighbours="own group")
     with pytest.raises(MetricError, match="n is the size of a draw"):
         intrinsic_dimension(x, groups=torch.arange(60) // 6, n=30, neighbours="own group")
