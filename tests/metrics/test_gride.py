@@ -82,8 +82,11 @@ def test_the_curve_of_the_metric_is_the_function_at_each_scale() -> None:
     metric = METRICS.get("intrinsic_dimension_by_scale")
     cloud.n_neighbours = metric.neighbours
     for (name, k), (found, _, estimate) in zip(SCALES.items(), metric.scores(cloud), strict=True):
-        alone = gride(x, k, groups)
         assert name == found == f"gride_{k}"
+        if k > 15:  # 150 groups of four tokens
+            assert estimate.reason == f"GRIDE at k = {k} needs tokens of {10 * k} groups, got 150"
+            continue
+        alone = gride(x, k, groups)
         assert (estimate.value, estimate.stderr) == pytest.approx((alone.value, alone.stderr), rel=1e-8)
 
 
@@ -93,8 +96,8 @@ def test_scales_beyond_the_tokens_are_null_with_a_reason_and_errors_in_the_funct
     cloud.n_neighbours = 128
     *others, last = [e for _, _, e in METRICS.get("intrinsic_dimension_by_scale").scores(cloud)]
     assert sum(e.value is not None for e in others) == 5  # k = 1 .. 16; for k = 32, n = 2k
-    assert last.reason == "GRIDE at k = 64 needs neighbours in 128 other groups, got 63"
-    with pytest.raises(MetricError, match=r"in 64 other groups.*smaller k"):
+    assert last.reason == "GRIDE at k = 64 needs tokens of 640 groups, got 64"
+    with pytest.raises(MetricError, match=r"of 320 groups, got 64.*smaller k"):
         gride(x, 32)
     with pytest.raises(MetricError, match="k = 1 or more"):
         gride(x, 0)
@@ -103,6 +106,6 @@ def test_scales_beyond_the_tokens_are_null_with_a_reason_and_errors_in_the_funct
 
 
 def test_the_standard_error_is_of_the_size_of_the_spread_between_data_sets() -> None:
-    runs = [gride(gaussian(400, 4, seed), 8, torch.arange(400) // 8) for seed in range(40)]
+    runs = [gride(gaussian(400, 4, seed), 8, torch.arange(400) // 5) for seed in range(40)]
     spread = np.std([e.value for e in runs])
-    assert 0.4 < np.mean([e.stderr for e in runs]) / spread < 1.2
+    assert 0.8 < np.mean([e.stderr for e in runs]) / spread < 1.45

@@ -36,6 +36,7 @@ class NeighbourDistances:
         fold: int64 (n,), the fold of each row; −1 for one that stays whichever fold leaves.
         n_draws: into how many draws the rows are divided, whose tokens are neighbours of each other only.
         n_examples: distinct examples among the rows looked at.
+        n_groups: groups in the draw that has the fewest; 0 where neighbours are not looked for across groups.
         flags: of every estimate.
         problem: why there is no estimate; None where there is one.
     """
@@ -44,6 +45,7 @@ class NeighbourDistances:
     fold: Tensor
     n_draws: int
     n_examples: int
+    n_groups: int = 0
     flags: tuple[str, ...] = ()
     problem: str | None = None
 
@@ -106,12 +108,14 @@ def of_draws(cloud: Cloud) -> NeighbourDistances:
     distances = cloud.neighbours / unit
     if alone := int(distances[0, :, 1].isinf().sum()):
         return _none_of(sample, f"{alone} of the {n} tokens have neighbours in fewer than two other groups", flags)
-    return _flagged(NeighbourDistances(distances, sample.fold, cloud.n_draws, sample.n_examples, flags))
+    draws = torch.split(sample.group, wanted or n)
+    n_groups = min(len(torch.unique(draw[draw >= 0])) + int((draw < 0).sum()) for draw in draws)
+    return _flagged(NeighbourDistances(distances, sample.fold, cloud.n_draws, sample.n_examples, n_groups, flags))
 
 
 def _none_of(sample: Sample, problem: str, flags: tuple[str, ...]) -> NeighbourDistances:
     none = sample.x.new_empty(1, len(sample.x), 0)
-    return NeighbourDistances(none, sample.fold, 0, sample.n_examples, flags, problem)
+    return NeighbourDistances(none, sample.fold, 0, sample.n_examples, 0, flags, problem)
 
 
 def within_examples(cloud: Cloud) -> NeighbourDistances:
@@ -135,7 +139,7 @@ def within_examples(cloud: Cloud) -> NeighbourDistances:
     together = of_all.expand(1 + cloud.n_folds, *of_all.shape)
     flags = (f"left_out={1 - len(folds) / n_rows:.4f}",) if len(folds) < n_rows else ()
     fold_of = torch.tensor(folds, device=of_all.device)
-    return _flagged(NeighbourDistances(together, fold_of, 1, n_examples, flags))
+    return _flagged(NeighbourDistances(together, fold_of, 1, n_examples, 0, flags))
 
 
 def _flagged(found: NeighbourDistances) -> NeighbourDistances:
