@@ -31,8 +31,8 @@ DIMENSION: tuple[Series, ...] = (
 ANISOTROPY: tuple[Series, ...] = (("anisotropy", "top_share", None),)
 FURTHER: tuple[Series, ...] = (
     ("intrinsic_dimension_by_scale", "gride_1", None),
-    ("intrinsic_dimension_by_scale", "gride_8", None),
-    ("intrinsic_dimension_by_scale", "gride_64", None),
+    ("intrinsic_dimension_by_scale", "gride_4", None),
+    ("intrinsic_dimension_by_scale", "gride_16", None),
     ("intrinsic_dimension_within_examples", "twonn_discard10", None),
     ("intrinsic_dimension_fit", "ks_distance", None),
     ("participation_ratio", "covariance", None),
@@ -124,7 +124,7 @@ def counts(experiment: Experiment) -> dict[str, str]:
 
     def unmoved(fusion: str) -> bool:
         first, second = (
-            [row.value or 0.0 for row in experiment.under(fusion, condition).series(*HIDDEN, "image")]
+            [row.value or 0.0 for row in experiment.under(fusion, condition).series("linearity", "in_sample", "hidden", "image")]
             for condition in ("trained", "pictures shuffled")
         )
         return all(abs(a - b) < 1e-6 for a, b in zip(first, second, strict=True))
@@ -165,7 +165,6 @@ def _count(holds: Callable[[str], bool]) -> str:
 def sizes(experiment: Experiment, name: str) -> dict[str, str]:
     """Of the trained models on one task: sizes, copies, and how far estimators are apart."""
     results = [experiment.under(fusion, "trained") for fusion in FUSIONS]
-    maps = [row for r in results for m in MODALITIES for row in r.series(*UPDATE, m)]
     clouds = {m: [row for r in results for row in r.series(*HEADLINE_DIMENSION, m)] for m in MODALITIES}
     inflation = [
         (mean(r, ("linearity", "in_sample", "update"), m) or 0.0) - (mean(r, UPDATE, m) or 0.0)
@@ -186,7 +185,6 @@ def sizes(experiment: Experiment, name: str) -> dict[str, str]:
             for m in MODALITIES
             for row in r.series(*UPDATE, m)
         ),
-        f"{name}_flagged": f"{sum('few_examples' in row.flags for row in maps)} of {len(maps)}",
         f"{name}_inflation": f"{min(inflation):.3f} to {max(inflation):.3f}",
         f"{name}_apart": f"{max(max(row) / min(row) for row in three):.2f}",
         f"{name}_copies_text": _copies(clouds["text"]),
