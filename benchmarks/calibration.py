@@ -27,13 +27,22 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.calibration_parts import coverage, manifolds, page, pairs, picture
+from benchmarks import linearity_truth
+from benchmarks.calibration_parts import coverage, linearity_tables, manifolds, page, pairs, picture, picture_counts
 from benchmarks.calibration_parts.clustered import SETTINGS
 
-DRAWS = 300
-MANIFOLD_SEEDS = {1000: 5, 5000: 3}
-PAIRS = 200
+DRAWS = 100
+MANIFOLD_SEEDS = {1000: 5, 5000: 1}
+LINEARITY_SETS = {"plain": 200, "heavy": 50, "norms": 100, "12 topics": 100, "40 topics": 100}
+WIDTH = 64
+PICTURE_DRAWS = {"plain": {40: 100, 167: 60, 500: 60}, "lines": {40: 20, 167: 20, 500: 20}}
+"""Kind → number of pictures → data sets; of kind lines only the means are shown."""
+
+PAIRS = 100
 QUICK_DRAWS = 20
+QUICK_LINEARITY_SETS = {"plain": 4}
+QUICK_WIDTH = 16
+QUICK_PICTURE_DRAWS = {"plain": {40: 3}, "lines": {40: 2}}
 QUICK_PAIRS = 8
 QUICK_SETTINGS = ("base", "few")
 QUICK_SEEDS = {1000: 1}
@@ -77,9 +86,38 @@ def measure(quick: bool, dadapy: str | None, keep: Path | None) -> page.Measured
         for setting in SETTINGS
         if not quick or setting.name in QUICK_SETTINGS
     }
+    sets, width = (QUICK_LINEARITY_SETS, QUICK_WIDTH) if quick else (LINEARITY_SETS, WIDTH)
+    by_examples = {
+        kind: parts.get(
+            f"linearity of kind {kind}, {n} data sets",
+            partial(linearity_truth.by_examples, kind, width, linearity_tables.JUDGED, n),
+        )
+        for kind, n in sets.items()
+    }
+    picture_draws = QUICK_PICTURE_DRAWS if quick else PICTURE_DRAWS
+    of_pictures = {
+        kind: {
+            str(n): parts.get(f"{n} pictures of kind {kind}, {k} draws", partial(picture_counts.covered, kind, n, k))
+            for n, k in of_kind.items()
+        }
+        for kind, of_kind in picture_draws.items()
+    }
     n_pairs = QUICK_PAIRS if quick else PAIRS
     paired = parts.get(f"{n_pairs} pairs", partial(pairs.agreement, n_pairs))
-    return page.Measured(records, covered, draws, parts.seconds, quick, paired, n_pairs)
+    return page.Measured(
+        manifolds=records,
+        coverage=covered,
+        draws=draws,
+        linearity=by_examples,
+        linearity_sets=sets,
+        width=width,
+        pictures=of_pictures,
+        picture_draws=picture_draws,
+        seconds=parts.seconds,
+        quick=quick,
+        pairs=paired,
+        n_pairs=n_pairs,
+    )
 
 
 def main() -> None:
