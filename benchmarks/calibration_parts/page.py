@@ -174,6 +174,13 @@ def ratio_table(measured: Measured) -> str:
     return table(["setting", *map(heading, JUDGED)], rows)
 
 
+def dimension_ratios(measured: Measured) -> str:
+    """From which to which multiple of the true spread the standard errors of intrinsic dimension are."""
+    names = [name for name in JUDGED if name.startswith("twonn")]
+    ratios = [found[name]["stderr"] / found[name]["sd"] for found in measured.coverage.values() for name in names]
+    return f"{number(min(ratios), 2)} to {number(max(ratios), 2)}"
+
+
 def outside(measured: Measured) -> list[str]:
     """Every setting and estimate whose intervals cover too rarely or too often, and on which side they miss."""
     return [
@@ -276,6 +283,7 @@ def render(measured: Measured, picture: str) -> str:
         coverage_table=coverage_table(measured),
         outside=outside_note(measured),
         ratio_table=ratio_table(measured),
+        dimension_ratios=dimension_ratios(measured),
         pairs_table=pairs_table(measured.pairs),
         pairs=str(measured.n_pairs),
     )
