@@ -58,7 +58,6 @@ class Parts:
     def __init__(self, file: Path | None) -> None:
         self.file = file
         self.found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file and file.exists() else {}
-        self.seconds = 0.0
 
     def get(self, name: str, measure: Callable[[], Any]) -> Any:
         """A part, measured now unless it was before."""
@@ -69,7 +68,6 @@ class Parts:
             if self.file:
                 self.file.write_text(json.dumps(self.found))
             print(f"{name}: {self.found[name]['seconds']:.0f} s", file=sys.stderr, flush=True)
-        self.seconds += self.found[name]["seconds"]
         return self.found[name]["value"]
 
 
@@ -113,7 +111,6 @@ def measure(quick: bool, dadapy: str | None, keep: Path | None) -> page.Measured
         width=width,
         pictures=of_pictures,
         picture_draws=picture_draws,
-        seconds=parts.seconds,
         quick=quick,
         pairs=paired,
         n_pairs=n_pairs,

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.calibration_parts.cells import in_bar, number, percent
 from benchmarks.calibration_parts.clustered import SETTINGS
 from benchmarks.calibration_parts.coverage import FRESH, STREAMS, TRUE
+from microscope_bench.metrics.linearity_metric import FEW_EXAMPLES
 from microscope_bench.publish.escape import table
 
 JUDGED = ["cross_fitted", "held_out", "adjusted"]
@@ -58,7 +59,23 @@ def signed(value: float) -> str:
     return number(value) if value < 0 else f"+{number(value)}"
 
 
-def verdicts(found: ByExamples, coverage: dict[str, dict[str, Any]]) -> list[str]:
+def _of_others(found: ByExamples, width: int) -> str:
+    """The worst of the kinds whose examples differ, with few examples and with enough of them; nothing of none."""
+    said = []
+    for few, where in ((True, "where the flag `few_examples` stands"), (False, "where it does not")):
+        rows = [
+            of_size["cross_fitted"]
+            for kind, of_kind in found.items()
+            for ratio, of_size in of_kind.items()
+            if kind != "plain" and few == (float(ratio) * width < max(FEW_EXAMPLES, width))
+        ]
+        if rows:
+            worst = max(abs(one[0]) for one in rows)
+            said.append(f"by up to {number(worst)} {where} (coverage from {percent(min(one[3] for one in rows))} %)")
+    return f" Where examples differ in kind it is off {', and '.join(said)}." if said else ""
+
+
+def verdicts(found: ByExamples, coverage: dict[str, dict[str, Any]], width: int) -> list[str]:
     """What became of the headline and of its bracket."""
     of_plain = [by_estimator["cross_fitted"] for by_estimator in found["plain"].values()]
     bias, least = max(abs(one[0]) for one in of_plain), min(one[3] for one in of_plain)
@@ -74,7 +91,7 @@ def verdicts(found: ByExamples, coverage: dict[str, dict[str, Any]]) -> list[str
         f"`cross_fitted` is within {number(bias)} of the population's linearity in the mean, and its 95 % intervals "
         f"hold that value in at least {percent(least)} % of the data sets, where every example has the same map (kind "
         f"*plain*, {ratios[0]} to {ratios[-1]} examples for a dimension; bar: {BIAS_BAR} and {percent(COVERED_BAR)} %)"
-        f": {met}. Where examples differ in kind it is not, see [Linearity](#linearity).",
+        f": {met}.{_of_others(found, width)}",
         f"The means of `held_out` and `adjusted` enclose the population's linearity in {held} of "
         f"{len(rows) + len(pairs)} rows of the two tables of linearity.",
     ]

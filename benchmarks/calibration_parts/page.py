@@ -50,7 +50,6 @@ class Measured:
         width: d of these.
         pictures: kind → number of pictures → metric and estimator → :class:`coverage.Summary` as plain data.
         picture_draws: kind → number of pictures → data sets.
-        seconds: what measuring took.
         quick: whether this is the quick part of it only.
         pairs: metric → :class:`pairs.Agreement` as plain data.
         n_pairs: pairs of models that it is of.
@@ -64,7 +63,6 @@ class Measured:
     width: int
     pictures: dict[str, dict[str, Any]]
     picture_draws: dict[str, dict[int, int]]
-    seconds: float
     quick: bool
     pairs: dict[str, dict[str, float]]
     n_pairs: int
@@ -219,7 +217,7 @@ def verdicts(measured: Measured) -> list[str]:
         f"No estimator is worse than the same estimator of {', '.join(packages)} on the same points: "
         f"{'met' if excess <= WORSE else '**missed**'} to three digits. In {len(peers)} comparisons our mean relative "
         f"error exceeds a peer's by at most {max(excess, 0):.1g} (`{estimator}`, {peer}, n = {n:,}).",
-        *linearity_tables.verdicts(measured.linearity, measured.coverage),
+        *linearity_tables.verdicts(measured.linearity, measured.coverage, measured.width),
         f"95 % intervals cover in {percent(COVERAGE_BAR[0])} to {percent(COVERAGE_BAR[1])} % of the draws: met by "
         f"{judged - missed} of {judged} (estimate, setting) pairs"
         f"{'.' if not missed else '; the others stand under [Coverage](#coverage), with the reason.'}",
@@ -255,7 +253,6 @@ def render(measured: Measured, picture: str) -> str:
     seeds = {n: len({r["seed"] for r in measured.manifolds if r["n"] == n}) for n in measured.sizes}
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         command=COMMAND + flags,
-        minutes=f"{measured.seconds / 60:.0f} minutes" if measured.seconds >= 90 else f"{measured.seconds:.0f} seconds",
         machine=f"{platform.machine()}, {platform.system()}",
         versions=", ".join(f"{name} {version(name)}" for name in PACKAGES),
         quick=QUICK_NOTE if measured.quick else "",
