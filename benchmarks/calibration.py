@@ -33,9 +33,9 @@ from benchmarks.calibration_parts.clustered import SETTINGS
 
 DRAWS = 100
 MANIFOLD_SEEDS = {1000: 5, 5000: 1}
-LINEARITY_SETS = {"plain": 200, "heavy": 50, "norms": 100, "12 topics": 100, "40 topics": 100}
+LINEARITY_SETS = {kind: 200 if kind == "plain" else 100 for kind in linearity_truth.KINDS}
 WIDTH = 64
-PICTURE_DRAWS = {"plain": {40: 100, 167: 60, 500: 60}, "lines": {40: 20, 167: 20, 500: 20}}
+PICTURE_DRAWS = {"plain": {40: 100, 167: 100, 500: 100}, "lines": {40: 20, 167: 20, 500: 20}}
 """Kind → number of pictures → data sets; of kind lines only the means are shown."""
 
 PAIRS = 100

@@ -272,6 +272,7 @@ def render(measured: Measured, picture: str) -> str:
         width=str(measured.width),
         by_setting_table=linearity_tables.by_setting_table(measured.coverage),
         pictures_table=picture_counts.coverage_table(measured.pictures, measured.picture_draws),
+        picture_ratios=picture_counts.ratios(measured.pictures),
         neighbours_table=picture_counts.neighbours_table(measured.pictures),
         gap=number(largest_gap(measured)),
         binomial=number(100 * math.sqrt(0.95 * 0.05 / measured.draws), 1),

@@ -91,6 +91,12 @@ def coverage_table(found: dict[str, dict[str, Any]], draws: dict[str, dict[int, 
     return table(["pictures", "draws", *JUDGED.values()], rows)
 
 
+def ratios(found: dict[str, dict[str, Any]]) -> str:
+    """The lowest and the highest of the ratios of :func:`coverage_table`."""
+    all_of = [of[name]["stderr"] / of[name]["sd"] for of in found["plain"].values() for name in JUDGED]
+    return f"{number(min(all_of), 2)} and {number(max(all_of), 2)}"
+
+
 def neighbours_table(found: dict[str, dict[str, Any]]) -> str:
     """Mean of ``twonn_discard10`` by where neighbours are looked for."""
     names = {
@@ -110,7 +116,7 @@ def verdict(found: dict[str, dict[str, Any]]) -> str:
     """How many of the judged intervals cover."""
     shares = [of[name]["covered"] for of in found["plain"].values() for name in JUDGED]
     return (
-        f"At {' and '.join(found['plain'])} pictures, 95 % intervals of metrics of one boundary hold what these "
+        f"At {', '.join(found['plain'])} pictures, 95 % intervals of metrics of one boundary hold what these "
         f"converge to in {percent(min(shares))} to {percent(max(shares))} % of the draws; in the bar: "
         f"{sum(map(in_bar, shares))} of {len(shares)}."
     )
