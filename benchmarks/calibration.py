@@ -27,13 +27,22 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.calibration_parts import coverage, manifolds, page, pairs, picture
+from benchmarks import linearity_truth
+from benchmarks.calibration_parts import coverage, linearity_tables, manifolds, page, pairs, picture, picture_counts
 from benchmarks.calibration_parts.clustered import SETTINGS
 
-DRAWS = 300
-MANIFOLD_SEEDS = {1000: 5, 5000: 3}
-PAIRS = 200
+DRAWS = 100
+MANIFOLD_SEEDS = {1000: 5, 5000: 1}
+LINEARITY_SETS = {kind: 200 if kind == "plain" else 100 for kind in linearity_truth.KINDS}
+WIDTH = 64
+PICTURE_DRAWS = {"plain": {40: 100, 167: 100, 500: 100}, "lines": {40: 20, 167: 20, 500: 20}}
+"""Kind → number of pictures → data sets; of kind lines only the means are shown."""
+
+PAIRS = 100
 QUICK_DRAWS = 20
+QUICK_LINEARITY_SETS = {"plain": 4}
+QUICK_WIDTH = 16
+QUICK_PICTURE_DRAWS = {"plain": {40: 3}, "lines": {40: 2}}
 QUICK_PAIRS = 8
 QUICK_SETTINGS = ("base", "few")
 QUICK_SEEDS = {1000: 1}
@@ -49,7 +58,6 @@ class Parts:
     def __init__(self, file: Path | None) -> None:
         self.file = file
         self.found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file and file.exists() else {}
-        self.seconds = 0.0
 
     def get(self, name: str, measure: Callable[[], Any]) -> Any:
         """A part, measured now unless it was before."""
@@ -60,7 +68,6 @@ class Parts:
             if self.file:
                 self.file.write_text(json.dumps(self.found))
             print(f"{name}: {self.found[name]['seconds']:.0f} s", file=sys.stderr, flush=True)
-        self.seconds += self.found[name]["seconds"]
         return self.found[name]["value"]
 
 
@@ -77,9 +84,37 @@ def measure(quick: bool, dadapy: str | None, keep: Path | None) -> page.Measured
         for setting in SETTINGS
         if not quick or setting.name in QUICK_SETTINGS
     }
+    sets, width = (QUICK_LINEARITY_SETS, QUICK_WIDTH) if quick else (LINEARITY_SETS, WIDTH)
+    by_examples = {
+        kind: parts.get(
+            f"linearity of kind {kind}, {n} data sets",
+            partial(linearity_truth.by_examples, kind, width, linearity_tables.JUDGED, n),
+        )
+        for kind, n in sets.items()
+    }
+    picture_draws = QUICK_PICTURE_DRAWS if quick else PICTURE_DRAWS
+    of_pictures = {
+        kind: {
+            str(n): parts.get(f"{n} pictures of kind {kind}, {k} draws", partial(picture_counts.covered, kind, n, k))
+            for n, k in of_kind.items()
+        }
+        for kind, of_kind in picture_draws.items()
+    }
     n_pairs = QUICK_PAIRS if quick else PAIRS
     paired = parts.get(f"{n_pairs} pairs", partial(pairs.agreement, n_pairs))
-    return page.Measured(records, covered, draws, parts.seconds, quick, paired, n_pairs)
+    return page.Measured(
+        manifolds=records,
+        coverage=covered,
+        draws=draws,
+        linearity=by_examples,
+        linearity_sets=sets,
+        width=width,
+        pictures=of_pictures,
+        picture_draws=picture_draws,
+        quick=quick,
+        pairs=paired,
+        n_pairs=n_pairs,
+    )
 
 
 def main() -> None:

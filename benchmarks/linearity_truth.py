@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TypeAlias
 
 import numpy as np
@@ -80,6 +80,7 @@ KINDS: dict[str, Draw] = {
 }
 
 
+@cache
 def truth_of(draw: Draw, d: int) -> float:
     """What the best map of very many examples explains: fitted on some, its covariance taken on as many others."""
     rng = np.random.default_rng(10**6)
@@ -112,6 +113,14 @@ def judged(draw: Draw, d: int, examples: int, estimators: list[str], data_sets: 
     return out
 
 
+def by_examples(kind: str, width: int, estimators: list[str], data_sets: int) -> dict[str, dict[str, list[float]]]:
+    """Examples for a dimension, as text → what :func:`judged` finds."""
+    return {
+        f"{ratio:g}": judged(KINDS[kind], width, int(ratio * width), estimators, data_sets)
+        for ratio in EXAMPLES_PER_DIMENSION
+    }
+
+
 def main() -> None:
     """Prints one table per kind and estimator."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -122,11 +131,12 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for kind in asked.kinds:
-        rows = []
-        for ratio in EXAMPLES_PER_DIMENSION:
-            examples = int(ratio * asked.width)
-            of_size = judged(KINDS[kind], asked.width, examples, asked.estimators, asked.data_sets)
-            rows += [[examples, ratio, estimator, *numbers] for estimator, numbers in of_size.items()]
+        found = by_examples(kind, asked.width, asked.estimators, asked.data_sets)
+        rows = [
+            [int(float(ratio) * asked.width), ratio, estimator, *numbers]
+            for ratio, of_size in found.items()
+            for estimator, numbers in of_size.items()
+        ]
         headers = ["examples", "a dimension", "estimator", "mean − truth", "sd", "reported / sd", "covered"]
         print(f"{kind}, d = {asked.width}, {asked.data_sets} data sets")
         print(tabulate(rows, headers=headers, floatfmt=("", "", "", "+.4f", ".4f", ".2f", ".3f")), flush=True)

@@ -14,6 +14,7 @@ pytest.importorskip("skdim", reason="scikit-dimension, a development extra, make
 pytest.importorskip("matplotlib", reason="the page has a picture")
 
 from benchmarks import calibration
+from benchmarks.calibration_parts import picture_counts
 from benchmarks.calibration_parts.clustered import SETTINGS, World
 from benchmarks.calibration_parts.coverage import summarised
 
@@ -34,7 +35,7 @@ def test_the_quick_run_writes_the_page_and_its_picture(tmp_path: Path, monkeypat
     assert "--quick" in text and "$" not in text
     assert "](page.svg)" in text and (tmp_path / "page.svg").read_text().startswith("<?xml")
 
-    dimension, manifolds, held_out, settings, coverage, ratio, pairs = tables(text)
+    dimension, manifolds, by_examples, by_setting, settings, coverage, ratio, pictures, neighbours, pairs = tables(text)
     assert "linearity update" in pairs and len(pairs) == 5
     assert float(dimension["`twonn_mle`"][0]) <= 0.15  # the peers' error at n = 1,000 is 0.13
     assert dimension["`twonn_discard10`"] == dimension["scikit-dimension TwoNN"]
@@ -42,9 +43,15 @@ def test_the_quick_run_writes_the_page_and_its_picture(tmp_path: Path, monkeypat
     assert len(manifolds) == 1 + 24 and manifolds["M7 Roll"][0] == "2"
     assert len(settings) == 1 + len(SETTINGS)
     assert list(coverage) == list(ratio) == ["setting", *calibration.QUICK_SETTINGS]
-    infinite, fresh, of_ours, _, in_sample = map(float, held_out["few"][1:6])
-    assert fresh == pytest.approx(of_ours, abs=0.01)
-    assert of_ours < infinite < in_sample
+    population, cross_fitted, held_out, adjusted, fresh = map(float, by_setting["few"][1:6])
+    assert fresh == pytest.approx(held_out, abs=0.02)
+    assert cross_fitted == pytest.approx(population, abs=0.02)
+    assert held_out < population < adjusted
+    of_kind = by_examples["plain"]  # the last row, 4 examples for a dimension
+    assert float(of_kind[7].replace("−", "-")) < 0 < float(of_kind[8]) and of_kind[1:3] == ["4", "64"]
+    assert len(pictures["40"]) == 1 + len(picture_counts.JUDGED)
+    others, whosever, own = map(float, neighbours["lines"][1:])
+    assert own == pytest.approx(1, abs=0.1) and whosever < 1.5 and others > 3.5
 
 
 @pytest.mark.parametrize("name", ["few", "uneven 30"])
@@ -65,9 +72,11 @@ def test_the_known_answer_is_what_many_tokens_give(name: str, stream: str) -> No
 def test_coverage_counts_intervals_that_hold_the_mean() -> None:
     values = np.random.default_rng(0).standard_normal(4000)
     right = summarised([(v, 1.0) for v in values], n_folds=1000)
+    beside = summarised([(v, 1.0) for v in values], n_folds=1000, target=1.0)
     short = summarised([(v, 0.5) for v in values], n_folds=1000)
     assert right.covered == pytest.approx(0.95, abs=0.01)
     assert short.covered == pytest.approx(0.675, abs=0.02)  # P(|z| < 0.98)
+    assert beside.covered == pytest.approx(0.8315, abs=0.02)  # P(-0.96 < z < 2.96)
     assert short.below + short.covered + short.above == pytest.approx(1)
 
 

@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.calibration_parts.clustered import SETTINGS, World
+from benchmarks.calibration_parts import linearity_tables, picture_counts
+from benchmarks.calibration_parts.cells import COVERAGE_BAR, NO_VALUE, in_bar, number, percent
+from benchmarks.calibration_parts.clustered import SETTINGS
 from benchmarks.calibration_parts.coverage import FRESH, JUDGED, KNOWN, SEED, STREAMS
 from benchmarks.calibration_parts.manifolds import SAME_ESTIMATOR
-from benchmarks.calibration_parts.pairs import pairs_table
+from benchmarks.calibration_parts.pairs import pairs_table, pairs_verdict
 from microscope_bench.publish.escape import table
 
 Record = dict[str, Any]
 
 ERROR_BAR, ERROR_BAR_N = 0.11, 5000
-COVERAGE_BAR = (0.90, 0.98)
 WORSE = 5e-4
 """Mean relative errors that differ by less are the same in the three digits of the table."""
 
@@ -35,8 +36,6 @@ DADApy's GRIDE goes up to the 128th neighbour, as ours. It maximises nearly the 
 far above the others (by more than 20 times the distance from the median to the 95th percentile) and writes N − 1 for N,
 ours does neither; on curves, where a few ratios are huge, that shows in the second digit, on average in the fourth."""
 
-NO_VALUE = "–"
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -46,7 +45,11 @@ class Measured:
         manifolds: one record per manifold, n and seed, from :func:`manifolds.estimates`.
         coverage: name of a setting → estimate → :class:`coverage.Summary` as plain data.
         draws: data sets per setting.
-        seconds: what measuring took.
+        linearity: what examples for a dimension do to estimates of linearity, by kind.
+        linearity_sets: data sets of each of its kinds.
+        width: d of these.
+        pictures: kind → number of pictures → metric and estimator → :class:`coverage.Summary` as plain data.
+        picture_draws: kind → number of pictures → data sets.
         quick: whether this is the quick part of it only.
         pairs: metric → :class:`pairs.Agreement` as plain data.
         n_pairs: pairs of models that it is of.
@@ -55,7 +58,11 @@ class Measured:
     manifolds: list[Record]
     coverage: dict[str, dict[str, Any]]
     draws: int
-    seconds: float
+    linearity: linearity_tables.ByExamples
+    linearity_sets: dict[str, int]
+    width: int
+    pictures: dict[str, dict[str, Any]]
+    picture_draws: dict[str, dict[int, int]]
     quick: bool
     pairs: dict[str, dict[str, float]]
     n_pairs: int
@@ -93,16 +100,6 @@ class Measured:
         return float(np.mean(spreads)) if spreads else None
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number of a table."""
-    return NO_VALUE if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
-
-
-def percent(value: float) -> str:
-    """A share in per cent, with as many digits as 200 draws give."""
-    return f"{100 * value:.1f}".removesuffix(".0")
-
-
 def dimension_table(measured: Measured) -> str:
     """Estimator by n, and by true dimension at the largest n."""
     largest = measured.sizes[-1]
@@ -117,7 +114,7 @@ def dimension_table(measured: Measured) -> str:
         name = f"`{estimator}`" if is_ours(estimator) else estimator
         overall = [measured.relative_error(estimator, n) for n in measured.sizes]
         split = [measured.relative_error(estimator, largest, keep) for keep in groups.values()]
-        rows.append([name, *map(number, [*overall, *split, measured.seed_spread(estimator, largest)])])
+        rows.append([name, *map(number, [*overall, *split, measured.seed_spread(estimator, measured.sizes[0])])])
     if not measured.has_dadapy:
         rows.append(["DADApy", "not installed", *[NO_VALUE] * (len(headers) - 2)])
     return table(headers, rows)
@@ -149,24 +146,6 @@ def settings_table() -> str:
     return table(["setting", "examples", "tokens of each", "d", "examples / d", "shared ρ", "columns of x"], rows)
 
 
-def held_out_table(measured: Measured) -> str:
-    """In-sample, adjusted and held-out linearity beside the two true answers."""
-    headers = ["setting", "stream", "infinitely many tokens", "map of 90 % on fresh tokens", "`held_out`"]
-    headers += ["`adjusted`", "`in_sample`", "true spread", "stderr", "stderr / spread"]
-    rows = []
-    for setting in SETTINGS:
-        found = measured.coverage.get(setting.name, {})
-        for stream in STREAMS if FRESH.format(STREAMS[0]) in found else ():
-            held_out = found[f"held_out, {stream}"]
-            means = [found[f"{name}, {stream}"]["mean"] for name in ("adjusted", "in_sample")]
-            truth = World(setting).linearity(stream)
-            cells = [truth, found[FRESH.format(stream)]["mean"], held_out["mean"], *means]
-            ratio = number(held_out["stderr"] / held_out["sd"], 2)
-            spread = [number(held_out["sd"], 4), number(held_out["stderr"], 4), ratio]
-            rows.append([setting.name, stream, *map(number, cells), *spread])
-    return table(headers, rows)
-
-
 def heading(name: str) -> str:
     """An estimate at the head of a column."""
     estimator, comma, stream = name.partition(", ")
@@ -179,7 +158,7 @@ def coverage_table(measured: Measured) -> str:
     rows = []
     for setting, found in measured.coverage.items():
         cells = [NO_VALUE if name not in found else percent(found[name]["covered"]) for name in names]
-        judged = [f"**{c}**" if is_outside(found[n]["covered"]) else c for n, c in zip(JUDGED, cells, strict=False)]
+        judged = [f"**{c}**" if not in_bar(found[n]["covered"]) else c for n, c in zip(JUDGED, cells, strict=False)]
         rows.append([setting, *judged, *cells[len(judged) :]])
     return table(["setting", *map(heading, names)], rows)
 
@@ -193,10 +172,11 @@ def ratio_table(measured: Measured) -> str:
     return table(["setting", *map(heading, JUDGED)], rows)
 
 
-def is_outside(covered: float) -> bool:
-    """Whether a share of covering intervals lies outside the bar."""
-    low, high = COVERAGE_BAR
-    return not low - 1e-9 <= covered <= high + 1e-9
+def dimension_ratios(measured: Measured) -> str:
+    """From which to which multiple of the true spread the standard errors of intrinsic dimension are."""
+    names = [name for name in JUDGED if name.startswith("twonn")]
+    ratios = [found[name]["stderr"] / found[name]["sd"] for found in measured.coverage.values() for name in names]
+    return f"{number(min(ratios), 2)} to {number(max(ratios), 2)}"
 
 
 def outside(measured: Measured) -> list[str]:
@@ -206,7 +186,7 @@ def outside(measured: Measured) -> list[str]:
         f"lie wholly below, {percent(s['above'])} % wholly above)"
         for setting, found in measured.coverage.items()
         for name, s in ((name, found[name]) for name in JUDGED)
-        if is_outside(s["covered"])
+        if not in_bar(s["covered"])
     ]
 
 
@@ -237,9 +217,12 @@ def verdicts(measured: Measured) -> list[str]:
         f"No estimator is worse than the same estimator of {', '.join(packages)} on the same points: "
         f"{'met' if excess <= WORSE else '**missed**'} to three digits. In {len(peers)} comparisons our mean relative "
         f"error exceeds a peer's by at most {max(excess, 0):.1g} (`{estimator}`, {peer}, n = {n:,}).",
+        *linearity_tables.verdicts(measured.linearity, measured.coverage, measured.width),
         f"95 % intervals cover in {percent(COVERAGE_BAR[0])} to {percent(COVERAGE_BAR[1])} % of the draws: met by "
         f"{judged - missed} of {judged} (estimate, setting) pairs"
         f"{'.' if not missed else '; the others stand under [Coverage](#coverage), with the reason.'}",
+        picture_counts.verdict(measured.pictures),
+        pairs_verdict(measured.pairs),
     ]
 
 
@@ -270,7 +253,6 @@ def render(measured: Measured, picture: str) -> str:
     seeds = {n: len({r["seed"] for r in measured.manifolds if r["n"] == n}) for n in measured.sizes}
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         command=COMMAND + flags,
-        minutes=f"{measured.seconds / 60:.0f} minutes" if measured.seconds >= 90 else f"{measured.seconds:.0f} seconds",
         machine=f"{platform.machine()}, {platform.system()}",
         versions=", ".join(f"{name} {version(name)}" for name in PACKAGES),
         quick=QUICK_NOTE if measured.quick else "",
@@ -278,12 +260,20 @@ def render(measured: Measured, picture: str) -> str:
         picture=picture,
         verdicts="\n".join(f"- {line}" for line in verdicts(measured)),
         manifold_seeds=" and ".join(f"{count} seed{'s' * (count > 1)} at n = {n:,}" for n, count in seeds.items()),
+        smallest=f"{measured.sizes[0]:,}",
         largest=f"{measured.sizes[-1]:,}",
         dadapy_note=DADAPY_NOTE if measured.has_dadapy else "",
         dimension_table=dimension_table(measured),
         manifold_table=manifold_table(measured),
         draws=str(measured.draws),
-        held_out_table=held_out_table(measured),
+        by_examples_table=linearity_tables.by_examples_table(
+            measured.linearity, measured.linearity_sets, measured.width
+        ),
+        width=str(measured.width),
+        by_setting_table=linearity_tables.by_setting_table(measured.coverage),
+        pictures_table=picture_counts.coverage_table(measured.pictures, measured.picture_draws),
+        picture_ratios=picture_counts.ratios(measured.pictures),
+        neighbours_table=picture_counts.neighbours_table(measured.pictures),
         gap=number(largest_gap(measured)),
         binomial=number(100 * math.sqrt(0.95 * 0.05 / measured.draws), 1),
         settings_table=settings_table(),
@@ -291,6 +281,7 @@ def render(measured: Measured, picture: str) -> str:
         coverage_table=coverage_table(measured),
         outside=outside_note(measured),
         ratio_table=ratio_table(measured),
+        dimension_ratios=dimension_ratios(measured),
         pairs_table=pairs_table(measured.pairs),
         pairs=str(measured.n_pairs),
     )

@@ -17,6 +17,7 @@ import torch
 from scipy.stats import kstest
 from scipy.stats import t as student_t
 
+from benchmarks.calibration_parts.cells import percent
 from microscope_bench.metrics.core.estimate import Estimate
 from microscope_bench.metrics.registry import estimates, headlines
 from microscope_bench.publish.difference.paired import Paired, paired
@@ -145,6 +146,16 @@ def _agreement(name: str, equal: list[Any], unequal: list[Any]) -> Agreement:
         found_apart=float(np.mean([abs(found.difference) > most * math.hypot(a, b) for found, a, b in apart])),
         beyond=float(np.mean([abs(found.difference) > a + b for found, a, b in apart])),
         beyond_equal=float(np.mean([abs(found.difference) > a + b for found, a, b in same])),
+    )
+
+
+def pairs_verdict(found: dict[str, dict[str, float]]) -> str:
+    """How the paired tests kept their word."""
+    shares, ks = [one["covered"] for one in found.values()], min(one["ks"] for one in found.values())
+    return (
+        f"Of pairs of models that are equal in truth, the 95 % interval of the difference holds 0 in "
+        f"{percent(min(shares))} to {percent(max(shares))} %, by metric; the smallest p-value of the tests that their "
+        f"p-values are uniform is {ks:.2g}, of {len(found)}."
     )
 
 

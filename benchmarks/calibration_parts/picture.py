@@ -1,4 +1,4 @@
-"""docs/calibration.svg: the two questions of the page in one picture."""
+"""docs/calibration.svg: the questions of the page in one picture."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 
+from benchmarks.calibration_parts.cells import COVERAGE_BAR
 from benchmarks.calibration_parts.coverage import JUDGED
-from benchmarks.calibration_parts.page import COVERAGE_BAR, Measured, is_ours
+from benchmarks.calibration_parts.linearity_tables import JUDGED as JUDGED_LINEARITY
+from benchmarks.calibration_parts.page import Measured, is_ours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +26,9 @@ def draw(measured: Measured, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     with plt.rc_context({"svg.hashsalt": "calibration", "font.size": 9, "axes.spines.top": False}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(17, 6), layout="constrained")
         draw_errors(left, measured)
+        draw_linearity(middle, measured)
         draw_coverage(right, measured)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
@@ -47,6 +50,30 @@ def draw_errors(axes: Axes, measured: Measured) -> None:
     axes.grid(axis="x", linewidth=0.3)
     axes.set_xlabel("mean relative error over 24 manifolds")
     axes.set_title(f"Intrinsic dimension: n = {smallest:,} (hollow), n = {largest:,} (solid); ours in blue", fontsize=9)
+
+
+def draw_linearity(axes: Axes, measured: Measured) -> None:
+    """Mean less truth of the headline and its bracket by examples for a dimension; other kinds thin, headline only."""
+    for kind, of_kind in measured.linearity.items():
+        ratios = [float(ratio) for ratio in of_kind]
+        for name, colour in zip(JUDGED_LINEARITY if kind == "plain" else ("cross_fitted",), COLOURS[::2], strict=False):
+            biases = [by_estimator[name][0] for by_estimator in of_kind.values()]
+            if kind == "plain":
+                axes.plot(ratios, biases, "o-", color=colour, label=f"{name}, plain")
+            else:
+                axes.plot(ratios, biases, linewidth=0.8, color=THEIRS)
+                axes.annotate(
+                    kind, (ratios[0], biases[0]), (-4, 0), textcoords="offset points", ha="right", va="center"
+                )
+    axes.axhline(0, color="#7fbf7b", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
+    axes.set_xlim(left=ratios[0] / 2.5)
+    axes.grid(axis="y", linewidth=0.3)
+    axes.set_xlabel("examples for a dimension")
+    axes.set_ylabel("mean − linearity of the population")
+    axes.set_title("Linearity of the update; thin: cross_fitted of kinds whose examples differ", fontsize=9)
+    axes.legend(fontsize=8, frameon=False)
 
 
 def draw_coverage(axes: Axes, measured: Measured) -> None:
