@@ -34,7 +34,7 @@ QUICK_NOTE = " **This page is such a part**, so that its figures are rough and s
 DADAPY_NOTE = """
 DADApy's GRIDE goes up to the 128th neighbour, as ours. It maximises nearly the same likelihood: it leaves out ratios
 far above the others (by more than 20 times the distance from the median to the 95th percentile) and writes N − 1 for N,
-ours does neither; on curves, where a few ratios are huge, that shows in the second digit, on average in the fourth."""
+ours does neither; on curves, where a few ratios are huge, that shows in the second digit, on average in the third."""
 
 
 @dataclass(frozen=True)
