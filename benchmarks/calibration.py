@@ -1,4 +1,4 @@
-"""Calibration: intrinsic dimension, held-out linearity, 95 % intervals and paired tests against known answers.
+"""Calibration: intrinsic dimension, linearity, 95 % intervals and paired tests against known answers.
 
     python benchmarks/calibration.py --write docs/calibration.md
 
