@@ -123,10 +123,9 @@ def counts(experiment: Experiment) -> dict[str, str]:
         )
 
     def unmoved(fusion: str) -> bool:
-        first, second = (
-            [row.value or 0.0 for row in experiment.under(fusion, condition).series("linearity", "in_sample", "hidden", "image")]
-            for condition in ("trained", "pictures shuffled")
-        )
+        kinds = (experiment.under(fusion, condition) for condition in ("trained", "pictures shuffled"))
+        series = (kind.series("linearity", "in_sample", "hidden", "image") for kind in kinds)
+        first, second = ([row.value or 0.0 for row in rows] for rows in series)
         return all(abs(a - b) < 1e-6 for a, b in zip(first, second, strict=True))
 
     every = [experiment.under(fusion, condition) for fusion in FUSIONS for condition in CONDITIONS]
