@@ -16,9 +16,12 @@ from microscope_bench.tasks import load_task
 from tests.real.smollm2 import CACHE, missing
 from tests.real.stored_states import RealRun
 
-TEXT = ("smollm2", "scienceqa_text", 60)
-PICTURES = ("smollm2-llava", "scienceqa_img", 36)
-"""What :func:`real_run` is asked for: a model, a task, a number of questions. 36 have the 1,024 tokens of a draw."""
+TEXT = ("smollm2", "scienceqa_text", 60, "linearity,intrinsic_dimension,anisotropy")
+PICTURES = ("smollm2-llava", "scienceqa_img", 36, "intrinsic_dimension,anisotropy")
+"""What :func:`real_run` is asked for: a model, a task, a number of questions, metrics.
+
+36 pictures have the 1,024 tokens of a draw. Their linearity at every boundary would take as long as all else.
+"""
 
 SCIENCEQA = Path(__file__).parents[3] / "shared" / "data" / "scienceqa"
 
@@ -38,14 +41,14 @@ def real_run(adapter: Callable[[str], Any], shared_path: Path) -> Callable[..., 
         pytest.skip(f"{SCIENCEQA} is not there: questions and pictures of ScienceQA, in the layout of its authors")
 
     @cache
-    def run(model: str, name: str, limit: int) -> RealRun:
+    def run(model: str, name: str, limit: int, measured: str) -> RealRun:
         task, directory = load_task(name, task_args={"data_dir": str(SCIENCEQA)}), shared_path / "real" / model
         directory.mkdir(parents=True, exist_ok=True)
         file, store = directory / "result.json", directory / "store"
         with FileLock(directory / "lock"):
             if not file.exists():
-                asked = {"limit": limit, "store": store, "keep_store": True, "device": "cpu", "progress": False}
-                evaluate(adapter(model), task, **asked).save(file)
+                kept = {"store": store, "keep_store": True, "device": "cpu", "progress": False}
+                evaluate(adapter(model), task, limit=limit, metrics=measured, **kept).save(file)
         return RealRun(load_result(file), store, adapter(model), task)
 
     return run
