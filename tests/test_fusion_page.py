@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from benchmarks import fusion
 from benchmarks.fusion_parts import tables
@@ -60,9 +61,16 @@ def test_a_table_shows_the_scores_of_the_files(experiment):
 
 
 def test_mean_and_change_of_a_curve():
-    shown = Curve(np.array([1.0, 2.0, 6.0]), np.array([0.3, 0.6, 0.4]), np.zeros(3, dtype=bool))
-    assert shown.mean == pytest.approx((3.0, 1.3 / 3))
-    assert shown.change == pytest.approx((5.0, 0.5))
+    row = sample().series("anisotropy", "top_share", None, "image")[0]
+    without = np.array([[0.9, 1.2, 1.3], [2.1, 1.8, 2.4], [6.2, 5.5, 6.6]])  # value of each layer without each fold
+    rows = [replace(row, value=v, replicates=tuple(w)) for v, w in zip((1.0, 2.0, 6.0), without, strict=True)]
+    shown = Curve(rows, rows[1:])
+
+    def jackknife(values):
+        return np.sqrt(2 / 3 * np.square(values - values.mean()).sum())
+
+    assert shown.mean == pytest.approx((4.0, jackknife(without[1:].mean(0))))
+    assert shown.change == pytest.approx((5.0, jackknife(without[2] - without[0])))
 
 
 def test_results_that_do_not_compare_are_refused(tmp_path):

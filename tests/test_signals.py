@@ -91,7 +91,7 @@ def test_a_begun_part_may_be_begun_again_and_finished_with_another_batch_size(tm
     assert adapter.passes == 3, "12 of the first part of 18 were there"
     reference = run(None, batch_size=3)
     for ours, theirs in zip(resumed.scores, reference.scores, strict=True):
-        assert ours.value == pytest.approx(theirs.value, rel=1e-4, abs=1e-6)
+        assert ours.value is theirs.value is None or ours.value == pytest.approx(theirs.value, rel=1e-4, abs=1e-6)
 
 
 def test_a_second_signal_ends_at_once_and_keeps_what_was_finished(tmp_path, handled):

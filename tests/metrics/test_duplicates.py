@@ -25,7 +25,7 @@ FUNCTIONS: dict[str, Function] = {
     "any": lambda x, groups: intrinsic_dimension(x, groups=groups, neighbours="any"),
     "gride_1": lambda x, groups: gride(x, 1, groups),
     "gride_8": lambda x, groups: gride(x, 8, groups),
-    "gride_64": lambda x, groups: gride(x, 64, groups),
+    "gride_12": lambda x, groups: gride(x, 12, groups),
     "pareto_distance": lambda x, groups: pareto_distance(x, groups),
 }
 

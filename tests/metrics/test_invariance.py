@@ -31,7 +31,7 @@ def every_estimate(x: Tensor, y: Tensor, groups: Tensor) -> list[Estimate]:
         intrinsic_dimension(x, "twonn_regression20", groups=groups),
         intrinsic_dimension(x, "twonn_discard10", groups=groups),
         intrinsic_dimension(x, "twonn_discard10", groups=groups, neighbours="any"),
-        *(gride(x, k, groups) for k in (1, 4, 12)),
+        *(gride(x, k, groups) for k in (1, 2, 3)),
         pareto_distance(x, groups),
     ]
 

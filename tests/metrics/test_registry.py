@@ -27,7 +27,7 @@ UNDEFINED = {("identity", "update")}
 @pytest.mark.parametrize("name", METRICS.names())
 def test_every_metric_yields_what_it_declares(name: str) -> None:
     x = gaussian(300, 12)
-    example = torch.arange(300) // 4
+    example = torch.arange(300) // 3  # 100 groups, enough for k = 8
     metric = METRICS.get(name)
     text = ArrayCloud(gaussian(300, 12, seed=1), None, example % 10, example, 10)
     cloud = ArrayCloud(x, next_states(x), example % 10, example, 10, text=text)
@@ -39,7 +39,7 @@ def test_every_metric_yields_what_it_declares(name: str) -> None:
     assert set(found) == declared - UNDEFINED
     assert all((one.estimator, one.stream) in found for one in metric.headlines) and metric.name == name
     for estimator, _, e in metric.scores(cloud):
-        few_groups = estimator == "gride_64"  # a token's neighbours are of different ones
+        few_groups = estimator in ("gride_16", "gride_32", "gride_64")
         assert few_groups or (e.value is not None and e.stderr is not None), (estimator, e.reason)
 
 

@@ -16,6 +16,7 @@ from microscope_bench.publish.compare.comparison import compare_results
 from microscope_bench.publish.compare.forms import FORMS
 from microscope_bench.publish.compare.paths import Comparisons, FilePair
 from microscope_bench.publish.compare.table import SHOWN
+from microscope_bench.publish.compare.tolerances import Tolerances
 from microscope_bench.results.result import Result
 from tests.publish.hostile import HOSTILE, rendered
 from tests.publish.small import SMALL, small
@@ -31,7 +32,7 @@ def drifted(by: float = 0.5) -> Result:
 def report(baseline: Result, new: Result, name: str = "x.json", allow: tuple[str, ...] = ()) -> Comparisons:
     accept = (f"cp -- new/{name} base/{name}",)
     pair = FilePair(name, Path("base") / name, Path("new") / name, accept)
-    return Comparisons(((pair, compare_results(baseline, new, None, allow)),))
+    return Comparisons(((pair, compare_results(baseline, new, Tolerances(), allow)),))
 
 
 DRIFT = report(SMALL, drifted())
@@ -97,7 +98,9 @@ def everywhere(text: str) -> Comparisons:
         with_scores(result, lambda s: replace(s, metric=text, estimator=text) if s.metric == "anisotropy" else None),
         signature=text,
     )
-    null = with_scores(base, lambda s: replace(s, value=None, stderr=None, reason=text) if s.layer == 1 else s)
+    null = with_scores(
+        base, lambda s: replace(s, value=None, stderr=None, replicates=(), reason=text) if s.layer == 1 else s
+    )
     packages = {**base.environment.packages, text: text}
     null = replace(null, environment=replace(base.environment, packages=packages, processor=text), signature=text)
     other = replace(null, identity=replace(null.identity, task=replace(null.identity.task, name=text + "2")))
