@@ -1,8 +1,26 @@
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 
+from microscope_bench.capture.selection import RULE
 from microscope_bench.errors import MicroscopeError, UnknownNameError
+from microscope_bench.metrics import gride_metric, linearity_metric
+from microscope_bench.metrics.core import (
+    arrays,
+    axes,
+    cloud,
+    concentration,
+    distances,
+    duplicates,
+    frechet,
+    moments,
+    pareto_law,
+    sinks,
+)
+from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS
 from microscope_bench.protocol import PROTOCOLS, named_protocol
 
 
@@ -53,3 +71,27 @@ def test_unknown_fields_and_names_are_refused_with_the_nearest():
 def test_values_out_of_range_are_refused(field, value):
     with pytest.raises(MicroscopeError, match=field):
         named_protocol("geometry/1").with_changes(**{field: value})
+
+
+def test_what_geometry_1_stands_on_is_frozen():
+    """Every constant that decides a number: a change of one is another protocol, or another version of a metric."""
+    built_in = {name: METRICS.get(name) for name in sorted(DEFAULT_METRICS)}
+    rules = {
+        "protocol": named_protocol("geometry/1").as_dict(),
+        "metrics": {name: [metric.version, metric.estimators] for name, metric in built_in.items()},
+        "default metrics": DEFAULT_METRICS,
+        "selection": RULE,
+        "folds": [arrays.N_FOLDS, arrays.SEED, cloud.SAMPLE_SEED],
+        "sinks": [sinks.MAGNITUDE, sinks.MEDIANS, sinks.NORMS, sinks.SPREADS, sinks.NOTABLE_SHARE],
+        "concentration": [concentration.TOP, concentration.NOTABLE],
+        "copies": [sorted(map(str, one.items())) for one in (duplicates.COPY_TOLERANCE, duplicates.CLOSE_TOLERANCE)],
+        "solves": [axes.RANK_CUTOFF, moments.ROUNDING, moments.SMALLEST, moments.LARGEST],
+        "linearity": [linearity_metric.LEADING, linearity_metric.FEW_EXAMPLES],
+        "dimension": [cloud.MOST_DRAWS, distances.AS_NEIGHBOURS, pareto_law.CRITICAL, gride_metric.GROUPS],
+        "scales": gride_metric.SCALES,
+        "mir": frechet.OUTLIER_STDS,
+    }
+    text = json.dumps(rules, sort_keys=True)
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "ac60bf2a8956491de8a1e7f8f483547f2d2267f1aa31a1e0bb17669145f87c4d"
+    ), text
