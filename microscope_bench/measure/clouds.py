@@ -44,6 +44,10 @@ class StoreCloud(Cloud):
     def per_draw(self) -> int | None:
         return self.tokens.protocol.id_tokens
 
+    @property
+    def folds(self) -> tuple[int, ...]:
+        return tuple(np.unique(self.tokens.folds(self.members.index).cpu().numpy()).tolist())
+
     def chunks(self) -> Iterator[Chunk]:
         n = self.workspace.rows_per_chunk
         for start in range(0, max(self.n_tokens, 1), n):  # one empty chunk where there are no rows

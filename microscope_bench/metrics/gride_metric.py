@@ -80,8 +80,9 @@ def estimate_at(tokens: core.distances.NeighbourDistances, k: int) -> Estimate:
     if tokens.problem is None:
         held = int(tokens.distances[0].isfinite().sum(1).min())
         alone = tokens.n_groups == tokens.n // tokens.n_draws  # each token its own group: nothing counts for others
-        if held < 2 * k or (tokens.n_groups < GROUPS * k and not alone):
-            return tokens.null(f"GRIDE at k = {k} needs tokens of {GROUPS * k} groups, got {tokens.n_groups}")
+        needed = 2 * k + 1 if alone else GROUPS * k
+        if held < 2 * k or tokens.n_groups < needed:
+            return tokens.null(f"GRIDE at k = {k} needs tokens of {needed} groups, got {tokens.n_groups}")
     return tokens.estimate(partial(gride_mle, k=k))
 
 

@@ -63,7 +63,7 @@ def stderr_of_sum(rows: Sequence[Score], weights: Sequence[float]) -> float | No
     The scores share their examples, so their errors neither add nor average out. None where a score has no replicates.
     """
     known = [k for k in range(len(rows[0].replicates)) if any(row.replicates[k : k + 1] != (None,) for row in rows)]
-    if not known or any(row.value is None or len(row.replicates) != len(rows[0].replicates) for row in rows):
+    if not known or any(row.stderr is None or len(row.replicates) != len(rows[0].replicates) for row in rows):
         return None
     # without a fold that holds none of its tokens a value stays what it is
     folds = [[row.value if (found := row.replicates[k]) is None else found for row in rows] for k in known]

@@ -9,7 +9,7 @@ import torch
 from microscope_bench.errors import MetricError
 from microscope_bench.metrics import gride, intrinsic_dimension, pareto_distance
 from microscope_bench.metrics.core.arrays import cloud_of
-from microscope_bench.metrics.core.cloud import MOST_DRAWS
+from microscope_bench.metrics.core.cloud import MOST_DRAWS, ArrayCloud
 from microscope_bench.metrics.core.distances import NeighbourDistances
 from microscope_bench.metrics.core.pareto_law import ks_distance, with_rejection
 from microscope_bench.metrics.registry import METRICS
@@ -79,9 +79,18 @@ def test_the_law_is_judged_by_what_one_draw_would_show() -> None:
     distances = torch.stack([torch.ones(8192, dtype=torch.float64), log_mu.exp()], 1).expand(11, 8192, 2)
     flags = {}
     for n_draws in (1, 8):
-        tokens = NeighbourDistances(distances, torch.arange(8192) % 10, n_draws, 8192)
+        tokens = NeighbourDistances(distances, torch.arange(8192) % 10, n_draws, 8192, tuple(range(10)))
         flags[n_draws] = with_rejection(tokens.estimate(ks_distance), tokens).flags
     assert flags == {1: ("pareto_rejected",), 8: ()}
     x = gaussian(4096, 20)
     pairs = torch.cat([x, x + 1e-3 * gaussian(4096, 20, 1)])
     assert "pareto_rejected" in intrinsic_dimension(pairs, n=1024).flags
+
+
+def test_a_fold_without_tokens_is_no_fold() -> None:
+    x = gaussian(200, 3)
+    groups, fold = torch.arange(200) // 4, torch.arange(200) // 4 % 3
+    clouds = [ArrayCloud(x, None, fold, groups, n) for n in (3, 10)]
+    few, many = (next(iter(METRICS.get("intrinsic_dimension").scores(cloud)))[2] for cloud in clouds)
+    assert few.stderr == pytest.approx(many.stderr, rel=1e-12)
+    assert many.replicates == few.replicates and len(few.replicates) == 3

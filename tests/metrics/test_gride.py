@@ -96,8 +96,8 @@ def test_scales_beyond_the_tokens_are_null_with_a_reason_and_errors_in_the_funct
     cloud.n_neighbours = 128
     *others, last = [e for _, _, e in METRICS.get("intrinsic_dimension_by_scale").scores(cloud)]
     assert sum(e.value is not None for e in others) == 5  # k = 1 .. 16; for k = 32, n = 2k
-    assert last.reason == "GRIDE at k = 64 needs tokens of 640 groups, got 64"
-    with pytest.raises(MetricError, match=r"of 320 groups, got 64.*smaller k"):
+    assert last.reason == "GRIDE at k = 64 needs tokens of 129 groups, got 64"
+    with pytest.raises(MetricError, match=r"of 65 groups, got 64.*smaller k"):
         gride(x, 32)
     with pytest.raises(MetricError, match="k = 1 or more"):
         gride(x, 0)

@@ -53,6 +53,11 @@ class Cloud(ABC):
     workspace: Workspace = Workspace()
 
     @property
+    @abstractmethod
+    def folds(self) -> tuple[int, ...]:
+        """The folds that hold rows."""
+
+    @property
     def has_next(self) -> bool:
         return self.next is not None
 
@@ -177,6 +182,10 @@ class ArrayCloud(Cloud):
         self.n_folds = n_folds
         self.text = text
         self.next = None if y is None else ArrayCloud(y, None, fold, example, n_folds)
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        return tuple(torch.unique(self.fold).tolist())
 
     @property
     def per_draw(self) -> int | None:

@@ -36,6 +36,7 @@ class NeighbourDistances:
         fold: int64 (n,), the fold of each row; −1 for one that stays whichever fold leaves.
         n_draws: into how many draws the rows are divided, whose tokens are neighbours of each other only.
         n_examples: distinct examples among the rows looked at.
+        folds: those that hold rows of the cloud.
         n_groups: groups in the draw that has the fewest; 0 where neighbours are not looked for across groups.
         flags: of every estimate.
         problem: why there is no estimate; None where there is one.
@@ -45,6 +46,7 @@ class NeighbourDistances:
     fold: Tensor
     n_draws: int
     n_examples: int
+    folds: tuple[int, ...]
     n_groups: int = 0
     flags: tuple[str, ...] = ()
     problem: str | None = None
@@ -81,7 +83,7 @@ class NeighbourDistances:
                 raise NoValue(f"too few of the {self.n} tokens have two neighbours at different distances")
             return value
 
-        return jackknifed(outcome, range(len(self.distances) - 1), self.n, self.n_examples, self.flags)
+        return jackknifed(outcome, self.folds, self.n, self.n_examples, self.flags)
 
     def null(self, reason: str) -> Estimate:
         return Estimate(None, None, self.n, self.n_examples, self.flags, reason)
@@ -110,12 +112,13 @@ def of_draws(cloud: Cloud) -> NeighbourDistances:
         return _none_of(sample, f"{alone} of the {n} tokens have neighbours in fewer than two other groups", flags)
     draws = torch.split(sample.group, wanted or n)
     n_groups = min(len(torch.unique(draw[draw >= 0])) + int((draw < 0).sum()) for draw in draws)
-    return _flagged(NeighbourDistances(distances, sample.fold, cloud.n_draws, sample.n_examples, n_groups, flags))
+    of = (cloud.n_draws, sample.n_examples, cloud.folds, n_groups, flags)
+    return _flagged(NeighbourDistances(distances, sample.fold, *of))
 
 
 def _none_of(sample: Sample, problem: str, flags: tuple[str, ...]) -> NeighbourDistances:
     none = sample.x.new_empty(1, len(sample.x), 0)
-    return NeighbourDistances(none, sample.fold, 0, sample.n_examples, 0, flags, problem)
+    return NeighbourDistances(none, sample.fold, 0, sample.n_examples, (), 0, flags, problem)
 
 
 def within_examples(cloud: Cloud) -> NeighbourDistances:
@@ -133,13 +136,13 @@ def within_examples(cloud: Cloud) -> NeighbourDistances:
         n_examples += 1
     if not distances:
         none = torch.empty(1, 0, 2)
-        return NeighbourDistances(none, none[0, :, 0], 0, 0, problem="no example has three distinct tokens")
+        return NeighbourDistances(none, none[0, :, 0], 0, 0, (), problem="no example has three distinct tokens")
     of_all = torch.cat(distances)
     # all neighbours of a token leave with it
     together = of_all.expand(1 + cloud.n_folds, *of_all.shape)
     flags = (f"left_out={1 - len(folds) / n_rows:.4f}",) if len(folds) < n_rows else ()
     fold_of = torch.tensor(folds, device=of_all.device)
-    return _flagged(NeighbourDistances(together, fold_of, 1, n_examples, 0, flags))
+    return _flagged(NeighbourDistances(together, fold_of, 1, n_examples, tuple(sorted({*folds})), 0, flags))
 
 
 def _flagged(found: NeighbourDistances) -> NeighbourDistances:

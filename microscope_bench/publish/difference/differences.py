@@ -17,7 +17,7 @@ from microscope_bench.publish.summary import (
     without_vocabulary,
 )
 from microscope_bench.results.records import Score
-from microscope_bench.results.replicates import contradiction
+from microscope_bench.results.replicates import MOST_FOLDS, contradiction
 from microscope_bench.results.result import FAILED, Result
 
 MEAN, SLOPE, LAYER = "mean", "slope", "layer"
@@ -91,6 +91,8 @@ def unpaired(a: Result, b: Result) -> str:
             return f"{name} has no replicates; measure it again with this version (microscope-bench run, or measure)"
         if result.inputs.folds.n < 2:
             return f"{name} has one fold, of which there are no replicates; measure more examples"
+        if result.inputs.folds.n > MOST_FOLDS:
+            return f"{name} has {result.inputs.folds.n} folds, and of more than {MOST_FOLDS} no replicates are kept"
     ours, theirs = a.identity, b.identity
     fields = [f for f in _PROTOCOL if getattr(ours.protocol, f) != getattr(theirs.protocol, f)]
     if fields:
@@ -196,7 +198,7 @@ def _row(
 
 def layer_rows(a: Result, b: Result, quantity: Quantity) -> list[Row]:
     """The differences of one series layer by layer, with p-values for them together; of results that can be paired."""
-    return [row for row in adjusted(_rows(a, b, quantity, True)) if row.over == LAYER]
+    return list(adjusted(row for row in _rows(a, b, quantity, True) if row.over == LAYER))
 
 
 def adjusted(rows: Iterable[Row]) -> Iterator[Row]:

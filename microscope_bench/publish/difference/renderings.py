@@ -47,7 +47,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
     assert one is not None
     # a value to the digits that its difference is known to
     decimals = plus_minus(one.difference, one.stderr).partition(" ")[0].partition(".")[2]
-    places = len(decimals) if decimals and "e" not in decimals else 4
+    places = 4 if "e" in decimals else len(decimals)
     a, b, low, high = (f"{number:.{places}f}" for number in (one.a, one.b, one.low, one.high))
     return (
         str(row.quantity),
