@@ -2,7 +2,7 @@
 
     python benchmarks/calibration.py --write docs/calibration.md
 
-Writes the page and, beside it, its picture (.svg). It takes some 10 minutes on one core; ``--keep FILE`` keeps every
+Writes the page and, beside it, its picture (.svg). ``--keep FILE`` keeps every
 part as soon as it is measured, and a second run with the same file measures only what is missing. Needs the
 development extras. DADApy asks for numpy below 2, so it wants an environment of its own, whose interpreter is given:
 

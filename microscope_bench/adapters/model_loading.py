@@ -134,6 +134,7 @@ def start_tokens(model: Any) -> list[int]:
 
 
 def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layers: int) -> ModelInfo:
+    """The identity of a loaded model, from its configuration, its checkpoint and its weights."""
     text_config = model.config.get_text_config(decoder=True)
     n_streams = 1 if overrides.streams is None else getattr(text_config, overrides.streams[0])
     quantization = getattr(model.config, "quantization_config", None)

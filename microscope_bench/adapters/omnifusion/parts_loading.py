@@ -69,6 +69,7 @@ def assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionMo
 
 
 def model_info(checkpoint: Checkpoint, tower: Checkpoint, model: OmniFusionModel) -> ModelInfo:
+    """The identity of an OmniFusion model put together of its language model and its vision tower."""
     config = model.language_model.config
     return ModelInfo(
         name=checkpoint.repo,

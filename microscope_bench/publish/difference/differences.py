@@ -197,7 +197,7 @@ def _row(
 
 
 def layer_rows(a: Result, b: Result, quantity: Quantity) -> list[Row]:
-    """The differences of one series layer by layer, with p-values for them together; of results that can be paired."""
+    """The differences of one series layer by layer, p-values adjusted for the layers; a and b can be paired."""
     return list(adjusted(row for row in _rows(a, b, quantity, True) if row.over == LAYER))
 
 
