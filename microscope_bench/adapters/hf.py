@@ -35,7 +35,8 @@ from microscope_bench.identity import TemplateWords
 class HFAdapter(Adapter):
     """A transformers model with its processor (multimodal) or tokenizer (text only).
 
-    Model args: ``pretrained`` (hub id or directory), ``revision``, ``dtype`` (auto, float32, bfloat16, float16),
+    Model args: ``pretrained`` (hub id or directory), ``revision``, ``subfolder`` (the checkpoint's folder in it),
+    ``dtype`` (auto, float32, bfloat16, float16),
     ``attn_implementation``, ``quantization`` (bnb-8bit, bnb-4bit, torchao-int8), ``device_map``, ``max_memory`` and
     ``offload_folder`` (these three need accelerate), ``trust_remote_code`` (default false), ``use_chat_template``
     (default: where the checkpoint has one), ``max_length`` (instead of the configuration's).

@@ -26,14 +26,15 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
 
     With ``measured_anyway`` also an architecture that its entry in the overrides calls unsupported.
     """
-    refuse_unknown_args(args, (*IDENTIFIED_ELSEWHERE, "use_chat_template", "max_length"))
+    refuse_unknown_args(args, (*IDENTIFIED_ELSEWHERE, "subfolder", "use_chat_template", "max_length"))
     if not args.get("pretrained"):
         raise AdapterError("hf needs a model: --model_args pretrained=<hub id or directory>")
     trust_remote_code = boolean_arg(args, "trust_remote_code", False)
     template = boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None
     max_length = positive_int_arg(args, "max_length")
     files = (*CHECKPOINT_FILES, "*.py") if trust_remote_code else CHECKPOINT_FILES
-    checkpoint = resolve_checkpoint(args["pretrained"], args.get("revision"), files)
+    subfolder = args.get("subfolder", "")
+    checkpoint = resolve_checkpoint(args["pretrained"], args.get("revision"), files, subfolder=subfolder)
     config = read_config(checkpoint, trust_remote_code=trust_remote_code)
     if not measured_anyway and (reason := overrides_of(config).unsupported):
         raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")

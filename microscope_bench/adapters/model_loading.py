@@ -16,6 +16,7 @@ from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.adapters.quantization import quantization_name
+from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS
 from microscope_bench.errors import AdapterError, first_line
 from microscope_bench.identity import ModelInfo, Processing
 
@@ -29,7 +30,13 @@ def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     if not (checkpoint.path / "config.json").is_file():
-        raise AdapterError(f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers")
+        alone = (checkpoint.path / PEFT_CONFIG).is_file()
+        raise AdapterError(
+            f"{checkpoint.repo} is a PEFT adapter without its base model; copy {PEFT_CONFIG} and {PEFT_WEIGHTS} into a "
+            f"directory of the base model, and give that one"
+            if alone
+            else f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers"
+        )
     try:
         return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a damaged or foreign file makes transformers raise
@@ -57,7 +64,6 @@ def load_transformers_model(
     if part := overrides_of(config).part:
         config = _config_of_part(checkpoint, config, part)
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
-    _check_weight_files(checkpoint)
     try:
         model, report = family.from_pretrained(
             checkpoint.path, config=config, use_safetensors=True, output_loading_info=True, **options
@@ -103,23 +109,6 @@ def _is_json(file: Path) -> bool:
         return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
     except (OSError, ValueError):
         return False
-
-
-def _check_weight_files(checkpoint: Checkpoint) -> None:
-    """Raises unless the weights are safetensors, all shards of them."""
-    index = checkpoint.path / "model.safetensors.index.json"
-    if _is_json(index):
-        named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        if lacking := sorted(name for name in map(str, named) if not (checkpoint.path / name).is_file()):
-            raise AdapterError(
-                f"{checkpoint.repo} lacks {len(lacking)} of the {len(named)} shards that its index names: "
-                f"{', '.join(lacking[:3])}{', ...' * (len(lacking) > 3)}. Fetch them, or the checkpoint again."
-            )
-    if not any(checkpoint.path.glob("*.safetensors")):
-        raise AdapterError(
-            f"{checkpoint.repo} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a "
-            f"pickle can run code. Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
-        )
 
 
 def start_tokens(model: Any) -> list[int]:

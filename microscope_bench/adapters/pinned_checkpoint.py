@@ -9,6 +9,13 @@ from pathlib import Path
 
 import torch
 
+from microscope_bench.adapters.weight_files import (
+    GGUF_REMEDY,
+    WeightFiles,
+    check_weight_files,
+    find_weight_files,
+    refuse_pointer,
+)
 from microscope_bench.errors import AdapterError, first_line, unknown_name
 from microscope_bench.system.hub import cached_snapshot, gated, is_offline, resolve_commit
 
@@ -28,35 +35,71 @@ class Checkpoint:
 
 
 def resolve_checkpoint(
-    pretrained: str, revision: str | None = None, files: Sequence[str] = CHECKPOINT_FILES
+    pretrained: str,
+    revision: str | None = None,
+    files: Sequence[str] = CHECKPOINT_FILES,
+    *,
+    subfolder: str = "",
+    weights: str = "",
+    pickled: bool = False,
 ) -> Checkpoint:
     """Pins a hub repository to its commit and fetches it by that commit, or hashes a local directory.
 
-    ``files`` are glob patterns, relative to the checkpoint, of the files that matter.
+    The checkpoint is the ``subfolder`` of it. ``files`` are glob patterns, relative to it, of the files that matter; of
+    weights those alone matter that transformers reads in its folder ``weights``. ``pickled`` lets .bin files take the
+    place of missing safetensors.
     """
     directory = Path(pretrained).expanduser()
     if directory.is_dir():
         if revision is not None:
-            raise AdapterError(f"revision={revision} means a hub commit, but {pretrained} is a directory; leave it out")
-        resolved = directory.resolve()
-        return Checkpoint(resolved, resolved.name, content_revision(resolved, files))
+            raise AdapterError(_no_revision(directory, revision))
+        path = (directory / subfolder).resolve()
+        if not path.is_dir():
+            raise AdapterError(f"{pretrained} has no subfolder {subfolder}")
+        found = find_weight_files(path / weights, pickled=pickled)
+        digest = content_revision(path, files, weights, found)
+        check_weight_files(path / weights, found, fixed=False)
+        return Checkpoint(path, directory.resolve().name, digest)
+    if directory.is_file():
+        remedy = f" {GGUF_REMEDY}" if directory.suffix == ".gguf" else ""
+        raise AdapterError(f"pretrained={pretrained} is a file; name the directory of its checkpoint.{remedy}")
     if pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1:
         raise AdapterError(f"pretrained={pretrained}: there is no such directory")
     commit = resolve_commit(pretrained, revision, "model", local_hint=LOCAL_HINT, error_type=AdapterError)
-    return Checkpoint(_fetch(pretrained, commit, files), pretrained, commit)
+    path = _fetch(pretrained, commit, subfolder, files)
+    found = find_weight_files(path / weights, pickled=pickled)
+    if not is_offline() and (inner := [name for name in found.read if not (path / weights / name).is_file()]):
+        _fetch(pretrained, commit, subfolder, [f"{weights}/{name}" if weights else name for name in inner])
+    check_weight_files(path / weights, found, fixed=True)
+    return Checkpoint(path, pretrained, commit)
 
 
-def content_revision(directory: Path, files: Sequence[str] = CHECKPOINT_FILES) -> str:
-    """``"sha256-"`` + 16 hex digits over relative names and content of the matching files."""
-    paths = sorted({p for pattern in files for p in directory.glob(pattern) if p.is_file()})
+def content_revision(
+    directory: Path, files: Sequence[str] = CHECKPOINT_FILES, weights: str = "", found: WeightFiles | None = None
+) -> str:
+    """``"sha256-"`` + 16 hex digits over relative names and content of the files; see :func:`resolve_checkpoint`."""
+    found = find_weight_files(directory / weights) if found is None else found
+    paths = {p for pattern in files for p in directory.glob(pattern) if p.is_file()}
+    paths -= {directory / weights / name for name in found.unread}
+    paths |= {path for name in found.read if (path := directory / weights / name).is_file()}
     if not paths:
         raise AdapterError(f"{directory} holds none of {', '.join(files)}; is it a checkpoint?")
     digest = hashlib.sha256()
-    for path in paths:
+    for path in sorted(paths):
+        refuse_pointer(path)
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.relative_to(directory).as_posix()}\0{content}\n".encode())
     return f"sha256-{digest.hexdigest()[:16]}"
+
+
+def _no_revision(directory: Path, revision: str) -> str:
+    if (directory / ".git").exists():
+        return (
+            f"revision={revision} means a hub commit, but {directory} is a local git repository; check the commit out "
+            f"(git -C {directory} checkout {revision}) and leave revision out"
+        )
+    return f"revision={revision} means a hub commit, but {directory} is a directory; leave it out"
 
 
 def torch_dtype(name: str) -> torch.dtype | str:
@@ -68,8 +111,8 @@ def torch_dtype(name: str) -> torch.dtype | str:
     return DTYPES[name]
 
 
-def _fetch(repo: str, commit: str, files: Sequence[str]) -> Path:
-    """The snapshot of that commit in the hub cache, completed from the hub where needed."""
+def _fetch(repo: str, commit: str, subfolder: str, files: Sequence[str]) -> Path:
+    """The folder of that commit in the hub cache, completed from the hub where needed."""
     import huggingface_hub
     from huggingface_hub import constants, errors
 
@@ -77,15 +120,16 @@ def _fetch(repo: str, commit: str, files: Sequence[str]) -> Path:
         snapshot = cached_snapshot(repo, commit, "model")
         if snapshot is None:
             raise AdapterError(f"{repo}@{commit} is not in the local hub cache and HF_HUB_OFFLINE is set")
-        return snapshot
+        return snapshot / subfolder
+    beneath = f"{subfolder}/" if subfolder else ""
     try:
         # Copies of the weights in other formats lie in folders of the repository; only the checkpoint itself is needed.
-        folders = () if any("/" in pattern for pattern in files) else ("*/*",)
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo, revision=commit, allow_patterns=list(files), ignore_patterns=list(folders)
-            )
+        folders = () if any("/" in pattern for pattern in files) else (f"{beneath}*/*",)
+        wanted = [beneath + pattern for pattern in files]
+        snapshot = huggingface_hub.snapshot_download(
+            repo, revision=commit, allow_patterns=wanted, ignore_patterns=list(folders)
         )
+        return Path(snapshot) / subfolder
     except errors.GatedRepoError as error:
         raise AdapterError(gated(repo, f"{constants.ENDPOINT}/{repo}")) from error
     except Exception as error:  # whatever the HTTP client of the hub library raises

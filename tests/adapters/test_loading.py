@@ -157,7 +157,7 @@ def test_pickled_weights_are_not_loaded(tiny, tmp_path):
         ("config.json", None, "has no config.json"),
         ("config.json", '{"model_type": "llavaX"}', "configuration of copy cannot be read"),
         ("config.json", "{", "config.json of copy is not JSON"),
-        ("model.safetensors", "not safetensors", "weights of copy cannot be loaded"),
+        ("model.safetensors", "not safetensors", "model.safetensors of copy is truncated or damaged"),
         ("tokenizer.json", "{", "processor of copy cannot be loaded"),
     ],
 )
@@ -189,7 +189,7 @@ def test_missing_shards_are_named(tiny, tmp_path):
     save_file(first, copy / "model-00001-of-00002.safetensors", metadata={"format": "pt"})
     shard = {name: f"model-0000{1 if name in first else 2}-of-00002.safetensors" for name in weights}
     (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shard}))
-    with pytest.raises(AdapterError, match=r"lacks 1 of the 2 shards .*: model-00002-of-00002\.safetensors\. Fetch"):
+    with pytest.raises(AdapterError, match=r"lacks 1 of the 2 files .*: model-00002-of-00002\.safetensors\. Fetch"):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,17 @@ def find_checkpoint(args: Mapping[str, str]) -> Checkpoint:
     """The pinned folder that holds ``tokenizer/``, ``tuned-model/`` and the two tensor files."""
     pretrained, revision, subfolder = args["pretrained"], args.get("revision"), args.get("subfolder")
     directory = Path(pretrained).expanduser()
+    files: Sequence[str] = _FILES
     if directory.is_dir():
-        if subfolder is None and (directory / PUBLISHED_SUBFOLDER).is_dir():
-            subfolder = PUBLISHED_SUBFOLDER
-        _refuse_incomplete(directory / (subfolder or ""))
+        if subfolder is None and not (directory / PUBLISHED_SUBFOLDER).is_dir():
+            subfolder = ""
+        _refuse_incomplete(directory / (PUBLISHED_SUBFOLDER if subfolder is None else subfolder))
         # A tower beside the other parts belongs to the checkpoint's content, whether or not this run uses it.
         files = [*_FILES, *(f"{_TOWER_FOLDER}/{pattern}" for pattern in _WEIGHTS)]
-        found = resolve_checkpoint(str(directory / (subfolder or "")), revision, files)
-        return Checkpoint(found.path, directory.resolve().name, found.revision)
-    subfolder = subfolder or PUBLISHED_SUBFOLDER
-    found = resolve_checkpoint(pretrained, revision, [f"{subfolder}/{name}" for name in _FILES])
-    _refuse_incomplete(found.path / subfolder)
-    return Checkpoint(found.path / subfolder, found.repo, found.revision)
+    subfolder = PUBLISHED_SUBFOLDER if subfolder is None else subfolder
+    found = resolve_checkpoint(pretrained, revision, files, subfolder=subfolder, weights="tuned-model", pickled=True)
+    _refuse_incomplete(found.path)
+    return found
 
 
 def _refuse_incomplete(root: Path) -> None:
@@ -82,7 +81,7 @@ def find_vision_tower(args: Mapping[str, str], checkpoint: Checkpoint) -> Checkp
     beside = checkpoint.path / _TOWER_FOLDER
     if source is None and beside.is_dir() and revision is None:
         source = str(beside)
-    tower = resolve_checkpoint(source or PUBLISHED_TOWER, revision, _WEIGHTS)
+    tower = resolve_checkpoint(source or PUBLISHED_TOWER, revision, _WEIGHTS, pickled=True)
     _log.info("omnifusion: the vision tower is %s", source or PUBLISHED_TOWER)
     return tower
 

@@ -1,0 +1,201 @@
+"""Which files of a checkpoint hold its weights: those that transformers reads, and no other."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from microscope_bench.errors import AdapterError, first_line
+
+LOG = logging.getLogger("microscope_bench")
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_USUAL = ("model.safetensors", "model.safetensors.index.json")  # in the order of transformers
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_DISTRIBUTED = "shard-[0-9][0-9][0-9][0-9][0-9]-model-*.safetensors"
+_POINTER = b"version https://git-lfs"
+_CONVERT = "Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Names relative to the checkpoint, with ``/``.
+
+    ``read`` are the files that the weights are read from, an index among them; ``unread`` are files of weights beside
+    them, and ``rival`` those of ``unread`` that are a whole second set.
+    """
+
+    read: tuple[str, ...]
+    unread: tuple[str, ...]
+    rival: tuple[str, ...]
+
+
+def find_weight_files(directory: Path, *, pickled: bool = False) -> WeightFiles:
+    """What transformers reads of a directory: a file that config.json names, else one file, else an index.
+
+    The files of ``read`` need not be there. With ``pickled``, .bin files take the place of missing safetensors.
+
+    Raises:
+        AdapterError: an index is no index, or a name leaves the checkpoint or is of no safetensors file.
+    """
+    if found := sorted(directory.glob(_DISTRIBUTED)):
+        raise AdapterError(
+            f"{directory.name} is a checkpoint of distributed training ({found[0].name}), in pieces of weights. "
+            f"{_CONVERT}"
+        )
+    config = _json_object(directory / "config.json") or {}
+    usual = [name for name in (*_USUAL, *_PICKLED[: 2 * pickled]) if (directory / name).is_file()]
+    named = config.get("transformers_weights")
+    heads = list(dict.fromkeys([named, *usual] if isinstance(named, str) else usual))
+    read = _set_of(directory, heads[0], pickled) if heads else ()
+    read += tuple(name for name in _extra_files(config) if (directory / name).is_file())
+    if (directory / PEFT_CONFIG).is_file():
+        read += (PEFT_WEIGHTS,)
+    others = [_set_of(directory, head, pickled, unread=True) for head in heads[1:]]
+    beside = {path.name for path in directory.glob("*.safetensors")} | {name for names in others for name in names}
+    unread = tuple(name for name in sorted(beside - set(read)) if (directory / name).is_file())
+    shards = [[name for name in names if not name.endswith(".json")] for names in others]
+    rival = next((names for names in shards if names and set(names) <= set(unread)), [])
+    return WeightFiles(read, unread, tuple(rival))
+
+
+def check_weight_files(directory: Path, found: WeightFiles, *, fixed: bool) -> None:
+    """Raises unless all files of weights are there, whole, and inside the checkpoint; tells of others beside them.
+
+    ``fixed`` is a checkpoint that its reader cannot change, such as one of a hub.
+    """
+    if found.read in ((), (PEFT_WEIGHTS,)) and (directory / "config.json").is_file():
+        raise AdapterError(_no_weights(directory, found.unread))
+    if lacking := [name for name in found.read if not (directory / name).is_file()]:
+        shards = [name for name in found.read if not name.endswith(".json")]
+        raise AdapterError(
+            f"{directory.name} lacks {len(lacking)} of the {len(shards)} files that its weights are in: "
+            f"{_listed(lacking)}. Fetch them, or the checkpoint again."
+        )
+    for name in found.read:
+        _check_file(directory, name)
+    if found.rival and not fixed:
+        raise AdapterError(
+            f"{directory.name} holds two sets of weights: transformers reads {_listed(found.read)}, and not "
+            f"{_listed(found.rival)}. Remove the set that is not meant."
+        )
+    if found.unread:
+        read, unread = _listed(found.read), _listed(found.unread)
+        LOG.warning("%s: weights are read from %s, not from %s", directory.name, read, unread)
+
+
+def refuse_pointer(file: Path) -> None:
+    """Raises an AdapterError where a file is what git leaves in the place of a large one."""
+    with file.open("rb") as opened:
+        if opened.read(len(_POINTER)) == _POINTER:
+            raise AdapterError(
+                f"{file.name} of {file.parent.name} is a git-lfs pointer, not the file itself; fetch it with: "
+                f"git -C {file.parent} lfs pull"
+            )
+
+
+def _set_of(directory: Path, head: str, pickled: bool, *, unread: bool = False) -> tuple[str, ...]:
+    """A file of weights alone, or an index and the files that it names; nothing is said of one that is not read."""
+    suffixes = (".safetensors", *((".bin",) if pickled else ()))
+    try:
+        _check_name(directory, head, suffixes=(*suffixes, ".index.json"), said_by="config.json")
+        if not head.endswith(".json"):
+            return (head,)
+        index = _json_object(directory / head)
+        files = index.get("weight_map") if index is not None else None
+        if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+            raise AdapterError(
+                f"{head} of {directory.name} is no index: it needs a weight_map from names of weights to names of "
+                f"files. Fetch the checkpoint again."
+            )
+        shards = sorted(set(files.values()))
+        for name in shards:
+            _check_name(directory, name, suffixes=suffixes, said_by=head)
+    except AdapterError:
+        if unread:
+            return (head,)
+        raise
+    return (head, *shards)
+
+
+def _check_name(directory: Path, name: str, *, suffixes: tuple[str, ...], said_by: str) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise AdapterError(
+            f"{said_by} of {directory.name} names {name!r:.200}, outside the checkpoint; copy the file into "
+            f"it and name it there"
+        )
+    if not name.endswith(suffixes):
+        raise AdapterError(
+            f"{said_by} of {directory.name} names {name!r:.200} for weights, which is no safetensors file. {_CONVERT}"
+        )
+
+
+def _check_file(directory: Path, name: str) -> None:
+    """Raises unless a file of weights lies inside the checkpoint, and is whole if it is of safetensors."""
+    file = directory / name
+    real = file.resolve()
+    if not any(real.is_relative_to(place) for place in _places(directory.resolve())):
+        raise AdapterError(f"{name} of {directory.name} is a link to a file outside the checkpoint; copy it into it")
+    refuse_pointer(file)
+    if name.endswith(".safetensors"):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise AdapterError(
+                f"{name} of {directory.name} is truncated or damaged ({first_line(error)}); fetch it again"
+            ) from error
+
+
+def _places(directory: Path) -> list[Path]:
+    """Where the files of a checkpoint may lie: in it and, in a hub cache, among the files that its links lead to."""
+    snapshot = next((place for place in (directory, *directory.parents) if place.parent.name == "snapshots"), None)
+    return [directory] if snapshot is None else [directory, snapshot.parent.parent / "blobs"]
+
+
+def _no_weights(directory: Path, unread: tuple[str, ...]) -> str:
+    if sorted(directory.glob("*.gguf")):
+        return f"{directory.name} holds GGUF files, which are not read. {GGUF_REMEDY}"
+    if unread:
+        return (
+            f"{directory.name} has weights under other names than transformers looks for ({_listed(unread)}); name "
+            f"the one that is meant model.safetensors, in a directory of its own"
+        )
+    return (
+        f"{directory.name} has no .safetensors weights, and pickled ones (.bin, .pt) are not loaded because a pickle "
+        f"can run code. {_CONVERT}"
+    )
+
+
+GGUF_REMEDY = (
+    "Convert one: AutoModelForCausalLM.from_pretrained(DIR, gguf_file=NAME).save_pretrained(NEW), the tokenizer "
+    "likewise, then pretrained=NEW."
+)
+
+
+def _extra_files(config: dict[str, Any]) -> tuple[str, ...]:
+    """Files that an architecture reads beside its weights."""
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    known = CONFIG_MAPPING[kind] if isinstance(kind, str) and kind in CONFIG_MAPPING else None
+    return tuple(getattr(known, "extra_files", ()))
+
+
+def _json_object(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:3]) + f" and {len(every) - 3} more" * (len(every) > 3)
