@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from microscope_bench.system.disk import is_locked
+import msgspec
+from msgspec import Raw, Struct
+
+from microscope_bench.system.disk import is_locked, read_regular
 
 STORES = ".stores"
 """Where, in a results directory, the stores of its runs are: those under way, interrupted, failed, or kept."""
+
+
+LARGEST_FILE = 100_000_000
+"""Bytes of a manifest, or of the record of a part, that is looked into."""
+
+
+class _Named(Struct):
+    name: str = ""
+
+
+class _Identity(Struct):
+    model: _Named = _Named()
+    task: _Named = _Named()
+
+
+class _Run(Struct):
+    identity: _Identity = _Identity()
+
+
+class _Manifest(Struct):
+    run: _Run = _Run()
+    n_examples: int = 0
+
+
+class _Part(Struct):
+    examples: list[Raw] = []
+
+
+_Document = TypeVar("_Document", _Manifest, _Part)
 
 
 @dataclass(frozen=True)
@@ -34,30 +64,33 @@ def list_stores(results: str | Path) -> list[StoreListing]:
     folder = Path(results) / STORES
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        with suppress(FileNotFoundError, NotADirectoryError):  # of a run that ends meanwhile; no store
+        try:
             found.append(_listing(path))
+        except OSError:  # of a run that ends meanwhile; no store
+            continue
     return sorted(found, key=lambda listing: listing.written)
 
 
 def _listing(path: Path) -> StoreListing:
-    stats = [file.stat() for file in (path, *path.iterdir(), *(path / "parts").iterdir())]
-    manifest = _json(path / "manifest.json")
-    identity = manifest.get("run", {}).get("identity", {})
+    parts = list((path / "parts").iterdir()) if (path / "parts").is_dir() else []
+    stats = [file.lstat() for file in (path, *path.iterdir(), *parts)]
+    manifest = _read(path / "manifest.json", _Manifest)
+    identity = manifest.run.identity
     return StoreListing(
         path=path,
-        model=str(identity.get("model", {}).get("name", "")),
-        task=str(identity.get("task", {}).get("name", "")),
-        captured=sum(len(_json(file).get("examples", ())) for file in (path / "parts").glob("*.json")),
-        n_examples=int(manifest.get("n_examples", 0)),
+        model=identity.model.name,
+        task=identity.task.name,
+        captured=sum(len(_read(file, _Part).examples) for file in parts if file.suffix == ".json"),
+        n_examples=manifest.n_examples,
         n_bytes=sum(stat.st_size for stat in stats),
         written=datetime.fromtimestamp(max(stat.st_mtime for stat in stats), UTC),
         in_use=is_locked(path),
     )
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read(file: Path, kind: type[_Document]) -> _Document:
+    """What is told of in a file, or nothing of it where the file is no such document."""
     try:
-        document = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        return msgspec.json.decode(read_regular(file, LARGEST_FILE), type=kind)
+    except (OSError, ValueError, RecursionError):
+        return kind()

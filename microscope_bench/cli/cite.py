@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.cli.options import read_results, result_paths
+from microscope_bench.cli.options import result_paths
 from microscope_bench.publish.output_forms import CITATIONS
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.errors import ResultError
     from microscope_bench.publish.output_forms import render_citation
     from microscope_bench.results.result import FAILED
+    from microscope_bench.results.result_files import each_result
 
-    entries = [(path.as_posix(), result) for path, result in read_results(result_paths(args.results))]
+    entries = [(path.as_posix(), result) for path, result in each_result(result_paths(args.results))]
     # a directory may hold failed runs beside what there is to cite; one that is named has nothing to cite
     for path, result in entries:
         if result.status == FAILED and path in {Path(name).as_posix() for name in args.results}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from microscope_bench.cli.options import names, result_paths
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.publish.compare.paths import compare_paths
     from microscope_bench.publish.compare.spread import read_tolerances
     from microscope_bench.publish.compare.tolerances import Tolerances, parse_tolerances
-    from microscope_bench.publish.escape import printable
+    from microscope_bench.system.printable import printable
 
     chosen = read_tolerances(args.tolerances) if args.tolerances else {}
     tolerances = Tolerances({**chosen, **parse_tolerances(args.tolerance)})
@@ -80,15 +79,15 @@ def run(args: argparse.Namespace) -> int:
     comparisons = compare_paths(baseline, new, tolerances, args.allow)
     _give(FORMS[args.format](comparisons), args.output)
     if args.output:
-        _say(printable(comparisons.verdict) + "\n")
+        print(printable(comparisons.verdict))
     return comparisons.status
 
 
 def _spread(args: argparse.Namespace) -> int:
     from microscope_bench.publish.compare.spread import learn_tolerances, to_lines
-    from microscope_bench.results.result import load_result
+    from microscope_bench.results.result_files import read_result
 
-    repeats = [(str(path), load_result(path)) for path in result_paths(args.paths)]
+    repeats = [(str(path), read_result(path)) for path in result_paths(args.paths)]
     _give(to_lines(learn_tolerances(repeats, args.allow), len(repeats)), args.output)
     return 0
 
@@ -99,10 +98,4 @@ def _give(text: str, output: str | None) -> None:
     if output:
         write_atomically(Path(output), text)
     else:
-        _say(text)
-
-
-def _say(text: str) -> None:
-    # a terminal whose encoding lacks an arrow gets a question mark, not a traceback
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        print(text, end="")

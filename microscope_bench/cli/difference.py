@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 EPILOG = """\
@@ -37,14 +36,12 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.publish.difference.differences import difference
     from microscope_bench.publish.difference.renderings import RENDERINGS
     from microscope_bench.results.document import write_atomically
-    from microscope_bench.results.result import load_result
+    from microscope_bench.results.result_files import read_result
 
-    found = difference(load_result(args.a), load_result(args.b), layers=args.layers, everything=args.all)
+    found = difference(read_result(args.a), read_result(args.b), layers=args.layers, everything=args.all)
     text = RENDERINGS[args.format](found)
     if args.output:
         write_atomically(Path(args.output), text)
     else:
-        # a terminal whose encoding lacks a sign gets a question mark, not a traceback
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        print(text, end="")
     return 0

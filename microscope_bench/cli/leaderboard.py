@@ -11,9 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.cli.options import read_results
-from microscope_bench.publish.escape import printable
 from microscope_bench.publish.output_forms import LEADERBOARDS
+from microscope_bench.system.printable import printable
 
 if TYPE_CHECKING:
     from microscope_bench.results.result import Result
@@ -44,14 +43,14 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.publish.leaderboard.board import board_of
     from microscope_bench.publish.output_forms import render_leaderboard
     from microscope_bench.results.document import refuse_directory, write_atomically
-    from microscope_bench.results.result_files import find_results
+    from microscope_bench.results.result_files import each_result, find_results
 
     by_suffix = {suffix: name for name, suffix in LEADERBOARDS.items()}
     name = args.format or by_suffix.get(Path(args.output or "").suffix.lower(), "markdown")
     beside = Path(args.results).resolve().parent
     page = Path(args.output) if args.output else beside / f"leaderboard{LEADERBOARDS[name]}"
     refuse_directory(page)
-    results = read_results(find_results(args.results))
+    results = each_result(find_results(args.results))
     board = board_of((Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in results)
     text = render_leaderboard(name, board, _fusion_of)
     if args.check:

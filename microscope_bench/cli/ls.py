@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         raise MicroscopeError(f"--fusion chooses among models; `ls {args.what}` has none")
     from tabulate import tabulate
 
-    from microscope_bench.publish.escape import printable
+    from microscope_bench.system.printable import printable
 
     rows, headers = LISTS[args.what](args)
     print(tabulate([list(map(printable, row)) for row in rows], headers=headers, tablefmt="simple"))

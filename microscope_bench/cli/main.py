@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -13,9 +12,9 @@ from collections.abc import Sequence
 
 from microscope_bench import __version__
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.publish.escape import printable_lines
 from microscope_bench.system import signals
 from microscope_bench.system.processes import launched
+from microscope_bench.system.safe_output import safe_output
 
 VERBS = {
     "run": "measure models on tasks",
@@ -66,31 +65,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done; 1 the answer is no; 2 it could not be done; 130 or 143: a signal ended it, 128 + its number.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser(arguments).parse_args(arguments)
+    with safe_output() as out:
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        args = build_parser(arguments).parse_args(arguments)
+        status = _run(args)
+        out.flush()
+        if out.lost and status == 0 and _is_printed_alone(args):
+            print(f"microscope-bench: standard output took not all of it ({out.lost})", file=sys.stderr)
+            return 2
+        return status
+
+
+def _is_printed_alone(args: argparse.Namespace) -> bool:
+    """Whether what a verb gives is text on standard output, and neither a file nor the exit status."""
+    spread = getattr(args, "spread", False)
+    return (args.verb in ("ls", "cite", "difference") or spread) and getattr(args, "output", None) is None
+
+
+def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         processes = launched()
     except MicroscopeError as error:
-        print(f"microscope-bench: {printable_lines(error)}", file=sys.stderr)
+        print(f"microscope-bench: {error}", file=sys.stderr)
         return 2
     # of several processes that do the same, one tells what they do; each tells what goes wrong
     logging.getLogger("microscope_bench").setLevel(logging.INFO if processes.is_first else logging.ERROR)
     name = f"microscope-bench{processes.label}"
     try:
         with signals.handled():
-            status = int(args.func(args))
-            sys.stdout.flush()  # here, where a reader that has gone away is expected
-            return status
+            return int(args.func(args))
     except MicroscopeError as error:
         if args.debug:
-            raise
-        print(f"{name}:", *map(printable_lines, (error, *getattr(error, "__notes__", ()))), file=sys.stderr)
+            traceback.print_exc()
+        print(f"{name}:", error, *getattr(error, "__notes__", ()), file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # the reader of our output (head, less) has gone; there is nobody left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception:
         # a defect, of ours or of a user's adapter or task: the place matters more than manners, and the status is not 1
         traceback.print_exc()

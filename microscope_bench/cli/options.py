@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from microscope_bench.config import RunConfig
 from microscope_bench.system.docstrings import described_attributes
-
-if TYPE_CHECKING:
-    from microscope_bench.results.result import Result
-
-LOG = logging.getLogger("microscope_bench")
 
 METAVARS = {
     "limit": "N",
@@ -71,24 +66,12 @@ def result_paths(named: Sequence[str]) -> list[Path]:
     from microscope_bench.errors import ResultError
     from microscope_bench.results.result_files import find_results
 
-    found = {name: find_results(name) if Path(name).is_dir() else [Path(name)] for name in named}
+    # os.path raises of no path, however odd
+    found = {name: find_results(name) if os.path.isdir(name) else [Path(name)] for name in named}  # noqa: PTH112
     empty = [name for name, paths in found.items() if not paths]
     if empty:
         raise ResultError(f"{', '.join(empty)}: no result files there")
-    return list({path.resolve(): path for paths in found.values() for path in paths}.values())
-
-
-def read_results(paths: Iterable[Path]) -> Iterator[tuple[Path, Result]]:
-    """As ``each_result``, with a warning of each result that ``validate`` refuses."""
-    from microscope_bench.publish.escape import printable
-    from microscope_bench.results.plausibility import implausible
-    from microscope_bench.results.result_files import each_result
-
-    for path, result in each_result(paths):
-        if found := implausible(result):
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            LOG.warning("%s: validate refuses this result: %s%s", printable(path), printable(found[0]), more)
-        yield path, result
+    return list({os.path.realpath(path): path for paths in found.values() for path in paths}.values())
 
 
 def names(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microscope_bench.cli.options import names, read_results, result_paths
+from microscope_bench.cli.options import names, result_paths
 from microscope_bench.publish.figure_file import FORMATS
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.errors import ResultError
     from microscope_bench.publish.figure_choice import check_token_set, of_task
     from microscope_bench.publish.figure_file import picture_format
+    from microscope_bench.results.result_files import each_result
 
     path = Path(args.output)
     file_format = picture_format(path)
     if file_format is not None and args.format not in (None, file_format):
         raise ResultError(f"--format {args.format} contradicts -o {path}; leave one of them out")
-    results = of_task([result for _, result in read_results(result_paths(args.results))], args.task)
+    results = of_task([result for _, result in each_result(result_paths(args.results))], args.task)
     check_token_set(results, args.tokens)
     try:
         written = [_draw_one(results, path, args)] if file_format else _draw_all(results, path, args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from microscope_bench.cli.options import read_results, result_paths
+from microscope_bench.cli.options import result_paths
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +24,10 @@ def run(args: argparse.Namespace) -> int:
     """Writes the page."""
     from microscope_bench.publish.report.page import render
     from microscope_bench.results.document import write_atomically
+    from microscope_bench.results.result_files import each_result
 
     page = Path(args.output)
-    results = [result for _, result in read_results(result_paths(args.results))]
+    results = [result for _, result in each_result(result_paths(args.results))]
     text = render(results)
     write_atomically(page, text)
     print(f"wrote {page}: {len(results)} result{'' if len(results) == 1 else 's'}, {len(text.encode()) / 1e6:.2f} MB")

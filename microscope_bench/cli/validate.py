@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 _SHOWN = 10
@@ -21,18 +22,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints one line per file."""
     from microscope_bench.errors import ResultError
-    from microscope_bench.publish.escape import printable, printable_lines
     from microscope_bench.results.json_schema import violations
     from microscope_bench.results.plausibility import implausible
-    from microscope_bench.results.result import COMPLETE, load_result
+    from microscope_bench.results.result import COMPLETE, load_result, read_bytes
     from microscope_bench.results.result_files import find_results
+    from microscope_bench.system.printable import printable
 
     for name in args.files:
-        if not Path(name).exists():
+        if not os.path.exists(name):  # noqa: PTH110 - this and isdir raise of no path, however odd
             raise ResultError(f"{name}: no such file or directory")
     bad = 0
     for name in args.files:
-        paths = find_results(name) if Path(name).is_dir() else [Path(name)]
+        paths = find_results(name) if os.path.isdir(name) else [Path(name)]  # noqa: PTH112
         if not paths:
             bad += 1
             print(f"BAD  {printable(name)}: holds no result files")
@@ -41,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
                 result = load_result(path)
             except ResultError as error:
                 bad += 1
-                print(f"BAD  {printable_lines(error)}")
+                print(f"BAD  {printable(error)}")
                 continue
-            broken = violations(path.read_bytes())
+            broken = violations(read_bytes(path))
             if broken:
                 bad += 1
                 print(f"BAD  {printable(path)}: does not follow the JSON Schema: {printable('; '.join(broken))}")

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from microscope_bench.identity import short_revision
 from microscope_bench.metrics.registry import find_metric, in_order
-from microscope_bench.publish.escape import breakable, latex, one_line
+from microscope_bench.publish.escape import breakable, latex
 from microscope_bench.publish.grouping import TextOf, data_of, protocol_title
 from microscope_bench.publish.summary import shown_name
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import safe_name
+from microscope_bench.system.printable import one_line
 
 SOFTWARE = {
     "title": "microscope_bench: the geometry inside multimodal LLMs, measured per layer and per modality",

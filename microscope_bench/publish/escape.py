@@ -1,7 +1,8 @@
-"""The one place that makes text from files safe for what it is written into: a terminal, markdown, HTML, LaTeX, CSV.
+"""The one place that makes text from files safe for the page it is written into: markdown, HTML, LaTeX, CSV.
 
 Names, reasons and commands in a result come from whoever made the file. Each function here returns text that reads as
-the original does and that its reader (a terminal, a browser, TeX, a spreadsheet, a CI log) takes for text alone.
+the original does and that its reader (a browser, TeX, a spreadsheet) takes for text alone. What terminals and CI logs
+are shown is made so in :mod:`microscope_bench.system.printable`.
 """
 
 from __future__ import annotations
@@ -9,55 +10,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import os
 import re
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from microscope_bench.system.printable import one_line, seen
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-UNSEEN = (
-    r"\x00-\x1f\x7f-\x9f"  # control characters, the escape of a terminal and line breaks among them
-    r"\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # without width, or turning the direction of writing
-    r"\u2028\u2029"  # separators of lines and paragraphs
-    r"\ud800-\udfff\ufffe\uffff"  # no characters at all
-)
-"""Characters that nobody sees and that change how others are seen or read; the inside of a character class."""
-
-_UNSEEN = re.compile(f"[{UNSEEN}]+")
-_UNSEEN_OR_BLANK = re.compile(rf"[\s{UNSEEN}]+")
-_UNSEEN_IN_LINES = re.compile(rf"(?:(?![\n\t])[{UNSEEN}])+")
-_LOG_COMMAND = re.compile(r"^([^\S\n]*:)(?=:)|(##)(?=\[|vso\[)", re.MULTILINE)
 _MARKUP = re.compile(r"[\\`*\[\]|~$#!{}]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINK = re.compile(r"(?<=:)/(?=/)|(?<=www)\.|@", re.IGNORECASE)
-
-
-def one_line(text: object) -> str:
-    """Text on one line: a run of blanks and unseen characters is one space."""
-    return _UNSEEN_OR_BLANK.sub(" ", str(text)).strip()
-
-
-def printable(text: object) -> str:
-    r"""One line for a terminal or a CI log: no unseen character, and nothing that a log takes for a workflow command.
-
-    Blanks stay as they are, so that a path is still the path.
-
-    >>> printable("::error::x\x1b[2J")
-    ': :error::x [2J'
-    """
-    return _LOG_COMMAND.sub(r"\1\2 ", _UNSEEN.sub(" ", str(text)).strip())
-
-
-def printable_lines(text: object) -> str:
-    """The same for a message of several lines, which keep their breaks."""
-    return _LOG_COMMAND.sub(r"\1\2 ", seen(text))
-
-
-def seen(text: object) -> str:
-    """Text of several lines without its unseen characters."""
-    return _UNSEEN_IN_LINES.sub(" ", str(text))
 
 
 def escape(text: object) -> str:
@@ -85,7 +51,7 @@ def link(text: str, path: str) -> str:
 
 def relative_url(path: str) -> str:
     """The URL of a file, relative to the page; the leading ./ keeps a path such as ``javascript:x`` a path."""
-    return f"./{quote(path, safe='/~.-_+=')}"
+    return f"./{quote(os.fsencode(path), safe='/~.-_+=')}"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "right") -> str:
@@ -137,8 +103,14 @@ def breakable(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A value that no spreadsheet runs as a formula: text that begins like one gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r\n") else value
+    """A value that no spreadsheet runs as a formula: text that begins like one gets an apostrophe in front.
+
+    Its unseen characters are blanks; line breaks stay.
+    """
+    if not isinstance(value, str):
+        return value
+    text = seen(value)
+    return f"'{text}" if text.lstrip()[:1] in tuple("=+-@") or text[:1] in tuple("\t\n") else text
 
 
 def html_page(name: str, values: dict[str, Any], *, inline_pictures: bool = False) -> str:

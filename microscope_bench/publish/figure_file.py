@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import ResultError
-from microscope_bench.publish.escape import one_line
 from microscope_bench.system.disk import replacing
+from microscope_bench.system.printable import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from microscope_bench.publish.escape import printable_lines
 from microscope_bench.publish.summary import (
     Withheld,
     accuracy_text,
@@ -20,6 +19,7 @@ from microscope_bench.publish.summary import (
     with_token_set,
 )
 from microscope_bench.results.result import Result
+from microscope_bench.system.printable import printable_lines
 
 
 def _halves_table(result: Result) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def to_text(document: Mapping[str, Any]) -> str:
 
 def refuse_directory(path: Path) -> None:
     """Raises a ResultError where a directory stands in the place of a file that is to be written."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - raises of no path, however odd
         raise ResultError(f"{path} is a directory; name a file in it")
 
 

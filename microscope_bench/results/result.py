@@ -20,6 +20,7 @@ from microscope_bench.identity import Identity
 from microscope_bench.results import contradictions
 from microscope_bench.results.document import to_text, write_atomically
 from microscope_bench.results.records import Accuracy, Environment, Failure, Inputs, Score, Sinks, Timing
+from microscope_bench.system.disk import read_regular
 from microscope_bench.system.field_types import Sha256, content_sha256
 
 if TYPE_CHECKING:
@@ -167,11 +168,7 @@ def load_result(path: str | Path) -> Result:
 def read_bytes(path: str | Path) -> bytes:
     """The bytes of a result file; a ResultError where it is missing, no regular file, or larger than any result."""
     try:
-        if Path(path).exists() and not Path(path).is_file():
-            raise ResultError(f"cannot read the result file {path}: it is no regular file")
-        if (size := Path(path).stat().st_size) > LARGEST_FILE:
-            raise ResultError(f"cannot read the result file {path}: {size:,} bytes, and no run writes that many")
-        return Path(path).read_bytes()
+        return read_regular(Path(path), LARGEST_FILE)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ResultError(f"cannot read the result file {path}: {reason}") from error

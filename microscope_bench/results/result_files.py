@@ -4,6 +4,7 @@ of a tap ``<task>~<tap>.json``.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -13,9 +14,12 @@ from pathlib import Path
 
 from microscope_bench.errors import ResultError
 from microscope_bench.results.document import unwritable
+from microscope_bench.results.plausibility import implausible
 from microscope_bench.results.result import FAILED, Result, load_result
 from microscope_bench.system.disk import locked, remove_leftovers
+from microscope_bench.system.printable import printable
 
+LOG = logging.getLogger("microscope_bench")
 _LONGEST_NAME = 100
 _FAILED_NOTE = "~failed.json"
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
@@ -55,9 +59,9 @@ def result_path(root: str | Path, result: Result) -> Path:
 def find_results(root: str | Path) -> list[Path]:
     """Every result file below a directory, sorted by path; hidden files and directories are left out."""
     top = Path(root)
-    if top.is_file():
+    if os.path.isfile(top):  # noqa: PTH113 - this and the next raise of no path, however odd
         raise ResultError(f"{root} is a file; name the directory that holds the results")
-    if not top.is_dir():
+    if not os.path.isdir(top):  # noqa: PTH112
         raise ResultError(
             f"{root} is not a directory; `microscope-bench run --output_path {root}` fills one with results"
         )
@@ -68,8 +72,17 @@ def find_results(root: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(top).as_posix())
 
 
+def read_result(path: str | Path) -> Result:
+    """As ``load_result``, with a warning of a result that ``validate`` refuses: for whatever is made of files."""
+    result = load_result(path)
+    if found := implausible(result):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        LOG.warning("%s: validate refuses this result: %s%s", printable(path), printable(found[0]), more)
+    return result
+
+
 def each_result(paths: Iterable[Path]) -> Iterator[tuple[Path, Result]]:
-    """Each path with the result there, read when it is asked for.
+    """Each path with the result there, read by :func:`read_result` when it is asked for.
 
     Raises:
         ResultError: some of the files cannot be used; raised behind the last one, with the message of each.
@@ -77,7 +90,7 @@ def each_result(paths: Iterable[Path]) -> Iterator[tuple[Path, Result]]:
     broken = []
     for path in paths:
         try:
-            result = load_result(path)
+            result = read_result(path)
         except ResultError as error:
             broken.append(str(error))
             continue

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +141,25 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """A file opened for reading; an OSError where it is no regular one: a FIFO or a device may never begin, or end."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file; an OSError where it has more than ``most``."""
+    with open_regular(path) as stream:
+        if (size := os.fstat(stream.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"{size:,} bytes are more than any such file has", str(path))
+        return stream.read(size + 1)
+
+
 def file_sha256(file: Path) -> str:
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

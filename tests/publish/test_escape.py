@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microscope_bench.cli.main import main
-from microscope_bench.publish.escape import UNSEEN, code_block, csv_cell, one_line, printable, printable_lines
+from microscope_bench.publish.escape import code_block, csv_cell
+from microscope_bench.system.printable import UNSEEN, one_line, printable, printable_lines
 from tests.publish.hostile import HOSTILE
 from tests.results.sample import SAMPLE_FILE
 

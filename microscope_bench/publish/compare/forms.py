@@ -21,7 +21,8 @@ from microscope_bench.publish.compare.table import (
     count_lines,
     rows_of,
 )
-from microscope_bench.publish.escape import code_block, escape, printable, table
+from microscope_bench.publish.escape import code_block, escape, table
+from microscope_bench.system.printable import printable
 
 
 def as_text(comparisons: Comparisons) -> str:

@@ -19,8 +19,8 @@ from microscope_bench.publish.compare.comparison import (
 )
 from microscope_bench.publish.compare.identities import check_allowed
 from microscope_bench.publish.compare.tolerances import DEFAULTS, Tolerances
-from microscope_bench.results.result import FAILED, Result, load_result
-from microscope_bench.results.result_files import find_results, safe_name
+from microscope_bench.results.result import FAILED, Result
+from microscope_bench.results.result_files import find_results, read_result, safe_name
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def compare_to_file(
     accept: tuple[str, ...] = (),
 ) -> Comparisons:
     """Holds a result in memory against the file of its baseline; ``accept`` are the commands that replace that file."""
-    old = load_result(baseline)
+    old = read_result(baseline)
     check_names(tolerances, (old, result))
     pair = FilePair(baseline.name, baseline, baseline, accept if result.status != FAILED else ())
     return Comparisons(((pair, compare_results(old, result, tolerances, allow)),))
@@ -185,7 +185,7 @@ def _acceptable(pair: FilePair, loaded: Loaded) -> FilePair:
 
 def _load(path: Path) -> Result | ResultError:
     try:
-        return load_result(path)
+        return read_result(path)
     except ResultError as error:
         return error
 

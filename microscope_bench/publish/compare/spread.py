@@ -10,9 +10,13 @@ from microscope_bench.errors import ResultError
 from microscope_bench.publish.compare.comparison import MOVED, NOT_COMPARABLE, compare_results, values_of
 from microscope_bench.publish.compare.tolerances import Tolerance, parse_tolerances
 from microscope_bench.results.result import Result
+from microscope_bench.system.disk import read_regular
 
 MARGIN = 3
 """A learned tolerance is this many times the widest range seen: a few repeats do not show the widest there is."""
+
+LARGEST_FILE = 1_000_000
+"""Bytes of a file of tolerances, at most."""
 
 
 def learn_tolerances(repeats: Sequence[tuple[str, Result]], allow: Iterable[str] = ()) -> dict[str, Tolerance]:
@@ -44,9 +48,10 @@ def to_lines(tolerances: dict[str, Tolerance], n_repeats: int) -> str:
 def read_tolerances(path: str | Path) -> dict[str, Tolerance]:
     """A file of lines METRIC=TOLERANCE; what follows a # is a comment. Raises ResultError with the file's name."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_regular(Path(path), LARGEST_FILE).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise ResultError(f"cannot read the tolerances {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ResultError(f"cannot read the tolerances {path}: {reason}") from error
     stripped = (line.partition("#")[0].strip() for line in lines)
     try:
         return parse_tolerances(line for line in stripped if line)

@@ -20,8 +20,8 @@ from microscope_bench.publish.compare.comparison import (
     Quantity,
 )
 from microscope_bench.publish.compare.paths import FilePair
-from microscope_bench.publish.escape import printable
 from microscope_bench.publish.summary import accuracy_text, show_layers
+from microscope_bench.system.printable import printable
 
 SHOWN = 20
 

@@ -10,8 +10,9 @@ from tabulate import tabulate
 
 from microscope_bench.publish.compare.identities import identity_differences
 from microscope_bench.publish.difference.differences import LEVEL, Differences, Row, over_text
-from microscope_bench.publish.escape import escape, printable, table
+from microscope_bench.publish.escape import escape, table
 from microscope_bench.publish.summary import plus_minus
+from microscope_bench.system.printable import printable
 
 HEADERS = ("what", "over", "A", "B", "A − B", "95 % interval", "p", "p, Holm")
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from microscope_bench.metrics.record import Headline
-from microscope_bench.publish.escape import csv_cell, seen
+from microscope_bench.publish.escape import csv_cell
 from microscope_bench.publish.grouping import TextOf
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow
 from microscope_bench.publish.summary import Summary, Withheld, accuracy_of
 from microscope_bench.results.data_frame import identity_columns
+from microscope_bench.system.printable import seen
 
 VERSION = 1
 """Of the layout of the JSON form; raised when a field changes its name or meaning."""
@@ -38,7 +39,7 @@ def to_csv(board: Board, fusion_of: TextOf) -> str:
     writer.writeheader()
     for row in rows:
         writer.writerow({name: csv_cell(value) for name, value in row.items()})
-    return seen(file.getvalue())
+    return file.getvalue()
 
 
 def to_json(board: Board, fusion_of: TextOf) -> str:

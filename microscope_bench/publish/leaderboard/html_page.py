@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from microscope_bench.publish.escape import html_page, one_line, relative_url
+from microscope_bench.publish.escape import html_page, relative_url
 from microscope_bench.publish.grouping import TextOf, data_of, protocol_title
 from microscope_bench.publish.leaderboard.board import Board, ModalityRow, ResultRow, Table
 from microscope_bench.publish.leaderboard.columns import (
@@ -24,6 +24,7 @@ from microscope_bench.publish.summary import (
     show_range,
     with_token_set,
 )
+from microscope_bench.system.printable import one_line
 
 FILTERS = ("task", "modality", "fusion", "dtype", "tokens")
 WIDTH, HEIGHT, MARGIN = 96.0, 22.0, 2.0

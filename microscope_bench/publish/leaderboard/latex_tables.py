@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from microscope_bench.metrics.record import Headline
-from microscope_bench.publish.escape import latex, one_line
+from microscope_bench.publish.escape import latex
 from microscope_bench.publish.grouping import data_of, protocol_title
 from microscope_bench.publish.leaderboard.board import ModalityRow, ResultRow, Table
 from microscope_bench.publish.leaderboard.columns import Notes
@@ -18,6 +18,7 @@ from microscope_bench.publish.summary import (
     show_range,
     with_token_set,
 )
+from microscope_bench.system.printable import one_line
 
 
 def latex_tables(tables: Iterable[Table]) -> str:
