@@ -10,10 +10,21 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, to_builtins
+from msgspec import Meta, Struct, ValidationError, convert, to_builtins
 
+from microscope_bench.errors import MicroscopeError
 from microscope_bench.protocol import Protocol, quoted
-from microscope_bench.system.field_types import Count, Layer, Name, Sha256, Text, Version, Width, content_sha256
+from microscope_bench.system.field_types import (
+    Count,
+    Layer,
+    Name,
+    Sha256,
+    Text,
+    Version,
+    Width,
+    content_sha256,
+    place_and_rule,
+)
 
 SHORT_ID_LENGTH = 12
 
@@ -166,6 +177,14 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             f"id:{self.short_id}",
         ]
         return "|".join(part for part in parts if part)
+
+
+def checked(identity: Identity) -> Identity:
+    """The same identity; a MicroscopeError where no result file can hold it, for instance an unseen character."""
+    try:
+        return convert(to_builtins(identity), Identity)
+    except ValidationError as error:
+        raise MicroscopeError(f"no result file can hold this run; {place_and_rule(error)}. Rename what is so") from None
 
 
 def short_revision(revision: str) -> str:

@@ -93,4 +93,4 @@ def _file() -> Path:
 
 
 if __name__ == "__main__":
-    _file().write_text(json.dumps(generated_schema(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _file().write_text(json.dumps(generated_schema(), indent=2, ensure_ascii=True) + "\n", encoding="utf-8")

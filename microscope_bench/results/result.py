@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from operator import attrgetter
@@ -21,7 +20,7 @@ from microscope_bench.results import contradictions
 from microscope_bench.results.document import to_text, write_atomically
 from microscope_bench.results.records import Accuracy, Environment, Failure, Inputs, Score, Sinks, Timing
 from microscope_bench.system.disk import read_regular
-from microscope_bench.system.field_types import Sha256, content_sha256
+from microscope_bench.system.field_types import Sha256, content_sha256, place_and_rule
 
 if TYPE_CHECKING:
     import pandas
@@ -179,7 +178,7 @@ def _checked(as_type: Callable[[type], Any]) -> Result:
     try:
         file: ResultFile = as_type(ResultFile)
     except msgspec.ValidationError as error:
-        raise ResultError(_foreign(as_type) or f"does not follow the result schema: {_place_and_rule(error)}") from None
+        raise ResultError(_foreign(as_type) or f"does not follow the result schema: {place_and_rule(error)}") from None
     except msgspec.DecodeError as error:
         what = f"not complete JSON ({error}): truncated or damaged (NaN is not a JSON number)"
         raise ResultError(f"{what}. Copy it again or repeat the run") from None
@@ -262,12 +261,3 @@ def _foreign(as_type: Callable[[type], Any]) -> str:
             f"Upgrade microscope_bench: pip install --upgrade microscope-bench"
         )
     return ""
-
-
-def _place_and_rule(error: msgspec.ValidationError) -> str:
-    """Msgspec's message with the place before the rule, and nothing in it that disturbs a terminal."""
-    rule, _, place = str(error).rpartition(" - at ")
-    place = re.sub(r"\$\.?", "", place.replace("`", "")) or "the document"
-    text = f"{place}: {rule}" if rule else str(error)
-    text = text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -27,7 +27,7 @@ from microscope_bench.config import RunConfig
 from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.example import ExampleSource
-from microscope_bench.identity import Identity, TaskInfo
+from microscope_bench.identity import Identity, TaskInfo, checked
 from microscope_bench.measure.correctness import VERSION as SPLIT_VERSION
 from microscope_bench.measure.memory_budget import check_enough
 from microscope_bench.metrics.registry import METRICS
@@ -201,7 +201,7 @@ def identity_of(
 ) -> Identity:
     """The identity of a run."""
     ids = source.ids
-    return Identity(
+    identity = Identity(
         protocol=protocol,
         model=adapter.info,
         task=TaskInfo(source.name, source.version),
@@ -212,6 +212,7 @@ def identity_of(
         selection=RULE,
         metrics=metrics,
     )
+    return checked(identity)
 
 
 def metric_versions(config: RunConfig, *, mainflow: bool) -> dict[str, int]:

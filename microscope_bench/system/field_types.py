@@ -5,6 +5,7 @@ The bounds keep a hostile file from costing its reader memory or time.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from hashlib import sha256
@@ -14,11 +15,12 @@ import msgspec
 from msgspec import Meta
 
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.printable import UNSEEN, printable
 
 # (?![\s\S]) is the end of the text both in Python and in ECMA-262; Python's $ lets a last line break through
-ONE_LINE = r"^[^\x00-\x1f\x7f]+(?![\s\S])"
+ONE_LINE = rf"^[^{UNSEEN}]+(?![\s\S])"
 Name = Annotated[str, Meta(min_length=1, max_length=500, pattern=ONE_LINE)]
-"""One line of text."""
+"""One line of text, of which every character is seen."""
 
 Label = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema={"pattern": ONE_LINE})]
 """A name that thousands of rows repeat: whoever reads them looks for line breaks in the distinct ones."""
@@ -46,6 +48,15 @@ def content_sha256(content: Any) -> str:
     except UnicodeEncodeError as error:
         text = error.object.encode("utf-8", "backslashreplace").decode()
         raise MicroscopeError(f"{text!r} is no Unicode text, which no result file can hold; rename it") from error
+
+
+def place_and_rule(error: msgspec.ValidationError) -> str:
+    """What msgspec says of JSON that breaks a type, the place before the rule, on one line of 300 characters at most."""
+    said = str(error).replace(f"`str` matching regex {ONE_LINE!r}", "text without unseen characters")
+    rule, _, place = said.rpartition(" - at ")
+    place = re.sub(r"\$\.?", "", place.replace("`", "")) or "the document"
+    text = printable(f"{place}: {rule}" if rule else said)
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def shortened(text: str) -> str:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import re
 
-_PLANE_ENDS = "".join(chr(0x10000 * plane + last) for plane in range(1, 17) for last in (0xFFFE, 0xFFFF))
-
 UNSEEN = (
     r"\x00-\x1f\x7f-\x9f"  # control characters, the escape of a terminal and line breaks among them
     r"\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # without width, or turning the direction of writing
     r"\u2028\u2029"  # separators of lines and paragraphs
     r"\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufffb"  # fillers, selectors
     f"{chr(0x1BCA0)}-{chr(0x1BCA3)}{chr(0x1D173)}-{chr(0x1D17A)}{chr(0xE0000)}-{chr(0xE0FFF)}"  # and tags
-    rf"\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff{_PLANE_ENDS}"  # no characters at all
+    r"\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"  # no characters at all
 )
 """Characters that nobody sees and that change how others are seen or read; the inside of a character class.
 
