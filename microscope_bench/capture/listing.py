@@ -20,25 +20,25 @@ LARGEST_FILE = 100_000_000
 """Bytes of a manifest, or of the record of a part, that is looked into."""
 
 
-class _Named(Struct):
+class _Named(Struct, frozen=True):
     name: str = ""
 
 
-class _Identity(Struct):
+class _Identity(Struct, frozen=True):
     model: _Named = _Named()
     task: _Named = _Named()
 
 
-class _Run(Struct):
+class _Run(Struct, frozen=True):
     identity: _Identity = _Identity()
 
 
-class _Manifest(Struct):
+class _Manifest(Struct, frozen=True):
     run: _Run = _Run()
     n_examples: int = 0
 
 
-class _Part(Struct):
+class _Part(Struct, frozen=True):
     examples: list[Raw] = []
 
 

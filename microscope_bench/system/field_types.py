@@ -51,7 +51,7 @@ def content_sha256(content: Any) -> str:
 
 
 def place_and_rule(error: msgspec.ValidationError) -> str:
-    """What msgspec says of JSON that breaks a type, the place before the rule, on one line of 300 characters at most."""
+    """What msgspec says of JSON that breaks a type, the place before the rule, in at most 300 characters."""
     said = str(error).replace(f"`str` matching regex {ONE_LINE!r}", "text without unseen characters")
     rule, _, place = said.rpartition(" - at ")
     place = re.sub(r"\$\.?", "", place.replace("`", "")) or "the document"

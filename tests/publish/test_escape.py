@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microscope_bench.cli.main import main
 from microscope_bench.publish.escape import code_block, csv_cell
 from microscope_bench.system.printable import UNSEEN, one_line, printable, printable_lines
 from tests.publish.hostile import HOSTILE
-from tests.results.sample import SAMPLE_FILE
 
 COMMAND = re.compile(r"^\s*::|##\[|##vso\[", re.MULTILINE)
 
@@ -50,13 +47,3 @@ def test_nothing_ends_a_block_of_code_before_its_end(text: str) -> None:
 
 def test_numbers_are_no_formulas() -> None:
     assert (csv_cell(-1.5), csv_cell(None), csv_cell("-1.5"), csv_cell("a")) == (-1.5, None, "'-1.5", "a")
-
-
-def test_the_verbs_print_no_name_of_a_file_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = "x\x1b[2J\n::error::owned.json"
-    (tmp_path / name).write_bytes(SAMPLE_FILE.read_bytes())
-    (tmp_path / f"broken{name}").write_text("{")
-    assert main(["validate", str(tmp_path)]) == 1
-    assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
-    said = "".join(capsys.readouterr())
-    assert "owned.json" in said and "\x1b" not in said and not COMMAND.search(said)
