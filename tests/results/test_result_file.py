@@ -192,7 +192,7 @@ def edit(path: str, value: object) -> dict[str, Any]:
         ("identity.prompt_sha256", None, r"identity\.prompt_sha256: Expected `str`, got `null`"),
         ("inputs.tokens_sha256", None, r"inputs\.tokens_sha256: null only in a failed"),
         ("identity.prompt_sha256", "abc", r"identity\.prompt_sha256: Expected `str` matching regex"),
-        ("identity.model.name", "a\x1b[2J\n::error::", r"identity\.model\.name: Expected `str` matching regex"),
+        ("identity.model.name", "a\x1b[2J\n::error::", r"identity\.model\.name: Expected text without unseen"),
         ("environment.command", "x" * 10_001, r"environment\.command: Expected `str` of length <= 10000"),
         ("status", "failed", "says why; .*has none"),
         ("environment.packages.torch", 2, r"environment\.packages\[\.\.\.\]: Expected `str`, got `int`"),
