@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from microscope_bench.adapters.missing_packages import missing_package, needs
+from microscope_bench.adapters.foreign_errors import loading
 from microscope_bench.adapters.offloading import first_weight
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.adapters.quantization import quantization_name
-from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS
-from microscope_bench.errors import AdapterError, first_line
+from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS, find_weight_files
+from microscope_bench.adapters.weight_headers import holding, no_larger_than
+from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
 
 _QUANTISED = re.compile(r"\.(SCB|weight_format|qweight|qzeros|g_idx|scales|absmax|quant_map|weight_scale)$|quant_state")
@@ -37,16 +38,14 @@ def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
             if alone
             else f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers"
         )
-    try:
+    if not _is_json(checkpoint.path / "config.json"):
+        raise AdapterError(f"config.json of {checkpoint.repo} is not JSON; fetch the checkpoint again")
+    advice = (
+        "A newer architecture needs a newer transformers (pip install -U transformers); one that ships its own code "
+        "runs it only with trust_remote_code=true"
+    )
+    with loading(f"the configuration of {checkpoint.repo}", advice):
         return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever a damaged or foreign file makes transformers raise
-        if not _is_json(checkpoint.path / "config.json"):
-            raise AdapterError(f"config.json of {checkpoint.repo} is not JSON; fetch the checkpoint again") from error
-        raise AdapterError(
-            f"the configuration of {checkpoint.repo} cannot be read ({type(error).__name__}: {first_line(error)}). A "
-            f"newer architecture needs a newer transformers (pip install -U transformers); one that ships its own code "
-            f"runs it only with trust_remote_code=true"
-        ) from error
 
 
 def is_multimodal(config: Any) -> bool:
@@ -64,19 +63,16 @@ def load_transformers_model(
     if part := overrides_of(config).part:
         config = _config_of_part(checkpoint, config, part)
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
-    try:
+    held = holding(checkpoint.path, find_weight_files(checkpoint.path).read)
+    advice = (
+        "If memory is what is missing, see device_map in docs/adding_a_model.md; if a file is damaged, fetch the "
+        "checkpoint again."
+    )
+    with loading(f"the model of {checkpoint.repo}", advice), no_larger_than(held, checkpoint.repo):
         model, report = family.from_pretrained(
             checkpoint.path, config=config, use_safetensors=True, output_loading_info=True, **options
         )
         model = model if "device_map" in options else model.to(device)
-    except Exception as error:  # damaged files, wrong shapes, missing packages, memory: each raises something else
-        if package := missing_package(error):
-            raise AdapterError(f"the model of {checkpoint.repo} {needs(package)}") from error
-        raise AdapterError(
-            f"the weights of {checkpoint.repo} cannot be loaded as {family.__name__} ({type(error).__name__}: "
-            f"{first_line(error)}). If memory is what is missing, see device_map in "
-            f"docs/adding_a_model.md; if a file is damaged, fetch the checkpoint again."
-        ) from error
     scales = sorted(key for key in report["unexpected_keys"] if _QUANTISED.search(key))
     if scales and getattr(config, "quantization_config", None) is None:
         raise AdapterError(
@@ -107,7 +103,7 @@ def _config_of_part(checkpoint: Checkpoint, config: Any, part: str) -> Any:
 def _is_json(file: Path) -> bool:
     try:
         return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from microscope_bench.adapters.checkpoint_limits import refuse_unusable_files
 from microscope_bench.adapters.weight_files import (
     GGUF_REMEDY,
     WeightFiles,
@@ -17,6 +18,7 @@ from microscope_bench.adapters.weight_files import (
     refuse_pointer,
 )
 from microscope_bench.errors import AdapterError, first_line, unknown_name
+from microscope_bench.system.disk import file_sha256
 from microscope_bench.system.hub import cached_snapshot, gated, is_offline, resolve_commit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,6 +58,7 @@ def resolve_checkpoint(
         path = (directory / subfolder).resolve()
         if not path.is_dir():
             raise AdapterError(f"{pretrained} has no subfolder {subfolder}")
+        refuse_unusable_files(path, files)
         found = find_weight_files(path / weights, pickled=pickled)
         digest = content_revision(path, files, weights, found)
         check_weight_files(path / weights, found, fixed=False)
@@ -67,6 +70,7 @@ def resolve_checkpoint(
         raise AdapterError(f"pretrained={pretrained}: there is no such directory")
     commit = resolve_commit(pretrained, revision, "model", local_hint=LOCAL_HINT, error_type=AdapterError)
     path = _fetch(pretrained, commit, subfolder, files)
+    refuse_unusable_files(path, files)
     found = find_weight_files(path / weights, pickled=pickled)
     if not is_offline() and (inner := [name for name in found.read if not (path / weights / name).is_file()]):
         _fetch(pretrained, commit, subfolder, [f"{weights}/{name}" if weights else name for name in inner])
@@ -86,9 +90,11 @@ def content_revision(
         raise AdapterError(f"{directory} holds none of {', '.join(files)}; is it a checkpoint?")
     digest = hashlib.sha256()
     for path in sorted(paths):
-        refuse_pointer(path)
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            refuse_pointer(path)
+            content = file_sha256(path)
+        except OSError as error:
+            raise AdapterError(f"{path} cannot be read: {error.strerror}") from error
         digest.update(f"{path.relative_to(directory).as_posix()}\0{content}\n".encode())
     return f"sha256-{digest.hexdigest()[:16]}"
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.adapters.missing_packages import missing_package, needs
+from microscope_bench.adapters.foreign_errors import loading
+from microscope_bench.adapters.missing_packages import missing_package
 from microscope_bench.adapters.processor_repairs import repaired
-from microscope_bench.errors import AdapterError, first_line
 
 _FILES_THAT_NAME_THE_CLASS = tuple(f"{stem}config.json" for stem in ("processor_", "preprocessor_", "tokenizer_", ""))
 
@@ -23,36 +23,30 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
     from transformers import AutoProcessor
     from transformers.utils import is_torchvision_available
 
-    try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
-        return repaired(processor, path)
-    except Exception as error:  # whatever a missing package or a damaged file makes transformers raise
-        cause = error
-        if not is_torchvision_available():
+    advice = "Its files (tokenizer, preprocessor_config.json or processor_config.json) must lie beside config.json."
+    with loading(f"the processor of {path.name}", advice):
+        try:
+            return repaired(AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code), path)
+        except Exception as error:  # whatever a missing package or a damaged file makes transformers raise
+            if is_torchvision_available():
+                raise
             try:
                 if without_video := _processor_without_video(path, config):
                     return repaired(without_video, path)
             except Exception as other:  # the video half was not all that was missing
-                cause = error if missing_package(error) not in (None, "torchvision") else other
-        if package := missing_package(cause) or missing_package(error):
-            raise AdapterError(f"the processor of {path.name} {needs(package)}") from error
-        raise AdapterError(
-            f"the processor of {path.name} cannot be loaded ({type(cause).__name__}: {first_line(cause)}). Its files "
-            f"(tokenizer, preprocessor_config.json or processor_config.json) must lie beside config.json."
-        ) from error
+                lacks = missing_package(error)
+                if lacks is None or (lacks == "torchvision" and missing_package(other)):
+                    raise other from error
+            raise
 
 
 def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
     """The tokenizer of a checkpoint; AdapterError where it cannot be loaded."""
     from transformers import AutoTokenizer
 
-    try:
+    advice = "Its files (tokenizer.json or tokenizer.model, tokenizer_config.json) must lie beside config.json."
+    with loading(f"the tokenizer of {path.name}", advice):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever a damaged or missing file makes transformers raise
-        raise AdapterError(
-            f"the tokenizer of {path.name} cannot be loaded ({type(error).__name__}: {first_line(error)}). Its files "
-            f"(tokenizer.json or tokenizer.model, tokenizer_config.json) must lie beside config.json."
-        ) from error
 
 
 def _processor_without_video(path: Path, config: Any) -> Any | None:

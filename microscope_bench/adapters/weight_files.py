@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from microscope_bench.adapters.weight_headers import read_header
 from microscope_bench.errors import AdapterError, first_line
 
 LOG = logging.getLogger("microscope_bench")
@@ -144,6 +145,7 @@ def _check_file(directory: Path, name: str) -> None:
         raise AdapterError(f"{name} of {directory.name} is a link to a file outside the checkpoint; copy it into it")
     refuse_pointer(file)
     if name.endswith(".safetensors"):
+        read_header(file)  # in bounded memory, unlike the library
         try:
             with safe_open(file, framework="pt"):
                 pass

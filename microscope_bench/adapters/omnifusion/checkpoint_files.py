@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from microscope_bench.adapters.omnifusion.module import SPECIAL_MARKS, VisualToGPTMapping
+from microscope_bench.adapters.omnifusion.pickled_tensors import PickledFile, PickledModule, PickledTensor
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint, resolve_checkpoint
+from microscope_bench.adapters.weight_headers import read_header
 from microscope_bench.errors import AdapterError, first_line
 
 PUBLISHED_SUBFOLDER = "OmniMistral-v1_1"
@@ -31,18 +33,12 @@ _FILES = (
 PUBLISHED_HEADS = 4
 """Attention heads of the published projection; a ``projection.safetensors`` may say otherwise in its metadata."""
 
-_PROJECTION_PARTS = {
-    f"{part.__module__}.{part.__qualname__}": part
-    for part in (
-        nn.TransformerEncoderLayer,
-        nn.MultiheadAttention,
-        NonDynamicallyQuantizableLinear,
-        nn.Linear,
-        nn.Dropout,
-        nn.LayerNorm,
-        functional.relu,
-    )
-}
+_SIZES = ("transformer_layer.norm1.weight", "linear.weight", "transformer_layer.linear1.weight")
+"""Tensors of a projection whose first dimensions are its width, the language model's, and that of its feed-forward."""
+
+_PARTS = (nn.TransformerEncoderLayer, nn.MultiheadAttention, NonDynamicallyQuantizableLinear, nn.Linear, nn.Dropout)
+_ACTIVATION = f"{functional.relu.__module__}.{functional.relu.__qualname__}"
+_PROJECTION_PARTS = {_ACTIVATION, *(f"{part.__module__}.{part.__qualname__}" for part in (*_PARTS, nn.LayerNorm))}
 
 _log = logging.getLogger(__name__)
 
@@ -93,86 +89,105 @@ def tensor_file(directory: Path, stem: str) -> Path | None:
 def load_projection(path: Path) -> VisualToGPTMapping:
     """Loads the projection in float32, its sizes taken from its tensors.
 
-    ``projection.pt`` is a pickled module. An AdapterError is raised, and nothing of it is run, if it refers to anything
-    but the modules a projection is made of; only the tensors are used.
+    ``projection.pt`` is a pickled module, of which only the tensors are used. An AdapterError is raised, and nothing of
+    it is run, if it refers to anything but the modules that a projection is made of.
     """
-    if path.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(path)
-        heads = int(metadata.get("heads", PUBLISHED_HEADS))
-    else:
-        tensors, heads = _projection_tensors(_load_known_pickle(path), path)
+    tensors, heads = _stored_projection(path) if path.suffix == ".safetensors" else _pickled_projection(path)
+    width, text_size, feed_forward = (next(iter(tensors[name].shape), 0) for name in _SIZES)
+    if not 1 <= heads <= width or width % heads:
+        raise AdapterError(f"{path}: {heads} attention heads do not divide the projection's width, {width}")
     try:
-        projection = VisualToGPTMapping(
-            vision_size=tensors["transformer_layer.norm1.weight"].shape[0],
-            text_size=tensors["linear.weight"].shape[0],
-            feed_forward=tensors["transformer_layer.linear1.weight"].shape[0],
-            heads=heads,
-        )
-        projection.load_state_dict(dict(tensors), strict=True)
-    except (KeyError, AssertionError, RuntimeError) as error:
-        raise AdapterError(f"{path} is not a projection of the published layout: {error}") from error
+        with torch.device("meta"):  # without memory, since the sizes need not fit each other
+            projection = VisualToGPTMapping(width, text_size, feed_forward, heads)
+        projection.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise AdapterError(f"{path} is not a projection of the published layout: {said}") from error
     return projection
 
 
 def load_special_embeddings(path: Path) -> dict[str, Tensor]:
     """Loads the learned embeddings of the four marks, (d,) each, in the file's dtype, or raises an AdapterError."""
     if path.suffix == ".safetensors":
-        loaded: Any = _read_safetensors(path)[0]
+        loaded = _read_safetensors(path, SPECIAL_MARKS)[0]
     else:
-        loaded = _load_known_pickle(path)
-    if not isinstance(loaded, dict):
-        raise AdapterError(f"{path} should hold a dictionary of tensors, not a {type(loaded).__name__}")
-    wrong = [n for n in SPECIAL_MARKS if not (isinstance(loaded.get(n), Tensor) and loaded[n].ndim == 1)]
+        file = PickledFile(path)
+        if not isinstance(file.content, dict):
+            raise AdapterError(f"{path} should hold a dictionary of tensors, not a {type(file.content).__name__}")
+        marks = {name: file.content.get(name) for name in SPECIAL_MARKS}
+        loaded = {name: file.tensor(mark) for name, mark in marks.items() if isinstance(mark, PickledTensor)}
+    wrong = [n for n in SPECIAL_MARKS if n not in loaded or loaded[n].ndim != 1 or not loaded[n].is_floating_point()]
     if wrong:
         raise AdapterError(
-            f"{path} has no one-dimensional tensor named {', '.join(wrong)}; it needs {', '.join(SPECIAL_MARKS)}"
+            f"{path} has no one-dimensional tensor of floats named {', '.join(wrong)}; it needs "
+            f"{', '.join(SPECIAL_MARKS)}"
         )
-    return {name: loaded[name].detach() for name in SPECIAL_MARKS}
+    return loaded
 
 
-def _load_known_pickle(path: Path) -> Any:
-    """Unpickles under torch's restricted unpickler, which builds nothing that is not on its list.
-
-    The list: what plain tensors need, the modules a projection is made of, and the projection's class under whatever
-    module it was saved from ("models", "__main__"), which becomes the class of this package.
-    """
+def _pickled_projection(path: Path) -> tuple[dict[str, Tensor], int]:
+    """The tensors of a pickled projection by their names in its state, and its number of attention heads."""
+    file = PickledFile(path, _is_part_of_a_projection)
+    module = file.content
+    found = module.name.rpartition(".")[2] if isinstance(module, PickledModule) else type(module).__name__
+    if found != VisualToGPTMapping.__name__:
+        raise AdapterError(f"{path} should hold a {VisualToGPTMapping.__name__} module, not a {found:.100}")
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        own = {name: VisualToGPTMapping for name in names if name.rpartition(".")[2] == VisualToGPTMapping.__name__}
-        known: dict[str, Any] = {**_PROJECTION_PARTS, **own}
-        if foreign := sorted(set(names) - set(known)):
-            raise AdapterError(
-                f"{path} is refused: besides tensors and a projection's modules it refers to {', '.join(foreign)}, "
-                f"which could run code. Nothing of it was run. Take the file from its publisher, or convert it to "
-                f"{path.stem}.safetensors"
-            )
-        with torch.serialization.safe_globals([(known[name], name) for name in names]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except AdapterError:
-        raise
-    except Exception as error:  # damaged bytes make zip reader and unpickler raise anything
-        raise AdapterError(
-            f"{path} cannot be read as a file of torch.save; nothing of it was run: {first_line(error)}"
-        ) from error
-
-
-def _projection_tensors(module: Any, path: Path) -> tuple[dict[str, Tensor], int]:
-    if not isinstance(module, VisualToGPTMapping):
-        raise AdapterError(f"{path} should hold a {VisualToGPTMapping.__name__} module, not a {type(module).__name__}")
-    try:
-        layer: Any = module.transformer_layer
-        as_published = not layer.norm_first and layer.self_attn.batch_first and layer.activation is functional.relu
-        heads, tensors = int(layer.self_attn.num_heads), module.state_dict()
-    except (AttributeError, TypeError) as error:
-        raise AdapterError(f"{path} is not a projection of the published layout: {error}") from error
-    if not as_published:
+        tensors = dict(_pickled_tensors(module, _smallest_projection(), ""))
+        layer = module.state["_modules"]["transformer_layer"].state
+        attention = layer["_modules"]["self_attn"].state
+        as_published = layer["norm_first"] is False and attention["batch_first"] is True
+        as_published &= isinstance(layer["activation"], str) and layer["activation"] == _ACTIVATION
+        heads = attention["num_heads"]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise AdapterError(f"{path} is not a projection of the published layout: {error!s:.200}") from error
+    if not as_published or type(heads) is not int:
         raise AdapterError(f"{path}: the projection's transformer layer is not post-norm, batch-first and ReLU")
-    return tensors, heads
+    return {name: file.tensor(tensor) for name, tensor in tensors.items()}, heads
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _stored_projection(path: Path) -> tuple[dict[str, Tensor], int]:
+    """The same of a ``projection.safetensors``."""
+    names = _smallest_projection().state_dict().keys()
+    tensors, metadata = _read_safetensors(path, names)
+    if lacking := sorted(names - tensors.keys()):
+        raise AdapterError(f"{path} is not a projection of the published layout: it lacks {', '.join(lacking)}")
+    heads = metadata.get("heads", str(PUBLISHED_HEADS))
+    if not (heads.isascii() and heads.isdigit() and len(heads) < 9):
+        raise AdapterError(f"{path}: heads={heads:.50} in its metadata is no number of attention heads")
+    return tensors, int(heads)
+
+
+def _is_part_of_a_projection(name: str) -> bool:
+    """Whether a pickled projection may refer to this; its own class was saved from some module ("models")."""
+    return name in _PROJECTION_PARTS or name.rpartition(".")[2] == VisualToGPTMapping.__name__
+
+
+def _smallest_projection() -> VisualToGPTMapping:
+    with torch.device("meta"):
+        return VisualToGPTMapping(1, 1, 1, 1)
+
+
+def _pickled_tensors(module: Any, like: nn.Module, place: str) -> Iterator[tuple[str, PickledTensor]]:
+    """The parameters of a pickled module that has the same parts as ``like``; a ValueError where it has others."""
+    parameters = {name: value for name, value in module.state["_parameters"].items() if value is not None}
+    children = dict(like.named_children())
+    expected = {name for name, _ in like.named_parameters(recurse=False)}
+    if parameters.keys() != expected or module.state["_modules"].keys() != children.keys():
+        raise ValueError(f"{place or 'the projection'} has other parts")
+    for name, value in parameters.items():
+        if not isinstance(value, PickledTensor):
+            raise ValueError(f"{place}{name} is no tensor")
+        yield place + name, value
+    for name, child in children.items():
+        yield from _pickled_tensors(module.state["_modules"][name], child, f"{place}{name}.")
+
+
+def _read_safetensors(path: Path, names: Collection[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of these names that a file has, and its metadata."""
+    held = read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names if name in held}, file.metadata() or {}
     except SafetensorError as error:
-        raise AdapterError(f"{path} is damaged: {error}") from error
+        raise AdapterError(f"{path} is damaged: {first_line(error)}; fetch it again") from error

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from microscope_bench.adapters.foreign_errors import loading
 from microscope_bench.adapters.model_loading import UNTRAINED_KEY
 from microscope_bench.adapters.omnifusion.checkpoint_files import load_projection, load_special_embeddings, tensor_file
 from microscope_bench.adapters.omnifusion.module import OmniFusionModel
+from microscope_bench.adapters.omnifusion.pickled_tensors import PickledFile, PickledTensor
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
-from microscope_bench.errors import AdapterError, first_line
+from microscope_bench.adapters.weight_files import find_weight_files
+from microscope_bench.adapters.weight_headers import Holding, holding, no_larger_than
+from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
 
 DIALOG = "This is a dialog with AI assistant.\n"
@@ -27,12 +32,10 @@ def framed(question: str, has_image: bool) -> str:
 def load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention: str | None) -> Any:
     """A transformers model all of whose weights come from the checkpoint."""
     choices = {} if attention is None else {"attn_implementation": attention}
-    try:
+    with loading(str(path), "Fetch the checkpoint again"), no_larger_than(_holding(path), str(path)):
         model, report = model_class.from_pretrained(
             path, dtype=dtype, local_files_only=True, output_loading_info=True, **choices
         )
-    except Exception as error:  # transformers, safetensors and pickle each raise their own
-        raise AdapterError(f"{path} cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
     if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise AdapterError(
             f"{path}: {len(lacking)} weights are missing or of another shape than its config.json says, so they would "
@@ -41,13 +44,24 @@ def load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention:
     return model
 
 
+def _holding(path: Path) -> Holding:
+    """What the weight files of a part hold; pickled ones are read once, which refuses all that is no tensor."""
+    names = find_weight_files(path, pickled=True).read
+    contents = [PickledFile(path / name).content for name in names if name.endswith(".bin")]
+    shapes = [
+        tensor.shape
+        for content in contents
+        if isinstance(content, dict)
+        for tensor in content.values()
+        if isinstance(tensor, PickledTensor)
+    ]
+    stored = holding(path, names)
+    return Holding(stored.n_tensors + len(shapes), stored.n_numbers + sum(map(math.prod, shapes)))
+
+
 def load_preprocessing(loader: Any, path: Path) -> Any:
-    try:
+    with loading(f"the {loader.__name__[4:]} of {path}", "Fetch the checkpoint again"):
         return loader.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers each raise their own
-        raise AdapterError(
-            f"{path} holds no usable {loader.__name__[4:]} ({type(error).__name__}: {first_line(error)})"
-        ) from error
 
 
 def assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionModel:

@@ -1,0 +1,30 @@
+"""One sentence for whatever a library raises while it loads a part of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from microscope_bench.adapters.missing_packages import missing_package, needs
+from microscope_bench.errors import AdapterError, MicroscopeError, first_line
+
+
+@contextmanager
+def loading(what: str, advice: str) -> Iterator[None]:
+    """Turns every exception raised inside into an AdapterError: ``what`` cannot be loaded, why, and ``advice``.
+
+    Damaged files, wrong shapes, missing packages and missing memory: each library raises something else. Errors of this
+    package pass, and so do those that end a process.
+    """
+    try:
+        yield
+    except MicroscopeError:
+        raise
+    except BaseException as error:
+        # a Rust library's panic (tokenizers, safetensors) is no Exception, and its class cannot be imported
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if isinstance(error, Exception) and (package := missing_package(error)):
+            raise AdapterError(f"{what} {needs(package)}") from error
+        said = ": ".join(part for part in (type(error).__name__, first_line(error)) if part)
+        raise AdapterError(f"{what} cannot be loaded ({said}). {advice}") from error
