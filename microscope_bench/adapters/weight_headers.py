@@ -16,6 +16,7 @@ from torch.nn.modules import module as registration
 from microscope_bench.errors import AdapterError, first_line
 
 _LONGEST_HEADER = 32 << 20
+_MOST_TENSORS = 200_000
 _TIMES_HELD = 5  # a table of embeddings is held once, however often it is laid out and tied
 _PACKED = 16  # quantised numbers that a whole one may hold
 _FREE_TENSORS, _FREE_NUMBERS = 2_000, 1 << 20
@@ -57,8 +58,12 @@ def read_header(path: Path) -> dict[str, _Entry]:
 
 def holding(directory: Path, names: Iterable[str]) -> Holding:
     """What those of the named files that are of safetensors hold together."""
-    files = [directory / name for name in names if name.endswith(".safetensors")]
-    entries = [entry for file in files for entry in read_header(file).values()]
+    entries: list[_Entry] = []
+    for name in names:
+        if name.endswith(".safetensors"):
+            entries += read_header(directory / name).values()
+        if len(entries) > _MOST_TENSORS:
+            raise AdapterError(f"{directory.name} has more than {_MOST_TENSORS:,} tensors; fetch it again")
     numbers = (math.prod(entry.shape) * (_PACKED if entry.dtype[:1] in ("I", "U") else 1) for entry in entries)
     return Holding(len(entries), sum(numbers))
 
