@@ -144,8 +144,8 @@ def watch(report: Report, stop_at: str | None) -> None:
         mark(f"half of {kind_of(path)}")
         return write_bytes(path, content)
 
-    def save_in_halves(tensors: Any, path: Path) -> None:
-        save_file(tensors, path)
+    def save_in_halves(tensors: Any, path: Path, metadata: dict[str, str]) -> None:
+        save_file(tensors, path, metadata)
         write_in_halves(path, path.read_bytes())
 
     capture_part, run_pass, measure = loop.Capture._capture_part, loop.run_pass, pipeline.measure_tokens

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import msgspec
-from msgspec import Raw, Struct
-
-from microscope_bench.system.disk import is_locked, read_regular
+from microscope_bench.capture.store_documents import count_examples, read_manifest
+from microscope_bench.errors import StoreError
+from microscope_bench.system.disk import is_locked
 
 STORES = ".stores"
 """Where, in a results directory, the stores of its runs are: those under way, interrupted, failed, or kept."""
-
-
-LARGEST_FILE = 100_000_000
-"""Bytes of a manifest, or of the record of a part, that is looked into."""
-
-
-class _Named(Struct, frozen=True):
-    name: str = ""
-
-
-class _Identity(Struct, frozen=True):
-    model: _Named = _Named()
-    task: _Named = _Named()
-
-
-class _Run(Struct, frozen=True):
-    identity: _Identity = _Identity()
-
-
-class _Manifest(Struct, frozen=True):
-    run: _Run = _Run()
-    n_examples: int = 0
-
-
-class _Part(Struct, frozen=True):
-    examples: list[Raw] = []
-
-
-_Document = TypeVar("_Document", _Manifest, _Part)
 
 
 @dataclass(frozen=True)
@@ -61,36 +32,44 @@ class StoreListing:
 
 def list_stores(results: str | Path) -> list[StoreListing]:
     """The stores in a results directory, the oldest first."""
-    folder = Path(results) / STORES
-    found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        try:
-            found.append(_listing(path))
-        except OSError:  # of a run that ends meanwhile; no store
-            continue
-    return sorted(found, key=lambda listing: listing.written)
+    found = map(_listing, _entries(Path(results) / STORES))
+    return sorted((listing for listing in found if listing is not None), key=lambda listing: listing.written)
 
 
-def _listing(path: Path) -> StoreListing:
-    parts = list((path / "parts").iterdir()) if (path / "parts").is_dir() else []
-    stats = [file.lstat() for file in (path, *path.iterdir(), *parts)]
-    manifest = _read(path / "manifest.json", _Manifest)
-    identity = manifest.run.identity
+def _listing(path: Path) -> StoreListing | None:
+    """What is told of one store; None where nothing is there, such as that of a run that ends meanwhile."""
+    stats = []
+    for file in (path, *_entries(path), *_entries(path / "parts")):
+        with suppress(OSError):
+            stats.append(file.lstat())
+    if len(stats) < 2:
+        return None
+    identity: Any = {}
+    n_examples = 0
+    with suppress(StoreError):
+        manifest = read_manifest(path)
+        identity, n_examples = manifest["run"].get("identity", {}), manifest["n_examples"]
     return StoreListing(
         path=path,
-        model=identity.model.name,
-        task=identity.task.name,
-        captured=sum(len(_read(file, _Part).examples) for file in parts if file.suffix == ".json"),
-        n_examples=manifest.n_examples,
+        model=_name(identity, "model"),
+        task=_name(identity, "task"),
+        captured=sum(count_examples(file) for file in _entries(path / "parts") if file.suffix == ".json"),
+        n_examples=n_examples,
         n_bytes=sum(stat.st_size for stat in stats),
         written=datetime.fromtimestamp(max(stat.st_mtime for stat in stats), UTC),
         in_use=is_locked(path),
     )
 
 
-def _read(file: Path, kind: type[_Document]) -> _Document:
-    """What is told of in a file, or nothing of it where the file is no such document."""
+def _entries(directory: Path) -> list[Path]:
     try:
-        return msgspec.json.decode(read_regular(file, LARGEST_FILE), type=kind)
-    except (OSError, ValueError, RecursionError):
-        return kind()
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _name(identity: Any, of: str) -> str:
+    try:
+        return str(identity[of]["name"])
+    except (KeyError, TypeError):
+        return ""

@@ -112,12 +112,14 @@ class Capture:
         return outcomes[0] if outcomes else Mainflow("no example could be measured")
 
     def outdated_parts(self, store: TokenStore, parts: Sequence[int]) -> list[int]:
-        """Those of the parts that hold an example the task now renders otherwise: its wording or data was edited."""
+        """Those of the parts that hold an example which the task has elsewhere, or renders otherwise: it was edited."""
         return [
             part for part in parts if not all(map(self._is_current, store.part_range(part), store.begun_records(part)))
         ]
 
     def _is_current(self, index: int, record: ExampleRecord) -> bool:
+        if record.id != self.source.ids[index]:
+            return False
         try:
             return record.example_sha256 == example_sha256(self.source.example(index))
         except ExampleError:

@@ -14,11 +14,12 @@ A store is a directory::
 A part exists once its JSON exists. Both files are written beside their final name and renamed, so a run that is killed
 at any moment leaves whole parts and nothing else that counts. A part of which the first examples alone are there is
 begun: a run that was told to stop leaves one, and the next run goes on with it. Manifest and JSON hold their own
-checksum, the JSON that of its tensors too.
+checksum, the JSON that of its tensors too; all of them say whose they are (``store_documents.py``).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -36,20 +37,20 @@ from tqdm import tqdm
 
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.mainflow import Mainflow
-from microscope_bench.errors import StoreError
-from microscope_bench.system.disk import (
-    file_sha256,
-    locked,
-    own_sha256,
-    remove_leftovers,
-    replacing,
-    signed,
-    write_whole,
+from microscope_bench.capture.part_check import check_tensors
+from microscope_bench.capture.store_documents import (
+    FORMAT,
+    PartRecord,
+    read_manifest,
+    read_record,
+    store_identity,
+    tensors_metadata,
 )
+from microscope_bench.errors import StoreError
+from microscope_bench.system.disk import file_sha256, locked, remove_leftovers, replacing, signed, write_whole
 from microscope_bench.system.field_types import named_differences
 
 LOG = logging.getLogger("microscope_bench")
-FORMAT = 1
 _PART_FILES = r"\d{5,}\.(json|safetensors)"
 
 
@@ -63,7 +64,7 @@ def writing(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StoreError(f"another run is writing to {path}; wait for it, or name another --store") from None
         except OSError as error:
-            raise StoreError(f"no token store can be made at {path}: {error.strerror}; name another --store") from error
+            raise _not_made(path, error) from error
         yield
 
 
@@ -72,24 +73,8 @@ class TokenStore:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        try:
-            self.manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(f"{self.path} is no token store: it has no manifest.json") from None
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{self.path}/manifest.json cannot be read ({error}); delete the store and run again"
-            ) from error
-        found = self.manifest.get("format") if isinstance(self.manifest, dict) else None
-        if found != FORMAT:
-            raise StoreError(
-                f"{self.path} is a token store of format {found}, this version reads format {FORMAT}. Delete it, or "
-                f"name another --store, and capture the run again"
-            )
-        if self.manifest.get("sha256") != own_sha256(self.manifest):
-            raise StoreError(
-                f"{self.path}/manifest.json is damaged (its checksum does not match); delete the store and run again"
-            )
+        self.manifest = read_manifest(self.path)
+        self.identity = store_identity(self.manifest)
 
     @classmethod
     def open_or_create(cls, path: Path, run: Mapping[str, Any], *, n_examples: int, part_examples: int) -> TokenStore:
@@ -97,32 +82,41 @@ class TokenStore:
 
         ``run`` is JSON-able and holds everything that decides what the states are; a store of another run is refused.
         """
-        if (path / "manifest.json").exists():
-            store = cls(path)
-            if differing := named_differences(store.manifest["run"], json.loads(json.dumps(run))):
-                raise StoreError(
-                    f"{path} holds the states of another run (different: {differing}). "
-                    f"Name another directory with --store, or delete this one"
-                )
-            (path / "parts").mkdir(exist_ok=True)
-            return store
         parts = path / "parts"
-        if parts.is_dir() and any(parts.iterdir()):
+        try:
+            parts.mkdir(parents=True, exist_ok=True)
+            if parts.is_symlink():  # what is deleted in it would be somebody else's
+                raise FileExistsError(errno.EEXIST, "parts is a symbolic link")
+            if not (path / "manifest.json").exists():
+                cls._make(path, parts, {"n_examples": n_examples, "part_examples": part_examples, "run": run})
+        except OSError as error:
+            _remove_if_empty(parts)
+            raise _not_made(path, error) from error
+        store = cls(path)
+        asked = {**json.loads(json.dumps(run)), "n_examples": n_examples}
+        if differing := named_differences({**store.manifest["run"], "n_examples": store.manifest["n_examples"]}, asked):
+            raise StoreError(
+                f"{path} holds the states of another run (different: {differing}). "
+                f"Name another directory with --store, or delete this one"
+            )
+        return store
+
+    @staticmethod
+    def _make(path: Path, parts: Path, what: Mapping[str, Any]) -> None:
+        if any(parts.iterdir()):
             raise StoreError(
                 f"{parts} holds files, but {path} has no manifest.json: it is no token store, or was damaged. Name "
                 f"another directory with --store, or remove {parts}"
             )
-        manifest = {"format": FORMAT, "n_examples": n_examples, "part_examples": part_examples, "run": run}
-        try:
-            parts.mkdir(parents=True, exist_ok=True)
-            write_whole(path / "manifest.json", signed({**manifest, "about": None}))
-        except OSError as error:
-            raise StoreError(f"no token store can be made at {path}: {error.strerror}; name another --store") from error
-        return cls(path)
+        write_whole(path / "manifest.json", signed({"format": FORMAT, **what, "about": None, "parts": []}))
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """Notes what a result needs to know of the capture (environment, timing); not compared on resume."""
+        """Notes what a result needs to know of the capture (environment, timing), and which parts it ended with.
+
+        A run that goes on with the store does not compare the first, and captures a part again that is not the second.
+        """
         self.manifest["about"] = dict(about)
+        self.manifest["parts"] = [self._read_record(part).sha256 for part in range(self.n_parts)]
         try:
             write_whole(self.path / "manifest.json", signed(self.manifest))
         except OSError as error:
@@ -164,8 +158,11 @@ class TokenStore:
         return missing
 
     def drop_part(self, part: int) -> None:
-        self.record_file(part).unlink(missing_ok=True)
-        self.tensor_file(part).unlink(missing_ok=True)
+        for file in (self.record_file(part), self.tensor_file(part)):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"{file} cannot be removed ({error.strerror}); remove it yourself") from error
 
     def check_complete(self) -> None:
         """Raises a StoreError that names the first part that is not there, or not whole."""
@@ -183,11 +180,12 @@ class TokenStore:
         A part that was begun is replaced. Between the two steps it is the new tensors with the old record: a kill there
         costs the examples that were begun, no more, since their checksum no longer matches.
         """
+        examples = [asdict(record) for record in records]
         try:
             with replacing(self.tensor_file(part)) as temporary:
-                save_file(tensors, temporary)
+                save_file(tensors, temporary, tensors_metadata(self.identity, part, examples))
                 digest = file_sha256(temporary)
-            record = {"tensors_sha256": digest, "examples": [asdict(r) for r in records]}
+            record = {"store": self.identity, "part": part, "tensors_sha256": digest, "examples": examples}
             write_whole(self.record_file(part), signed(record))
         except (OSError, SafetensorError) as error:
             raise self._full(f"part {part}", error) from error
@@ -205,7 +203,7 @@ class TokenStore:
         return [record for part in range(self.n_parts) for record in self.part_records(part)]
 
     def part_records(self, part: int) -> list[ExampleRecord]:
-        return [ExampleRecord(**fields) for fields in self._read_record(part)["examples"]]
+        return self._read_record(part).examples
 
     def tensor_file(self, part: int) -> Path:
         return self.path / "parts" / f"{part:05d}.safetensors"
@@ -229,33 +227,29 @@ class TokenStore:
             file.unlink()
 
     def _check_part(self, part: int) -> int:
-        record = self._read_record(part)
+        record, file = self._read_record(part), self.tensor_file(part)
+        ended_with = self.manifest["parts"]
+        examples = [asdict(example) for example in record.examples]
         try:
-            whole = file_sha256(self.tensor_file(part)) == record["tensors_sha256"]
-        except OSError:
-            whole = False
-        if not whole:
-            raise StoreError(
-                f"{self.tensor_file(part)} is missing or damaged (its checksum does not match); give the run's "
-                f"command again to capture that part anew"
-            )
-        return len(record["examples"])
-
-    def _read_record(self, part: int) -> dict[str, Any]:
-        file = self.record_file(part)
-        try:
-            record = json.loads(file.read_text())
-            if record["sha256"] != own_sha256(record):
+            if file_sha256(file) != record.tensors_sha256:
                 raise ValueError("its checksum does not match")
-            if not 0 < len(record["examples"]) <= len(self.part_range(part)):
-                raise ValueError("it does not describe this part")
-            return dict(record)
+            check_tensors(file, tensors_metadata(self.identity, part, examples), record.examples)
+            if ended_with and ended_with[part] != record.sha256:
+                raise ValueError("it is not what the capture ended with")
+        except (OSError, ValueError, SafetensorError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StoreError(
+                f"{file} is missing or damaged ({why}); give the run's command again to capture that part anew"
+            ) from error
+        return len(record.examples)
+
+    def _read_record(self, part: int) -> PartRecord:
+        try:
+            return read_record(self.record_file(part), self.identity, part, len(self.part_range(part)))
         except FileNotFoundError:
             raise StoreError(
                 f"{self.path} is not complete: part {part} of {self.n_parts} is missing; give the run's command again"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StoreError(f"{file} cannot be read ({error}); give the run's command again") from error
 
     def _full(self, what: str, error: Exception) -> StoreError:
         return StoreError(
@@ -265,6 +259,11 @@ class TokenStore:
 
     def record_file(self, part: int) -> Path:
         return self.path / "parts" / f"{part:05d}.json"
+
+
+def _not_made(path: Path, error: OSError) -> StoreError:
+    of = f" ({error.filename})" if error.filename else ""
+    return StoreError(f"no token store can be made at {path}: {error.strerror}{of}; name another --store")
 
 
 def _remove_if_empty(directory: Path) -> None:

@@ -25,11 +25,11 @@ class OpenStore:
     @classmethod
     def at(cls, path: str | Path) -> OpenStore:
         """Opens a store on the CPU; raises StoreError where there is none, or it is incomplete, damaged or empty."""
-        store, identity = open_finished(path)
-        tokens = StoredTokens(store, identity.protocol, torch.device("cpu"))
+        store, about = open_finished(path)
+        tokens = StoredTokens(store, about.identity.protocol, torch.device("cpu"))
         if not len(tokens.example):
             raise StoreError(f"{path} holds no tokens")
-        return cls(store, identity, tokens)
+        return cls(store, about.identity, tokens)
 
     @property
     def model(self) -> str:

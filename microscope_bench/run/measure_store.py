@@ -6,13 +6,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from msgspec import convert, structs, to_builtins
+from msgspec import structs, to_builtins
 
 from microscope_bench.capture.sharing import check_same_run
 from microscope_bench.config import MEASURED_AGAIN, RunConfig
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.results.provenance import environment
-from microscope_bench.results.records import Environment
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import check_writable
 from microscope_bench.run.captured import Captured, open_finished
@@ -44,24 +43,22 @@ def measure_store(store: str | Path, config: RunConfig | None = None, **options:
         if field.name not in MEASURED_AGAIN and getattr(config, field.name) != getattr(plain, field.name):
             raise MicroscopeError(f"{field.name} decides what is captured; a store that is there cannot follow it")
     processes = launched()
-    token_store, identity = open_finished(store)
+    token_store, about = open_finished(store)
     if config.output_path is not None and processes.is_first:
         check_writable(config.output_path)
     identity = structs.replace(
-        identity,
-        protocol=identity.protocol.with_changes(id_tokens=config.id_tokens),
+        about.identity,
+        protocol=about.identity.protocol.with_changes(id_tokens=config.id_tokens),
         metrics=metric_versions(config, mainflow=token_store.mainflow is not None),
     )
     check_same_run(processes, {"identity": to_builtins(identity)})
-    about = token_store.manifest["about"]
-    then = convert(about["environment"], Environment)
     here = environment(
-        device=then.device,
-        processor=then.processor,
-        image_processor=then.image_processor,
+        device=about.environment.device,
+        processor=about.environment.processor,
+        image_processor=about.environment.image_processor,
         command=command_line("microscope-bench measure", config),
-        captured=then,
+        captured=about.environment,
     )
-    captured = Captured(token_store, identity, here, Stopwatch(capture=about["capture_seconds"]))
+    captured = Captured(token_store, identity, here, Stopwatch(capture=about.capture_seconds))
     measurement = measure(captured, config, processes)
     return processes.from_first(lambda: write(captured, measurement, config))

@@ -191,9 +191,15 @@ def _fill(store: TokenStore, loop: Capture, progress: bool, processes: Processes
 
 
 def _note_failure(resolved: Resolved, store: TokenStore, here: Environment, error: Exception) -> None:
-    """Says where the captured states are, and writes the result that says why there is none."""
+    """Says where the captured states are, and writes the result that says why there is none.
+
+    A store that nothing was captured into is removed, so that a disk that was full before is as it was.
+    """
     config = resolved.config
-    if (config.store is not None or config.output_path is not None) and launched().is_first:
+    if launched() == ALONE and not any(store.path.glob("parts/*")):
+        with suppress(OSError):
+            store.delete()
+    elif (config.store is not None or config.output_path is not None) and launched().is_first:
         LOG.info("what was captured stays in %s", store.path)
     if config.output_path is None or isinstance(error, ProcessesError):
         return

@@ -88,7 +88,7 @@ def locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
 def is_locked(directory: Path) -> bool:
     """Whether a process holds the lock of a directory now."""
     try:
-        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -109,6 +109,8 @@ def _try_to_lock(path: Path, wait: bool, *, last: bool) -> int | None:
         if last or path.parent.is_file():
             raise
         return None
+    except ValueError as error:  # a NUL
+        raise OSError(errno.EINVAL, str(error), str(path.parent)) from error
     kept = False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

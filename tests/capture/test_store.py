@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from microscope_bench.adapters.base import TEXT
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import StoreError
@@ -23,6 +24,17 @@ def new_store(path, run=RUN, n_examples=5, part_examples=2):
     return TokenStore.open_or_create(path, run, n_examples=n_examples, part_examples=part_examples)
 
 
+def columns(example, position):
+    others = dict.fromkeys(("number", "origin", "prefix"), position)
+    copies = {name: column.clone() for name, column in others.items()}
+    return {
+        "modality": torch.full((len(example),), TEXT, dtype=torch.int8),
+        "example": example,
+        "position": position,
+        **copies,
+    }
+
+
 def write(store, part):
     indices = store.part_range(part)
     n = 3 * len(indices)
@@ -30,9 +42,7 @@ def write(store, part):
         part,
         {
             "boundary.0": torch.full((n, 4), float(part), dtype=torch.bfloat16),
-            "modality": torch.zeros(n, dtype=torch.int8),
-            "example": torch.arange(n) // 3,
-            "position": torch.arange(n) % 3,
+            **columns(torch.arange(n) // 3, torch.arange(n) % 3),
         },
         [ExampleRecord(id=f"q{i}", tokens_seen={"text": 3}) for i in indices],
     )
@@ -205,8 +215,8 @@ def test_a_resumed_run_reads_every_part_once_for_its_checksum(tmp_path, monkeypa
 def test_a_begun_part_is_missing_but_kept(tmp_path):
     store = new_store(tmp_path / "s", n_examples=4, part_examples=4)
     n = torch.arange(3)
-    begun = {"boundary.0": torch.ones(3, 4), "example": n * 0, "modality": n.to(torch.int8), "position": n}
-    store.write_part(0, begun, [ExampleRecord(id="q0")])
+    begun = {"boundary.0": torch.ones(3, 4), **columns(n * 0, n)}
+    store.write_part(0, begun, [ExampleRecord(id="q0", tokens_seen={"text": 3})])
     assert store.missing_parts() == [0]
     assert [record.id for record in store.begun_records(0)] == ["q0"]
     assert torch.equal(store.begun_tensors(0)["boundary.0"], begun["boundary.0"])
