@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import time
 from contextlib import contextmanager
@@ -63,6 +64,25 @@ def test_a_full_disk_at_any_write_is_told_and_the_same_command_goes_on(tmp_path,
     else:
         assert done_again == 0
     assert not (tmp_path / ".stores").exists()
+
+
+@pytest.mark.parametrize("place", ["store", "path"])
+def test_a_disk_too_small_from_the_first_leaves_no_store(tmp_path, monkeypatch, place):
+    usage = shutil.disk_usage(tmp_path)
+    options = {"path": None, "metrics": "anisotropy", place: tmp_path / "new"}
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+        with pytest.raises(MicroscopeError, match=r"has 0\.0 MB free"):
+            run(**options)
+    left = [file.name for file in tmp_path.rglob("*") if file.is_file()]
+    assert left == (["toy_task.json"] if place == "path" else []), "what is left says why, or goes on"
+    assert run(**options).status == "complete"
+
+
+def test_a_disk_too_full_for_a_manifest_leaves_no_store(tmp_path, monkeypatch):
+    with refusing(monkeypatch, "manifest.json", 0), pytest.raises(MicroscopeError, match="no token store can be made"):
+        run(None, store=tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_that_cannot_be_noted_does_not_hide_its_cause(tmp_path, monkeypatch, caplog):

@@ -267,5 +267,5 @@ def _not_made(path: Path, error: OSError) -> StoreError:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # no path at all, with a NUL in it
         directory.rmdir()

@@ -81,7 +81,7 @@ def read_manifest(store: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError(f"{store} is no token store: it has no manifest.json") from None
     except (OSError, ValueError, ValidationError) as error:
-        raise StoreError(f"{file} cannot be read ({_reason(error)}); delete the store and run again") from error
+        raise StoreError(f"{file} is damaged ({_reason(error)}); delete the store and run again") from error
     return manifest
 
 
