@@ -21,6 +21,7 @@ from microscope_bench import evaluate, load_result
 from microscope_bench.cli.main import VERBS, main
 from microscope_bench.errors import MicroscopeError, ResultError
 from microscope_bench.results.result import Result
+from microscope_bench.system.disk import signed
 from microscope_bench.system.printable import UNSEEN
 from microscope_bench.system.safe_output import SafeStream, safe_output
 from tests.results.sample import SAMPLE_FILE, forge, sample
@@ -117,9 +118,9 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken" / f"{name}.json").write_text("{")
     store = tmp_path / "results/.stores" / name
     (store / "parts").mkdir(parents=True)
-    (store / "manifest.json").write_text(
-        '{"n_examples": 3, "run": {"identity": {"model": {"name": "m\\u001b[2J\\n::error::owned"}, "task": {}}}}'
-    )
+    run = {"identity": {"model": {"name": "m\x1b[2J\n::error::owned"}, "task": {}}}
+    manifest = {"format": 1, "n_examples": 3, "part_examples": 3, "run": run, "about": None, "parts": []}
+    (store / "manifest.json").write_bytes(signed(manifest))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/t.yaml").write_text('task: "t\\e[2J\\n::error::owned"\ndescription: "\\u202e\\n::error::owned"\n')
     return tmp_path
