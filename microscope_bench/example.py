@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from microscope_bench.rgb_pictures import as_rgb
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
@@ -37,11 +39,13 @@ class Example:
     Attributes:
         id: unique within the task and stable between runs.
         text: the prompt, with one of :data:`PLACEHOLDERS` per medium.
-        images: the pictures, decoded and in RGB mode, in the order of their placeholders.
+        images: the pictures, in the order of their placeholders; in whatever mode they are given, they are held as
+            :func:`microscope_bench.rgb_pictures.as_rgb` shows them.
         choices: the answer options to score as continuations ("A", "B", ...), or None for an open question.
         answer: index of the right choice, or None where there is none.
-        converted_from: modes of the pictures that were not RGB before ("RGBA", "P", "L", ...), for the record.
-        videos: each a sequence of frames, pictures of one size in RGB mode.
+        converted_from: what was changed about the pictures for that ("RGBA over white", "orientation 6 applied", "P",
+            ...), for the record; what is given is kept in front.
+        videos: each a sequence of frames, pictures of one size, held as ``images`` are.
         audios: the recordings.
         turns: for models with a chat template, (role, content) of each turn of the conversation that ``text`` is the
             plain form of: a system turn, solved examples, an answer that is begun. Empty: ``text`` as the user's turn.
@@ -64,6 +68,15 @@ class Example:
     unscored: str | None = None
     prompt: str | None = None
     dataset_media: str | None = None
+
+    def __post_init__(self) -> None:
+        shown = [[as_rgb(picture) for picture in pictures] for pictures in (self.images, *self.videos)]
+        images, *videos = (tuple(picture for picture, _ in pictures) for pictures in shown)
+        changes = tuple(change for pictures in shown for _, changed in pictures for change in changed)
+        # the dataclass is frozen
+        for name, value in (("images", images), ("videos", tuple(videos))):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "converted_from", (*self.converted_from, *changes))
 
     @property
     def conversation(self) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "microscope_bench"
 
-FOUNDATION = {"errors", "example", "protocol", "identity", "system"}
+FOUNDATION = {"errors", "rgb_pictures", "example", "protocol", "identity", "system"}
 """What every room stands on."""
 
 ARROWS = {

@@ -12,6 +12,7 @@ import torch
 from microscope_bench.adapters.base import Adapter
 from microscope_bench.errors import ExampleError
 from microscope_bench.example import Example, ExampleSource
+from microscope_bench.rgb_pictures import pixels
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ def media_sha256(example: Example) -> str | None:
     for number, pictures in enumerate((example.images, *example.videos)):
         digest.update(b"video\0" if number else b"")
         for image in pictures:
-            digest.update(f"{image.mode} {image.size}\0".encode())
-            digest.update(image.tobytes())
+            digest.update(pixels(image))
     for audio in example.audios:
         digest.update(f"{audio.sampling_rate} {audio.samples.shape}\0".encode())
         digest.update(np.ascontiguousarray(audio.samples, dtype="<f4").tobytes())

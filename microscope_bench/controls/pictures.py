@@ -60,7 +60,7 @@ class _Picture:
 
 
 def noise_image(run: Run) -> Run:
-    """Each picture replaced by noise of its size and mode: uniform bytes from a hash of the seed and the picture."""
+    """Each picture replaced by noise of its size: uniform bytes from a hash of the seed and the picture."""
     _require_pictures(run, "noise_image")
 
     def change(index: int, example: Example) -> Example:
@@ -163,10 +163,9 @@ def _linked(pictures: Sequence[_Picture]) -> list[object]:
 
 
 def _noise(image: Image.Image, key: str) -> Image.Image:
-    size = len(image.tobytes())
-    return Image.frombytes(
-        image.mode, image.size, token_hashes(np.arange(-(-size // 8)), key).astype("<u8").tobytes()[:size]
-    )
+    size = image.width * image.height * 3
+    noise = token_hashes(np.arange(-(-size // 8)), key).astype("<u8").tobytes()[:size]
+    return Image.frombytes("RGB", image.size, noise)
 
 
 def _white_space_left(match: re.Match[str]) -> str:

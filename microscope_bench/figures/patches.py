@@ -148,4 +148,4 @@ def _seen(inputs: Mapping[str, Any], image_processor: Any) -> list[np.ndarray]:
 
 
 def _pixels(image: Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"), dtype=np.float64) / 255
+    return np.asarray(image, dtype=np.float64) / 255

@@ -40,14 +40,18 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
     def _score_pictures(self, requests: list[Instance], disable_tqdm: bool) -> Any:
         templated, measured = self.chat_applied, self.geometry is not None
         rows = images.plan_scoring(self._encoding, requests, templated=templated, whole_prompts=measured)
-        images.check_causal(self._encoding, rows, templated=templated)
+        images.check_causal(self._encoding, rows, templated=templated, directories=self._directories)
         found: dict[int, images.Answer] = {}
         seen: set[Document] = set()
         bar = tqdm(total=len(requests), desc="Scoring with pictures", disable=disable_tqdm)
         for chunk in self._chunks(rows, [row.order[0] for row in rows]):
             examples = [
                 images.example_of(
-                    row.request, templated=templated, continuation=row.continuation, turns=self._turns(row.request)
+                    row.request,
+                    templated=templated,
+                    directories=self._directories,
+                    continuation=row.continuation,
+                    turns=self._turns(row.request),
                 )
                 for row in chunk
             ]
@@ -94,7 +98,10 @@ class ImageModel(TextModel, HFMultimodalLM):  # type: ignore[misc]
         eos = None if end is None else self.tok_decode([end], skip_special_tokens=False)
         until = handle_stop_sequences(options.pop("until", None), eos=eos)
         templated = self.chat_applied
-        examples = [images.example_of(r, templated=templated, turns=self._turns(r)) for r in requests]
+        examples = [
+            images.example_of(r, templated=templated, directories=self._directories, turns=self._turns(r))
+            for r in requests
+        ]
         batch = self._encoding.padded("left").encode(examples)
         new = int(options.pop("max_gen_toks"))
         limit = self.adapter.processing.context_length

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from microscope_bench.adapters.base import Batch
@@ -17,11 +19,15 @@ from microscope_bench.lm_eval_plugin.documents import Document, Turns, document_
 from microscope_bench.lm_eval_plugin.geometry import Watched, without_tail
 from microscope_bench.lm_eval_plugin.internals import Instance, pictures_of
 from microscope_bench.lm_eval_plugin.text import common
+from microscope_bench.rgb_pictures import open_picture
 
 CAUSAL_TOLERANCE = 0.1
 """Of the logits' spread: far above rounding in any precision, far below what an answer in sight does."""
 Answer = tuple[float, bool]
 """Log-likelihood of a continuation, and whether greedy decoding would give it."""
+Directories = Mapping[str, Sequence[Path]]
+"""Task → the directories of its local data set, in which the files that its rows name must lie."""
+BLANK = Image.new("RGB", (1, 1))
 
 
 @dataclass
@@ -59,22 +65,32 @@ class Row:
 
 
 def example_of(
-    request: Instance, *, templated: bool, continuation: str = "", turns: Turns = (), opened: bool = True
+    request: Instance,
+    *,
+    templated: bool,
+    directories: Directories | None,
+    continuation: str = "",
+    turns: Turns = (),
 ) -> Example:
-    """A request as the adapter encodes it; ``turns`` are those that its prompt was made of."""
+    """A request as the adapter encodes it.
+
+    Args:
+        request: lm-eval's.
+        templated: whether its prompt is one that a chat template made.
+        directories: by which its pictures are opened; without them blank ones stand for them.
+        continuation: text behind the prompt.
+        turns: those that the prompt was made of.
+    """
     name, text = f"{request.task_name}, document {request.doc_id}", str(request.args[0]) + continuation
-    pictures = pictures_of(request) or ()
-    if opened:
-        try:
-            pictures = [picture if picture.mode == "RGB" else picture.convert("RGB") for picture in pictures]
-            for picture in pictures:
-                picture.load()
-        except Exception as error:  # of the picture library
-            raise AdapterError(
-                f"{name}: a picture does not open ({type(error).__name__}: {first_line(error)}); mend it, or leave the "
-                f"document out with --samples"
-            ) from error
-    return Example(name, text, tuple(pictures), prompt=text if templated else None, turns=turns)
+    pictures = pictures_of(request) or []
+    try:
+        if directories is None:
+            images = (BLANK,) * len(pictures)
+        else:
+            images = tuple(open_picture(picture, directories.get(request.task_name, ())) for picture in pictures)
+        return Example(name, text, images, prompt=text if templated else None, turns=turns)
+    except Exception as error:  # of the picture library
+        raise AdapterError(f"{name}: {first_line(error)}; mend it, or leave the document out with --samples") from error
 
 
 def plan_scoring(
@@ -91,7 +107,7 @@ def plan_scoring(
     for number, request in enumerate(requests):
         document, context, continuation = document_of(request), str(request.args[0]), str(request.args[1])
         if (document, context) not in prompts:
-            prompt = adapter.encoder.prompt(example_of(request, templated=templated, opened=False)) + end
+            prompt = adapter.encoder.prompt(example_of(request, templated=templated, directories=None)) + end
             prompts[document, context] = prompt, tokenize(prompt)
         prompt, before = prompts[document, context]
         after = tokenize(prompt + continuation)
@@ -124,7 +140,7 @@ def plan_scoring(
     return sorted(rows, key=lambda row: row.order)
 
 
-def check_causal(adapter: HFAdapter, rows: Sequence[Row], *, templated: bool) -> None:
+def check_causal(adapter: HFAdapter, rows: Sequence[Row], *, templated: bool, directories: Directories) -> None:
     """Raises where a continuation changes what the model computes of the prompt before it.
 
     Such a model (PaliGemma) takes all it is given for the prompt: it would see the answer that it is scored on.
@@ -136,7 +152,8 @@ def check_causal(adapter: HFAdapter, rows: Sequence[Row], *, templated: bool) ->
         return
     after = []
     for continuation, back in (("", row.n_melted), (row.continuation, row.n_after)):
-        batch = adapter.encode([example_of(row.request, templated=templated, continuation=continuation)])
+        example = example_of(row.request, templated=templated, directories=directories, continuation=continuation)
+        batch = adapter.encode([example])
         after.append(adapter.logits_at(batch, batch.last_positions() - back)[0, 0])
     if float((after[0] - after[1]).abs().max()) > CAUSAL_TOLERANCE * float(after[0].std()):
         raise AdapterError(

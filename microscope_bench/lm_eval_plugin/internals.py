@@ -21,6 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 from microscope_bench.config import FourSeeds, RunConfig, read_field
+from microscope_bench.rgb_pictures import media_in
 from microscope_bench.tasks.settings import Seeds
 
 __all__ = [
@@ -101,7 +102,7 @@ def output_path() -> str | None:
 
 def pictures_of(request: Instance) -> list[Any] | None:
     """The pictures of a request, or None for one of a task without pictures."""
-    return list(request.args[2]["visual"] or ()) if len(request.args) > 2 and "visual" in request.args[2] else None
+    return media_in(request.args[2]["visual"]) if len(request.args) > 2 and "visual" in request.args[2] else None
 
 
 def _locals_of(function: str) -> Mapping[str, Any] | None:

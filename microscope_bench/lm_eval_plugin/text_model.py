@@ -13,7 +13,7 @@ from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError, first_line
 from microscope_bench.lm_eval_plugin.documents import Document, Turns, document_of
 from microscope_bench.lm_eval_plugin.geometry import Geometry
-from microscope_bench.lm_eval_plugin.images import Answer
+from microscope_bench.lm_eval_plugin.images import Answer, Directories
 from microscope_bench.lm_eval_plugin.internals import HFLM, Instance, output_path, running
 from microscope_bench.lm_eval_plugin.refused_evaluations import (
     check_images,
@@ -21,6 +21,7 @@ from microscope_bench.lm_eval_plugin.refused_evaluations import (
     refuse_several_answers,
 )
 from microscope_bench.lm_eval_plugin.text import Encoded, Generation, Scoring
+from microscope_bench.tasks.lm_eval_tasks import directories_of
 
 
 class TextModel(HFLM):  # type: ignore[misc]
@@ -40,6 +41,7 @@ class TextModel(HFLM):  # type: ignore[misc]
         self._generation: Generation | None = None
         self._documents: list[Document] = []
         self._summary: dict[str, Any] = {}
+        self._directories: Directories = {}
         super().__init__(
             pretrained=adapter.model, tokenizer=adapter.tokenizer, backend="causal", **self._options(adapter, options)
         )
@@ -106,6 +108,7 @@ class TextModel(HFLM):  # type: ignore[misc]
         now = running()
         if now is not None:
             self.chat_applied = now.templated
+            self._directories = {name: directories_of(task.config) for name, task in now.tasks.items()}
         if halves[True]:
             check_images([requests[n] for n in halves[True]], None if now is None else now.tasks)
         if self.geometry is not None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import TaskError
+from microscope_bench.errors import MicroscopeError, TaskError
+from microscope_bench.rgb_pictures import as_rgb, open_picture, pixels, stored_content
 from microscope_bench.system.hub import cached_snapshot, is_offline, resolve_commit
 
 FILE_FORMATS = frozenset(
@@ -36,6 +39,14 @@ def pin_repository(path: str, revision: str | None = None) -> tuple[str, dict[st
     return sha, {"dataset_path": str(snapshot), "revision": None}
 
 
+def cache_directories() -> list[Path]:
+    """Where ``datasets`` and the hub library put the files of data sets, unpacked archives among them."""
+    import datasets
+    from huggingface_hub import constants
+
+    return [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
+
+
 def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """``datasets.load_dataset`` as split name → ``datasets.Dataset``; never runs code of a repository."""
     import datasets
@@ -60,32 +71,43 @@ def _state(directory: Path) -> str:
     return hashlib.sha256(listed.encode()).hexdigest()[:16]
 
 
-def hash_rows(rows: Any) -> str:
-    """A hash of a ``datasets.Dataset``: of its rows in their order, with the bytes of its pictures."""
+def hash_rows(rows: Any, directories: Sequence[Path] = ()) -> str:
+    """A hash of a ``datasets.Dataset``: of its rows in their order, with its pictures as every model sees them.
+
+    A stored file (``{"bytes": ..., "path": ...}``) that is no picture counts by its bytes; one that cannot be read, by
+    that alone. ``directories``: where files may lie, see :func:`microscope_bench.rgb_pictures.stored_content`.
+    """
     digest = hashlib.sha256()
-    for table in rows.with_format("arrow").iter(batch_size=64):
-        for row in table.to_pylist():
-            digest.update(json.dumps(_canonical(row), sort_keys=True, ensure_ascii=False, default=str).encode())
-            digest.update(b"\n")
+    seen: dict[bytes, str] = {}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # pictures are decoded without Python's lock
+        for table in rows.with_format("arrow").iter(batch_size=64):
+            for row in pool.map(lambda row: _canonical(row, directories, seen), table.to_pylist()):
+                digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
+                digest.update(b"\n")
     return f"sha256-{digest.hexdigest()[:16]}"
 
 
-def _canonical(value: Any) -> Any:
-    """A JSON value; a stored media file (``{"bytes": ..., "path": ...}``) becomes the hash of its content."""
+def _canonical(value: Any, directories: Sequence[Path], seen: dict[bytes, str]) -> Any:
+    """A JSON value; a stored file becomes the hash of its content."""
     if isinstance(value, dict):
-        if value.keys() == {"bytes", "path"}:
-            return _media_hash(value["bytes"], value["path"])
-        return {key: _canonical(item) for key, item in value.items()}
+        if value.keys() == {"bytes", "path"} and isinstance(value["bytes"], bytes | None):
+            return _media_hash(value, directories, seen)
+        return {key: _canonical(item, directories, seen) for key, item in value.items()}
     if isinstance(value, list):
-        return [_canonical(item) for item in value]
+        return [_canonical(item, directories, seen) for item in value]
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
-def _media_hash(content: bytes | None, path: str | None) -> str:
-    if content is not None:
-        return hashlib.sha256(content).hexdigest()
+def _media_hash(stored: Mapping[str, Any], directories: Sequence[Path], seen: dict[bytes, str]) -> str:
+    """``seen`` maps the digest of a file to what it was found to be: many questions are asked of one picture."""
     try:
-        with Path(path or "").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        content = stored_content(stored, directories)
+    except (MicroscopeError, TypeError):
         return "missing"
+    key = hashlib.sha256(content).digest()
+    if key not in seen:
+        try:
+            seen[key] = hashlib.sha256(pixels(as_rgb(open_picture(content))[0])).hexdigest()
+        except MicroscopeError:
+            seen[key] = key.hex()
+    return seen[key]

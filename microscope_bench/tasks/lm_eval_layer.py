@@ -71,8 +71,9 @@ def build_task(
     config: Mapping[str, Any], rows: Any, path: Path, *, num_fewshot: int = 0, pool: list[Any] | None = None
 ) -> Any:
     """lm-eval's task object over processed rows; the ``num_fewshot`` solved examples are drawn from ``pool``."""
-    import datasets
     from lm_eval.api.task import ConfigurableTask
+
+    from microscope_bench.tasks.picture_columns import with_undecoded_media
 
     class LoadedTask(ConfigurableTask):  # type: ignore[misc]
         def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
@@ -84,11 +85,7 @@ def build_task(
 
     keep_compiled_templates()
     # lm-eval renders the first row at construction; with the picture undecoded, a damaged one spoils only its own row
-    shown = rows
-    for column, feature in rows.features.items():
-        for kind in (datasets.Image, datasets.Audio):
-            if isinstance(feature, kind) and feature.decode:
-                shown = shown.cast_column(column, kind(decode=False))
+    shown = with_undecoded_media(rows)
     dropped = NOT_TO_RENDER if num_fewshot else NOT_TO_RENDER | {"fewshot_config"}
     ours = {key: value for key, value in config.items() if key not in dropped}
     try:

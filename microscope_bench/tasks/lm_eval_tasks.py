@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from microscope_bench.tasks.data_sets import hash_rows, is_hub_repository
 from microscope_bench.tasks.fewshot import FewshotDraws
 from microscope_bench.tasks.lm_eval_layer import keep_compiled_templates
 from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
-from microscope_bench.tasks.splits import function_arguments, generated_revision
+from microscope_bench.tasks.splits import function_arguments, generated_revision, local_directories
 from microscope_bench.tasks.task import Task
 
 NO_SOURCE = {"dataset_path": None, "dataset_name": None}
@@ -36,11 +36,19 @@ def task_around(renderer: Any, settings: TaskSettings) -> Task:
         renderer.sampler = FewshotDraws(
             sampler, measured.rows, exclude_row=renderer.fewshot_cfg.split == config.test_split
         )
-    dataset = _dataset(renderer, config, metadata, where)
-    return Task(name, measured.version, dataset, measured.ids, measured.rows, renderer, settings)
+    directories = directories_of(config)
+    dataset = _dataset(renderer, metadata, where, directories)
+    return Task(name, measured.version, dataset, measured.ids, measured.rows, renderer, settings, directories)
 
 
-def _dataset(renderer: Any, config: Any, metadata: Mapping[str, Any], where: Path) -> DatasetInfo:
+def directories_of(config: Any) -> list[Path]:
+    """The directories of a local data set, by the configuration of lm-eval's task."""
+    metadata = config.metadata if isinstance(config.metadata, Mapping) else {}
+    return local_directories({"dataset_path": config.dataset_path, **metadata, **(config.dataset_kwargs or {})})
+
+
+def _dataset(renderer: Any, metadata: Mapping[str, Any], where: Path, directories: Sequence[Path]) -> DatasetInfo:
+    config = renderer.config
     split = str(config.test_split if renderer.has_test_docs() else config.validation_split)
     if generated := metadata.get("generated"):
         given = {"task": config.task, "metadata": metadata, "dataset_kwargs": config.dataset_kwargs}
@@ -50,9 +58,9 @@ def _dataset(renderer: Any, config: Any, metadata: Mapping[str, Any], where: Pat
     source = config if config.custom_dataset is None else SimpleNamespace(**{**NO_SOURCE, **metadata})
     if source.dataset_path and not getattr(source, "data_dir", None) and is_hub_repository(str(source.dataset_path)):
         # the commit that was downloaded, where datasets noted it; not what the branch has become since
-        revision = _downloaded_commit(rows) or hash_rows(rows)
+        revision = _downloaded_commit(rows) or hash_rows(rows, directories)
         return DatasetInfo(str(source.dataset_path), source.dataset_name, revision, split)
-    return DatasetInfo("local", None, hash_rows(rows), split)
+    return DatasetInfo("local", None, hash_rows(rows, directories), split)
 
 
 def _downloaded_commit(rows: Any) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from microscope_bench.errors import MicroscopeError, TaskError, field_error, unk
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.tasks.data_sets import (
     LOCAL_HINT,
+    cache_directories,
     hash_rows,
     is_hub_repository,
     open_splits,
@@ -28,6 +30,7 @@ class Split:
     rows: Any
     dataset: DatasetInfo
     all_splits: Mapping[str, Any]
+    directories: Sequence[Path]  # of a local data set
 
 
 def known_arguments(config: Mapping[str, Any]) -> list[str] | None:
@@ -56,13 +59,16 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
         commit, opened = pin_repository(repository, arguments.get("revision"))
         arguments |= opened
     try:
+        from microscope_bench.tasks.picture_columns import with_picture_columns
+
         if custom is None:
             options = {k: v for k, v in arguments.items() if k not in ("dataset_path", "dataset_name")}
             splits = open_splits(arguments["dataset_path"], arguments.get("dataset_name"), options)
         else:
             splits = custom(**arguments)
         split = split_name(splits, wanted)
-        rows = splits[split]
+        directories = local_directories(arguments) or (cache_directories() if commit else [])
+        rows = with_picture_columns(splits[split], config.get("doc_to_image"), directories)
         n_rows = len(rows)
     except MicroscopeError:
         raise
@@ -77,8 +83,26 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
     elif generated:
         dataset = DatasetInfo("generated", None, generated_revision(generated, arguments, path), split)
     else:
-        dataset = DatasetInfo("local", None, hash_rows(rows), split)
-    return Split(rows, dataset, splits)
+        dataset = DatasetInfo("local", None, hash_rows(rows, directories), split)
+    return Split(rows, dataset, splits, directories)
+
+
+def local_directories(arguments: Mapping[str, Any]) -> list[Path]:
+    """The directories that a data set is opened from, by what ``load_dataset`` or a task's function is given.
+
+    With the caches, into which archives are unpacked and links of a copy of a hub repository lead; none: no local data.
+    """
+    named = [str(arguments[key]) for key in ("data_dir", "dataset_path") if arguments.get(key)]
+    found = [Path(name).expanduser() for name in named]
+    found += [Path(re.split(r"[*?\[]", file)[0] + "_").parent for file in _leaves(arguments.get("data_files"))]
+    local = [directory for directory in dict.fromkeys(found) if directory.is_dir()]
+    return local and [*local, *cache_directories()]
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, Mapping | list | tuple):
+        return [leaf for part in (value.values() if isinstance(value, Mapping) else value) for leaf in _leaves(part)]
+    return [] if value is None else [str(value)]
 
 
 def generated_revision(template: str, arguments: Mapping[str, Any], path: Path) -> str:

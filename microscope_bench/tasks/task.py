@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import ExampleError, TaskError
 from microscope_bench.example import PLACEHOLDERS, Example
 from microscope_bench.identity import DatasetInfo
+from microscope_bench.rgb_pictures import media_in, open_picture
 from microscope_bench.tasks.lm_eval_layer import describe
-from microscope_bench.tasks.media import pictures_in, sounds_in
 from microscope_bench.tasks.settings import TaskSettings, seeded
+from microscope_bench.tasks.sounds import sounds_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class Task:
     rows: Any  # what is measured of the evaluated split, a ``datasets.Dataset``
     renderer: Any  # lm-eval's task object
     settings: TaskSettings = field(default_factory=TaskSettings)
+    directories: Sequence[Path] = ()  # of a local data set, where the files that a row names must lie
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,18 +58,17 @@ class Task:
         return self.render(index, row)
 
     def render(self, index: int, row: Any, pictures: Sequence[Any] | None = None) -> Example:
-        """Renders a row that is at hand, with its pictures where they are decoded already; see :meth:`example`."""
+        """Renders a row that is at hand; ``pictures``: what ``doc_to_image`` gives of it. See :meth:`example`."""
         example_id = self.ids[index]
         try:
             with seeded(self.settings.seeds, index):
                 text, turns = self._prompt(index, row)
                 if pictures is None:
-                    pictures = pictures_in(self.renderer.doc_to_image(row)) if self.has_images else []
-                audios = sounds_in(self.renderer.doc_to_audio(row)) if self.has_audio else ()
+                    pictures = media_in(self.renderer.doc_to_image(row)) if self.has_images else []
+                audios = sounds_in(self.renderer.doc_to_audio(row), self.directories) if self.has_audio else ()
                 choices, answer = self._choices_and_answer(row)
-            images = tuple(picture if picture.mode == "RGB" else picture.convert("RGB") for picture in pictures)
-            for image in images:
-                image.load()  # a truncated file shows only here
+            images = tuple(open_picture(picture, self.directories) for picture in pictures)
+            example = Example(example_id, text, images, choices, answer, audios=audios, turns=turns)
         except Exception as error:  # of the picture library or the task's own functions
             raise ExampleError(example_id, _cause(error)) from error
         if not text.strip():
@@ -75,8 +77,6 @@ class Task:
             place = PLACEHOLDERS[kind]
             if (kind == "image" or self.has_audio) and text.count(place) != n:
                 raise ExampleError(example_id, f"{text.count(place)} {place} in the prompt but {n} {media}")
-        converted = tuple(picture.mode for picture in pictures if picture.mode != "RGB")
-        example = Example(example_id, text, images, choices, answer, converted, audios=audios, turns=turns)
         return replace(example, unscored=self._unscored(example))
 
     def _prompt(self, index: int, row: Any) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -11,7 +11,7 @@ from microscope_bench.tasks.expansion import TaskNames, TaskSpec
 from microscope_bench.tasks.fewshot import FewshotDraws, fewshot_pool, fewshot_split, number_of_shots
 from microscope_bench.tasks.lm_eval_layer import build_task, describe, task_fields
 from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
-from microscope_bench.tasks.splits import known_arguments, load_split
+from microscope_bench.tasks.splits import Split, known_arguments, load_split
 from microscope_bench.tasks.task import Task
 from microscope_bench.tasks.task_files import IncludePath, read_task_file, resolve_functions
 
@@ -89,7 +89,7 @@ def _load(spec: TaskSpec, config: dict[str, Any], task_args: dict[str, Any], set
     shots = number_of_shots(config, settings.num_fewshot, path)
     with seeded(settings.seeds):  # some tasks shuffle choices while they process their rows
         split = load_split(config, path, task_args)
-        every_row = _processed(split.rows, config, path)
+        every_row = _processed(split, config, path)
         pool = fewshot_pool(config, split, every_row, path) if shots else None
     measured = measured_rows(every_row, spec.name, config["metadata"], shots, settings, path)
     with seeded(settings.seeds):
@@ -97,7 +97,16 @@ def _load(spec: TaskSpec, config: dict[str, Any], task_args: dict[str, Any], set
     if shots:
         renderer.set_fewshot_seed(settings.seeds.fewshot)
         renderer.sampler = _draws(renderer.sampler, measured.rows, config, task_args, shots, path)
-    return Task(config["task"], measured.version, split.dataset, measured.ids, measured.rows, renderer, settings)
+    return Task(
+        config["task"],
+        measured.version,
+        split.dataset,
+        measured.ids,
+        measured.rows,
+        renderer,
+        settings,
+        split.directories,
+    )
 
 
 def _draws(
@@ -133,10 +142,13 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     return config | {"metadata": metadata if isinstance(metadata, dict) else {}}
 
 
-def _processed(rows: Any, config: Mapping[str, Any], path: Path) -> Any:
-    process = config.get("process_docs")
+def _processed(split: Split, config: Mapping[str, Any], path: Path) -> Any:
+    from microscope_bench.tasks.picture_columns import with_picture_columns
+
+    process, rows = config.get("process_docs"), split.rows
     try:
-        rows = process(rows) if process is not None else rows
+        if process is not None:  # a function that maps the rows makes their picture columns anew
+            rows = with_picture_columns(process(rows), config.get("doc_to_image"), split.directories)
         features, n_rows = rows.features, len(rows)
     except Exception as error:  # the task's own function
         raise field_error(path, "process_docs", describe(error)) from error

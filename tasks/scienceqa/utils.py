@@ -7,7 +7,6 @@ solutions give the answer away, so they are dropped at once.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
+from microscope_bench.rgb_pictures import open_picture
 from microscope_bench.tasks.data_sets import open_splits
 
 COLUMNS = {
@@ -60,13 +60,7 @@ def without_image(rows: datasets.Dataset) -> datasets.Dataset:
 
 def open_image(row: Mapping[str, Any]) -> list[Image.Image]:
     """The question's picture, opened."""
-    stored = row["image"]
-    try:
-        return [Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"])]
-    except OSError as error:
-        name = "/".join(Path(stored["path"] or "image").parts[-3:])  # test/<pid>/image.png, not the whole path
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else "not an image file, or damaged"
-        raise ValueError(f"picture {name} does not open: {why}") from error
+    return [open_picture(row["image"])]
 
 
 def _has_image(rows: datasets.Dataset) -> list[bool]:
@@ -102,7 +96,12 @@ def _directory_row(pid: str, problems: Mapping[str, Any], pictures: Path) -> dic
     if missing:
         raise ValueError(f"problems.json: problem {pid} lacks {missing[0]!r}")
     image = problem["image"]
-    stored = {"path": str(pictures / problem["split"] / pid / image), "bytes": None} if image else None
+    stored = None
+    if image:
+        path = pictures / problem["split"] / pid / image
+        if not path.resolve().is_relative_to(pictures.resolve()):
+            raise ValueError(f"problems.json: the picture of problem {pid} lies outside {pictures.name}/: {image!r}")
+        stored = {"path": str(path), "bytes": None}
     return {"id": pid, **{column: problem[column] for column in COLUMNS}, "image": stored}
 
 

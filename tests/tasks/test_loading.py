@@ -13,7 +13,7 @@ from scipy.io import wavfile
 
 from microscope_bench.errors import ExampleError, TaskError, UnknownNameError
 from microscope_bench.tasks import list_tasks, load_task
-from microscope_bench.tasks.media import sounds_in
+from microscope_bench.tasks.sounds import sounds_in
 
 
 def test_a_task_of_the_include_path_is_loaded_by_name_and_by_file(write_task, tmp_path):

@@ -1,50 +1,42 @@
-"""The pictures and sounds of a row, as a task's functions and columns give them."""
+"""The sounds of a row, as a task's functions and columns give them."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from microscope_bench.example import Audio
+from microscope_bench.rgb_pictures import stored_content
 
 
-def pictures_in(found: Any) -> list[Any]:
-    """The PIL images among what ``doc_to_image`` gives, as they are."""
-    from PIL.Image import Image
-
-    pictures = [p for p in (found if isinstance(found, list | tuple) else [found]) if p is not None]
-    for picture in pictures:
-        if not isinstance(picture, Image):
-            raise TypeError(f"doc_to_image gives {type(picture).__name__} where a PIL image is due")
-    return pictures
-
-
-def sounds_in(found: Any) -> tuple[Audio, ...]:
+def sounds_in(found: Any, directories: Sequence[Path] = ()) -> tuple[Audio, ...]:
     """The recordings among what ``doc_to_audio`` gives, each mixed down to one channel.
 
     That is one or a list of: ``{"array": ..., "sampling_rate": ...}``, the undecoded column of a data set
-    (``{"bytes": ..., "path": ...}``, WAV files only), a decoder of torchcodec, an :class:`Audio`, or None.
+    (``{"bytes": ..., "path": ...}``, WAV files only; for ``directories`` see
+    :func:`microscope_bench.rgb_pictures.stored_content`), a decoder of torchcodec, an :class:`Audio`, or None.
     """
-    sounds = tuple(_sound(s) for s in (found if isinstance(found, list | tuple) else [found]) if s is not None)
+    sounds = tuple(
+        _sound(s, directories) for s in (found if isinstance(found, list | tuple) else [found]) if s is not None
+    )
     for sound in sounds:
         if not sound.samples.size or not np.isfinite(sound.samples).all():
             raise ValueError("a recording is empty or holds NaN or infinity")
     return sounds
 
 
-def _sound(found: Any) -> Audio:
+def _sound(found: Any, directories: Sequence[Path]) -> Audio:
     if isinstance(found, Audio):
         return found
     if isinstance(found, Mapping) and found.get("array") is not None:
         return _mono(np.asarray(found["array"]), int(found["sampling_rate"]))
     if isinstance(found, Mapping) and (found.get("bytes") or found.get("path")):
-        content = found.get("bytes") or Path(found["path"]).read_bytes()
-        return _wav(content)
+        return _wav(stored_content(found, directories))
     if hasattr(found, "get_all_samples"):
         samples = found.get_all_samples()
         return _mono(np.asarray(samples.data).T, int(samples.sample_rate))

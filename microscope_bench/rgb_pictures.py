@@ -1,0 +1,213 @@
+"""The one rule by which a picture, however it is stored, becomes the RGB picture that is hashed and shown to a model.
+
+``docs/inputs.md`` states it. Whoever opens a picture or takes one from elsewhere uses these functions.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from microscope_bench.errors import TaskError, first_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 89_478_485
+"""Of one picture: above it Pillow warns of a decompression bomb."""
+MAX_BYTES = 2**29
+"""Of one stored picture or recording."""
+UNREADABLE = frozenset({"EPS"})
+"""Formats of Pillow's that are programs and not pictures."""
+
+_ORIENTATION = 0x0112
+_CHANGES, _NAME = "microscope_bench.changes", "microscope_bench.name"
+
+
+def media_in(found: Any) -> list[Any]:
+    """The media among what ``doc_to_image`` or ``doc_to_audio`` gives: one, or a list of them, without any None."""
+    return [medium for medium in (found if isinstance(found, list | tuple) else [found]) if medium is not None]
+
+
+def open_picture(found: Any, directories: Sequence[Path] = ()) -> Image:
+    """A PIL image as it is; bytes, a path or ``{"bytes": ..., "path": ...}`` opened, but not yet decoded.
+
+    Args:
+        found: the picture. Bytes win over a path, which then is a name alone.
+        directories: where files may lie; see :func:`stored_content`.
+
+    Raises:
+        TaskError: there is no such file, it may not be read, or it is no picture; names the file.
+        TypeError: ``found`` is something else.
+    """
+    from PIL import Image
+
+    if isinstance(found, Image.Image):
+        return found
+    name = _name(found.get("path") if isinstance(found, Mapping) else found)
+    content = stored_content(found, directories)
+    Image.init()
+    try:
+        image = Image.open(io.BytesIO(content), formats=[f for f in Image.ID if f not in UNREADABLE])
+    except Image.DecompressionBombError as error:
+        raise TaskError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down") from error
+    except Exception as error:  # of the picture library
+        raise TaskError(f"{name} does not open: not an image file, or damaged") from error
+    image.info[_NAME] = name
+    return image
+
+
+def stored_content(found: Any, directories: Sequence[Path] = ()) -> bytes:
+    """What bytes, a path or ``{"bytes": ..., "path": ...}`` stand for, as data sets store pictures and sounds.
+
+    Args:
+        found: bytes, a path, or a mapping of both; a relative path counts from the directories, then from the working
+            directory.
+        directories: those of the data set: where there are any, a file that lies, links followed, in none of them is
+            refused.
+
+    Raises:
+        TaskError: there is no such file, it is no regular file, too large, or elsewhere.
+        TypeError: ``found`` is something else.
+    """
+    if isinstance(found, Mapping) and (found.get("bytes") is not None or found.get("path") is not None):
+        found = found["path"] if found.get("bytes") is None else found["bytes"]
+    if isinstance(found, str | os.PathLike):
+        return _file_content(os.fspath(found), directories)
+    if not isinstance(found, bytes | bytearray | memoryview):
+        raise TypeError(f"is {type(found).__name__} where a PIL image, stored bytes or the path of a file is due")
+    if len(found) > MAX_BYTES:
+        raise TaskError(f"a stored file has {len(found):,} bytes; at most {MAX_BYTES:,} are read")
+    return bytes(found)
+
+
+def as_rgb(image: Image) -> tuple[Image, tuple[str, ...]]:
+    """The picture in RGB mode, and what was changed for it, such as "orientation 6 applied" and "RGBA over white".
+
+    A picture of which nothing is to be changed is given back as it is. What is not a PIL image is too: an adapter of
+    one's own may take other things.
+
+    Raises:
+        TaskError: it does not decode, has too many pixels, or holds numbers whose range is not known.
+    """
+    if not hasattr(image, "getexif"):
+        return image, ()
+    name = image.info.get(_NAME, "a picture")
+    if not 0 < image.width * image.height <= MAX_PIXELS:
+        raise TaskError(f"{name} has {image.width} x {image.height} pixels; 1 to {MAX_PIXELS:,} are shown")
+    try:
+        return _as_rgb(image)
+    except TaskError as error:
+        raise TaskError(f"{name} {error}") from error
+    except Exception as error:  # of the picture library
+        raise TaskError(f"{name} does not open ({type(error).__name__}: {first_line(error)})") from error
+
+
+def rgb_picture(found: Any, directories: Sequence[Path] = ()) -> Image:
+    """What :func:`open_picture` opens as :func:`as_rgb` shows it; the picture remembers what was changed."""
+    rgb, changes = as_rgb(open_picture(found, directories))
+    rgb = rgb.copy()  # without a format, so that whoever stores it again does so without loss
+    rgb.info = {_CHANGES: changes}
+    return rgb
+
+
+def pixels(image: Image) -> bytes:
+    """What a picture's hash is of: mode, size and numbers."""
+    return f"{image.mode} {image.size}\0".encode() + image.tobytes()
+
+
+def _as_rgb(image: Image) -> tuple[Image, tuple[str, ...]]:
+    from PIL import ImageOps
+
+    changes = list(image.info.get(_CHANGES, ()))
+    if getattr(image, "fp", None) is not None and getattr(image, "is_animated", False):
+        changes.append("first of several frames")
+    if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
+        changes.append(f"{image.mode};16 as 0..65535")  # Pillow keeps the high byte of each number
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    image.load()  # Pillow turns TIFF files itself
+    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+        image = ImageOps.exif_transpose(image)
+    if orientation in range(2, 9):
+        changes.append(f"orientation {orientation} applied")
+    rgb, change = _scaled(image) if image.mode in ("I", "F") or image.mode[:4] == "I;16" else _over_white(image)
+    if rgb is not image or _CHANGES in image.info:
+        rgb = rgb.copy() if rgb is image else rgb
+        rgb.info = {}
+    return rgb, (*changes, *change)
+
+
+def _over_white(image: Image) -> tuple[Image, tuple[str, ...]]:
+    """As transformers composes it, whatever kind of transparency it is."""
+    from PIL import Image as Pictures
+
+    mode = image.mode
+    key = image.info.get("transparency")
+    if mode == "RGB" and isinstance(key, tuple) and max(key) > 255:  # of 16 bits, where Pillow gives pixels of 8
+        image = image.copy()
+        image.info["transparency"] = tuple(number >> 8 for number in key)
+    if image.has_transparency_data:
+        rgba = (image.convert("LA") if mode == "La" else image).convert("RGBA")
+        if rgba.getchannel("A").histogram()[255] < rgba.width * rgba.height:
+            white = Pictures.new("RGBA", rgba.size, "white")
+            return Pictures.alpha_composite(white, rgba).convert("RGB"), (f"{mode} over white",)
+        image = rgba
+    return image if image.mode == "RGB" else image.convert("RGB"), () if mode == "RGB" else (mode,)
+
+
+def _scaled(image: Image) -> tuple[Image, tuple[str, ...]]:
+    """Numbers of 16 bits keep their high byte, as Pillow keeps it of colours of 16 bits.
+
+    "I" and "F" have no range of their own: 0..1 (of "F"), 0..255 or 0..65535 is what the numbers fit into.
+    """
+    import numpy as np
+    from PIL import Image as Pictures
+
+    mode, key = image.mode, image.info.get("transparency")
+    numbers = np.asarray(image)
+    low, high = numbers.min(), numbers.max()
+    if not 0 <= low <= high <= 65535:
+        raise TaskError(
+            f"holds numbers from {low} to {high}, of which it is not known what is white; scale them to 0..255"
+        )
+    clear = (numbers == key) if isinstance(key, int) else np.zeros_like(numbers, dtype=bool)
+    if mode[:4] == "I;16" or image.format == "PPM" or high > 255:
+        top, grey = 65535, numbers // 256
+        if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF file whose 0 is white, which Pillow minds at 8 bits
+            grey = 255 - grey
+    elif mode == "F" and high <= 1:
+        top, grey = 1, np.rint(numbers * 255)
+    else:
+        top, grey = 255, np.rint(numbers)
+    rgb = Pictures.fromarray(np.where(clear, 255, grey).astype(np.uint8)).convert("RGB")
+    return rgb, (f"{mode} as 0..{top}", *([f"{mode} over white"] if clear.any() else []))
+
+
+def _file_content(path: str | bytes, directories: Sequence[Path]) -> bytes:
+    path = os.fsdecode(path)
+    name = _name(path)
+    try:
+        file = next((d / path for d in directories if (d / path).exists()), Path(path)).resolve(strict=True)
+        if directories and not any(file.is_relative_to(d.resolve()) for d in directories):
+            raise TaskError(f"{name} lies outside the data set's directory; copy it there")
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:  # a FIFO would make it wait
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise TaskError(f"{name} does not open: not a regular file")
+            content = stream.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else None
+    except (OSError, RuntimeError, ValueError) as error:  # of a circle of links, of a NUL in the path
+        why = "there is no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        raise TaskError(f"{name} does not open: {why}") from error
+    if content is None or len(content) > MAX_BYTES:
+        raise TaskError(f"{name} has more than {MAX_BYTES:,} bytes")
+    return content
+
+
+def _name(path: Any) -> str:
+    """The last three parts of a path: a directory of this machine must not reach a result."""
+    known = isinstance(path, str | os.PathLike) and os.fspath(path)
+    return f"file {'/'.join(Path(os.fsdecode(known)).parts[-3:])!r}" if known else "a picture"
