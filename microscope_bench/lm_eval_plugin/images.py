@@ -90,7 +90,7 @@ def example_of(
             images = tuple(open_picture(picture, directories.get(request.task_name, ())) for picture in pictures)
         return Example(name, text, images, prompt=text if templated else None, turns=turns)
     except Exception as error:  # of the picture library
-        raise AdapterError(f"{name}: {first_line(error)}; mend it, or leave the document out with --samples") from error
+        raise AdapterError(f"{name}: {first_line(error)}. Mend it, or leave the document out with --samples") from error
 
 
 def plan_scoring(

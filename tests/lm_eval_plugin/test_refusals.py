@@ -11,8 +11,10 @@ from lm_eval.api.instance import Instance
 
 from microscope_bench.errors import AdapterError, CaptureError, ExampleError, MicroscopeError
 from microscope_bench.lm_eval_plugin.backend import Microscope
-from microscope_bench.lm_eval_plugin.images import Row, check_causal
+from microscope_bench.lm_eval_plugin.images import Row, check_causal, example_of
 from microscope_bench.lm_eval_plugin.launcher import main, with_our_tasks
+from microscope_bench.rgb_pictures import as_rgb
+from tests.test_rgb_pictures import TRANSPARENT, stored, tag, turned
 
 
 def test_a_cache_of_answers(load, run_lm_eval, tmp_path):
@@ -74,9 +76,9 @@ def test_choices_of_several_tokens_for_a_model_that_would_see_them(seen, refused
     request = Instance("loglikelihood", {}, ("What?", " a dog"), 0, ("words", 0, 1))
     row = Row(request, ("words", 0), " a dog", n_after=6, n_melted=0, tail=[1])
     if not refused:
-        return check_causal(Model(), [row], templated=False)
+        return check_causal(Model(), [row], templated=False, directories={})
     with pytest.raises(AdapterError, match="prefix model: a continuation changes what comes before it"):
-        check_causal(Model(), [row], templated=False)
+        check_causal(Model(), [row], templated=False, directories={})
 
 
 @pytest.mark.parametrize("task", ["text_words", "text_said"])
@@ -120,6 +122,27 @@ def test_a_picture_that_does_not_open(load, run_lm_eval, monkeypatch):
         AdapterError, match=r"letters, document 0: a picture does not open \(OSError: image file is trunc"
     ):
         run_lm_eval(load("llava_next", geometry=False), "letters", limit=1)
+
+
+def test_pictures_as_lm_eval_hands_them_over_follow_the_rule(tmp_path):
+    upright = TRANSPARENT["RGBA"][0]
+    content = stored(turned(6, upright), exif=tag(6))
+    (tmp_path / "data").mkdir()
+    for file in (tmp_path / "data/in.png", tmp_path / "out.png"):
+        file.write_bytes(content)
+    directories = {"asked": [tmp_path / "data"]}
+
+    def example(visual):
+        request = Instance("generate_until", {}, ("<image>?", {}, {"visual": visual}), 0, ("asked", 0, 1))
+        return example_of(request, templated=False, directories=directories)
+
+    expected = as_rgb(upright)[0].tobytes()
+    for visual in ([upright], upright, {"bytes": content, "path": None}, [None, {"bytes": None, "path": "in.png"}]):
+        assert [image.tobytes() for image in example(visual).images] == [expected]
+    with pytest.raises(
+        AdapterError, match=r"asked, document 0: file .*out\.png. lies outside the data"
+    ):
+        example([str(tmp_path / "out.png")])
 
 
 def test_an_answer_that_leaves_no_room_for_a_prompt(load, run_lm_eval):
