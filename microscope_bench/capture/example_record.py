@@ -17,7 +17,7 @@ class ExampleRecord:
         tokens_sha256: of the token ids.
         media_sha256: of the pixels and samples of the data set's media, whatever a control shows in their place, before
             any processor; None without media. Examples of one hash share a fold.
-        converted_from: modes of the pictures that had to be converted to RGB.
+        converted_from: what was changed of the pictures before they were shown, such as "RGBA over white".
         answer: index of the right choice, or None.
         choice_logprobs: log-probability of each choice as the next token, or None where it was not scored.
         unscored: why ``choice_logprobs`` is None although the task has choices.

@@ -149,7 +149,7 @@ class Inputs(Record, frozen=True, omit_defaults=True):
         tokens_sha256: Hash of the token ids; null only in a failed result.
         media_sha256: Hash of the first pictures' tensors, or null where there are none.
         tokens_seen: Positions by label that the decoder saw: text, image, special, ...
-        images_converted: Pictures that were not RGB, by their mode before conversion.
+        images_converted: Pictures of which something was changed before they were shown, by what that was.
         skipped: Examples that were not measured.
         folds: How they were divided; left out in a failed result.
         copies: Tokens by modality that were kept and not measured, because another example has the same token behind
