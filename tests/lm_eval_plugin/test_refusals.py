@@ -139,9 +139,7 @@ def test_pictures_as_lm_eval_hands_them_over_follow_the_rule(tmp_path):
     expected = as_rgb(upright)[0].tobytes()
     for visual in ([upright], upright, {"bytes": content, "path": None}, [None, {"bytes": None, "path": "in.png"}]):
         assert [image.tobytes() for image in example(visual).images] == [expected]
-    with pytest.raises(
-        AdapterError, match=r"asked, document 0: file .*out\.png. lies outside the data"
-    ):
+    with pytest.raises(AdapterError, match=r"asked, document 0: file .*out\.png. lies outside the data"):
         example([str(tmp_path / "out.png")])
 
 
