@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 import time
@@ -16,51 +15,11 @@ from transformers.image_transforms import convert_to_rgb
 from microscope_bench.errors import TaskError
 from microscope_bench.example import Example
 from microscope_bench.rgb_pictures import MAX_PIXELS, as_rgb, open_picture, rgb_picture
-
-RANDOM = np.random.default_rng(0)
-PICTURE = Image.fromarray(RANDOM.integers(0, 256, (6, 9, 3), dtype=np.uint8))
-GREY = PICTURE.convert("L")
-ALPHA = Image.fromarray(RANDOM.integers(0, 256, (6, 9), dtype=np.uint8))
-
-
-def stored(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def opened(image: Image.Image, kind: str = "PNG", **options: object) -> Image.Image:
-    return Image.open(io.BytesIO(stored(image, kind, **options)))
-
-
-def with_alpha(mode: str) -> Image.Image:
-    image = PICTURE.copy()
-    image.putalpha(ALPHA)
-    if mode in ("La", "LA"):
-        return image.convert("LA").convert(mode)
-    if mode == "PA":
-        return Image.merge("PA", (PICTURE.convert("P"), ALPHA))
-    return image.convert(mode)
+from tests.stored_pictures import GREY, PICTURE, RANDOM, TRANSPARENT, TURNS, opened, stored, tag, turned, with_alpha
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
     return one.mode == other.mode == "RGB" and one.size == other.size and one.tobytes() == other.tobytes()
-
-
-TRANSPARENT = {
-    "RGBA": (opened(with_alpha("RGBA")), "RGBA over white"),
-    "LA": (opened(with_alpha("LA")), "LA over white"),
-    "PA": (with_alpha("PA"), "PA over white"),
-    "RGB with a colour": (opened(PICTURE, transparency=PICTURE.getpixel((3, 2))), "RGB over white"),
-    "L with a colour": (opened(GREY, transparency=GREY.getpixel((0, 0))), "L over white"),
-    "1 with a colour": (opened(PICTURE.convert("1"), transparency=0), "1 over white"),
-    "P with a colour": (opened(PICTURE.quantize(8), transparency=3), "P over white"),
-    "P with alphas": (opened(PICTURE.quantize(8), transparency=bytes([0, 9, 200])), "P over white"),
-    "GIF": (opened(PICTURE.quantize(8), "GIF", transparency=2), "P over white"),
-    "WebP": (opened(with_alpha("RGBA"), "WEBP", lossless=True, exact=True), "RGBA over white"),
-    "TIFF": (opened(with_alpha("RGBA"), "TIFF"), "RGBA over white"),
-    "ICO": (opened(with_alpha("RGBA"), "ICO", sizes=[(9, 6)]), "RGBA over white"),
-}
 
 
 @pytest.mark.parametrize("kind", TRANSPARENT)
@@ -195,28 +154,6 @@ def test_of_several_frames_the_first_is_shown(kind):
         assert same(rgb, opened(frames[0], "JPEG").convert("RGB"))
     else:
         assert same(rgb, frames[0].convert("RGB"))
-
-
-TURNS = range(2, 9)
-
-
-def turned(orientation: int, image: Image.Image = PICTURE) -> Image.Image:
-    """What a camera stores that was held so that ``orientation`` brings ``image`` back."""
-    back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    forth = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        7: Image.Transpose.TRANSVERSE,
-    }
-    return image.transpose((back | forth)[orientation])
-
-
-def tag(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG", "MPO"])

@@ -14,7 +14,7 @@ from microscope_bench.lm_eval_plugin.backend import Microscope
 from microscope_bench.lm_eval_plugin.images import Row, check_causal, example_of
 from microscope_bench.lm_eval_plugin.launcher import main, with_our_tasks
 from microscope_bench.rgb_pictures import as_rgb
-from tests.test_rgb_pictures import TRANSPARENT, stored, tag, turned
+from tests.stored_pictures import TRANSPARENT, stored, tag, turned
 
 
 def test_a_cache_of_answers(load, run_lm_eval, tmp_path):

@@ -21,7 +21,7 @@ from microscope_bench import evaluate
 from microscope_bench.capture.fingerprints import media_sha256
 from microscope_bench.errors import ExampleError, TaskError
 from microscope_bench.tasks import Task, load_task
-from tests.test_rgb_pictures import TURNS, stored, tag, turned
+from tests.stored_pictures import TURNS, stored, tag, turned
 
 TASK = """
 task: pictures
