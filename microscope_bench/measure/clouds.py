@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import partial, reduce
 from itertools import pairwise
 
 import numpy as np
 
 from microscope_bench.measure.survey import Survey, sample_size
 from microscope_bench.measure.tokens import BOUNDARY, JOINT, StoredTokens
+from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.cloud_rows import Chunk, Sample, sample_of
 from microscope_bench.metrics.core.fold_moments import FoldMoments, merge

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from microscope_bench.config import RunConfig
 from microscope_bench.errors import MicroscopeError, StoreError
 from microscope_bench.measure.clouds import ALL, NO_SINKS, Boundary, StoreCloud, boundaries
 from microscope_bench.measure.correctness import HALVES, halves, token_set_of
-from microscope_bench.measure.memory_budget import workspace_for
+from microscope_bench.measure.memory_budget import threads_for, workspace_for
 from microscope_bench.measure.survey import Survey, survey
 from microscope_bench.measure.tokens import JOINT, StoredTokens
 from microscope_bench.metrics.core.concentration import CONCENTRATED
@@ -29,6 +30,7 @@ from microscope_bench.results.records import Folds, Modality, Score, SinkLayer, 
 from microscope_bench.results.replicates import rounded
 from microscope_bench.system.devices import pick_device
 from microscope_bench.system.processes import ALONE, Processes
+from microscope_bench.system.threads import in_threads
 
 LOG = logging.getLogger(__name__)
 
@@ -68,12 +70,16 @@ def measure_tokens(
     metrics, progress = [METRICS.get(name) for name in config.metrics], config.progress and processes.is_first
     shared = _Shared(metrics, own_boundaries(n_layers, processes), processes, progress)
     found = survey(tokens, n_layers, shared.own, processes, progress=progress)
+
+    def measured(layer: int, clouds: Boundary) -> tuple[list[tuple[str, SinkLayer]], list[Score]]:
+        return list(_sink_layers(clouds, found, layer)), list(_boundary_scores(clouds, metrics))
+
     sinks: dict[str, list[SinkLayer]] = {}
     scores: list[Score] = []
-    for layer, clouds in shared.each_boundary(found, "measure"):
-        for modality, rows in _sink_layers(clouds, found, layer):
+    for sink_layers, of_boundary in shared.of_each_boundary(found, measured, "measure"):
+        for modality, rows in sink_layers:
             sinks.setdefault(modality, []).append(rows)
-        scores.extend(_boundary_scores(clouds, metrics))
+        scores.extend(of_boundary)
     scores = shared.all_of(scores)
     _warn_of_missed_sinks(scores)
     sinks = {modality: shared.all_of(sinks.get(modality, [])) for modality in [*tokens.modalities, JOINT]}
@@ -107,8 +113,14 @@ def own_boundaries(n_layers: int, processes: Processes) -> range:
     >>> [list(own_boundaries(3, Processes(rank, 2))) for rank in (0, 1)]
     [[0, 1], [2, 3]]
     """
-    start, stop = (-(-n_layers * rank // processes.size) for rank in (processes.rank, processes.rank + 1))
-    return range(start, stop + (processes.rank == processes.size - 1))
+    return shares(n_layers, processes.size)[processes.rank]
+
+
+def shares(n_layers: int, n: int) -> list[range]:
+    """The boundaries 0..L in n runs of neighbours, the last of them in the last run."""
+    starts = [-(-n_layers * rank // n) for rank in range(n + 1)]
+    runs = [range(start, stop) for start, stop in pairwise(starts)]
+    return [*runs[:-1], range(starts[-2], n_layers + 1)]
 
 
 @dataclass(frozen=True)
@@ -121,12 +133,28 @@ class _Shared:
     def all_of(self, own: list[T]) -> list[T]:
         return [one for part in self.processes.gather(own) for one in part]
 
-    def each_boundary(self, found: Survey, title: str) -> Iterator[tuple[int, Boundary]]:
-        """The clouds of this process's boundaries; ``title`` is that of the progress bar."""
+    def of_each_boundary(self, found: Survey, measured: Callable[[int, Boundary], T], title: str) -> list[T]:
+        """What ``measured`` gives of each of this process's boundaries; ``title`` is that of the progress bar.
+
+        The threads have runs of neighbours each, since neighbours have moments in common.
+        """
         n_neighbours = max(metric.neighbours for metric in self.metrics)
-        waiting = boundaries(found.tokens, found, found.n_layers, n_neighbours)[self.own.start : self.own.stop]
-        for layer in tqdm(self.own, desc=title, unit="boundary", disable=not self.progress):
-            yield layer, waiting.pop(0)  # so that what it has computed goes when it is done
+        waiting = dict(enumerate(boundaries(found.tokens, found, found.n_layers, n_neighbours)))
+        n_threads = min(threads_for(found.tokens), max(1, len(self.own) - 1))
+        bar = tqdm(total=len(self.own), desc=title, unit="boundary", disable=not self.progress)
+
+        def run(share: range, go_on: Callable[[], None]) -> list[T]:
+            out = []
+            for place in share:
+                go_on()
+                layer = self.own[place]
+                out.append(measured(layer, waiting.pop(layer)))  # so that what it has computed goes when it is done
+                bar.update()
+            return out
+
+        with bar:
+            of_threads = in_threads(shares(len(self.own) - 1, n_threads), run)
+        return [one for of_thread in of_threads for one in of_thread]
 
 
 def _split_scores(found: Survey, whole: Sequence[Score], shared: _Shared) -> Iterator[Score]:
@@ -143,8 +171,8 @@ def _split_scores(found: Survey, whole: Sequence[Score], shared: _Shared) -> Ite
         return
     surveys = {name: found.of_examples(kept) for name, kept in parts.items()}
     for name, part in surveys.items():
-        each = shared.each_boundary(part, name)
-        scores = [score for _, clouds in each for score in _boundary_scores(clouds, shared.metrics)]
+        of_each = shared.of_each_boundary(part, lambda _, clouds: list(_boundary_scores(clouds, shared.metrics)), name)
+        scores = [score for of_boundary in of_each for score in of_boundary]
         yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in shared.all_of(scores))
 
 

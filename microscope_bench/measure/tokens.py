@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from microscope_bench.capture.safetensors_rows import StoredRows
 from microscope_bench.capture.selection import key_hash, splitmix64
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import StoreError
+from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.folds import assign_folds
 from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.protocol import Protocol

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
 from microscope_bench.metrics import core
+from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.estimate import Estimate, NoValue
 from microscope_bench.metrics.core.jackknife import attempted, jackknifed, non_finite
 from microscope_bench.metrics.record import EstimatorScore, Headline, Metric, ToleranceByDtype

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from microscope_bench.metrics.core.axes import Spectrum, spectra_of, top_axis
+from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.cloud_rows import Chunk, Sample, sample_of
 from microscope_bench.metrics.core.concentration import Concentration, concentration_of
 from microscope_bench.metrics.core.directions import Directions, directions_of

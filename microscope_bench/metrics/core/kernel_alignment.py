@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
+from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.moments import Moments

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from torch import Tensor
 
 from microscope_bench.metrics.core.axes import RANK_CUTOFF, leading_axes
+from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.linear_folds import FitSummary, LinearFolds

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.estimate import NoValue
 from microscope_bench.metrics.core.fold_moments import FoldMoments
 from microscope_bench.metrics.core.left_out import SCORED, LeftOut

@@ -7,12 +7,11 @@ below ``RANK_CUTOFF`` are rounding noise and are left out.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
 from microscope_bench.metrics.core.axes import RANK_CUTOFF, top_axis
+from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.moments import ROUNDING, Moments
 
 
