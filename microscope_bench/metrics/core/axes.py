@@ -14,7 +14,7 @@ from microscope_bench.metrics.core.moments import Moments
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-AXES_KEPT = 10
+AXES_KEPT = 64
 
 FULL_SPECTRUM_UP_TO = 512
 """Width up to which computing all eigenvalues takes no longer than the largest alone."""
@@ -33,7 +33,7 @@ class Spectrum:
 
     Attributes:
         values: float64 (d,), squared singular values of the centred rows, descending, none below 0.
-        axes: float64 (min(d, 10), d), the unit directions of the largest of them, as rows.
+        axes: float64 (min(d, 64), d), the unit directions of the largest of them, as rows.
     """
 
     values: Tensor
@@ -55,8 +55,10 @@ def spectrum_of(moments: Moments) -> Spectrum | None:
 def spectra_of(folds: FoldMoments) -> dict[int | None, Spectrum | None]:
     """The principal axes of all rows, under None, and without each fold that holds rows, under its number."""
     out: dict[int | None, Spectrum | None] = {None: spectrum_of(folds.total())}
-    if len(folds.folds) > 1:
-        out |= {k: spectrum_of(folds.without(k)) for k in folds.occupied}
+    if len(folds.occupied) > 1:
+        out |= {k: spectrum_of(rest) for k, rest in folds.each_left_out()}
+    elif len(folds.folds) > 1:
+        out |= dict.fromkeys(folds.occupied)
     return out
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
-from microscope_bench.metrics.core.axes import RANK_CUTOFF, leading_axes
+from microscope_bench.metrics.core.axes import FULL_SPECTRUM_UP_TO, RANK_CUTOFF, leading_axes
 from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.estimate import NoValue
@@ -26,15 +29,30 @@ class LeadingFolds(LinearFolds):
     @cached_property
     def replicates(self) -> dict[int, FitSummary]:
         """Fold → the fit without it, evaluated on it; needs two folds that hold rows."""
-        folds = self.folds.folds
-        axes = {k: axes_of(rest, self.dim) for k, rest in self.folds.x_only().each_left_out()}
+        axes = self._axes()
         squares = self._squares_along(axes)
         found = {}
-        for k in self.folds.occupied:
-            seen = [_seen(fold, axes[k], squares[k] if j == k else folds[0].rr * 0) for j, fold in enumerate(folds)]
+        for k, seen in _seen(self.folds.folds, axes).items():
+            seen[k].rr += squares[k]
+            seen[k].yy += squares[k]
             rest = Moments.merged([fold for j, fold in enumerate(seen) if j != k])
             found[k] = FitSummary.of(rest, k, seen)
         return found
+
+    def _axes(self) -> dict[int, Tensor]:
+        """Fold → the first principal axes of x without it, as columns, but those along which there is only rounding."""
+        out = {}
+        if self.cloud.dim <= FULL_SPECTRUM_UP_TO:  # what spectra are of, too
+            found = ((k, self.cloud.spectra[k]) for k in self.folds.occupied)
+            both = ((k, None if one is None else (one.values[: self.dim], one.axes[: self.dim].T)) for k, one in found)
+        else:
+            wide = self.folds.x_only().each_left_out()
+            both = ((k, leading_axes(rest.c_xx, self.dim) if rest.has_variance else None) for k, rest in wide)
+        for k, pair in both:
+            if pair is None:
+                raise NoValue("the states have no variance, and so no leading axes")
+            out[k] = pair[1][:, pair[0] > RANK_CUTOFF * pair[0][0]]
+        return out
 
     def _squares_along(self, axes: dict[int, Tensor]) -> dict[int, Tensor]:
         """Fold → Σ ‖r − r̄‖² of its rows along its axes, which the moments do not tell: the rows are read once more."""
@@ -48,16 +66,20 @@ class LeadingFolds(LinearFolds):
         return squares
 
 
-def _seen(fold: Moments, axes: Tensor, rr: Tensor) -> Moments:
-    """The moments of the rows' coordinates along some axes, of which Σ ‖r − r̄‖² is given."""
-    c_xx, c_xr = (axes.T @ (matrix @ axes) for matrix in fold.matrices())
-    yy = rr + (c_xx + 2 * c_xr).diagonal().sum()
-    return Moments(fold.n, fold.mean_x @ axes, fold.mean_r @ axes, c_xx, c_xr, rr, yy)
-
-
-def axes_of(moments: Moments, n: int) -> Tensor:
-    """The first n principal axes as columns, but those along which there is only rounding."""
-    if not moments.has_variance:
-        raise NoValue("the states have no variance, and so no leading axes")
-    values, axes = leading_axes(moments.c_xx, n)
-    return axes[:, values > RANK_CUTOFF * values[0]]
+def _seen(folds: Sequence[Moments], axes: dict[int, Tensor]) -> dict[int, list[Moments]]:
+    """Fold → what is seen of every fold along its axes; Σ ‖r − r̄‖², which the moments do not tell, is left at 0."""
+    dim, most = len(next(iter(axes.values()))), max(one.shape[1] for one in axes.values())
+    padded = torch.stack([torch.nn.functional.pad(one, (0, most - one.shape[1])) for one in axes.values()])
+    side_by_side = padded.transpose(0, 1).reshape(dim, -1)
+    seen: dict[int, list[Moments]] = {k: [] for k in axes}
+    for fold in folds:
+        # one product with the axes of all folds
+        products = [(matrix @ side_by_side).view(dim, -1, most).transpose(0, 1) for matrix in fold.matrices()]
+        squares = [torch.bmm(padded.mT, product) for product in products]
+        for number, (k, of_fold) in enumerate(axes.items()):
+            rank = of_fold.shape[1]
+            c_xx, c_xr = (square[number, :rank, :rank] for square in squares)
+            yy = (c_xx + 2 * c_xr).diagonal().sum()
+            means = fold.mean_x @ of_fold, fold.mean_r @ of_fold
+            seen[k].append(Moments(fold.n, *means, c_xx, c_xr, fold.rr * 0, yy))
+    return seen
