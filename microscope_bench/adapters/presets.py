@@ -16,7 +16,7 @@ from msgspec import structs
 
 from microscope_bench.adapters.model_args import recorded_options
 from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
-from microscope_bench.errors import AdapterError, UnknownNameError, unknown_name
+from microscope_bench.errors import AdapterError, unknown_name
 from microscope_bench.identity import UNTRAINED
 from microscope_bench.system.key_values import key_values
 from microscope_bench.system.lazy_registry import Registry
@@ -124,25 +124,32 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
     args = key_values("--model_args", model_args)
     if name in MODELS:
         return _load_preset(MODELS[name], args, device)
+    check_model_name(name)
     if ".py:" in name:
         return _identified(adapter_from_file(name).load(args, device=device), _file_adapter_name(name), args)
-    try:
-        adapter = ADAPTERS.get(name)
-    except UnknownNameError:
-        raise unknown_name("model", name, [*MODELS, *ADAPTERS], _HINT) from None
+    adapter = ADAPTERS.get(name)
     if not (inspect.isclass(adapter) and issubclass(adapter, Adapter)):
         raise AdapterError(f"{name}: the entry point of this name gives {adapter!r}, which is no subclass of Adapter")
     return _identified(adapter.load(args, device=device), name, args)
+
+
+def check_model_name(name: str) -> None:
+    """Raises an UnknownNameError or AdapterError where nothing has that name; imports nothing that takes long."""
+    if ".py:" in name:
+        file = name.rpartition(":")[0]
+        if not Path(file).expanduser().is_file():
+            raise AdapterError(f"{name}: there is no file {file}")
+    elif name not in MODELS and name not in ADAPTERS:
+        raise unknown_name("model", name, [*MODELS, *ADAPTERS], _HINT)
 
 
 def adapter_from_file(name: str) -> type[Adapter]:
     """The adapter class behind ``path/to/file.py:ClassName``; runs that file, and raises AdapterError if it cannot."""
     from microscope_bench.adapters.base import Adapter
 
+    check_model_name(name)
     file, _, attribute = name.rpartition(":")
     path = Path(file).expanduser()
-    if not path.is_file():
-        raise AdapterError(f"{name}: there is no file {file}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise AdapterError(f"{name}: {file} is not a Python file")

@@ -44,12 +44,13 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args)  # before torch is imported, so that a typing mistake is answered at once
     _check_store(config, len(args.model) * len(args.tasks))
 
+    from microscope_bench.adapters.presets import check_model_name
     from microscope_bench.results.result_files import check_writable
-    from microscope_bench.run.resolve import load_adapter_for, task_settings
+    from microscope_bench.run.task_settings import task_settings
     from microscope_bench.tasks import load_tasks
 
-    if not (config.progress and launched().is_first):
-        _silence_loading_bars()
+    for name in args.model:
+        check_model_name(name)
     begin = time.perf_counter()
     tasks = load_tasks(
         args.tasks, include_path=config.include_path, task_args=config.task_args, settings=task_settings(config)
@@ -59,6 +60,10 @@ def run(args: argparse.Namespace) -> int:
     _check_store(config, attempts.n_runs)  # a name may have been that of a group
     if launched().is_first:
         check_writable(args.output_path)
+    from microscope_bench.run.resolve import load_adapter_for  # imports torch, which a misspelt name need not wait for
+
+    if not (config.progress and launched().is_first):
+        _silence_loading_bars()
     for name in args.model:
         begin = time.perf_counter()
         adapter = attempts.attempt(name, partial(load_adapter_for, name, config))

@@ -28,7 +28,7 @@ from microscope_bench.lm_eval_plugin.refused_evaluations import check_evaluation
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import result_path
-from microscope_bench.run.resolve import task_settings
+from microscope_bench.run.task_settings import task_settings
 from microscope_bench.tasks.lm_eval_tasks import task_around
 
 LOG = logging.getLogger("microscope_bench")

@@ -33,8 +33,8 @@ from microscope_bench.measure.memory_budget import check_enough
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Timing
+from microscope_bench.run.task_settings import task_settings
 from microscope_bench.system.field_types import content_sha256
-from microscope_bench.tasks.settings import Seeds, TaskSettings
 
 if TYPE_CHECKING:
     from microscope_bench.tasks import Task
@@ -142,13 +142,6 @@ def load_task_for(task: str | Task, config: RunConfig) -> Task:
             f"settings=TaskSettings(...)"
         )
     return task
-
-
-def task_settings(config: RunConfig) -> TaskSettings:
-    """What a run asks of its tasks."""
-    seed = config.seed
-    seeds = Seeds() if seed is None else Seeds(seed.python, seed.numpy, seed.fewshot)
-    return TaskSettings(config.num_fewshot, config.system_instruction, config.samples, seeds)
 
 
 def resolve_loaded(

@@ -30,6 +30,14 @@ _HELD = (errno.EAGAIN, errno.EACCES)  # some network file systems say the second
 _NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
 
 
+CACHE_VARIABLE = "MICROSCOPE_BENCH_CACHE"
+
+
+def cache_directory() -> Path:
+    """What can always be made again: ``$MICROSCOPE_BENCH_CACHE``, else ``~/.cache/microscope_bench``."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/microscope_bench").expanduser()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; what was written there then takes its place, in one step.

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache, lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
+from msgspec import MsgspecError, Struct, json
+
 from microscope_bench.errors import field_error
+from microscope_bench.system.disk import cache_directory, write_whole
 
 SPLIT = "evaluated"  # the only one that the lm-eval task object gets to see
 NOT_TO_RENDER = frozenset(
@@ -38,9 +44,40 @@ class LmEvalNames:
     tags: dict[str, list[str]]
 
 
+class _KeptNames(Struct):
+    root: str
+    tasks: dict[str, str]
+    groups: dict[str, str]
+    tags: dict[str, list[str]]
+
+
 @cache
 def lm_eval_names() -> LmEvalNames:
-    """lm-eval's index, which takes seconds to build: it reads some 14,000 files."""
+    """lm-eval's index of some 14,000 files, which takes many seconds to build, and is kept for the version that is
+    installed.
+    """
+    found = find_spec("lm_eval")
+    assert found is not None and found.submodule_search_locations
+    root = found.submodule_search_locations[0]
+    if "site-packages" not in Path(root).parts:  # a checkout, whose files change while its version does not
+        return _indexed()
+    file = cache_directory() / f"lm-eval-{version('lm_eval')}.json"
+    try:
+        kept = json.decode(file.read_bytes(), type=_KeptNames)
+        if kept.root == root:
+            tasks, groups = ({name: Path(path) for name, path in of.items()} for of in (kept.tasks, kept.groups))
+            return LmEvalNames(tasks, groups, kept.tags)
+    except (OSError, MsgspecError):
+        pass
+    names = _indexed()
+    task_files, group_files = ({name: str(path) for name, path in of.items()} for of in (names.tasks, names.groups))
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.encode(_KeptNames(root, task_files, group_files, names.tags)))
+    return names
+
+
+def _indexed() -> LmEvalNames:
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,15 +12,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.disk import CACHE_VARIABLE
 
-CACHE_VARIABLE = "MICROSCOPE_BENCH_CACHE"
 MANIFEST = "manifest.json"
 """File of a built directory that holds the sha256 of every other one."""
-
-
-def cache_directory() -> Path:
-    """Where this user's built directories are: ``$MICROSCOPE_BENCH_CACHE``, else ``~/.cache/microscope_bench``."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/microscope_bench").expanduser()
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:

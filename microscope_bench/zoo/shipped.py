@@ -11,8 +11,9 @@ from filelock import FileLock
 from microscope_bench.adapters.presets import ZOO_PREFIX
 from microscope_bench.errors import AdapterError, first_line, unknown_name
 from microscope_bench.identity import UNTRAINED
+from microscope_bench.system.disk import cache_directory
 from microscope_bench.zoo import FUSIONS, SEED
-from microscope_bench.zoo.cache import build_once, cache_directory, file_hashes
+from microscope_bench.zoo.cache import build_once, file_hashes
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.json"  # model → file → sha256

@@ -14,8 +14,9 @@ import torch
 from microscope_bench.adapters.presets import ZOO_PREFIX, load_model
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.system.devices import pick_device
+from microscope_bench.system.disk import cache_directory
 from microscope_bench.zoo import FUSIONS, SEED
-from microscope_bench.zoo.cache import cache_directory, file_hashes
+from microscope_bench.zoo.cache import file_hashes
 from microscope_bench.zoo.card import card
 from microscope_bench.zoo.formats import find_format
 from microscope_bench.zoo.fusion_training import train_fusion, training

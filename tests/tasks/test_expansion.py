@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from microscope_bench.errors import TaskError, UnknownNameError
-from microscope_bench.tasks import list_tasks, load_task, load_tasks
+from microscope_bench.tasks import list_tasks, lm_eval_layer, load_task, load_tasks
 from microscope_bench.tasks.expansion import TaskNames
 from microscope_bench.tasks.lm_eval_layer import LmEvalNames
 
@@ -108,3 +109,29 @@ def test_lm_evals_groups_tags_and_patterns():
         everything.expand(["hellaswagg"])
     with pytest.raises(TaskError, match="no task, group or tag has a name like nothing_"):
         everything.expand(["nothing_*"])
+
+
+def test_the_index_is_kept_for_the_version_that_is_installed(monkeypatch, tmp_path):
+    built = []
+
+    def indexed():
+        built.append(1)
+        return LmEvalNames({"a": Path("/x/a.yaml")}, {"g": Path("/x/g.yaml")}, {"t": ["a"]})
+
+    def names():
+        lm_eval_layer.lm_eval_names.cache_clear()
+        return lm_eval_layer.lm_eval_names()
+
+    monkeypatch.setenv("MICROSCOPE_BENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(lm_eval_layer, "_indexed", indexed)
+    try:
+        assert names() == names() == indexed() and len(built) == 2
+        (file,) = tmp_path.iterdir()
+        file.write_text(file.read_text()[:-9])  # damaged
+        assert names() == names() and len(built) == 3
+        monkeypatch.setattr(lm_eval_layer, "version", lambda package: "9.9")
+        assert names() and len(built) == 4
+        (tmp_path / "lm-eval-9.9.json").write_text(file.read_text().replace('"root":"', '"root":"/elsewhere'))
+        assert names() and len(built) == 5
+    finally:
+        lm_eval_layer.lm_eval_names.cache_clear()
