@@ -51,6 +51,11 @@ def gaussian(n: int, d: int, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=_generator(seed), dtype=torch.float64)
 
 
+def embedded(n: int, k: int, d: int, seed: int = 0) -> Tensor:
+    """A k-dimensional Gaussian in d dimensions."""
+    return gaussian(n, k, seed) @ torch.linalg.qr(gaussian(d, k, 77))[0].T
+
+
 def next_states(x: Tensor, seed: int = 1) -> Tensor:
     """What a block might make of x: itself, a linear part, a bent part and noise, in x's own units."""
     d = x.shape[1]

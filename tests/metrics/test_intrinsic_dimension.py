@@ -11,14 +11,9 @@ from torch import Tensor
 
 from microscope_bench.errors import MetricError, UnknownNameError
 from microscope_bench.metrics import intrinsic_dimension
-from tests.metrics.oracles import gaussian, massive, reference
+from tests.metrics.oracles import embedded, gaussian, massive, reference
 
 ESTIMATORS = ["twonn_mle", "twonn_regression20", "twonn_discard10"]
-
-
-def embedded(n: int, k: int, d: int, seed: int = 0) -> Tensor:
-    """A k-dimensional Gaussian in d dimensions."""
-    return gaussian(n, k, seed) @ torch.linalg.qr(gaussian(d, k, 77))[0].T
 
 
 def with_copies(x: Tensor, share: float) -> Tensor:

@@ -26,26 +26,45 @@ One state can come from inputs that differ in what it does not depend on. Other 
 lie at 1e-2 and more, which is within the rounding of a half type: there such rows must be equal to the last bit.
 """
 
+NARROWER = {
+    torch.float64: (torch.bfloat16, torch.float16, torch.float32),
+    torch.float32: (torch.bfloat16, torch.float16),
+}
+"""Dtypes whose values a wider one may hold, the coarsest first."""
+
 NORM_BLOCK = 512
 
 
 def first_of_copies(x: Tensor, keys: Tensor | None = None, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
     """For every row, int64 (n,), the first that it is a copy of, exact or but for rounding; itself where it is none.
 
-    No row is a copy of a row that is itself a copy of another. ``keys``, int64 (n,), are equal for rows that come from
-    the same input, where that is known; in a half type only those can be copies but for rounding.
+    How far rounding moves a row is decided by what the values were rounded to, :func:`rounded_to`, whatever the dtype
+    of ``x`` (n, d). No row is a copy of a row that is itself a copy of another. ``keys``, int64 (n,), are equal for
+    rows that come from the same input, where that is known; in a half type only those can be copies but for rounding.
     """
-    first = first_copies(x, block_elements)
+    first, rounded = first_copies(x, block_elements), rounded_to(x, block_elements)
     row = torch.arange(len(x), device=x.device)
     kept = torch.nonzero(first == row).flatten()
     if keys is not None:
-        tolerance = COPY_TOLERANCE.get(x.dtype, 0.0)
+        tolerance = COPY_TOLERANCE.get(rounded, 0.0)
         first = _followed(first, kept, first_of_same(x, kept, keys[kept], tolerance, block_elements))
         kept = torch.nonzero(first == row).flatten()
     if x.dtype in CLOSE_TOLERANCE:
-        near = first_near_copies(x[kept].double(), CLOSE_TOLERANCE[x.dtype], block_elements)
+        tolerance = CLOSE_TOLERANCE.get(rounded, CLOSE_TOLERANCE[torch.float32])
+        near = first_near_copies(x[kept].double(), tolerance, block_elements)
         first = _followed(first, kept, kept[near])
     return first
+
+
+def rounded_to(x: Tensor, block_elements: int = BLOCK_ELEMENTS) -> torch.dtype:
+    """The coarsest dtype that holds every value of a tensor (n, d): states keep it when they are cast to a wider one.
+
+    >>> rounded_to(torch.tensor([[0.1]]).double()), rounded_to(torch.tensor([[0.1]], dtype=torch.float64))
+    (torch.float32, torch.float64)
+    """
+    parts = torch.split(x.detach(), max(1, block_elements // max(x.shape[1], 1)))
+    held = (dtype for dtype in NARROWER.get(x.dtype, ()) if all(torch.equal(p.to(dtype).to(x.dtype), p) for p in parts))
+    return next(held, x.dtype)
 
 
 def _followed(first: Tensor, kept: Tensor, near: Tensor) -> Tensor:
