@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from microscope_bench.errors import MicroscopeError, unknown_name
 from microscope_bench.protocol import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, named_protocol
+from microscope_bench.system.disk import read_regular
 from microscope_bench.system.key_values import at_least, flag, key_values, memory_size, number, whole
 
 SPLITS = ("correct",)
@@ -21,6 +22,10 @@ SPLITS = ("correct",)
 
 MEASURED_AGAIN = ("metrics", "split_by", "id_tokens", "output_path", "device", "measure_memory", "progress")
 """The fields that can still be asked for when the states are captured."""
+
+
+LARGEST_SAMPLES = 10_000_000
+"""Bytes of a file of ``samples``, at most."""
 
 
 class FourSeeds(NamedTuple):
@@ -171,9 +176,10 @@ def _samples(name: str, value: Any) -> dict[str, list[int]]:
     was_text = isinstance(value, str)
     try:
         if was_text:
-            value = json.loads(value if "{" in value else Path(value).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MicroscopeError(f"{name}: {value!r} is neither JSON nor a file of JSON: {error}") from None
+            value = json.loads(value if "{" in value else read_regular(Path(value), LARGEST_SAMPLES))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MicroscopeError(f"{name}: {value!r:.300} is neither JSON nor a file of JSON: {reason}") from None
     rows_of: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"": value}
     if was_text and not rows_of:
         raise MicroscopeError(f"{name} names no task; leave it out to measure every row")

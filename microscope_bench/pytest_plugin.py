@@ -35,7 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Says which baselines were written: such a run has compared nothing."""
     for path in config.stash.get(_WRITTEN, []):
-        terminalreporter.write_line(f"geometry baseline written, not compared: {path}")
+        from microscope_bench.system.printable import printable
+
+        terminalreporter.write_line(f"geometry baseline written, not compared: {printable(path)}")
 
 
 @pytest.fixture
@@ -78,6 +80,7 @@ class GeometryRegression:
         """
         from microscope_bench.errors import MicroscopeError
         from microscope_bench.results.result import Result
+        from microscope_bench.system.printable import printable_lines
 
         __tracebackhide__ = True
         if not isinstance(result, Result):
@@ -95,7 +98,7 @@ class GeometryRegression:
         except MicroscopeError as error:
             problem = f"not comparable: {error}"
         if problem:
-            pytest.fail(f"{path.name}: {problem}", pytrace=False)
+            pytest.fail(printable_lines(f"{path.name}: {problem}"), pytrace=False)
 
     def evaluate(
         self,

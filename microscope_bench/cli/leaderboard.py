@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.results.document import refuse_directory, write_atomically
     from microscope_bench.results.result_files import each_result, find_results
 
+    paths = find_results(args.results)
     by_suffix = {suffix: name for name, suffix in LEADERBOARDS.items()}
     name = args.format or by_suffix.get(Path(args.output or "").suffix.lower(), "markdown")
     beside = Path(args.results).resolve().parent
     page = Path(args.output) if args.output else beside / f"leaderboard{LEADERBOARDS[name]}"
     refuse_directory(page)
-    results = each_result(find_results(args.results))
+    results = each_result(paths)
     board = board_of((Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in results)
     text = render_leaderboard(name, board, _fusion_of)
     if args.check:

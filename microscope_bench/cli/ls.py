@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import os
 
 from microscope_bench.errors import MicroscopeError, unknown_name
 
@@ -101,7 +101,7 @@ def _controls(args: argparse.Namespace) -> Listing:
 def _stores(args: argparse.Namespace) -> Listing:
     from microscope_bench.capture.listing import StoreListing, list_stores
 
-    if not Path(args.output_path).is_dir():
+    if not os.path.isdir(args.output_path):  # noqa: PTH112 - raises of no name, however odd
         raise MicroscopeError(f"{args.output_path} is no directory; --output_path names that of the results")
 
     def note(store: StoreListing) -> str:

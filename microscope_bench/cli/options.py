@@ -61,13 +61,21 @@ def config_of(args: argparse.Namespace) -> RunConfig:
     return RunConfig(**{f.name: getattr(args, f.name) for f in fields(RunConfig) if hasattr(args, f.name)})
 
 
-def result_paths(named: Sequence[str]) -> list[Path]:
-    """The result files that are named, and those below the directories that are, each once."""
+def files_of(name: str) -> list[Path]:
+    """The result file that is named, or those below the directory that is; a ResultError where there is neither."""
     from microscope_bench.errors import ResultError
     from microscope_bench.results.result_files import find_results
 
-    # os.path raises of no path, however odd
-    found = {name: find_results(name) if os.path.isdir(name) else [Path(name)] for name in named}  # noqa: PTH112
+    if not os.path.exists(name):  # noqa: PTH110 - this and isdir raise of no name, however odd
+        raise ResultError(f"{name}: no such file or directory")
+    return find_results(name) if os.path.isdir(name) else [Path(name)]  # noqa: PTH112
+
+
+def result_paths(named: Sequence[str]) -> list[Path]:
+    """The result files that are named, and those below the directories that are, each once."""
+    from microscope_bench.errors import ResultError
+
+    found = {name: files_of(name) for name in named}
     empty = [name for name, paths in found.items() if not paths]
     if empty:
         raise ResultError(f"{', '.join(empty)}: no result files there")

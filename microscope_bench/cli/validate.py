@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
+
+from microscope_bench.cli.options import files_of
 
 _SHOWN = 10
 
@@ -25,15 +25,10 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.results.json_schema import violations
     from microscope_bench.results.plausibility import implausible
     from microscope_bench.results.result import COMPLETE, load_result, read_bytes
-    from microscope_bench.results.result_files import find_results
     from microscope_bench.system.printable import printable
 
-    for name in args.files:
-        if not os.path.exists(name):  # noqa: PTH110 - this and isdir raise of no path, however odd
-            raise ResultError(f"{name}: no such file or directory")
     bad = 0
-    for name in args.files:
-        paths = find_results(name) if os.path.isdir(name) else [Path(name)]  # noqa: PTH112
+    for name, paths in [(name, files_of(name)) for name in args.files]:
         if not paths:
             bad += 1
             print(f"BAD  {printable(name)}: holds no result files")

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from microscope_bench.cli.main import build_parser
 from microscope_bench.errors import ResultError
 from microscope_bench.results.result import Result
-from microscope_bench.results.result_files import result_path
+from microscope_bench.results.result_files import find_results, result_path
 from tests.results.sample import SAMPLE_FILE, failed, sample, with_scores
 
 
@@ -107,15 +107,16 @@ def test_a_broken_file_stops_the_page_and_is_named(results: Path) -> None:
     assert not (results.parent / "leaderboard.md").exists()
 
 
-@pytest.mark.parametrize("verb", ["leaderboard", "report", "plot", "cite"])
+@pytest.mark.parametrize("verb", ["leaderboard", "report", "plot", "cite", "compare", "difference"])
 def test_what_validate_refuses_is_published_with_a_warning(
     verb: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     forged = with_scores(sample(), lambda s: replace(s, value=-7.0) if s.metric == "anisotropy" else s)
     save(tmp_path / "results", forged)
-    assert call(verb, "results") == 0
-    (said,) = [line for line in caplog.messages if "validate refuses" in line]
+    files = [str(path) for path in find_results("results")] * 2
+    assert call(verb, *(files if verb in ("compare", "difference") else ["results"])) == 0
+    (said,) = {line for line in caplog.messages if "validate refuses" in line}
     assert said.startswith("results/example__tiny-llava/") and "value: -7.0 lies outside 0 to 1" in said
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from microscope_bench.errors import ResultError
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result import Result, load_result
 from tests.publish.small import render
-from tests.results.mutations import BYTES, DOCUMENT, mutations
+from tests.results.mutations import DOCUMENT, damages, mutations
 from tests.results.sample import forge
 
 QUICK = settings(
@@ -31,13 +34,8 @@ def load(path: Path, content: bytes) -> Result | None:
 
 
 @QUICK
-@given(data=st.data())
-def test_bytes(tmp_path: Path, data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, len(BYTES)))
-    end = data.draw(st.integers(start, min(len(BYTES), start + 20)))
-    content = BYTES[:start] + data.draw(st.binary(max_size=20)) + BYTES[end:]
-    if data.draw(st.booleans()):
-        content = content[: data.draw(st.integers(0, len(content)))]
+@given(content=damages())
+def test_bytes(tmp_path: Path, content: bytes) -> None:
     loaded = load(tmp_path / "x.json", content)
     assert loaded is None or loaded == Result.from_dict(DOCUMENT)
 
@@ -63,3 +61,12 @@ def test_fields_of_a_forged_file_that_passes_its_checksum(tmp_path: Path, docume
         assert load_result(tmp_path / "y.json") == loaded
         assert render([("x.json", loaded)]).encode()
         assert summary_table(loaded)
+
+
+@pytest.mark.parametrize("n_files", [8, pytest.param(3000, marks=pytest.mark.heavy)])
+def test_no_reader_falls_over_a_file_or_takes_long(tmp_path: Path, n_files: int) -> None:
+    """In 4 GB of address space; the heavy one is what ``docs/inputs.md`` claims."""
+    command = [sys.executable, "-m", "tests.results.campaign", str(n_files)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
