@@ -99,28 +99,3 @@ def test_a_board_links_to_a_file_whose_name_is_no_text(tmp_path: Path, form: str
     assert "x%FF.json" in page if form in ("markdown", "html") else "x" in page
     for argv in (["report", "results"], ["plot", "results"], ["cite", "results"], ["compare", "results", "results"]):
         assert main(argv) == 0
-
-
-def test_one_odd_store_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stores = tmp_path / "results/.stores"
-    for name, manifest in {
-        "whole": b'{"n_examples": 3, "run": {"identity": {"model": {"name": "mine"}, "task": {"name": "t"}}}}',
-        "list": b'{"run": []}',
-        "word": b'{"n_examples": "many"}',
-        "null": b"null",
-        "deep": b"[" * 100_000,
-        "bytes": b"\xff\xfe",
-    }.items():
-        (stores / name / "parts").mkdir(parents=True)
-        (stores / name / "manifest.json").write_bytes(manifest)
-    os.mkfifo(stores / "whole/parts/00000.json")
-    (stores / "whole/parts/00001.json").write_text('{"examples": [{}, {}]}')
-    (stores / "no parts").mkdir()
-    (stores / "file").mkdir()
-    (stores / "file/parts").write_text("")
-    os.mkfifo(stores / "file/manifest.json")
-    (stores / "loop").symlink_to("loop")
-    assert main(["ls", "stores"]) == 0
-    said = capsys.readouterr().out
-    assert "mine" in said and "2 of 3" in said
-    assert all(f".stores/{name} " in said for name in ("list", "word", "null", "deep", "bytes", "no parts", "file"))
