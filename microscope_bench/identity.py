@@ -41,7 +41,8 @@ class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     Attributes:
         name: What a leaderboard row shows: the hub repository, or the last part of a local path.
         repo: Hub repository as org/name; of a local directory its name alone.
-        revision: Commit of the hub repository (40 hex digits), or sha256- and 16 hex digits of a directory's content.
+        revision: Commit of the hub repository (40 hex digits), or sha256- and 16 hex digits of a directory's content;
+            behind it +weights- and 16 hex digits where the weights in memory are not those.
         adapter: Registered name of the adapter.
         architecture: Model class, for instance LlavaNextForConditionalGeneration.
         dtype: Type of the hidden states, for instance bfloat16.
@@ -54,6 +55,8 @@ class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         control: Name of the deliberate change that makes this model a control, or null. Controls are never shown as
             models.
         options: Model args that can change a number and stand in no other field, as the user gave them.
+        peft: Method and rank of a PEFT adapter that is applied to the model, for instance LORA-r8; left out where there
+            is none.
         template: Whether the words of the chat template were told from the task's own, which alone are text, or count
             as text too; left out where prompts go through no template.
     """
@@ -73,6 +76,7 @@ class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     control: Name | None
     options: Annotated[Mapping[Name, Text], Meta(max_length=100)]
     template: TemplateWords | None = None
+    peft: Name | None = None
 
 
 class TaskInfo(Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,6 +170,7 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             *(f"{quoted(key)}={quoted(value)}" for key, value in sorted(model.options.items())),
             f"dtype:{quoted(model.dtype)}",
             f"quant:{quoted(model.quantization)}" if model.quantization else "",
+            f"peft:{quoted(model.peft)}" if model.peft else "",
             f"attn:{quoted(model.attention)}" if model.attention else "",
             f"template:{model.template}" if model.template == "not_told_apart" else "",
             f"task:{quoted(task.name)}@{quoted(task.version)}",
@@ -189,6 +194,9 @@ def checked(identity: Identity) -> Identity:
 
 def short_revision(revision: str) -> str:
     """A revision as people read it: 8 digits of a commit or of a content hash, any other name in full."""
+    if "+weights-" in revision:
+        of_files, _, of_weights = revision.rpartition("+weights-")
+        return f"{short_revision(of_files)}+weights-{of_weights[:8]}"
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision[:8]
     if re.fullmatch(r"sha256-[0-9a-f]+", revision):

@@ -28,7 +28,9 @@ def reference():
 def test_a_run_writes_one_valid_file_that_loads_as_the_result_and_leaves_no_store(tmp_path):
     result = run(tmp_path)
     (file,) = result_files(tmp_path)
-    assert file.relative_to(tmp_path).as_posix() == "toy/sha256-0000000000000000/toy_task.json"
+    revision = result.identity.model.revision
+    assert revision.startswith("sha256-0000000000000000+weights-"), "the toy names no weights that it has"
+    assert file.relative_to(tmp_path).as_posix() == f"toy/{revision}/toy_task.json"
     assert load_result(file) == result
     assert not list(tmp_path.rglob("*.safetensors"))
     assert result.status == "complete"

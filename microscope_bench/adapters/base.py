@@ -84,6 +84,8 @@ class Adapter(ABC):
         sees: what a state depends on besides its own token: the tokens "before" it, these and the "media" that reach it
             by cross-attention, or the whole "sequence". This tells equal tokens from copies of one token.
         max_batch: the most examples that :meth:`encode` takes, or None.
+        loaded_weights: digest of the weights that ``info.revision`` stands for, or None where it stands for none:
+            weights with another digest are told from them in the identity.
     """
 
     info: ModelInfo
@@ -98,6 +100,7 @@ class Adapter(ABC):
     template_untold: str | None = None
     sees: str = "before"
     max_batch: int | None = None
+    loaded_weights: str | None = None
 
     @classmethod
     @abstractmethod

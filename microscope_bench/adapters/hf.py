@@ -27,6 +27,7 @@ from microscope_bench.adapters.prompting import chat_template, continuation_toke
 from microscope_bench.adapters.tap_names import LANGUAGE, PROJECTOR, VISION
 from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.adapters.untrained_weights import seeded_initialisation, untrained_twin
+from microscope_bench.adapters.weights_digest import weights_digest
 from microscope_bench.errors import AdapterError
 from microscope_bench.example import Example
 from microscope_bench.identity import TemplateWords
@@ -73,7 +74,9 @@ class HFAdapter(Adapter):
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> HFAdapter:
-        return cls(**load_parts(args, device, measured_anyway=cls.overrides is not None))
+        adapter = cls(**load_parts(args, device, measured_anyway=cls.overrides is not None))
+        adapter.loaded_weights = weights_digest(adapter)
+        return adapter
 
     def blocks(self) -> Sequence[nn.Module]:
         return list(self._found_blocks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_EXTRAS = {"torchvision": "'microscope-bench[torchvision]'"}
+_EXTRAS = {name: f"'microscope-bench[{name}]'" for name in ("torchvision", "peft")}
 """Package → the extra of this package that installs it."""
 
 

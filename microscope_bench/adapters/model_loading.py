@@ -73,6 +73,11 @@ def load_transformers_model(
             checkpoint.path, config=config, use_safetensors=True, output_loading_info=True, **options
         )
         model = model if "device_map" in options else model.to(device)
+    if unplaced := sorted(key for key in report["unexpected_keys"] if "lora_" in key):
+        raise AdapterError(
+            f"{len(unplaced)} weights of the PEFT adapter of {checkpoint.repo} have no place in "
+            f"{type(model).__name__} ({', '.join(unplaced[:3])}); it was made for another model"
+        )
     scales = sorted(key for key in report["unexpected_keys"] if _QUANTISED.search(key))
     if scales and getattr(config, "quantization_config", None) is None:
         raise AdapterError(
@@ -138,7 +143,17 @@ def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layer
         trained=not getattr(model.config, UNTRAINED_KEY, False),
         control=None,
         options={},
+        peft=_peft_of(model),
     )
+
+
+def _peft_of(model: Any) -> str | None:
+    """The PEFT adapters in a model, by method and rank: ``LORA-r8``; which weights they have, its revision tells."""
+    found = []
+    for config in (getattr(model, "peft_config", None) or {}).values():
+        method, rank = getattr(config, "peft_type", None), getattr(config, "r", None)
+        found.append(str(getattr(method, "value", method)) + (f"-r{rank}" if isinstance(rank, int) else ""))
+    return "+".join(found) or None
 
 
 def processing_of(model: Any, processor: Any, templated: bool, max_length: int | None) -> Processing:

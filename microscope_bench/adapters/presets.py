@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -20,6 +20,7 @@ from microscope_bench.errors import AdapterError, unknown_name
 from microscope_bench.identity import UNTRAINED
 from microscope_bench.system.key_values import key_values
 from microscope_bench.system.lazy_registry import Registry
+from microscope_bench.system.local_code import local_code_digest
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -126,11 +127,17 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
         return _load_preset(MODELS[name], args, device)
     check_model_name(name)
     if ".py:" in name:
-        return _identified(adapter_from_file(name).load(args, device=device), _file_adapter_name(name), args)
+        found, module = adapter_from_file(name)
+        loaded = found.load(args, device=device)
+        file, _, attribute = name.rpartition(":")
+        code = local_code_digest(module, is_local=True)
+        return _identified(loaded, f"{Path(file).name}:{attribute}@{code}", args)
     adapter = ADAPTERS.get(name)
     if not (inspect.isclass(adapter) and issubclass(adapter, Adapter)):
         raise AdapterError(f"{name}: the entry point of this name gives {adapter!r}, which is no subclass of Adapter")
-    return _identified(adapter.load(args, device=device), name, args)
+    loaded = adapter.load(args, device=device)
+    code = ADAPTERS.code_of(name)
+    return _identified(loaded, name if code is None else f"{name}@{code}", args)
 
 
 def check_model_name(name: str) -> None:
@@ -143,8 +150,11 @@ def check_model_name(name: str) -> None:
         raise unknown_name("model", name, [*MODELS, *ADAPTERS], _HINT)
 
 
-def adapter_from_file(name: str) -> type[Adapter]:
-    """The adapter class behind ``path/to/file.py:ClassName``; runs that file, and raises AdapterError if it cannot."""
+def adapter_from_file(name: str) -> tuple[type[Adapter], ModuleType]:
+    """The adapter class behind ``path/to/file.py:ClassName``, and its module.
+
+    Runs that file, and raises an AdapterError where it cannot.
+    """
     from microscope_bench.adapters.base import Adapter
 
     check_model_name(name)
@@ -166,20 +176,13 @@ def adapter_from_file(name: str) -> type[Adapter]:
             f"{name}: {attribute!r} is not a subclass of microscope_bench.adapters.base.Adapter; the file has: "
             f"{', '.join(key for key in classes if key != 'Adapter') or 'none'}"
         )
-    return found
+    return found, module
 
 
 def _identified(adapter: Adapter, name: str, args: Mapping[str, str]) -> Adapter:
     """The adapter with this name and its options in its identity, also where a subclass inherited another's."""
     adapter.info = structs.replace(adapter.info, adapter=name, options=recorded_options(args))
     return adapter
-
-
-def _file_adapter_name(name: str) -> str:
-    """``file.py:ClassName@`` and 8 digits of the file's content: another file is another adapter."""
-    file, _, attribute = name.rpartition(":")
-    path = Path(file).expanduser()
-    return f"{path.name}:{attribute}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) -> Adapter:

@@ -44,7 +44,7 @@ class TappedAdapter(Adapter):
     def __init__(self, whole: Any, tap: str, paths: Sequence[str] | None = None) -> None:
         self.whole, self.tap, self._paths = whole, tap, paths
         self.model, self.device = whole.model, whole.device
-        self.needs_image = True
+        self.needs_image, self.loaded_weights = True, whole.loaded_weights
         check_tap(tap)
         if not whole.modalities & _PICTURES:
             raise AdapterError(f"{whole.info.name} takes no pictures, so there is no {tap} tap; leave --tap out")

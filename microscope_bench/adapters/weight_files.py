@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from microscope_bench.adapters.missing_packages import needs
 from microscope_bench.adapters.weight_headers import read_header
 from microscope_bench.errors import AdapterError, first_line
 
@@ -70,8 +71,17 @@ def check_weight_files(directory: Path, found: WeightFiles, *, fixed: bool) -> N
 
     ``fixed`` is a checkpoint that its reader cannot change, such as one of a hub.
     """
-    if found.read in ((), (PEFT_WEIGHTS,)) and (directory / "config.json").is_file():
+    from transformers.utils import is_peft_available
+
+    if not (directory / "config.json").is_file():
+        return  # who reads the configuration says so
+    if found.read in ((), (PEFT_WEIGHTS,)):
         raise AdapterError(_no_weights(directory, found.unread))
+    if PEFT_WEIGHTS in found.read and not is_peft_available():
+        raise AdapterError(
+            f"{directory.name} has a PEFT adapter ({PEFT_CONFIG}) beside its base model, which {needs('peft')}. To "
+            f"measure the base model alone, take {PEFT_CONFIG} out of the directory."
+        )
     if lacking := [name for name in found.read if not (directory / name).is_file()]:
         shards = [name for name in found.read if not name.endswith(".json")]
         raise AdapterError(

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from microscope_bench.adapters.base import PADDING, TEXT, Batch
+from microscope_bench.adapters.weights_digest import weights_digest
 from microscope_bench.capture.selection import token_hashes
 from microscope_bench.controls import Run
 from microscope_bench.errors import AdapterError
@@ -18,7 +19,10 @@ from microscope_bench.example import Example
 
 def untrained(run: Run) -> Run:
     """The same architecture, its weights as before training; see :meth:`Adapter.fresh_weights`."""
-    return replace(run, adapter=run.adapter.fresh_weights(run.seed))
+    fresh = run.adapter.fresh_weights(run.seed)
+    if run.adapter.loaded_weights is not None:  # then revision and seed tell of these, too
+        fresh.loaded_weights = weights_digest(fresh)
+    return replace(run, adapter=fresh)
 
 
 def permuted_tokens(run: Run) -> Run:

@@ -14,6 +14,7 @@ from msgspec import Struct, convert
 from torch import Tensor
 
 from microscope_bench.adapters.base import PADDING, Adapter, Batch
+from microscope_bench.adapters.measured_model import measured_model
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.fingerprints import example_sha256
 from microscope_bench.capture.hooks import run_pass
@@ -63,7 +64,7 @@ def run_again(
     n_examples = int(opened.store.manifest["n_examples"])
     controlled = with_control(identity.model.control, Run(adapter, source, n_examples, identity.protocol.seed))
     adapter, source = controlled.adapter, controlled.source
-    _check_same("model", identity.model, adapter.info)
+    _check_same("model", identity.model, measured_model(adapter))
     _check_same("model", convert(opened.store.manifest["run"]["processing"], Processing), adapter.processing)
     index, record = _find(opened, example_id)
     example = source.example(index)

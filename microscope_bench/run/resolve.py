@@ -18,6 +18,7 @@ from msgspec import to_builtins
 
 from microscope_bench import __version__
 from microscope_bench.adapters.base import Adapter
+from microscope_bench.adapters.measured_model import measured_model
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs
 from microscope_bench.capture.loop import Capture
@@ -196,7 +197,7 @@ def identity_of(
     ids = source.ids
     identity = Identity(
         protocol=protocol,
-        model=adapter.info,
+        model=measured_model(adapter),
         task=TaskInfo(source.name, source.version),
         dataset=source.dataset,
         n_examples=len(rows),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from microscope_bench.errors import MicroscopeError, unknown_name
+from microscope_bench.system.local_code import local_code_digest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -48,6 +50,20 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+    def code_of(self, name: str) -> str | None:
+        """What tells the code behind a name from other code: None where it is of this package.
+
+        That is the distribution that added the name, with its version and, where its files are no installed ones (an
+        editable install), 8 digits of their content.
+        """
+        plugin = None if name in self._paths else self._plugins().get(name)
+        if plugin is None:
+            return None
+        self.get(name)
+        distribution = "" if plugin.dist is None else f"{plugin.dist.name}-{plugin.dist.version}"
+        local = local_code_digest(sys.modules[plugin.module])
+        return ".".join(part for part in (distribution, local) if part) or None
 
     def get(self, name: str) -> T:
         """The object behind a name, imported now if it was not before.

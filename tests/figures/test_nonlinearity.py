@@ -87,8 +87,12 @@ def test_all_tokens_of_the_example_are_there_not_only_the_kept_ones(toy, tmp_pat
 
 def test_the_model_must_be_the_stores(toy):
     opened, _ = toy
-    with pytest.raises(StoreError, match=r"other states at layer 0 .* than the store holds"):
+    with pytest.raises(StoreError, match=r"another model than the store's: revision is 'sha256-0+\+weights-"):
         run_again(opened, ReadingToy(seed=1), ToyTask(), "q7", ALL)
+    doubled = ReadingToy()
+    doubled.residual = lambda hidden: 2 * hidden  # the weights do not tell
+    with pytest.raises(StoreError, match=r"other states at layer 0 .* than the store holds"):
+        run_again(opened, doubled, ToyTask(), "q7", ALL)
     other = ReadingToy(context_length=99)
     with pytest.raises(StoreError, match=r"another model than the store's: context_length is 99 and was None"):
         run_again(opened, other, ToyTask(), "q7", ALL)

@@ -12,7 +12,7 @@ from microscope_bench.figures.example_pictures import draw_example
 from microscope_bench.figures.example_rerun import run_again
 from microscope_bench.figures.words import words_of
 from tests.figures.toys import ReadingToy, kept_store
-from tests.toy import ToyAdapter, ToyTask
+from tests.toy import ToyTask
 
 FORMATS = ("svg", "pdf", "png")
 
@@ -43,7 +43,9 @@ def test_hostile_names_and_words_are_text(toy, tmp_path):
 
 
 def test_words_need_a_tokenizer(toy):
-    rerun = run_again(toy, ToyAdapter(), ToyTask(), "q7", {0})
+    mute = ReadingToy()
+    mute.tokenizer = None
+    rerun = run_again(toy, mute, ToyTask(), "q7", {0})
     with pytest.raises(StoreError, match="no tokenizer"):
         words_of(rerun)
 

@@ -35,6 +35,7 @@ from microscope_bench.adapters.prompting import check_placeholders
 from microscope_bench.adapters.tap_names import LANGUAGE, PROJECTOR
 from microscope_bench.adapters.taps import TappedAdapter
 from microscope_bench.adapters.untrained_weights import seeded_initialisation
+from microscope_bench.adapters.weights_digest import weights_digest
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import IMAGE_PLACEHOLDER, Example
 from microscope_bench.identity import ModelInfo
@@ -80,7 +81,9 @@ class OmniFusionAdapter(Adapter):
         tokenizer = load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
         image_processor = load_preprocessing(AutoImageProcessor, tower.path)
         info = model_info(checkpoint, tower, model)
-        return cls(model, tokenizer, image_processor, info)
+        adapter = cls(model, tokenizer, image_processor, info)
+        adapter.loaded_weights = weights_digest(adapter)
+        return adapter
 
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model.language_model.model.layers)

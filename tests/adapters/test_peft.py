@@ -1,0 +1,94 @@
+"""A PEFT adapter beside a base model: refused without the package, applied and named with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.pinned_checkpoint import content_revision
+from microscope_bench.errors import AdapterError
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+
+
+def add_lora(directory: Path, config: dict[str, object] = CONFIG, seed: int = 0) -> Path:
+    """Writes a LoRA adapter, as the package does, for the queries and values of a checkpoint."""
+    weights = load_file(directory / "model.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    lora = {}
+    for name, weight in weights.items():
+        if name.endswith(("q_proj.weight", "v_proj.weight")):
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            lora[f"{stem}.lora_A.weight"] = torch.randn(4, weight.shape[1], generator=generator)
+            lora[f"{stem}.lora_B.weight"] = torch.randn(weight.shape[0], 4, generator=generator)
+    (directory / FILES[0]).write_text(json.dumps(config))
+    save_file(lora, directory / FILES[1], {"format": "pt"})
+    return directory
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    return add_lora(shutil.copytree(tiny("llama"), tmp_path / "copy"))
+
+
+def load(directory: Path) -> HFAdapter:
+    return HFAdapter.load({"pretrained": str(directory)}, device="cpu")
+
+
+def test_without_the_package_it_is_refused(copy, monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_peft_available", lambda: False)
+    with pytest.raises(
+        AdapterError, match=r"copy has a PEFT adapter .*pip install 'microscope-bench\[peft\]'.*base model alone"
+    ):
+        load(copy)
+
+
+def test_an_adapter_alone_says_what_to_do(copy, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for file in FILES:
+        shutil.copy(copy / file, alone)
+    with pytest.raises(
+        AdapterError, match=r"alone is a PEFT adapter without its base model; copy .* and give that one"
+    ):
+        load(alone)
+
+
+def test_pickled_weights_of_an_adapter_are_not_loaded(copy):
+    pytest.importorskip("peft", reason="needs peft: pip install 'microscope-bench[peft]'")
+    torch.save(load_file(copy / FILES[1]), copy / "adapter_model.bin")
+    (copy / FILES[1]).unlink()
+    with pytest.raises(
+        AdapterError, match=r"lacks 1 of the 2 files that its weights are in: adapter_model\.safetensors"
+    ):
+        load(copy)
+
+
+def test_with_the_package_it_is_applied_and_in_the_identity(tiny, copy):
+    pytest.importorskip("peft", reason="needs peft: pip install 'microscope-bench[peft]'")
+    plain, with_lora = load(tiny("llama")), load(copy)
+    assert (plain.info.peft, with_lora.info.peft) == (None, "LORA-r4")
+    assert with_lora.info.revision == content_revision(copy) != plain.info.revision
+    ids = torch.arange(8)[None]
+    with torch.inference_mode():
+        assert not torch.allclose(plain.model(ids).logits, with_lora.model(ids).logits)
+    other = load(add_lora(copy, seed=1))
+    assert other.info.revision != with_lora.info.revision
+    other = load(add_lora(copy, {**CONFIG, "lora_alpha": 16}))
+    assert other.info.revision != with_lora.info.revision
+
+
+def test_an_adapter_of_another_model_is_refused(copy):
+    pytest.importorskip("peft", reason="needs peft: pip install 'microscope-bench[peft]'")
+    lora = load_file(copy / FILES[1])
+    lora |= {name.replace("layers.0.", "layers.40."): value.clone() for name, value in lora.items()}
+    save_file(lora, copy / FILES[1], {"format": "pt"})
+    with pytest.raises(AdapterError, match=r"4 weights of the PEFT adapter of copy have no place in LlamaForCausalLM"):
+        load(copy)
