@@ -43,10 +43,11 @@ class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         repo: Hub repository as org/name; of a local directory its name alone.
         revision: Commit of the hub repository (40 hex digits), or sha256- and 16 hex digits of a directory's content;
             behind it +weights- and 16 hex digits where the weights in memory are not those.
-        adapter: Registered name of the adapter.
+        adapter: Registered name of the adapter; behind an @ a plug-in's distribution and digits of local code.
         architecture: Model class, for instance LlavaNextForConditionalGeneration.
         dtype: Type of the hidden states, for instance bfloat16.
-        quantization: Quantisation method and a hash of its settings, or null.
+        quantization: Quantisation method, a hash of its settings and of the modules it met, and their number by part
+            of the model and class; or null.
         attention: Attention implementation of the decoder, or null where the model does not say.
         n_layers: L, the number of blocks; there are L + 1 boundaries. 0 at tap projector.
         hidden_size: d, the width of the residual stream.

@@ -15,7 +15,7 @@ from microscope_bench.adapters.offloading import first_weight
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.prompting import chat_template, template_sha256
-from microscope_bench.adapters.quantization import quantization_name
+from microscope_bench.adapters.quantization import quantised_modules, quantization_name, refuse_unquantised
 from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS, find_weight_files
 from microscope_bench.adapters.weight_headers import holding, no_larger_than
 from microscope_bench.errors import AdapterError
@@ -63,7 +63,9 @@ def load_transformers_model(
     if part := overrides_of(config).part:
         config = _config_of_part(checkpoint, config, part)
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
-    held = holding(checkpoint.path, find_weight_files(checkpoint.path).read)
+    files = find_weight_files(checkpoint.path).read
+    held = holding(checkpoint.path, files)
+    refuse_unquantised(checkpoint.repo, config, [checkpoint.path / name for name in files])
     advice = (
         "If memory is what is missing, see device_map in docs/adding_a_model.md; if a file is damaged, fetch the "
         "checkpoint again."
@@ -127,7 +129,7 @@ def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layer
     """The identity of a loaded model, from its configuration, its checkpoint and its weights."""
     text_config = model.config.get_text_config(decoder=True)
     n_streams = 1 if overrides.streams is None else getattr(text_config, overrides.streams[0])
-    quantization = getattr(model.config, "quantization_config", None)
+    quantization, quantised = getattr(model.config, "quantization_config", None), quantised_modules(model)
     return ModelInfo(
         name=checkpoint.repo,
         repo=checkpoint.repo,
@@ -135,7 +137,7 @@ def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layer
         adapter="hf",
         architecture=type(model).__name__,
         dtype=str(first_weight(model).dtype).removeprefix("torch."),
-        quantization=None if quantization is None else quantization_name(quantization),
+        quantization=quantization_name(quantization or {}, quantised) if quantization or quantised else None,
         attention=getattr(text_config, "_attn_implementation", None),
         n_layers=n_layers,
         hidden_size=int(text_config.hidden_size) * n_streams,

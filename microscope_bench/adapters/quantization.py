@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from microscope_bench.adapters.weight_headers import read_header
 from microscope_bench.errors import AdapterError, first_line, unknown_name
 
 QUANTIZATIONS = {
@@ -17,6 +21,9 @@ QUANTIZATIONS = {
     "torchao-int8": "torchao, int8 weights",
 }
 """Value of model arg ``quantization`` → what it is."""
+
+# where weights lie is not what they are, and what was to be left out is not what was
+_NO_SETTINGS = ("llm_int8_enable_fp32_cpu_offload", "llm_int8_skip_modules", "modules_to_not_convert", "ignore")
 
 
 def quantization_config(name: str) -> Any:
@@ -42,21 +49,58 @@ def quantization_config(name: str) -> Any:
         ) from error
 
 
-def quantization_name(config: Any) -> str:
-    """The name of a quantisation in a result: its method, and 8 hex digits of all settings that are not the default.
+def quantised_modules(model: nn.Module) -> dict[str, str]:
+    """Name → class of the modules whose weights are quantised: integers, eight-bit floats, or tensors of tensors."""
+    found = {}
+    for name, module in model.named_modules():
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        if any(tensor is not None and tensor.dim() > 1 and _is_quantised(tensor) for tensor in tensors):
+            found[name] = type(module).__name__
+    return found
 
-    >>> quantization_name({"quant_method": "gptq", "bits": 4})
-    'gptq-4bit@5b693cfa'
+
+def _is_quantised(tensor: Tensor) -> bool:
+    small = tensor.dtype.itemsize == 1 and tensor.dtype != torch.bool
+    return small or tensor.dtype in (torch.int16, torch.int32) or hasattr(tensor, "__tensor_flatten__")
+
+
+def quantization_name(config: Any, modules: Mapping[str, str]) -> str:
+    """The name of a quantisation in a result: its method, a hash, and how many modules of each part and class it met.
+
+    The hash, 8 hex digits, is of all settings that are not the default and of ``modules`` (name → class). Lists of
+    modules to leave out are no settings: what a library makes of them is what was quantised.
+
+    >>> quantization_name({"quant_method": "gptq", "bits": 4}, {"model.tower.0": "QLinear", "model.tower.1": "QLinear"})
+    'gptq-4bit@7e9c50c2,tower:QLinear:2'
     """
     if isinstance(config, Mapping):
         fields = dict(config)
     else:
         fields = {**config.to_diff_dict(), "quant_method": config.quant_method}
-    fields.pop("llm_int8_enable_fp32_cpu_offload", None)  # says where weights lie, not what they are
+    for name in _NO_SETTINGS:
+        fields.pop(name, None)
     fields = {key: sorted(map(str, value)) if isinstance(value, list) else value for key, value in fields.items()}
     method = fields.get("quant_method")
     detail = next((f"-{bits}bit" for bits in (4, 8) if fields.get(f"load_in_{bits}bit")), "")
     if not detail and isinstance(fields.get("bits"), int):
         detail = f"-{fields['bits']}bit"
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    return f"{getattr(method, 'value', method) or type(config).__name__}{detail}@{digest}"
+    content = json.dumps([fields, dict(modules)], sort_keys=True, default=str)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    parts = Counter((name.removeprefix("model.").partition(".")[0], kind) for name, kind in modules.items())
+    counted = [f"{part}:{kind}:{n}" for (part, kind), n in sorted(parts.items())]
+    return ",".join([f"{getattr(method, 'value', method) or 'quantised'}{detail}@{digest}", *counted])[:500]
+
+
+def refuse_unquantised(repo: str, config: Any, files: Iterable[Path]) -> None:
+    """Raises an AdapterError where config.json says that bitsandbytes quantised weights that are none of its."""
+    settings = getattr(config, "quantization_config", None)
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else getattr(settings, "quant_method", None)
+    if str(getattr(method, "value", method)) != "bitsandbytes":
+        return
+    headers = (read_header(file) for file in files if file.suffix == ".safetensors")
+    if any(entry.dtype in ("I8", "U8") for header in headers for entry in header.values()):
+        return
+    raise AdapterError(
+        f"config.json of {repo} says that bitsandbytes has quantised the weights, but they are plain; take "
+        f"quantization_config out of it, and quantise while loading with quantization=bnb-8bit or bnb-4bit"
+    )

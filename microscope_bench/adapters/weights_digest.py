@@ -28,7 +28,7 @@ def weights_digest(adapter: Adapter) -> str:
             if id(module) in seen:
                 continue
             seen.add(id(module))
-            for name, tensor in _own_tensors(module, seen):
+            for name, tensor in _own_tensors(module):
                 _add(digest, f"{path}.{name}", tensor)
     return digest.hexdigest()
 
@@ -60,20 +60,16 @@ def _roots(adapter: Adapter) -> list[nn.Module]:
     return sorted(found.values(), key=lambda module: -sum(1 for _ in module.modules()))
 
 
-def _own_tensors(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
-    """A module's own parameters and buffers, tied ones once, and what quantisation keeps beside them."""
-    parts = (module._parameters, module._buffers)
-    if any(tensor is not None and tensor.is_meta for part in parts for tensor in part.values()):
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A module's own parameters and buffers, and what quantisation keeps beside them."""
+    plain = module._parameters | module._buffers
+    if any(tensor is not None and tensor.is_meta for tensor in plain.values()):
         yield from _offloaded(module)
         return
     state: dict[str, Any] = {}
     module._save_to_state_dict(state, "", True)  # names what a quantised module keeps outside its parameters, too
-    state |= {name: tensor for name, tensor in module._buffers.items() if not _moved_by_passes(module)}
-    lasting = {id(tensor) for part in parts for tensor in part.values()}
-    for name, tensor in sorted(state.items()):
-        if isinstance(tensor, Tensor) and id(tensor) not in seen:
-            seen.update({id(tensor)} & lasting)  # another's id may come back
-            yield name, tensor
+    state |= {} if _moved_by_passes(module) else module._buffers
+    yield from ((name, tensor) for name, tensor in sorted(state.items()) if isinstance(tensor, Tensor))
 
 
 def _offloaded(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

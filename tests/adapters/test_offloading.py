@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.offloading import device_options, input_device, offloading_fails
-from microscope_bench.adapters.quantization import quantization_name
+from microscope_bench.adapters.pinned_checkpoint import Checkpoint
+from microscope_bench.adapters.quantization import quantised_modules, quantization_name
+from microscope_bench.adapters.weights_digest import weights_digest
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, UnknownNameError
@@ -33,6 +37,7 @@ def test_what_lies_on_disk_gives_the_same_bits(family, tiny, tiny_adapter, tmp_p
     assert "disk" in offloaded.model.hf_device_map.values()
     assert any(parameter.device.type == "meta" for parameter in offloaded.model.parameters())
     assert offloaded.info == plain.info  # where the weights lie is not part of which model it is
+    assert weights_digest(offloaded) == weights_digest(plain)
     for logits in (True, False, False):  # a pass that ends after the last block leaves the next one as it was
         for mine, theirs in zip(boundaries(offloaded, logits=logits), boundaries(plain, logits=logits), strict=True):
             assert torch.equal(mine, theirs)
@@ -71,20 +76,58 @@ def test_a_missing_package_is_named(name, package, tiny, monkeypatch):
         HFAdapter.load({"pretrained": str(tiny("llava")), "quantization": name}, device="cpu")
 
 
+MODULES = {"model.layers.0.q_proj": "Linear8bitLt", "model.layers.1.q_proj": "Linear8bitLt"}
+
+
 def test_quantisations_that_differ_in_anything_have_different_names():
     base = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     names = [
-        quantization_name({**base, **more}) for more in ({}, {"bnb_4bit_quant_type": "fp4"}, {"load_in_4bit": False})
+        quantization_name({**base, **more}, MODULES)
+        for more in ({}, {"bnb_4bit_quant_type": "fp4"}, {"load_in_4bit": False})
     ]
-    assert len(set(names)) == 3
+    names.append(quantization_name(base, {**MODULES, "model.tower.0": "Linear8bitLt"}))
+    names.append(quantization_name(base, {name.replace("q_", "k_"): kind for name, kind in MODULES.items()}))
+    assert len(set(names)) == 5
     assert names[0].startswith("bitsandbytes-4bit@") and names[2].startswith("bitsandbytes@")
+    assert names[3].endswith(",layers:Linear8bitLt:2,tower:Linear8bitLt:1")
 
 
-def test_the_name_of_a_quantisation_says_neither_where_weights_lie_nor_in_which_order_they_are_listed():
+def test_the_name_of_a_quantisation_says_neither_where_weights_lie_nor_what_was_wished_to_be_left_out():
     base = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["lm_head", "vision"]}
-    moved = {"llm_int8_enable_fp32_cpu_offload": True, "llm_int8_skip_modules": ["vision", "lm_head"]}
-    assert quantization_name({**base, **moved}) == quantization_name(base)
-    assert quantization_name({**base, "llm_int8_skip_modules": ["vision"]}) != quantization_name(base)
+    moved = {"llm_int8_enable_fp32_cpu_offload": True, "llm_int8_skip_modules": ["vision"]}
+    assert quantization_name({**base, **moved}, MODULES) == quantization_name(base, MODULES)
+
+
+class Stored(nn.Module):
+    """A module of a quantised model, as the libraries have them."""
+
+    def __init__(self, weight: torch.Tensor, buffer: bool) -> None:
+        super().__init__()
+        if buffer:
+            self.register_buffer("qweight", weight)
+        else:
+            self.weight = nn.Parameter(weight, requires_grad=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn])
+@pytest.mark.parametrize("buffer", [False, True])
+def test_what_was_quantised_is_counted_from_the_modules(dtype, buffer, tiny):
+    adapter = HFAdapter.load({"pretrained": str(tiny("llava"))}, device="cpu")
+    assert quantised_modules(adapter.model) == {}
+    adapter.model.model.language_model.layers[0].mlp = Stored(torch.zeros(4, 4, dtype=dtype), buffer)
+    adapter.model.model.vision_tower.encoder.layers[0].mlp = Stored(torch.zeros(4, 4, dtype=dtype), buffer)
+    made = HFAdapter(adapter.model, adapter.tokenizer, adapter.processor, Checkpoint(tiny("llava"), "mine", "draft"))
+    assert made.info.quantization.startswith("quantised@")
+    assert made.info.quantization.endswith(",language_model:Stored:1,vision_tower:Stored:1")
+
+
+def test_plain_weights_that_are_called_quantised_are_refused(tiny, tmp_path):
+    copy = shutil.copytree(tiny("llama"), tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AdapterError, match=r"config\.json of copy says that bitsandbytes .* but they are plain; take"):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
 
 
 def test_memory_is_given_by_the_number_of_a_gpu_or_the_name_of_a_place():
