@@ -108,7 +108,7 @@ class DatasetInfo(Struct, frozen=True, forbid_unknown_fields=True):
     split: Name
 
 
-class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+class Identity(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, dict=True):
     """Everything that decides whether two results may be compared; the signature ends with a hash of it.
 
     Attributes:
@@ -121,6 +121,8 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         prompt_sha256: Hash of the first of them as the task renders them, answers and pictures included.
         selection: Name and version of the rule that selected the tokens.
         metrics: Version of each metric.
+        metric_code: Of each metric that another package adds, its distribution and digits of local code; left out where
+            there is none.
     """
 
     protocol: Protocol
@@ -132,6 +134,7 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     prompt_sha256: Sha256
     selection: Name
     metrics: Annotated[Mapping[Name, Version], Meta(min_length=1, max_length=1000)]
+    metric_code: Annotated[Mapping[Name, Name], Meta(max_length=1000)] = {}
 
     @cached_property
     def hash(self) -> str:
@@ -147,6 +150,7 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         """What of it decides the captured states, as JSON types: all but what acts when they are measured."""
         fields: dict[str, Any] = to_builtins(self)
         del fields["metrics"]
+        fields.pop("metric_code", None)
         for name in ("folds", "id_tokens", "sink_rule", "max_skipped"):
             del fields["protocol"][name]
         return fields

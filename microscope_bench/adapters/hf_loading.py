@@ -17,6 +17,7 @@ from microscope_bench.adapters.overrides import overrides_of
 from microscope_bench.adapters.pinned_checkpoint import CHECKPOINT_FILES, resolve_checkpoint, torch_dtype
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
 from microscope_bench.adapters.quantization import quantization_config
+from microscope_bench.adapters.weight_files import refuse_code_elsewhere
 from microscope_bench.errors import AdapterError
 from microscope_bench.system.devices import pick_device
 
@@ -32,9 +33,11 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
     trust_remote_code = boolean_arg(args, "trust_remote_code", False)
     template = boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None
     max_length = positive_int_arg(args, "max_length")
-    files = (*CHECKPOINT_FILES, "*.py") if trust_remote_code else CHECKPOINT_FILES
+    files = (*CHECKPOINT_FILES, "*.py", "**/*.py") if trust_remote_code else CHECKPOINT_FILES
     subfolder = args.get("subfolder", "")
     checkpoint = resolve_checkpoint(args["pretrained"], args.get("revision"), files, subfolder=subfolder)
+    if trust_remote_code:
+        refuse_code_elsewhere(checkpoint.path)
     config = read_config(checkpoint, trust_remote_code=trust_remote_code)
     if not measured_anyway and (reason := overrides_of(config).unsupported):
         raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")

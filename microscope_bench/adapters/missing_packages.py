@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-_EXTRAS = {name: f"'microscope-bench[{name}]'" for name in ("torchvision", "peft")}
-"""Package → the extra of this package that installs it."""
+_HOW = {name: f"'microscope-bench[{name}]'" for name in ("torchvision", "peft")}
+_HOW["flash-attn"] = "flash-attn --no-build-isolation, or leave attn_implementation out"
+"""Package → how pip is asked for it, where that is not its name."""
 
 
 def missing_package(error: Exception) -> str | None:
@@ -22,6 +23,8 @@ def missing_package(error: Exception) -> str | None:
     )
     if found:
         return next(name for name in found.groups() if name).lower()
+    if "FlashAttention" in said and "installed" in said:
+        return "flash-attn"
     return "torchvision" if "torchvision" in said.lower() else None
 
 
@@ -31,4 +34,4 @@ def needs(package: str) -> str:
     >>> needs("timm")
     'needs timm: pip install timm'
     """
-    return f"needs {package}: pip install {_EXTRAS.get(package, package)}"
+    return f"needs {package}: pip install {_HOW.get(package, package)}"

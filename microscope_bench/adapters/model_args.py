@@ -22,6 +22,16 @@ IDENTIFIED_ELSEWHERE = (
 """Keys whose effect other fields of ModelInfo record, or that change no number."""
 
 
+_MEANT = {
+    "load_in_4bit": "quantization=bnb-4bit",
+    "load_in_8bit": "quantization=bnb-8bit",
+    "torch_dtype": "dtype=...",
+    "variant": "a directory in which the weights of that variant are named model.safetensors",
+    "gguf_file": "a directory that from_pretrained(DIR, gguf_file=NAME).save_pretrained(NEW) of transformers wrote",
+}
+"""Arguments of other programs → what stands for them here."""
+
+
 def recorded_options(args: Mapping[str, str]) -> dict[str, str]:
     """The model args that a model's identity must record, because no other field of it does.
 
@@ -36,7 +46,7 @@ def recorded_options(args: Mapping[str, str]) -> dict[str, str]:
 def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:
     for key in args:
         if key not in known:
-            raise unknown_name("model arg", key, sorted(known))
+            raise unknown_name("model arg", key, sorted(known), f"Here: {_MEANT[key]}" if key in _MEANT else "")
 
 
 def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:

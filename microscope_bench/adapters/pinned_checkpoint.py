@@ -130,7 +130,7 @@ def _fetch(repo: str, commit: str, subfolder: str, files: Sequence[str]) -> Path
     beneath = f"{subfolder}/" if subfolder else ""
     try:
         # Copies of the weights in other formats lie in folders of the repository; only the checkpoint itself is needed.
-        folders = () if any("/" in pattern for pattern in files) else (f"{beneath}*/*",)
+        folders = () if any("/" in pattern.removeprefix("**/") for pattern in files) else (f"{beneath}*/*",)
         wanted = [beneath + pattern for pattern in files]
         snapshot = huggingface_hub.snapshot_download(
             repo, revision=commit, allow_patterns=wanted, ignore_patterns=list(folders)

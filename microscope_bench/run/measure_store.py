@@ -17,7 +17,7 @@ from microscope_bench.results.result_files import check_writable
 from microscope_bench.run.captured import Captured, open_finished
 from microscope_bench.run.command_line import command_line
 from microscope_bench.run.pipeline import measure, write
-from microscope_bench.run.resolve import Stopwatch, metric_versions
+from microscope_bench.run.resolve import Stopwatch, metric_code, metric_versions
 from microscope_bench.system.processes import launched
 
 
@@ -46,10 +46,12 @@ def measure_store(store: str | Path, config: RunConfig | None = None, **options:
     token_store, about = open_finished(store)
     if config.output_path is not None and processes.is_first:
         check_writable(config.output_path)
+    metrics = metric_versions(config, mainflow=token_store.mainflow is not None)
     identity = structs.replace(
         about.identity,
         protocol=about.identity.protocol.with_changes(id_tokens=config.id_tokens),
-        metrics=metric_versions(config, mainflow=token_store.mainflow is not None),
+        metrics=metrics,
+        metric_code=metric_code(metrics),
     )
     check_same_run(processes, {"identity": to_builtins(identity)})
     here = environment(

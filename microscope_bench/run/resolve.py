@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -205,6 +205,7 @@ def identity_of(
         prompt_sha256=prompt_sha256,
         selection=RULE,
         metrics=metrics,
+        metric_code=metric_code(metrics),
     )
     return checked(identity)
 
@@ -217,6 +218,11 @@ def metric_versions(config: RunConfig, *, mainflow: bool) -> dict[str, int]:
     if config.split_by is not None:
         versions[f"split_by.{config.split_by}"] = SPLIT_VERSION
     return dict(sorted(versions.items()))
+
+
+def metric_code(metrics: Iterable[str]) -> dict[str, str]:
+    """What tells the code of the metrics that other packages add, by name."""
+    return {name: code for name in metrics if (code := METRICS.code_of(name))}
 
 
 def stored_states(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from microscope_bench.adapters import pinned_checkpoint as loading
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.pinned_checkpoint import content_revision, resolve_checkpoint
-from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.errors import AdapterError, ExampleError, UnknownNameError
 from microscope_bench.example import Audio, Example
 from tests.tiny.questions import WIDE
 
@@ -222,6 +222,19 @@ def test_a_package_that_a_model_needs_is_named(tiny, monkeypatch):
     monkeypatch.setattr("transformers.AutoModelForMultimodalLM.from_pretrained", without_timm)
     with pytest.raises(AdapterError, match=r"^the model of llava needs timm: pip install timm$"):
         HFAdapter.load({"pretrained": str(tiny("llava"))}, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"attn_implementation": "flash_attention_2"}, "needs flash-attn: pip install flash-attn .*leave attn_impl"),
+        ({"load_in_4bit": "true"}, "unknown model arg 'load_in_4bit'.*quantization=bnb-4bit"),
+        ({"variant": "fp16"}, r"unknown model arg 'variant'.*named model\.safetensors"),
+    ],
+)
+def test_options_of_other_programs_have_their_remedy(args, message, tiny):
+    with pytest.raises((AdapterError, UnknownNameError), match=message):
+        HFAdapter.load({"pretrained": str(tiny("llama")), **args}, device="cpu")
 
 
 def test_an_empty_directory_is_no_checkpoint(tmp_path):

@@ -155,6 +155,7 @@ def test_worst_first_by_excess_over_tolerance(compare: Compare) -> None:
         ({"selection": "other/1"}, "selection"),
         ({"metrics": {**SAMPLE.identity.metrics, "linearity": 99}}, "metrics.linearity"),
         ({"metrics": {**SAMPLE.identity.metrics, "linearity.mainflow": 1}}, "metrics.linearity.mainflow"),
+        ({"metric_code": {"theirs": "package-1.0"}}, "metric_code.theirs"),
     ],
 )
 def test_another_identity_is_not_compared_unless_allowed(compare: Compare, change: dict[str, Any], field: str) -> None:
@@ -172,6 +173,21 @@ def test_which_weights_may_differ(compare: Compare) -> None:
     status, out, _ = compare(sample(), other)
     assert status == 0
     assert "though model.name, model.repo, model.revision differ" in out
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status"),
+    [
+        ("mine.py:Mine@00000001", "mine.py:Mine@00000002", 0),
+        ("plug@package-1.0", "plug@package-1.1.00000001", 0),
+        ("mine.py:Mine@00000001", "mine.py:Other@00000001", 2),
+        ("hf", "hf@00000001", 2),
+        ("hf", "omnifusion", 2),
+    ],
+)
+def test_the_code_of_an_adapter_may_differ(compare: Compare, before: str, after: str, status: int) -> None:
+    found = compare(sample(model={"adapter": before}), sample(model={"adapter": after}))
+    assert found[0] == status and "model.adapter" in found[1]
 
 
 def test_every_differing_field_is_named(compare: Compare) -> None:

@@ -124,7 +124,7 @@ def compare_results(
         baseline,
         new,
         identity=differing,
-        refused=tuple(row for row in differing if not is_allowed(row.field, allowed)),
+        refused=tuple(row for row in differing if not is_allowed(row, allowed)),
         inputs=input_differences(baseline, new),
         environment=environment_differences(baseline, new),
         problem=_failure(baseline, "the baseline") or _failure(new, "the new result"),
