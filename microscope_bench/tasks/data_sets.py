@@ -14,12 +14,16 @@ from typing import Any
 from microscope_bench.errors import MicroscopeError, TaskError
 from microscope_bench.rgb_pictures import as_rgb, open_picture, pixels, stored_content
 from microscope_bench.system.hub import cached_snapshot, is_offline, resolve_commit
+from microscope_bench.tasks.tables import metadata_reader, read_splits, table_kind
 
 FILE_FORMATS = frozenset(
     {"arrow", "audiofolder", "csv", "hdf5", "imagefolder", "json", "pandas", "parquet", "text", "videofolder"}
     | {"webdataset", "xml"}
 )
 """What ``datasets.load_dataset`` takes for a file format rather than for a hub repository."""
+
+OF_LOADING = frozenset({"split", "verification_mode", "keep_in_memory", "save_infos", "streaming", "num_proc"})
+"""Options of ``datasets.load_dataset`` that its builders do not take."""
 
 LOCAL_HINT = "use a local copy: --task_args data_dir=DIR"
 
@@ -48,16 +52,40 @@ def cache_directories() -> list[Path]:
 
 
 def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``datasets.load_dataset`` as split name → ``datasets.Dataset``; never runs code of a repository."""
+    """``datasets.load_dataset`` as split name → ``datasets.Dataset``; never runs code of a repository.
+
+    Cells of CSV and JSON files stay as they are written, those of the ``metadata`` files beside pictures among them.
+    """
     import datasets
+    from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code" and value is not None}
-    directory = Path(path).expanduser()
+    directory, cache = Path(path).expanduser(), str(datasets.config.HF_DATASETS_CACHE)
     if path not in FILE_FORMATS and directory.is_dir():
-        path = str(directory)
-        options.setdefault("cache_dir", f"{datasets.config.HF_DATASETS_CACHE}/local-{_state(directory)}")
-    loaded = datasets.load_dataset(path, name, **options)
+        path, cache = str(directory), f"{cache}/local-{_state(directory)}"
+    options = {"cache_dir": cache} | options
+    builder = datasets.load_dataset_builder(path, name, **{k: v for k, v in options.items() if k not in OF_LOADING})
+    _check_files(builder)
+    if (kind := table_kind(builder)) is not None:
+        if "split" in options:
+            raise TaskError("dataset_kwargs.split: name the split in test_split, and rows of it with --samples")
+        return read_splits(builder, kind)
+    if isinstance(builder, FolderBasedBuilder):
+        options["cache_dir"] += "/as-written"  # what datasets alone reads of the same files has other cells
+        builder = datasets.load_dataset_builder(path, name, **{k: v for k, v in options.items() if k not in OF_LOADING})
+        builder._read_metadata = metadata_reader(builder)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset(options.get("split"))
+    else:
+        loaded = datasets.load_dataset(path, name, **options)
     return loaded if isinstance(loaded, Mapping) else {str(options.get("split", "train")): loaded}
+
+
+def _check_files(builder: Any) -> None:
+    """Raises unless every local file that a builder is going to read is a regular one: a pipe would be waited for."""
+    for file in (Path(file) for files in (builder.config.data_files or {}).values() for file in files):
+        if file.exists() and not file.is_file():
+            raise TaskError(f"{file} is no regular file, so it cannot hold rows")
 
 
 def _state(directory: Path) -> str:

@@ -26,6 +26,9 @@ NOT_TO_RENDER = frozenset(
 )
 """Fields that lm-eval's task object is not shown: what they say is done already, or is not wanted."""
 
+FIRST_ROWS = 8
+"""lm-eval renders one row at construction: a task is refused where none of so many goes, and a row alone elsewhere."""
+
 TEMPLATES = 256  # a task has about five, unless those that its rows hold are templates too
 
 
@@ -114,21 +117,30 @@ def build_task(
 
     class LoadedTask(ConfigurableTask):  # type: ignore[misc]
         def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
-            self.dataset = {SPLIT: shown}
+            self.dataset = {SPLIT: shown.select([first])}
 
         def fewshot_docs(self) -> list[Any] | None:
             """None without few-shot examples: lm-eval would hold a whole split in memory to draw them."""
             return pool if num_fewshot else None
+
+        def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> Any:
+            """Choices as text, also those that are numbers, which lm-eval fails on."""
+            found = super().doc_to_choice(doc, doc_to_choice)
+            return [c if isinstance(c, str | None) else str(c) for c in found] if isinstance(found, list) else found
 
     keep_compiled_templates()
     # lm-eval renders the first row at construction; with the picture undecoded, a damaged one spoils only its own row
     shown = with_undecoded_media(rows)
     dropped = NOT_TO_RENDER if num_fewshot else NOT_TO_RENDER | {"fewshot_config"}
     ours = {key: value for key, value in config.items() if key not in dropped}
-    try:
-        return LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": num_fewshot})
-    except Exception as error:  # from Jinja, from lm-eval, or from the task's own functions
-        raise field_error(path, _field_behind(error, ours), f"fails on the first row: {describe(error)}") from error
+    failure: Exception | None = None
+    for first in range(min(len(rows), FIRST_ROWS)):
+        try:
+            return LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": num_fewshot})
+        except Exception as error:  # from Jinja, from lm-eval, or from the task's own functions
+            failure = failure or error
+    assert failure is not None  # a task has rows
+    raise field_error(path, _field_behind(failure, ours), f"fails on the first row: {describe(failure)}") from failure
 
 
 def _field_behind(error: BaseException, config: Mapping[str, Any]) -> str:

@@ -73,7 +73,10 @@ def _row_ids(rows: Any, column: str | None, path: Path) -> list[str]:
     if column not in rows.column_names:
         raise field_error(path, "metadata.id_column", f"{unknown_name('column', column, rows.column_names)}")
     # without its format: reading a whole column must not draw or decode the rows' pictures
-    ids = [str(value) for value in rows.select_columns([column]).with_format(None)[column]]
+    values = list(rows.select_columns([column]).with_format(None)[column])
+    ids = ["" if value is None or value != value else str(value) for value in values]
+    if (nameless := next((row for row, id_ in enumerate(ids) if not id_.strip()), None)) is not None:
+        raise field_error(path, "metadata.id_column", f"row {nameless} has no id: column {column} is empty there")
     if len(set(ids)) < len(ids):
         twice = next(value for index, value in enumerate(ids) if value in ids[:index])
         raise field_error(path, "metadata.id_column", f"ids must be unique, but {column} holds {twice!r} twice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from microscope_bench.example import PLACEHOLDERS, Example
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.rgb_pictures import media_in, open_picture
 from microscope_bench.tasks.lm_eval_layer import describe
+from microscope_bench.tasks.nulls import printed_null
 from microscope_bench.tasks.settings import TaskSettings, seeded
 from microscope_bench.tasks.sounds import sounds_in
 
@@ -67,6 +69,7 @@ class Task:
                     pictures = media_in(self.renderer.doc_to_image(row)) if self.has_images else []
                 audios = sounds_in(self.renderer.doc_to_audio(row), self.directories) if self.has_audio else ()
                 choices, answer = self._choices_and_answer(row)
+                self._refuse_nulls(index, row)
             images = tuple(open_picture(picture, self.directories) for picture in pictures)
             example = Example(example_id, text, images, choices, answer, audios=audios, turns=turns)
         except Exception as error:  # of the picture library or the task's own functions
@@ -104,6 +107,29 @@ class Task:
         turns = tuple((turn["role"], turn["content"]) for turn in history)
         return text, () if turns == (("user", text),) else turns
 
+    def _refuse_nulls(self, index: int, row: Any) -> None:
+        """Raises where a cell without a value would stand in the prompt or the choices as the word None."""
+        renderer, config = self.renderer, self.renderer.config
+
+        def texts(doc: Any, *, solved: bool) -> list[str]:
+            parts = [renderer.doc_to_text]
+            parts += [renderer.doc_to_prefix] if config.gen_prefix is not None else []
+            parts += [renderer.doc_to_choice] if config.doc_to_choice is not None else []
+            parts += [renderer.doc_to_target] if solved else []
+            with seeded(self.settings.seeds, index):
+                return [str(part(doc)) for part in parts]
+
+        shots = renderer.sampler.sample(self.num_fewshot) if self.num_fewshot else ()
+        rows = [(row, config.output_type == "loglikelihood_rolling"), *((shot, True) for shot in shots)]
+        for number, (doc, solved) in enumerate(rows):
+            column = printed_null(doc, partial(texts, solved=solved))
+            if column is not None:
+                where = "of a few-shot example " if number else ""
+                raise TaskError(
+                    f"column {column} {where}has no value, and the prompt would say None; fill it in, or let the "
+                    f"template leave it out: {{% if {column} %}}...{{% endif %}}"
+                )
+
     def _unscored(self, example: Example) -> str | None:
         if self.renderer.multiple_input:
             return "the task has one context per choice, and only the first is measured"
@@ -116,6 +142,8 @@ class Task:
         if self.renderer.config.output_type != "multiple_choice" or self.renderer.multiple_input:
             return None, None
         choices = tuple(str(choice) for choice in self.renderer.doc_to_choice(row))
+        if not all(choices):
+            raise TaskError(f"choice {choices.index('') + 1} of {len(choices)} is empty; leave such rows out")
         target = self.renderer.doc_to_target(row)
         if isinstance(target, list):
             return choices, None
