@@ -151,6 +151,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def user_path(given: str | Path) -> Path:
+    """The path with ``~`` written out, which stays as it is for a user that there is not."""
+    return Path(os.path.expanduser(given))  # noqa: PTH111 - never raises
+
+
+
 def open_regular(path: Path) -> BufferedReader:
     """A file opened for reading; an OSError where it is no regular one: a FIFO or a device may never begin, or end."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

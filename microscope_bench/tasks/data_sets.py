@@ -13,6 +13,7 @@ from typing import Any
 
 from microscope_bench.errors import MicroscopeError, TaskError
 from microscope_bench.rgb_pictures import as_rgb, open_picture, pixels, stored_content
+from microscope_bench.system.disk import user_path
 from microscope_bench.system.hub import cached_snapshot, is_offline, resolve_commit
 from microscope_bench.tasks.tables import metadata_reader, read_splits, table_kind
 
@@ -29,7 +30,7 @@ LOCAL_HINT = "use a local copy: --task_args data_dir=DIR"
 
 
 def is_hub_repository(path: str) -> bool:
-    return path not in FILE_FORMATS and not Path(path).expanduser().exists()
+    return path not in FILE_FORMATS and not os.path.exists(user_path(path))  # noqa: PTH110 - never raises
 
 
 def pin_repository(path: str, revision: str | None = None) -> tuple[str, dict[str, str | None]]:
@@ -60,8 +61,8 @@ def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapp
     from datasets.packaged_modules.folder_based_builder.folder_based_builder import FolderBasedBuilder
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code" and value is not None}
-    directory, cache = Path(path).expanduser(), str(datasets.config.HF_DATASETS_CACHE)
-    if path not in FILE_FORMATS and directory.is_dir():
+    directory, cache = user_path(path), str(datasets.config.HF_DATASETS_CACHE)
+    if path not in FILE_FORMATS and os.path.isdir(directory):  # noqa: PTH112 - never raises
         path, cache = str(directory), f"{cache}/local-{_state(directory)}"
     options = {"cache_dir": cache} | options
     builder = datasets.load_dataset_builder(path, name, **{k: v for k, v in options.items() if k not in OF_LOADING})

@@ -6,12 +6,18 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import TaskError, field_error, unknown_name
+from microscope_bench.tasks.bounded_yaml import DEEPEST
 from microscope_bench.tasks.lm_eval_layer import group_fields, lm_eval_names
 from microscope_bench.tasks.task_files import IncludePath, read_task_file, scan
+
+MOST_TASKS = 100_000
+"""Behind one name, repeated ones included; lm-eval has some 14,000 in all."""
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +45,15 @@ class TaskNames:
         self._files = scan(include_path)
         self._known = {listing.name: listing for listing in reversed(self._files.tasks)}
         self._ours = {*self._known, *self._files.groups, *self._files.tags}
+        self._read = cache(read_task_file)
 
     def expand(self, names: Sequence[str]) -> list[TaskSpec]:
         """The tasks behind names, paths of YAML files, groups, tags and patterns (``mmlu_*``), each once."""
         found: dict[str, TaskSpec] = {}
         for name in names:
-            specs = list(self._named(name, {}, ()))
+            specs = list(islice(self._named(name, {}, ()), MOST_TASKS + 1))
+            if len(specs) > MOST_TASKS:
+                raise TaskError(f"{name} stands for more than {MOST_TASKS:,} tasks; name its groups one by one")
             if len(specs) != 1 or (specs[0].name != name and not _is_file(name)):
                 log.info("%s: %d tasks: %s", name, len(specs), ", ".join(spec.name for spec in specs))
             for spec in specs:
@@ -56,8 +65,8 @@ class TaskNames:
         return list(found.values())
 
     def _named(self, name: str, changes: Mapping[str, Any], within: tuple[str, ...]) -> Iterator[TaskSpec]:
-        if name in within:
-            raise TaskError(f"group {name} holds itself: {' > '.join((*within, name))}")
+        if name in within or len(within) > DEEPEST:
+            raise TaskError(f"group {name} holds itself, or is too deep: {' > '.join((*within, name))[:500]}")
         if _is_file(name):
             yield from self._file(Path(name), changes, within)
         elif any(mark in name for mark in "*?["):
@@ -97,7 +106,7 @@ class TaskNames:
         return sorted({*self._ours, *theirs.tasks, *theirs.groups, *theirs.tags})
 
     def _file(self, path: Path, changes: Mapping[str, Any], within: tuple[str, ...]) -> Iterator[TaskSpec]:
-        config = read_task_file(path)
+        config = self._read(path)
         if "group" in config:
             yield from self._group(config["group"], config, path, changes, within)
         else:
@@ -107,7 +116,7 @@ class TaskNames:
         self, name: str, config: Mapping[str, Any], path: Path, changes: Mapping[str, Any], within: tuple[str, ...]
     ) -> Iterator[TaskSpec]:
         if name in within:
-            raise TaskError(f"{path}: group {name} holds itself: {' > '.join((*within, name))}")
+            raise TaskError(f"{path}: group {name} holds itself: {' > '.join((*within, name))[:500]}")
         members = config.get("task")
         if not isinstance(members, list) or not members:
             raise field_error(path, "task", f"must list the members of group {name}")

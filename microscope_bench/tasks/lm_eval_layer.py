@@ -117,7 +117,7 @@ def build_task(
 
     class LoadedTask(ConfigurableTask):  # type: ignore[misc]
         def download(self, dataset_kwargs: Any = None, **kwargs: Any) -> None:
-            self.dataset = {SPLIT: shown.select([first])}
+            self.dataset = {SPLIT: one_row}
 
         def fewshot_docs(self) -> list[Any] | None:
             """None without few-shot examples: lm-eval would hold a whole split in memory to draw them."""
@@ -135,6 +135,7 @@ def build_task(
     ours = {key: value for key, value in config.items() if key not in dropped}
     failure: Exception | None = None
     for first in range(min(len(rows), FIRST_ROWS)):
+        one_row = shown.select([first])
         try:
             return LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": num_fewshot})
         except Exception as error:  # from Jinja, from lm-eval, or from the task's own functions

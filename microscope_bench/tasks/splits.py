@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from microscope_bench.errors import MicroscopeError, TaskError, field_error, unknown_name
 from microscope_bench.identity import DatasetInfo
+from microscope_bench.system.disk import user_path
 from microscope_bench.tasks.data_sets import (
     LOCAL_HINT,
     cache_directories,
@@ -116,7 +118,7 @@ def _repository_arguments(config: Mapping[str, Any], task_args: Mapping[str, Any
     given = {key: value for key, value in task_args.items() if key != "split"}
     fields = {key: config.get(key) for key in ("dataset_path", "dataset_name")}
     arguments = {**(config.get("dataset_kwargs") or {}), **fields, **given}
-    if "data_dir" in given and not Path(given["data_dir"]).expanduser().is_dir():
+    if "data_dir" in given and not os.path.isdir(user_path(given["data_dir"])):  # noqa: PTH112
         raise TaskError(f"task argument data_dir of {config['task']}: {given['data_dir']} is not a directory")
     if "data_dir" in given and is_hub_repository(arguments["dataset_path"]):
         arguments |= {"dataset_path": given["data_dir"], "data_dir": None, "revision": None}  # a copy of the repository

@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from microscope_bench.errors import TaskError, field_error
+from microscope_bench.system.disk import user_path
+from microscope_bench.tasks.bounded_yaml import DEEPEST, BoundedLoader, load_bounded, read_text
 from microscope_bench.tasks.lm_eval_layer import LmEvalNames, lm_eval_names
 
 IncludePath = str | Path | Sequence[str | Path] | None
@@ -55,9 +57,9 @@ def builtin_task_dir() -> Path:
 
 def include_directories(include_path: IncludePath) -> list[Path]:
     given = [include_path] if isinstance(include_path, str | Path) else list(include_path or ())
-    directories = [Path(directory).expanduser() for directory in given]
+    directories = [user_path(directory) for directory in given]
     for directory in directories:
-        if not directory.is_dir():
+        if not os.path.isdir(directory):  # noqa: PTH112 - never raises
             raise TaskError(f"include_path {directory} is not a directory; it must hold task YAML files")
     return directories
 
@@ -111,19 +113,22 @@ def _scan_into(found: TaskFiles, root: Path) -> None:
             continue
         metadata = config.get("metadata")
         description, citation = (
-            " ".join(str(metadata.get(field, "")).split()) if isinstance(metadata, dict) else ""
+            " ".join(text.split())
+            if isinstance(metadata, dict) and isinstance(text := metadata.get(field), str)
+            else ""
             for field in ("description", "citation")
         )
         found.tasks.append(TaskListing(config["task"], description, path, citation=citation))
         tagged = config.get("tag") or []
         for tag in tagged if isinstance(tagged, list) else [tagged]:
-            found.tags.setdefault(str(tag), []).append(config["task"])
+            if isinstance(tag, str):
+                found.tags.setdefault(tag, []).append(config["task"])
 
 
 def _presumed_name(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # a link to nothing, a directory
+        text = read_text(path)
+    except (OSError, ValueError):  # a link to nothing, a directory, a pipe
         return path.stem
     found = re.search(r"^task:\s*['\"]?([\w./-]+)", text, re.MULTILINE)
     return found.group(1) if found else path.stem
@@ -131,36 +136,30 @@ def _presumed_name(path: Path) -> str:
 
 def read_task_file(path: Path) -> dict[str, Any]:
     """A task file with its includes merged in; functions stay :class:`FunctionReference`."""
-    # realpath, as resolve() raises for a link to itself
-    config = _read_yaml(Path(os.path.realpath(path.expanduser())), ())
+    config = _read_yaml(path, (), {})
     if not isinstance(config.get("group") if "group" in config else config.get("task"), str):
         raise field_error(path, "task", "missing, or not a name; every task file needs `task: its_name`")
     return config
 
 
-def _read_yaml(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
-    """One YAML file with its includes; a later include wins, the file's own keys win over all (as in lm-eval)."""
+def _read_yaml(path: Path, including: tuple[Path, ...], read: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """One YAML file with its includes; a later include wins, the file's own keys win over all (as in lm-eval).
 
-    class Loader(yaml.SafeLoader):
-        """Safe YAML and, as its only addition, lm-eval's ``!function`` tag."""
-
-    def function_reference(loader: yaml.SafeLoader, node: yaml.Node) -> FunctionReference:
-        if not isinstance(node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(
-                None, None, "!function must be followed by module.name", node.start_mark
-            )
-        return FunctionReference(str(loader.construct_scalar(node)), path.parent)
-
-    Loader.add_constructor("!function", function_reference)
-    if path in including:
-        raise field_error(including[-1], "include", f"{path} includes itself")
+    A file of ``read`` is not read again, so that files that include each other many times take no longer than once.
+    """
+    where = f"{including[-1]}: field include: {path}" if including else str(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        where = f"{including[-1]}: field include: " if including else ""
-        raise TaskError(f"{where}{path} cannot be read: {error}") from error
+        # not resolve(), which raises for a link to itself
+        path = Path(os.path.realpath(user_path(path)))
+        if path in including or len(including) == DEEPEST:
+            raise field_error(including[-1], "include", f"{path} includes itself, or more than {DEEPEST} follow it")
+        if path in read:
+            return read[path]
+        text = read_text(path)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL, a text that is no UTF-8
+        raise TaskError(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     try:
-        config = yaml.load(text, Loader=Loader)
+        config = load_bounded(text, _loader(path.parent))
     except Exception as error:  # PyYAML lets through what its constructors raise: ValueError for an impossible date
         raise TaskError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
@@ -169,9 +168,25 @@ def _read_yaml(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for include in includes if isinstance(includes, list) else [includes]:
         if not isinstance(include, str):
-            raise field_error(path, "include", f"must be a file name, not {include!r}")
-        merged |= _read_yaml((path.parent / include).resolve(), (*including, path))
-    return merged | config
+            raise field_error(path, "include", f"must be a file name, not {include!r:.80}")
+        merged |= _read_yaml(path.parent / include, (*including, path), read)
+    read[path] = merged | config
+    return read[path]
+
+
+def _loader(directory: Path) -> type[BoundedLoader]:
+    class Loader(BoundedLoader):
+        """Safe YAML and, as its only addition, lm-eval's ``!function`` tag."""
+
+    def function_reference(loader: yaml.SafeLoader, node: yaml.Node) -> FunctionReference:
+        if not isinstance(node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "!function must be followed by module.name", node.start_mark
+            )
+        return FunctionReference(str(loader.construct_scalar(node)), directory)
+
+    Loader.add_constructor("!function", function_reference)
+    return Loader
 
 
 def resolve_functions(config: dict[str, Any], path: Path) -> dict[str, Any]:

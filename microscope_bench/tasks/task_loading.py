@@ -15,6 +15,15 @@ from microscope_bench.tasks.splits import Split, known_arguments, load_split
 from microscope_bench.tasks.task import Task
 from microscope_bench.tasks.task_files import IncludePath, read_task_file, resolve_functions
 
+FIELD_KINDS: Sequence[tuple[tuple[type, ...], str, Sequence[str]]] = (
+    ((str,), "a name", ("dataset_path", "test_split", "validation_split", "training_split", "fewshot_split")),
+    ((str,), "a name", ("output_type", "metadata.id_column", "metadata.generated")),
+    ((str, int, float), "text or a number", ("dataset_name", "metadata.version", "description")),
+    ((dict,), "a mapping", ("dataset_kwargs", "fewshot_config")),
+    ((int,), "a whole number", ("num_fewshot",)),
+)
+"""What the fields of a task file are that are read here; the others are lm-eval's to refuse."""
+
 
 def load_task(
     name_or_path: str | Path,
@@ -138,8 +147,13 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     for field in needed:
         if config.get(field) is None:
             raise field_error(path, field, "missing")
-    metadata = config.get("metadata")
-    return config | {"metadata": metadata if isinstance(metadata, dict) else {}}
+    metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else {}
+    named = {**config, **{f"metadata.{name}": value for name, value in metadata.items()}}
+    for kinds, what, of_kind in FIELD_KINDS:
+        for field in of_kind:
+            if named.get(field) is not None and (not isinstance(named[field], kinds) or named[field] is True):
+                raise field_error(path, field, f"must be {what}, not {named[field]!r:.80}")
+    return config | {"metadata": metadata}
 
 
 def _processed(split: Split, config: Mapping[str, Any], path: Path) -> Any:

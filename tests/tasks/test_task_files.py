@@ -1,0 +1,234 @@
+"""Whatever is called a task file is read in bounded time, or refused in a sentence that names it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import chdir, suppress
+
+import pytest
+
+from microscope_bench.errors import MicroscopeError, TaskError
+from microscope_bench.tasks import list_tasks, load_task
+
+
+def anchors(text: str, levels: int = 10) -> str:
+    """Anchors of which each names the one before ten times."""
+    lines = [f"a0: &a0 {text}"]
+    return "\n".join([*lines, *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels))]) + "\n"
+
+
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 10))
+
+BOMBS = {
+    "aliases": anchors("[x, x]") + "description: *a9\n",
+    "aliases of a long text": anchors("x" * 100_000, 5) + "metadata: {description: *a4}\n",
+    "merges": MERGES + "metadata: *a9\n",
+    "a value that holds itself": "metadata: &m {description: [*m]}\n",
+    "deep": "metadata: " + "[" * 60 + "]" * 60 + "\n",
+    "very deep": "metadata: " + "[" * 100_000 + "\n",
+    "deep mappings": "metadata:\n" + "".join(f"{' ' * n}x:\n" for n in range(1, 70)),
+    "huge": "description: " + "x" * (2 << 20) + "\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def in_a_second():
+    begin = time.perf_counter()
+    yield
+    assert time.perf_counter() - begin < 3
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_task_file_that_expands_is_refused(write_task, tmp_path, bomb):
+    path = write_task(extra=BOMBS[bomb])
+    with pytest.raises(TaskError, match=r"toy\.yaml.*(nested more than 50 deep|holds itself|more than any such file)"):
+        load_task(path)
+    (listing,) = [listing for listing in list_tasks(tmp_path) if listing.path == path]
+    assert listing.error is not None and len(listing.error) < 1000
+
+
+def test_a_few_aliases_are_fine(write_task):
+    extra = "metadata: &m {version: 3, id_column: key}\nfewshot_config: {samples: []}\ntag: &t [one, two]\nx: 1\n"
+    path = write_task(metadata=None, version=None, id_column=None, description=None, extra="")
+    text = path.read_text().replace("metadata:\n", "")
+    path.write_text(text + extra.replace("x: 1\n", ""))
+    assert load_task(path).version == "3"
+
+
+def special_file(path, kind):
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound, chdir(path.parent):  # its name may have 107 bytes
+            bound.bind(path.name)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "directory"])
+def test_a_special_file_is_refused_wherever_a_task_file_is_read(write_task, tmp_path, kind):
+    special = tmp_path / "special.yaml"
+    special_file(special, kind)
+    with pytest.raises(TaskError, match=r"special\.yaml cannot be read"):
+        load_task(special)
+    with pytest.raises(TaskError, match=r"toy\.yaml: field include: .*special\.yaml cannot be read"):
+        load_task(write_task(extra="include: special.yaml\n"))
+    write_task()
+    assert len(load_task("toy", include_path=tmp_path)) == 2  # the others are not harmed
+    errors = {listing.path.name: listing.error for listing in list_tasks(tmp_path)}
+    assert "cannot be read" in errors["special.yaml"] and errors["toy.yaml"] is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_a_special_file_among_the_data_is_refused(write_task, tmp_path, kind):
+    path = write_task()
+    (tmp_path / "toy.json").unlink()
+    special_file(tmp_path / "toy.json", kind)
+    with pytest.raises(TaskError, match=r"toy\.json"):
+        load_task(path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.csv").write_text("key,question,answer\nx,One?,0\n")
+    special_file(tmp_path / "data" / "train.csv", kind)
+    files = {"dataset_kwargs": None, "data_files": None, "test": None}
+    path = write_task("folder", dataset_path=f"dataset_path: {tmp_path / 'data'}", **files)
+    with suppress(TaskError):  # what datasets does not take for a file is none of the data set's
+        assert len(load_task(path)) == 1
+
+
+def test_includes_and_groups_of_many_copies_are_read_once(write_task, tmp_path):
+    for level in range(20):
+        (tmp_path / f"_part{level}.yaml").write_text(f"include: [{', '.join([f'_part{level + 1}.yaml'] * 10)}]\n")
+    (tmp_path / "_part20.yaml").write_text("target_delimiter: ''\n")
+    assert len(load_task(write_task(extra="include: _part0.yaml\n"))) == 2
+    for level in range(60):
+        (tmp_path / f"_part{level}.yaml").write_text(f"include: _part{level + 1}.yaml\n")
+    with pytest.raises(TaskError, match="more than 50 follow it"):
+        load_task(write_task(extra="include: _part0.yaml\n"))
+
+
+def test_groups_of_many_copies_end(write_task, tmp_path):
+    write_task()
+    for level in range(6):
+        below = f"copies{level + 1}" if level < 5 else "toy"
+        (tmp_path / f"copies{level}.yaml").write_text(f"group: copies{level}\ntask: [{', '.join([below] * 10)}]\n")
+    with pytest.raises(TaskError, match="copies0 stands for more than 100,000 tasks"):
+        load_task("copies0", include_path=tmp_path)
+    assert len(load_task("copies3", include_path=tmp_path)) == 2
+    for level in range(60):
+        (tmp_path / f"chain{level}.yaml").write_text(f"group: chain{level}\ntask: [chain{level + 1}]\n")
+    with pytest.raises(TaskError, match="holds itself, or is too deep"):
+        load_task("chain0", include_path=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b.yaml", "~nobody-of-that-name/a.yaml", "a\0b", "x" * 5000 + ".yaml"])
+def test_a_name_that_no_file_can_have_is_told(write_task, name):
+    if name.endswith(".yaml"):  # other names are looked for in lm-eval's index, which takes its time
+        with pytest.raises(MicroscopeError):
+            load_task(name)
+    with pytest.raises(MicroscopeError):
+        load_task("toy", include_path=name)
+    with pytest.raises(MicroscopeError):
+        load_task(write_task(), task_args={"data_dir": name})
+    with pytest.raises(MicroscopeError):
+        load_task(write_task(), task_args={"dataset_path": name})
+
+
+ODD = [
+    "[a, {b: c}]",
+    "{a: [b]}",
+    "null",
+    "7",
+    "1.5",
+    "true",
+    "''",
+    "2020-01-01",
+    "!!binary aGk=",
+    "[]",
+    "{}",
+    "text",
+    "{2: 3}",
+]
+FIELDS = [
+    "task",
+    "group",
+    "tag",
+    "dataset_path",
+    "dataset_name",
+    "dataset_kwargs",
+    "test_split",
+    "training_split",
+    "output_type",
+]
+FIELDS += ["doc_to_text", "doc_to_choice", "doc_to_target", "doc_to_image", "doc_to_audio", "description", "metadata"]
+FIELDS += [
+    "num_fewshot",
+    "fewshot_config",
+    "fewshot_split",
+    "process_docs",
+    "custom_dataset",
+    "target_delimiter",
+    "include",
+]
+FIELDS += [
+    "fewshot_delimiter",
+    "gen_prefix",
+    "generation_kwargs",
+    "repeats",
+    "validation_split",
+    "use_prompt",
+    "metric_list",
+]
+NESTED = ["version", "id_column", "description", "citation", "generated", "data_files"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("shots", [0, 1])
+def test_a_field_of_any_type_is_taken_or_refused_heavy(write_task, shots):
+    _odd_fields(write_task, FIELDS + NESTED, ODD, shots)
+
+
+def test_a_field_of_any_type_is_taken_or_refused(write_task):
+    _odd_fields(
+        write_task, ["metadata", "num_fewshot", "test_split", "version", "id_column", "dataset_kwargs"], ODD[:6], 1
+    )
+
+
+def _odd_fields(write_task, fields, values, shots):
+    from microscope_bench.tasks import TaskSettings
+
+    failed = []
+    for field in fields:
+        for value in values:
+            indent = "  " if field in NESTED else ""
+            key = field + ":"
+            path = write_task()
+            lines = path.read_text().splitlines()
+            if any(line.strip().startswith(key) for line in lines):
+                at = next(n for n, line in enumerate(lines) if line.strip().startswith(key))
+                deeper = [
+                    n
+                    for n in range(at + 1, len(lines))
+                    if lines[n].startswith(" " * (len(lines[at]) - len(lines[at].lstrip()) + 1))
+                ]
+                drop = set()
+                for n in range(at + 1, len(lines)):
+                    if n not in deeper:
+                        break
+                    drop.add(n)
+                lines = [f"{indent}{key} {value}" if n == at else line for n, line in enumerate(lines) if n not in drop]
+            else:
+                lines.append(f"{indent}{key} {value}")
+            path.write_text("\n".join(lines) + "\n")
+            try:
+                task = load_task(path, settings=TaskSettings(num_fewshot=shots))
+                task.example(0)
+            except MicroscopeError as error:
+                assert len(str(error)) < 2000, (field, value)
+            except Exception as error:
+                failed.append(f"{field}: {value}: {type(error).__name__}: {error}")
+            list_tasks(path.parent)
+    assert not failed
