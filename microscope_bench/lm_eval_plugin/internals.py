@@ -16,12 +16,14 @@ import lm_eval.models  # noqa: F401
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 from microscope_bench.config import FourSeeds, RunConfig, read_field
 from microscope_bench.rgb_pictures import media_in
+from microscope_bench.tasks.data_sets import open_splits
 from microscope_bench.tasks.settings import Seeds
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "output_path",
     "pictures_of",
     "postprocess_generated_text",
+    "read_tables_as_written",
     "register_model",
     "running",
 ]
@@ -68,6 +71,19 @@ class Running:
             seed=FourSeeds(python, numpy, 0, fewshot),
             apply_chat_template=self.templated,
         )
+
+
+def read_tables_as_written() -> None:
+    """Lets lm-eval's tasks read their data sets as those of ``microscope-bench run`` do; see docs/inputs.md."""
+
+    def download(self: Any, dataset_kwargs: Mapping[str, Any] | None = None, **options: Any) -> None:
+        if callable(self.config.custom_dataset):
+            lm_evals_own(self, dataset_kwargs, **options)
+        else:
+            self.dataset = open_splits(self.DATASET_PATH, self.DATASET_NAME, dataset_kwargs or {})
+
+    lm_evals_own = ConfigurableTask.download
+    ConfigurableTask.download = download
 
 
 def running() -> Running | None:

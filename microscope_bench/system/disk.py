@@ -156,7 +156,6 @@ def user_path(given: str | Path) -> Path:
     return Path(os.path.expanduser(given))  # noqa: PTH111 - never raises
 
 
-
 def open_regular(path: Path) -> BufferedReader:
     """A file opened for reading; an OSError where it is no regular one: a FIFO or a device may never begin, or end."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

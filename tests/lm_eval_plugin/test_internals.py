@@ -18,6 +18,8 @@ from lm_eval.api.registry import get_model
 
 from microscope_bench.lm_eval_plugin import internals
 from microscope_bench.lm_eval_plugin.internals import HFLM, HFMultimodalLM, Instance
+from microscope_bench.tasks import TaskSettings, load_task
+from microscope_bench.tasks.lm_eval_tasks import task_around
 
 
 class Asked(LM):
@@ -136,3 +138,21 @@ def test_what_is_read_of_a_task_and_of_a_model(run_lm_eval, load):
     model = load("llava_next", geometry=False)
     assert model.max_gen_toks == 256 and model.eot_token_id == model.tokenizer.eos_token_id
     assert model.rank == 0 and model.world_size == 1
+
+
+def test_tables_are_read_as_they_are_written_and_are_the_data_of_a_run(tmp_path):
+    from lm_eval.tasks import TaskManager, get_task_dict
+
+    import microscope_bench.lm_eval_plugin.backend  # noqa: F401
+
+    (tmp_path / "rows.csv").write_text("id,a,b\n007,None,1e5\n008,NA,true\n")
+    (tmp_path / "written.yaml").write_text(
+        f"task: written\ndataset_path: csv\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.csv'}}}}}\n"
+        'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "{{ id }}?"\ndoc_to_target: 0\n'
+        'doc_to_choice: "{{[a, b]}}"\nmetadata: {version: 1, id_column: id}\n'
+    )
+    theirs = get_task_dict(["written"], TaskManager(include_path=str(tmp_path), include_defaults=False))["written"]
+    assert theirs.doc_to_choice(theirs.eval_docs[0]) == ["None", "1e5"]
+    around, ours = task_around(theirs, TaskSettings()), load_task(tmp_path / "written.yaml")
+    assert around.dataset == ours.dataset and list(around.ids) == ["007", "008"]
+    assert around.example(1).choices == ours.example(1).choices == ("NA", "true")
