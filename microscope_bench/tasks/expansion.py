@@ -65,8 +65,10 @@ class TaskNames:
         return list(found.values())
 
     def _named(self, name: str, changes: Mapping[str, Any], within: tuple[str, ...]) -> Iterator[TaskSpec]:
-        if name in within or len(within) > DEEPEST:
-            raise TaskError(f"group {name} holds itself, or is too deep: {' > '.join((*within, name))[:500]}")
+        if name in within:
+            raise TaskError(f"group {name} holds itself: {' > '.join((*within, name))[:500]}")
+        if len(within) > DEEPEST:
+            raise TaskError(f"groups lie in each other more than {DEEPEST} deep: {' > '.join(within)[:500]}")
         if _is_file(name):
             yield from self._file(Path(name), changes, within)
         elif any(mark in name for mark in "*?["):

@@ -13,7 +13,7 @@ from microscope_bench.tasks.lm_eval_layer import build_task, describe, task_fiel
 from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
 from microscope_bench.tasks.splits import Split, known_arguments, load_split
 from microscope_bench.tasks.task import Task
-from microscope_bench.tasks.task_files import IncludePath, read_task_file, resolve_functions
+from microscope_bench.tasks.task_files import FunctionReference, IncludePath, read_task_file, resolve_functions
 
 FIELD_KINDS: Sequence[tuple[tuple[type, ...], str, Sequence[str]]] = (
     ((str,), "a name", ("dataset_path", "test_split", "validation_split", "training_split", "fewshot_split")),
@@ -147,6 +147,8 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
     for field in needed:
         if config.get(field) is None:
             raise field_error(path, field, "missing")
+    if not isinstance(config.get("custom_dataset"), FunctionReference | None):
+        raise field_error(path, "custom_dataset", "must be a function of your own: !function utils.load")
     metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else {}
     named = {**config, **{f"metadata.{name}": value for name, value in metadata.items()}}
     for kinds, what, of_kind in FIELD_KINDS:
