@@ -5,8 +5,9 @@
 Each trial is one output directory. The same ``run`` command is given in it again and again; each time SIGKILL ends its
 process, at a random moment of the capture or of the measuring (drawn from the time line of an undisturbed run), or
 exactly at a step of writing: half of a file written, before it is renamed, after that, before its record is there, in
-the middle of the clearing away. In the end the run is left alone. Another process reads every JSON file of all output
-directories all the time.
+the middle of the clearing away. After each kill one of the parts that are stored, where there are two, is damaged, has
+another part or one of another store put in its place, or has its record edited and signed again. In the end the run is
+left alone. Another process reads every JSON file of all output directories all the time.
 
 Targets: every trial ends with the scores and the signature of the undisturbed run, bit for bit; no file was ever
 readable that was not whole; nothing is left over but the result.
@@ -30,6 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.kills_parts.damage import damage
 from benchmarks.kills_parts.victim import Kill, Life, run
 from benchmarks.kills_parts.watcher import watching
 from benchmarks.timing import write_json
@@ -83,8 +85,9 @@ def plan(quick: bool) -> list[list[str]]:
 
 
 def trial(command: list[str], root: Path, kills: list[str], undisturbed: Life, rng: random.Random) -> dict[str, Any]:
-    """Kills a run as planned, each time resumed, and then lets it end."""
+    """Kills a run as planned, each time damaged and resumed, and then lets it end."""
     lives: list[Life] = []
+    damaged: list[str | None] = []
     n = undisturbed.captured
 
     def live(kill: Kill | None) -> Life:
@@ -97,11 +100,13 @@ def trial(command: list[str], root: Path, kills: list[str], undisturbed: Life, r
         share = rng.random()
         while not live(_moment(kill, share, lives, undisturbed)).killed:
             share /= 2  # the machine has become faster since the undisturbed run: earlier, in a run from the beginning
+        damaged.append(damage(root, root.parent.parent / "foreign/parts", rng))
     live(None)
     left = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".json"] + list(root.glob(".stores"))
     return {
         "planned": kills,
         "killed": [life.place() for life in lives if life.killed],
+        "damaged": damaged,
         "examples_redone": sum(life.captured for life in lives) - n * sum(life.status == 0 for life in lives),
         "left_over": [path.name for path in left],
     }
@@ -129,7 +134,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All trials."""
     rng = random.Random(options.seed)
     command = ["run", "--model", "zoo-llava-untrained", "--tasks", "shapesqa", "--batch_size", "4", "--quiet"]
-    command += ["--limit", "16", "--metrics", "anisotropy"] if options.quick else ["--limit", "64"]
+    command += ["--limit", "32", "--metrics", "anisotropy"] if options.quick else ["--limit", "64"]
     with tempfile.TemporaryDirectory(prefix="microscope-bench-kills-") as name:
         directory = Path(name)
         root = directory / "outputs"
@@ -139,6 +144,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         reference = result_of(directory / "undisturbed")
         if undisturbed.status or reference is None:
             raise RuntimeError(f"the undisturbed run ended with status {undisturbed.status}")
+        other = ["--tokens_per_example", "31", "--store", str(directory / "foreign"), "--keep_store"]
+        run([*command, *other, "--output_path", str(directory / "other")])
         rows = []
         with watching(root, directory / "watcher.json") as watched:
             for number, kills in enumerate(plan(options.quick)):
@@ -165,9 +172,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def table(measured: dict[str, Any]) -> str:
     """The trials as a table, and what the watcher saw."""
-    lines = ["| trial | killed in | examples done again | scores equal | left over |", "|---|---|---|---|---|"]
+    lines = [
+        "| trial | killed in | then damaged | examples done again | equal | left over |",
+        "|---|---|---|---|---|---|",
+    ]
     for number, row in enumerate(measured["trials"]):
-        cells = ["; ".join(row["killed"]), row["examples_redone"], "yes" if row["equal"] else "NO"]
+        damaged = "; ".join(how or "nothing" for how in row["damaged"])
+        cells = ["; ".join(row["killed"]), damaged, row["examples_redone"], "yes" if row["equal"] else "NO"]
         lines.append(f"| {number} | {' | '.join(map(str, cells))} | {', '.join(row['left_over']) or 'nothing'} |")
     watched = measured["watched"]
     lines += [

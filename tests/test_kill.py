@@ -31,7 +31,7 @@ def start(output_path):
     return subprocess.Popen([*COMMAND, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_run_killed_in_capture_and_in_writing_gives_the_scores_of_one_that_was_not(tmp_path):
+def test_a_run_killed_and_damaged_in_capture_and_in_writing_gives_the_scores_of_one_that_was_not(tmp_path):
     """Three kills; benchmarks/kills.py without --quick has fifty."""
     script = Path(__file__).parent.parent / "benchmarks/kills.py"
     figures = tmp_path / "kills.json"
@@ -49,6 +49,7 @@ def test_a_run_killed_in_capture_and_in_writing_gives_the_scores_of_one_that_was
             "write: before rename of result",
         ]
     )
+    assert trial["damaged"][-1] is not None and trial["examples_redone"] >= 16, "two parts are there in the end"
     assert measured["watched"]["results"] > 0 and measured["watched"]["broken"] == []
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,15 +221,34 @@ def test_processes_that_share_a_gpu_share_its_memory(monkeypatch, n_gpus, each):
     assert devices.free_bytes(torch.device("cpu")) is None
 
 
+MEASURE = """
+from microscope_bench.run.measure_store import measure_store
+(store,) = __import__("pathlib").Path(sys.argv[2]).glob(".stores/*")
+measure_store(store, metrics=metrics, split_by="correct", output_path=sys.argv[1], progress=False)
+"""
+
+
+def test_two_processes_refuse_parts_in_the_place_of_others_and_capture_them_again(alone, tmp_path):
+    evaluate(ToyAdapter(), ToyTask(64, broken=BROKEN), output_path=tmp_path, keep_store=True, **OPTIONS)
+    (parts,) = tmp_path.glob(".stores/*/parts")
+    for ending in ("json", "safetensors"):
+        shutil.copy(parts / f"00000.{ending}", parts / f"00001.{ending}")
+        (parts / f"00002.{ending}").rename(parts / f"kept.{ending}")
+        (parts / f"00003.{ending}").rename(parts / f"00002.{ending}")
+        (parts / f"kept.{ending}").rename(parts / f"00003.{ending}")
+    found = outcomes(start(2, RUN + MEASURE, str(tmp_path / "again"), str(tmp_path)))
+    assert all(status != 0 for status, *_ in found) and not (tmp_path / "again").exists()
+    assert any("parts/00001.json cannot be read (it is that of another part" in err for *_, err in found), found
+    found = run(2, tmp_path)
+    assert [status for status, *_ in found] == [0, 0], found
+    assert found[0][2].count("is captured again") == 3
+    assert_same(result_in(tmp_path), alone)
+
+
 @pytest.mark.heavy
 def test_a_kept_store_is_measured_by_two_processes(alone, tmp_path):
     assert run(2, tmp_path, "options['keep_store'] = True\n")[0][0] == 0
-    (store,) = (tmp_path / ".stores").iterdir()
-    again = (
-        "from microscope_bench.run.measure_store import measure_store\n"
-        f"measure_store({str(store)!r}, metrics=metrics, split_by='correct', output_path=sys.argv[1], progress=False)"
-    )
-    found = run(2, tmp_path / "again", code=again)
+    found = outcomes(start(2, RUN + MEASURE, str(tmp_path / "again"), str(tmp_path)))
     assert [status for status, *_ in found] == [0, 0], found
     assert_same(result_in(tmp_path / "again"), alone)
 

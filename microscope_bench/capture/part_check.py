@@ -11,26 +11,30 @@ from safetensors import safe_open
 from microscope_bench.adapters.base import LABELS, MODALITIES
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.states import TOKEN_COLUMNS
+from microscope_bench.system.disk import open_regular
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def check_tensors(file: Path, metadata: Mapping[str, str], examples: Sequence[ExampleRecord]) -> None:
-    """Raises a ValueError or SafetensorError that says what is wrong with a part's tensors.
+    """Raises an OSError, ValueError or SafetensorError that says what is wrong with a part's tensors.
 
-    The states themselves are not read: a NaN is a state, which metrics tell of.
+    The states themselves are not read: a NaN is a state, which metrics tell of. A file of another size than its header
+    says is refused before anything of it is read, however large it is.
     """
+    with open_regular(file):
+        pass  # a FIFO would not even open
     with safe_open(file, framework="numpy") as tensors:
         if tensors.metadata() != metadata:
             raise ValueError("it belongs to another part, store or record")
         stored = list(tensors.keys())
         shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in stored}
         dtypes = {name: tensors.get_slice(name).get_dtype() for name in stored}
+        n = next(iter(shapes.get("example", ())), 0)
+        for name in TOKEN_COLUMNS:
+            if shapes.pop(name, None) != (n,) or dtypes[name] != ("I8" if name == "modality" else "I64"):
+                raise ValueError(f"{name} is no column of {n} numbers")
         columns = {name: tensors.get_tensor(name) for name in TOKEN_COLUMNS}
-    n = len(columns["example"])
-    for name in TOKEN_COLUMNS:
-        if shapes.pop(name) != (n,) or dtypes.pop(name) != ("I8" if name == "modality" else "I64"):
-            raise ValueError(f"{name} is no column of {n} numbers")
     n_boundaries = sum(name.startswith("boundary.") for name in shapes)
     width = shapes.get("boundary.0", (n, 0))[1:]
     names = {f"boundary.{layer}" for layer in range(n_boundaries)}

@@ -231,9 +231,9 @@ class TokenStore:
         ended_with = self.manifest["parts"]
         examples = [asdict(example) for example in record.examples]
         try:
+            check_tensors(file, tensors_metadata(self.identity, part, examples), record.examples)
             if file_sha256(file) != record.tensors_sha256:
                 raise ValueError("its checksum does not match")
-            check_tensors(file, tensors_metadata(self.identity, part, examples), record.examples)
             if ended_with and ended_with[part] != record.sha256:
                 raise ValueError("it is not what the capture ended with")
         except (OSError, ValueError, SafetensorError) as error:

@@ -151,6 +151,7 @@ OTHERS = {
     "with an endless record": lambda kept, store: endless(store / RECORD),
     "with endless tensors": lambda kept, store: endless(store / TENSORS),
     "with a huge record": lambda kept, store: huge(store / RECORD),
+    "with huge tensors": lambda kept, store: huge(store / TENSORS),
     "with a deep record": lambda kept, store: deep(store / RECORD),
 }
 """What is done to part 1 of a finished store."""
