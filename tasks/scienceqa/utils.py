@@ -99,10 +99,17 @@ def _directory_row(pid: str, problems: Mapping[str, Any], pictures: Path) -> dic
     stored = None
     if image:
         path = pictures / problem["split"] / pid / image
-        if not path.resolve().is_relative_to(pictures.resolve()):
+        if _leads_out(path, pictures):
             raise ValueError(f"problems.json: the picture of problem {pid} lies outside {pictures.name}/: {image!r}")
         stored = {"path": str(path), "bytes": None}
     return {"id": pid, **{column: problem[column] for column in COLUMNS}, "image": stored}
+
+
+def _leads_out(path: Path, directory: Path) -> bool:
+    try:
+        return not path.resolve().is_relative_to(directory.resolve())
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a NUL: it will not open, which costs its question
+        return False
 
 
 def _read_json(directory: Path, name: str) -> dict[str, Any]:

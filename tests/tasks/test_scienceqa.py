@@ -50,22 +50,30 @@ def test_pictures_become_rgb_and_their_former_mode_is_recorded(scienceqa_dir):
     assert examples[1].images[0].getpixel((0, 0)) == (200, 30, 60)
 
 
-@pytest.mark.parametrize("damage", ["damaged", "cut off", "missing"])
+@pytest.mark.parametrize("damage", ["damaged", "cut off", "missing", "fifo", "loop", "nul"])
 def test_a_picture_that_does_not_open_costs_its_question_alone(scienceqa_dir, damage):
     file = scienceqa_dir / "images/test/6/image.png"
     if damage == "cut off":
         buffer = io.BytesIO()
         Image.effect_noise((64, 64), 90).convert("RGB").save(buffer, "PNG")
         file.write_bytes(buffer.getvalue()[:2000])
-    elif damage == "missing":
+    elif damage == "nul":
+        problems = scienceqa_dir / "problems.json"
+        problems.write_text(problems.read_text().replace('"image.png"', '"image.png\\u0000"'))
+    elif damage != "damaged":
         file.unlink()
+        if damage == "fifo":
+            os.mkfifo(file)
+        elif damage == "loop":
+            file.symlink_to(file)
     task = load("scienceqa_img", scienceqa_dir)
     with pytest.raises(ExampleError) as raised:
         task.example(4)
     assert raised.value.example_id == "6"
-    assert damage == "cut off" or "test/6/image.png" in raised.value.cause
+    assert "test/6/image.png" in raised.value.cause
     assert str(scienceqa_dir) not in str(raised.value), "a directory must not reach the result"
-    task.example(3)
+    if damage != "nul":
+        task.example(3)
 
 
 def test_val_and_validation_are_one_split_and_ids_follow_it(scienceqa_dir):
