@@ -200,8 +200,12 @@ def _file_content(path: str | bytes, directories: Sequence[Path]) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise TaskError(f"{name} does not open: not a regular file")
             content = stream.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else None
-    except (OSError, RuntimeError, ValueError) as error:  # of a circle of links, of a NUL in the path
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+    except FileNotFoundError as error:
+        raise TaskError(f"{name} does not open: there is no such file") from error
+    except RuntimeError as error:
+        raise TaskError(f"{name} does not open: its links lead in a circle") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "its path holds a NUL"
         raise TaskError(f"{name} does not open: {why}") from error
     if content is None or len(content) > MAX_BYTES:
         raise TaskError(f"{name} has more than {MAX_BYTES:,} bytes")
