@@ -190,7 +190,7 @@ def _scaled(image: Image) -> tuple[Image, tuple[str, ...]]:
 def _file_content(path: str | bytes, directories: Sequence[Path]) -> bytes:
     path, name = os.fsdecode(path), _name(path)
     if not path:
-        raise TaskError("a picture has an empty path")
+        raise TaskError("the path of a file is empty")
     try:
         file = next((d / path for d in directories if (d / path).exists()), Path(path)).resolve(strict=True)
         if directories and not any(file.is_relative_to(d.resolve()) for d in directories):
@@ -213,6 +213,6 @@ def _file_content(path: str | bytes, directories: Sequence[Path]) -> bytes:
 
 
 def _name(path: Any) -> str:
-    """The last three parts of a path: a directory of this machine must not reach a result."""
+    """The last three parts of a path, 100 characters at most: a directory of this machine must not reach a result."""
     known = isinstance(path, str | os.PathLike) and os.fspath(path)
-    return f"file {str(Path(*Path(os.fsdecode(known)).parts[-3:]))!r}" if known else "a picture"
+    return f"file {str(Path(*Path(os.fsdecode(known)).parts[-3:]))[-100:]!r}" if known else "a picture"
