@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import TaskError, first_line
+from microscope_bench.system.disk import read_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -195,11 +195,7 @@ def _file_content(path: str | bytes, directories: Sequence[Path]) -> bytes:
         file = next((d / path for d in directories if (d / path).exists()), Path(path)).resolve(strict=True)
         if directories and not any(file.is_relative_to(d.resolve()) for d in directories):
             raise TaskError(f"{name} lies outside the data set's directory; copy it there")
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:  # a FIFO would make it wait
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise TaskError(f"{name} does not open: not a regular file")
-            content = stream.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else None
+        return read_regular(file, MAX_BYTES)
     except FileNotFoundError as error:
         raise TaskError(f"{name} does not open: there is no such file") from error
     except RuntimeError as error:
@@ -207,9 +203,6 @@ def _file_content(path: str | bytes, directories: Sequence[Path]) -> bytes:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "its path holds a NUL"
         raise TaskError(f"{name} does not open: {why}") from error
-    if content is None or len(content) > MAX_BYTES:
-        raise TaskError(f"{name} has more than {MAX_BYTES:,} bytes")
-    return content
 
 
 def _name(path: Any) -> str:

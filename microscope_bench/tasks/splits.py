@@ -95,9 +95,9 @@ def local_directories(arguments: Mapping[str, Any]) -> list[Path]:
     With the caches, into which archives are unpacked and links of a copy of a hub repository lead; none: no local data.
     """
     named = [str(arguments[key]) for key in ("data_dir", "dataset_path") if arguments.get(key)]
-    found = [Path(name).expanduser() for name in named]
+    found = [user_path(name) for name in named]
     found += [Path(re.split(r"[*?\[]", file)[0] + "_").parent for file in _leaves(arguments.get("data_files"))]
-    local = [directory for directory in dict.fromkeys(found) if directory.is_dir()]
+    local = [directory for directory in dict.fromkeys(found) if os.path.isdir(directory)]  # noqa: PTH112
     return local and [*local, *cache_directories()]
 
 
