@@ -5,9 +5,9 @@
 Each trial is one output directory. The same ``run`` command is given in it again and again; each time SIGKILL ends its
 process, at a random moment of the capture or of the measuring (drawn from the time line of an undisturbed run), or
 exactly at a step of writing: half of a file written, before it is renamed, after that, before its record is there, in
-the middle of the clearing away. After each kill one of the parts that are stored, where there are two, is damaged, has
-another part or one of another store put in its place, or has its record edited and signed again. In the end the run is
-left alone. Another process reads every JSON file of all output directories all the time.
+the middle of the clearing away. After each kill one of the parts that are stored is damaged, gives way to another part
+or to one of another store, or has its record edited and signed again. In the end the run is left alone. Another process
+reads every JSON file of all output directories all the time.
 
 Targets: every trial ends with the scores and the signature of the undisturbed run, bit for bit; no file was ever
 readable that was not whole; nothing is left over but the result.

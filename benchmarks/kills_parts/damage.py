@@ -64,11 +64,11 @@ JSON stays JSON: that nothing but JSON is ever read is what the watcher holds th
 
 
 def damage(root: Path, foreign: Path, rng: random.Random) -> str | None:
-    """Damages a part of the one store below ``root``; says how, None where none has two parts."""
+    """Damages a part of the one store below ``root``; says how, None where it has none."""
     records = sorted(root.glob(".stores/*/parts/*.json"))
     records = [record for record in records if _beside(record).exists() and (foreign / record.name).exists()]
-    if len(records) < 2:
+    if not records:
         return None
-    kind = rng.choice(sorted(KINDS))
-    KINDS[kind](*rng.sample(records, 2), foreign)
+    kind, part = rng.choice(sorted(KINDS)), rng.choice(records)
+    KINDS[kind](part, rng.choice([record for record in records if record != part] or [part]), foreign)
     return kind

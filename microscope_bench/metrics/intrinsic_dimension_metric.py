@@ -190,6 +190,8 @@ INTRINSIC_DIMENSION = Metric(
     cautions={
         "pareto_rejected": "the neighbour distances of some layers contradict the law that intrinsic dimension is "
         "estimated by, so that its value depends on the estimator",
+        "near_copies": "the nearest neighbour of some tokens is a copy of theirs but for rounding, which no dimension "
+        "can be read from",
         "few_distinct": "boundary 0 has too few distinct tokens for an intrinsic dimension: it is left out of mean and "
         "extreme",
     },

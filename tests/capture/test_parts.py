@@ -71,9 +71,8 @@ def edit_tensors(store: Path, change) -> None:
     edit(file.with_suffix(".json"), tensors_sha256=file_sha256(file))
 
 
-def edit_all(store: Path) -> None:
-    """Part 0 in the place of part 1, with all that says whose it is written anew."""
-    copy_part(store, store, 0, 1)
+def sign_all(store: Path) -> None:
+    """Writes anew all that says whose part 1 is."""
     file = store / "parts/00001.safetensors"
     examples = json.loads(file.with_suffix(".json").read_text())["examples"]
     identity = TokenStore(store).identity
@@ -121,7 +120,11 @@ OTHERS = {
         copy_part(kept.foreign, store, 1, 1),
         edit(store / RECORD, store=TokenStore(store).identity),
     ),
-    "with all written anew": lambda kept, store: edit_all(store),
+    "copied with all written anew": lambda kept, store: (copy_part(store, store, 0, 1), sign_all(store)),
+    "with another id and all written anew": lambda kept, store: (
+        edit_examples(store, lambda e: e[3].update(id="q0")),
+        sign_all(store),
+    ),
     "with another answer": lambda kept, store: edit_examples(store, lambda e: e[3].update(answer=0)),
     "with another id": lambda kept, store: edit_examples(store, lambda e: e[3].update(id="q0")),
     "with a field too many": lambda kept, store: edit_examples(store, lambda e: e[3].update(answer="x")),
@@ -200,7 +203,8 @@ def test_a_store_of_the_same_examples_in_another_order_is_not_gone_on_with(kept,
 
 
 def test_a_store_that_lists_its_parts_anew_must_still_hold_the_examples_of_its_run(store):
-    edit_all(store)
+    copy_part(store, store, 0, 1)
+    sign_all(store)
     records = [json.loads((store / f"parts/{part:05d}.json").read_text())["sha256"] for part in range(3)]
     edit(store / "manifest.json", parts=records)
     with pytest.raises(StoreError, match="does not hold the examples of its run"):
