@@ -191,6 +191,8 @@ def _samples(name: str, value: Any) -> dict[str, list[int]]:
 def _path(name: str, value: Any) -> Path:
     if not isinstance(value, str | Path):
         raise MicroscopeError(f"{name} must be a path, not {value!r}")
+    if "\0" in str(value):
+        raise MicroscopeError(f"{name}: {str(value)!r} holds a NUL character, and no file's name does")
     return Path(value)
 
 
@@ -202,7 +204,13 @@ def _text(name: str, value: Any) -> str:
 
 def _protocol(name: str, value: Any) -> Protocol:
     if isinstance(value, Mapping):
-        return Protocol(**value)
+        try:
+            return Protocol(**value)
+        except TypeError as error:  # fields that are missing or unknown
+            every = ", ".join(Protocol.__struct_fields__)
+            raise MicroscopeError(
+                f"{name}: {error}. Name a protocol ({', '.join(PROTOCOLS)}), or give every field: {every}"
+            ) from None
     return value if isinstance(value, Protocol) else named_protocol(str(value))
 
 

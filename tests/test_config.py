@@ -68,6 +68,12 @@ def test_a_config_is_not_changed_but_replaced():
         ({"system_instruction": 3}, "system_instruction must be text, not 3"),
         ({"output_path": 3}, "output_path must be a path, not 3"),
         ({"store": 3}, "store must be a path, not 3"),
+        (
+            {"protocol": {"name": "geometry/1"}},
+            "protocol: .*Missing required .*, or give every field: name, t",
+        ),
+        ({"protocol": {"nome": "geometry/1"}}, "protocol: .*Name a protocol \\(geometry/1\\), or give every field"),
+        ({"store": "a\0b"}, "store: 'a.x00b' holds a NUL character"),
         ({"task_args": [1]}, r"task_args must be key=value,key=value or a mapping, not \[1\]"),
         ({"samples": "{}"}, "samples names no task"),
         ({"mainflow": "perhaps"}, "mainflow must be true or false"),

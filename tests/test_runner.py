@@ -306,6 +306,7 @@ def test_a_bound_on_memory_that_nothing_fits_is_refused_before_the_first_pass():
     "model, task, said",
     [
         (None, "shapesqa", "model must be a name, FILE.py:NAME or a loaded Adapter, not None"),
+        (object(), "shapesqa", "model must be a name, .* or a loaded Adapter, not <object"),
         (ToyAdapter(), ["shapesqa"], r"task must be one name, .* not \['shapesqa'\]"),
     ],
 )

@@ -48,7 +48,11 @@ def check_skipped(protocol: Protocol, n_skipped: int, n_examples: int, skipped: 
     """Raises a CaptureError where more examples could not be measured than the protocol allows."""
     allowed = int(protocol.max_skipped * n_examples)
     if n_skipped > allowed:
-        first = "; ".join(f"{record.id}: {record.skipped}" for record in skipped[:3])
+        ids: dict[str, list[str]] = {}
+        for record in skipped:
+            ids.setdefault(str(record.skipped), []).append(record.id)
+        told = [f"{', '.join(of[:3])}{', ...' * (len(of) > 3)}: {cause}" for cause, of in list(ids.items())[:3]]
+        first = "; ".join(told) or "those that the other processes name"
         raise CaptureError(
             f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
             f"{protocol.max_skipped:g}). First: {first}. Repair them, or raise max_skipped"

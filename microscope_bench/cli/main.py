@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with safe_output() as out:
         arguments = list(sys.argv[1:] if argv is None else argv)
-        args = build_parser(arguments).parse_args(arguments)
+        parser = build_parser(arguments)
+        if any("\0" in argument for argument in arguments):  # of a program's call; no shell can give one
+            parser.error("an argument holds a NUL character, which no path and no name has")
+        args = parser.parse_args(arguments)
         status = _run(args)
         out.flush()
         if out.lost and status == 0 and _is_printed_alone(args):

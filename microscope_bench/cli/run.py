@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from microscope_bench.cli.options import add_config_options, config_of, names
 from microscope_bench.config import RunConfig
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import AdapterError, MicroscopeError
 from microscope_bench.system.processes import launched
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from microscope_bench.tasks import Task
 
 T = TypeVar("T")
+OF_LM_EVAL = ("log_samples", "gen_kwargs", "predict_only", "write_out", "use_cache", "cache_requests", "max_batch_size")
+"""Options of lm-eval that ``run`` has no use for."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     tasks = "see `ls tasks`; or groups, tags, patterns, and paths to task YAMLs"
     parser.add_argument("--tasks", required=True, type=names, metavar="NAME,...", help=tasks)
     add_config_options(parser, [field.name for field in fields(RunConfig)])
+    for option in OF_LM_EVAL:
+        parser.add_argument(f"--{option}", nargs="?", action=_PointsToLmEval, help=argparse.SUPPRESS)
+
+
+class _PointsToLmEval(argparse.Action):
+    """Ends the command with the name of the one that has this option."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        parser.error(
+            f"{option} is about the answers that a model gives, and `run` asks for none: it is an option of "
+            f"microscope-lm-eval, which measures the same geometry along the way (docs/lm_eval.md)"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,9 +83,20 @@ def run(args: argparse.Namespace) -> int:
         adapter = attempts.attempt(name, partial(load_adapter_for, name, config))
         load_seconds = tasks_seconds + time.perf_counter() - begin
         if adapter is not None:
-            for task in tasks:
-                attempts.attempt(f"{name} on {task.name}", partial(_measure, name, adapter, task, config, load_seconds))
+            on = {f"{name} on {task.name}": task for task in tasks}
+            # before the first of them is measured, which may take hours
+            fitting = [what for what, task in on.items() if attempts.attempt(what, partial(_fits, adapter, task))]
+            for what in fitting:
+                attempts.attempt(what, partial(_measure, name, adapter, on[what], config, load_seconds))
     return attempts.status()
+
+
+def _fits(adapter: Adapter, task: Task) -> bool:
+    if adapter.needs_image and not task.has_images:
+        raise AdapterError(
+            f"{adapter.info.name} takes no prompt without a picture, and {task.name} has none; choose another task"
+        )
+    return True
 
 
 def _check_store(config: RunConfig, n_runs: int) -> None:

@@ -66,6 +66,11 @@ def sort_arguments(given: Mapping[str, Any], named_models: Mapping[str, Any]) ->
             lm_eval[key] = read(f"microscope: model arg {key}", lm_eval[key])
     if "model_revision" in rest:  # lm-eval hands model args on to the tasks, where ``revision`` is that of the data
         rest["revision"] = rest.pop("model_revision")
+    if str(given.get("batch_size")).startswith("auto"):
+        raise AdapterError(
+            "microscope: --batch_size auto tries sizes on prompts of its own, and what is measured must not hang on "
+            "what fits; give a number, such as --batch_size 8"
+        )
     device = rest.pop("device", None)
     if device == LM_EVAL_DEVICE and not torch.cuda.is_available():
         device = None

@@ -6,10 +6,12 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from traceback import walk_tb
 
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.system.safe_output import safe_output
 from microscope_bench.tasks import builtin_task_dir
+from microscope_bench.tasks.lm_eval_layer import describe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,10 +31,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MicroscopeError as error:
             print(f"microscope-lm-eval: {error}", file=sys.stderr)
             return 2
-        except Exception:  # here, where what is printed is made printable
-            traceback.print_exc()
-            return 1
+        except Exception as error:  # here, where what is printed is made printable
+            if (said := failing_row(error)) is None:
+                traceback.print_exc()
+                return 1
+            print(f"microscope-lm-eval: {said}", file=sys.stderr)
+            return 2
         return 0
+
+
+def failing_row(error: BaseException) -> str | None:
+    """One sentence for what a task's own field raises while lm-eval renders or scores a row; None for anything else."""
+    document, rendering = "", None
+    for frame, _ in walk_tb(error.__traceback__):
+        name, seen = frame.f_code.co_name, dict(frame.f_locals)
+        if "doc_id" in seen:
+            document = f", document {seen['doc_id']}"
+        if (
+            rendering is None
+            and name.startswith(("doc_to_", "process_results"))
+            and hasattr(seen.get("self"), "config")
+        ):
+            rendering = seen["self"].config.task, name
+    if rendering is None:
+        return None
+    task, field = rendering
+    unknown = field == "process_results" and "NoneType" in str(error)
+    why = " (the row has no right answer)" if unknown else ""
+    return (
+        f"{task}{document}: {field} fails{why}: {describe(error)}. Mend the task, or leave the row out with --samples"
+    )
 
 
 def with_our_tasks(arguments: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from microscope_bench.tasks.bounded_yaml import DEEPEST
 from microscope_bench.tasks.lm_eval_layer import group_fields, lm_eval_names
 from microscope_bench.tasks.task_files import IncludePath, read_task_file, scan
 
-MOST_TASKS = 100_000
+MOST_TASKS = 50_000
 """Behind one name, repeated ones included; lm-eval has some 14,000 in all."""
 
 log = logging.getLogger(__name__)

@@ -77,7 +77,7 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
     except Exception as error:  # of datasets, of the network, or of the task's own function
         if "corresponds to no data" in str(error):  # what datasets says of empty files
             raise field_error(path, field, f"split {wanted!r} has no rows") from error
-        raise field_error(path, field, f"{describe(error)}{f'. Or {LOCAL_HINT}' if commit else ''}") from error
+        raise field_error(path, field, f"{_reason(error)}{f'. Or {LOCAL_HINT}' if commit else ''}") from error
     if n_rows == 0:
         raise field_error(path, field, f"split {split!r} has no rows")
     if commit is not None:
@@ -105,6 +105,18 @@ def _leaves(value: Any) -> list[str]:
     if isinstance(value, Mapping | list | tuple):
         return [leaf for part in (value.values() if isinstance(value, Mapping) else value) for leaf in _leaves(part)]
     return [] if value is None else [str(value)]
+
+
+def _reason(error: BaseException) -> str:
+    """What a loader of data says, or what lies behind it: datasets reports that an error occurred, and no more."""
+    while type(error).__module__.startswith("datasets") and error.__cause__ is not None:
+        error = error.__cause__
+    if script := re.search(r"Dataset scripts are no longer supported, but found (\S+)", str(error)):
+        return (
+            f"there is a loading script ({script[1]}) and no file of data beside it; scripts are never run. Convert "
+            f"the data to Parquet, or take the copy that the hub has made: --task_args revision=refs/convert/parquet"
+        )
+    return describe(error)
 
 
 def generated_revision(template: str, arguments: Mapping[str, Any], path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from microscope_bench.errors import ExampleError, TaskError
@@ -150,7 +151,10 @@ class Task:
         try:
             answer = choices.index(target) if isinstance(target, str) and target in choices else int(target)
         except (TypeError, ValueError):
-            raise TaskError(f"doc_to_target gives {target!r}, which is no choice and no number of one") from None
+            raise TaskError(
+                f"doc_to_target gives {target!r}, which is no choice and no number of one: no right answer. Take "
+                f"a split that has them (--task_args split=...), or ask openly (output_type: generate_until)"
+            ) from None
         if not 0 <= answer < len(choices):
             raise TaskError(f"the right answer is number {answer} of {len(choices)} choices")
         return choices, answer
@@ -166,4 +170,6 @@ def _cause(error: Exception) -> str:
         return "a picture does not open: not an image file, or damaged"
     if isinstance(error, OSError) and error.filename is not None:
         return f"a file does not open: {error.strerror}"
-    return describe(error)
+    called = (frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__))
+    field = next((name for name in called if name.startswith("doc_to_")), None)
+    return f"{field} fails ({describe(error)})" if field else describe(error)

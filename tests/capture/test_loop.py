@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from microscope_bench.adapters.base import IMAGE, SPECIAL, TEXT
+from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.fingerprints import probe_inputs
-from microscope_bench.capture.loop import Capture
+from microscope_bench.capture.loop import Capture, check_skipped
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import CaptureError
 from microscope_bench.protocol import named_protocol
@@ -86,7 +87,7 @@ def test_too_many_skipped_examples_stop_the_run_also_across_a_resume(tmp_path):
     strict = named_protocol("geometry/1").with_changes(max_skipped=0.1)
     for _ in range(2):
         with pytest.raises(
-            CaptureError, match=r"3 of 20 examples could not be measured, 2 may be .* First: q0: its picture"
+            CaptureError, match=r"3 of 20 examples could not be measured, 2 may be .* First: q0, q1, q17: its picture"
         ):
             captured(tmp_path / "s", task=task, protocol=strict)
 
@@ -94,7 +95,7 @@ def test_too_many_skipped_examples_stop_the_run_also_across_a_resume(tmp_path):
 def test_a_store_is_not_taken_for_good_under_a_stricter_protocol(tmp_path):
     task = ToyTask(20, broken={0: "picture", 17: "picture"})
     captured(tmp_path / "s", task=task)
-    with pytest.raises(CaptureError, match=r"2 of 20 examples could not be measured, 1 may be .* First: q0: its"):
+    with pytest.raises(CaptureError, match=r"2 of 20 examples could not be measured, 1 may be .* First: q0, q17: its"):
         captured(tmp_path / "s", task=task, protocol=FEW.with_changes(max_skipped=0.05))
 
 
@@ -219,3 +220,12 @@ def test_an_adapter_that_labels_otherwise_has_another_fingerprint():
     one, other = (probe_inputs(adapter, ToyTask(12), range(8)) for adapter in (ToyAdapter(), Relabelling()))
     assert one.media_sha256 == other.media_sha256
     assert one.inputs_sha256 != other.inputs_sha256
+
+
+def test_reasons_that_are_alike_are_told_once_and_those_of_other_processes_are_pointed_to():
+    protocol = named_protocol("geometry/1")
+    records = [ExampleRecord(f"q{n}", skipped="no picture" if n else "odd") for n in range(6)]
+    with pytest.raises(CaptureError, match=r"First: q0: odd; q1, q2, q3, \.\.\.: no picture\. Repair them"):
+        check_skipped(protocol, 6, 20, records)
+    with pytest.raises(CaptureError, match=r"First: those that the other processes name\. Repair"):
+        check_skipped(protocol, 6, 20, [])

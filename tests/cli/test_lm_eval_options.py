@@ -9,6 +9,8 @@ import pytest
 
 from microscope_bench import load_result
 from microscope_bench.cli.main import main
+from microscope_bench.config import RunConfig
+from microscope_bench.errors import MicroscopeError
 from tests.toy import result_files
 
 TOY = f"{Path(__file__).parent.parent / 'toy.py'}:ToyAdapter"
@@ -95,3 +97,20 @@ def test_contradictions_are_refused_before_anything_is_measured(run, more, messa
 def test_values_that_mean_nothing_are_refused(run, more, message):
     status, err = run(*more)
     assert status == 2 and message in err and not Path("results").exists()
+
+
+@pytest.mark.parametrize("option", [["--log_samples"], ["--gen_kwargs", "temperature=0"], ["--predict_only"]])
+def test_options_about_answers_point_to_the_command_that_has_them(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--model", "zoo-llava", "--tasks", "shapesqa", *option])
+    assert ended.value.code == 2
+    assert f"{option[0]} is about the answers" in (said := capsys.readouterr().err) and "microscope-lm-eval" in said
+
+
+def test_a_nul_in_an_argument_is_told(capsys):
+    for arguments in (["validate", "a\0b"], ["run", "--model", "zoo-llava", "--tasks", "a\0.yaml"], ["plot", "a\0"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2 and "holds a NUL character" in capsys.readouterr().err
+    with pytest.raises(MicroscopeError, match=r"output_path: .* holds a NUL character"):
+        RunConfig(output_path="a\0b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -182,6 +183,7 @@ def test_geometry_without_an_evaluation(load):
         ({"pretrained": "x", "protocol": "geometri/1"}, "geometry/1"),
         ({"pretrained": "x", "geometry": "perhaps"}, "must be true or false"),
         ({"pretrained": "x", "split_by": "corect"}, "correct"),
+        ({"pretrained": "x", "batch_size": "auto:4"}, "--batch_size auto .* give a number, such as --batch_size 8"),
         ({"pretrained": "x", "tokens_per_example": "many"}, "must be a whole number"),
     ],
 )
@@ -197,6 +199,31 @@ def test_the_launcher_says_in_one_line_what_is_wrong(capsys, task_dir, monkeypat
     monkeypatch.setattr("microscope_bench.lm_eval_plugin.internals.cli_evaluate", refuse)
     assert main(["run", "--tasks", "letters", "--include_path", str(task_dir)]) == 2
     assert capsys.readouterr().err.startswith("microscope-lm-eval: ")
+
+
+@pytest.mark.parametrize(
+    "field, body, said",
+    [
+        ("doc_to_image", "raise OSError('gone')", "letters, document 0: doc_to_image fails: OSError: gone. Mend the"),
+        ("doc_to_text", "return doc['qestion']", "letters: doc_to_text fails: KeyError: 'qestion'"),
+        ("doc_to_target", "return None", r"process_results fails \(the row has no right answer\): TypeError: "),
+    ],
+)
+def test_the_launcher_says_which_row_of_a_task_fails(capsys, monkeypatch, load, run_lm_eval, field, body, said):
+    from lm_eval.api.task import ConfigurableTask
+
+    namespace: dict[str, object] = {}
+    exec(f"def {field}(self, doc, *more):\n    {body}", namespace)
+
+    def evaluate():
+        model = load("llava_next", geometry=False)
+        monkeypatch.setattr(ConfigurableTask, field, namespace[field])
+        run_lm_eval(model, "letters", limit=2)
+
+    monkeypatch.setattr("microscope_bench.lm_eval_plugin.internals.cli_evaluate", evaluate)
+    assert main(["run", "--tasks", "letters"]) == 2
+    err = capsys.readouterr().err
+    assert re.search(f"^microscope-lm-eval: .*{said}", err, re.MULTILINE) and "Traceback" not in err
 
 
 def test_the_launcher_knows_our_tasks_unless_others_are_named():

@@ -203,3 +203,38 @@ def test_the_metadata_beside_pictures_are_read_alike(tmp_path, suffix):
         assert load_task(tmp_path / "pictures.yaml").example(0).text == "<image>007|2020-01-01|None"
     datasets.load_dataset(str(tmp_path / "pictures"))  # does not leave other cells for us
     assert load_task(tmp_path / "pictures.yaml").example(0).text == "<image>007|2020-01-01|None"
+
+
+def test_a_row_without_a_right_answer_is_skipped_and_says_what_to_do(load):
+    rows = [{"id": n, "a": "x", "b": "y", "gold": gold} for n, gold in enumerate([None, 1, "", "z"])]
+    task = load(json.dumps(rows), "json", target="gold")
+    for index, gold in ((0, "None"), (2, "''"), (3, "'z'")):
+        with pytest.raises(ExampleError, match=f"doc_to_target gives {gold}, which is no choice .*--task_args split="):
+            task.example(index)
+    assert task.example(1).answer == 1
+
+
+def test_a_function_that_fails_is_named_in_the_reason(load, tmp_path):
+    (tmp_path / "odd.py").write_text("def ask(doc):\n    return [doc['a']][doc['n']]\n")
+    task = load('[{"id": 1, "a": "x", "b": "y", "n": 0}, {"id": 2, "a": "x", "b": "y", "n": 3}]', "json", text="TEXT")
+    file = tmp_path / "cells.yaml"
+    file.write_text(file.read_text().replace('"TEXT"', "!function odd.ask"))
+    task = load_task(file)
+    with pytest.raises(ExampleError, match=r"doc_to_text fails \(IndexError: list index out of range\)"):
+        task.example(1)
+
+
+def test_a_loader_says_what_is_behind_its_failure(load, tmp_path):
+    with pytest.raises(TaskError, match=r"field dataset_path: .*(Parquet magic bytes|not a parquet file)"):
+        load(b"PAR1 no parquet", "parquet")
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "scripted.py").write_text("raise RuntimeError('is never run')\n")
+    task = (
+        (tmp_path / "cells.yaml").read_text().replace("dataset_path: parquet", f"dataset_path: {tmp_path / 'scripted'}")
+    )
+    lines = [line for line in task.splitlines() if not line.startswith("dataset_kwargs")]
+    (tmp_path / "scripted.yaml").write_text("\n".join(lines))
+    with pytest.raises(
+        TaskError, match=r"there is a loading script \(scripted\.py\) and no file of data .*Convert the data"
+    ):
+        load_task(tmp_path / "scripted.yaml")

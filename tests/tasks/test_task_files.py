@@ -35,9 +35,9 @@ BOMBS = {
 
 @pytest.fixture(autouse=True)
 def in_seconds(request):
-    begin = time.perf_counter()
+    begin = time.process_time()
     yield
-    assert "any_type" in request.node.name or time.perf_counter() - begin < 3
+    assert "any_type" in request.node.name or time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -115,7 +115,7 @@ def test_groups_of_many_copies_end(write_task, tmp_path):
     for level in range(6):
         below = f"copies{level + 1}" if level < 5 else "toy"
         (tmp_path / f"copies{level}.yaml").write_text(f"group: copies{level}\ntask: [{', '.join([below] * 10)}]\n")
-    with pytest.raises(TaskError, match="copies0 stands for more than 100,000 tasks"):
+    with pytest.raises(TaskError, match="copies0 stands for more than 50,000 tasks"):
         load_task("copies0", include_path=tmp_path)
     assert len(load_task("copies3", include_path=tmp_path)) == 2
     for level in range(60):
