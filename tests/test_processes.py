@@ -196,16 +196,46 @@ def test_a_model_is_not_spread_over_all_gpus_by_each_process(monkeypatch):
     assert device_options("auto", None, None) == {"device_map": "auto"}
 
 
-@pytest.mark.parametrize(("n_gpus", "local_rank", "device"), [(4, 2, "cuda:2"), (1, 2, "cuda"), (2, 3, "cuda:1")])
-def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch, n_gpus, local_rank, device):
+@pytest.mark.parametrize(
+    ("kind", "n_gpus", "local_rank", "device"),
+    [
+        ("cuda", 4, 2, "cuda:2"),
+        ("cuda", 1, 2, "cuda"),
+        ("cuda", 2, 3, "cuda:1"),
+        ("mps", 1, 0, "mps"),
+        ("xpu", 2, 1, "xpu:1"),
+        ("hpu", 2, 1, "cpu"),
+        (None, 0, 1, "cpu"),
+    ],
+)
+def test_each_process_has_a_gpu_of_its_own_where_there_are_several(monkeypatch, kind, n_gpus, local_rank, device):
     import torch
 
     from microscope_bench.system import devices
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    found = None if kind is None else torch.device(kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: n_gpus)
     set_variables(monkeypatch, {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": "4"})
     assert devices._default() == device
+
+
+def test_a_device_without_float64_leaves_the_measuring_to_the_cpu(monkeypatch):
+    import torch
+
+    from microscope_bench.system import devices
+
+    assert devices.measuring_device("meta") == torch.device("meta")  # a device of another kind that is always there
+    zeros = torch.zeros
+
+    def without_float64(*args, dtype=None, device=None, **kwargs):
+        if torch.device(device or "cpu").type == "meta" and dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+        return zeros(*args, dtype=dtype, device=device, **kwargs)
+
+    monkeypatch.setattr(torch, "zeros", without_float64)
+    assert devices.pick_device("meta") == torch.device("meta")
+    assert devices.measuring_device("meta") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(("n_gpus", "each"), [(4, 80), (3, 40), (1, 20)])

@@ -28,7 +28,7 @@ from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Folds, Modality, Score, SinkLayer, Sinks, Stream, TokenSet
 from microscope_bench.results.replicates import rounded
-from microscope_bench.system.devices import pick_device
+from microscope_bench.system.devices import measuring_device
 from microscope_bench.system.processes import ALONE, Processes
 from microscope_bench.system.threads import in_threads
 
@@ -62,7 +62,7 @@ def measure_tokens(
     ``split_by``, ``device``, ``measure_memory`` and ``progress`` are read. ``processes`` share the boundaries; each of
     them gets the whole measurement.
     """
-    tokens = StoredTokens(store, protocol, pick_device(config.device))
+    tokens = StoredTokens(store, protocol, measuring_device(config.device))
     if not tokens.modalities:
         first = store.records[0]
         raise StoreError(f"no example could be measured. First: {first.id}: {first.skipped or 'it has no tokens'}")

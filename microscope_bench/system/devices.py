@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from microscope_bench.errors import MicroscopeError, first_line
 from microscope_bench.system.processes import launched
+
+LOG = logging.getLogger("microscope_bench")
+
+
+ACCELERATORS = ("cuda", "mps", "xpu")
+"""What is taken without being asked for, where it is there."""
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -20,12 +28,24 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
+def measuring_device(name: str | None) -> torch.device:
+    """The device of that name if it computes in float64, which every value is made in; else the CPU (as for mps)."""
+    device = pick_device(name)
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):
+        LOG.info("%s has no float64: the captured states are measured on the CPU", device)
+        return torch.device("cpu")
+    return device
+
+
 def _default() -> str:
-    if not torch.cuda.is_available():
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None or found.type not in ACCELERATORS:
         return "cpu"
     # the number of a GPU only where there is a choice: a scheduler may let each process see one alone
-    n_gpus, processes = torch.cuda.device_count(), launched()
-    return f"cuda:{processes.local_rank % n_gpus}" if processes.size > 1 and n_gpus > 1 else "cuda"
+    n_gpus, processes = torch.accelerator.device_count(), launched()
+    return f"{found.type}:{processes.local_rank % n_gpus}" if processes.size > 1 and n_gpus > 1 else found.type
 
 
 def free_bytes(device: torch.device) -> int | None:
