@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
 
 import pytest
+
+from microscope_bench.cli.main import main
 
 ONLY_THE_STANDARD_LIBRARY = """\
 import sys
@@ -57,3 +60,16 @@ def test_the_command_line_answers_soon(arguments: str, seconds: float, status: i
         if taken[-1] <= seconds:
             break
     assert min(taken) <= seconds, f"{arguments} takes {min(taken):.2f} s of processor time"
+
+
+def test_the_commands_let_waiting_threads_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for given, kept in ((None, "10000"), ("7", "7")):
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False) if given is None else monkeypatch.setenv(
+            "GOMP_SPINCOUNT", given
+        )
+        assert main(["ls", "protocols"]) == 0
+        assert os.environ["GOMP_SPINCOUNT"] == kept
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert main(["ls", "protocols"]) == 0 and "GOMP_SPINCOUNT" not in os.environ

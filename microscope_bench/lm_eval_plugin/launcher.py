@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from traceback import walk_tb
 
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.system.processes import spin_briefly
 from microscope_bench.system.safe_output import safe_output
 from microscope_bench.tasks import builtin_task_dir
 from microscope_bench.tasks.lm_eval_layer import describe
@@ -17,6 +18,7 @@ from microscope_bench.tasks.lm_eval_layer import describe
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs lm-eval's command line; what lm-eval prints is made printable too, and never ends a run."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    spin_briefly()
     with safe_output():
         _show_what_is_measured()
         try:
