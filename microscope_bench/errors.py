@@ -26,6 +26,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
+def said(error: BaseException, where: str = "") -> str:
+    """The kind of an error, where it was raised, and the first line of its message, if it has one."""
+    kind = f"{type(error).__name__} {where}".strip()
+    return ": ".join(part for part in (kind, first_line(error)) if part)
+
+
 class TaskError(MicroscopeError):
     """A task that cannot be read: the message names the file and the field."""
 
@@ -49,6 +55,10 @@ class ExampleError(MicroscopeError):
 
 class AdapterError(MicroscopeError):
     """A model that cannot be loaded, encoded for, or labelled."""
+
+
+class BatchError(AdapterError):
+    """Examples that a model does not take together; one by one it may take all or some of them."""
 
 
 class CaptureError(MicroscopeError):

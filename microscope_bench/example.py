@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,25 @@ if TYPE_CHECKING:
 PLACEHOLDERS = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
 """Modality → what stands once per medium in :attr:`Example.text`, where it belongs (lm-eval's convention)."""
 IMAGE_PLACEHOLDER = PLACEHOLDERS["image"]
+WORD_MARK = "\ufdd0"
+"""Stands inside a placeholder that is a word of the task's and not the place of a medium: a code that is no character,
+so that no text has it."""
 WORD_PAIRS = ({"yes", "no"}, {"true", "false"})
+
+
+def as_words(value: Any, placeholder: str, places: int = 0) -> Any:
+    """The value with a :data:`WORD_MARK` in each placeholder of its texts behind the first ``places`` of each.
+
+    >>> as_words({"question": "What is <image>?"}, "<image>")["question"].replace(WORD_MARK, "|")
+    'What is <|image>?'
+    """
+    if isinstance(value, str):
+        before = value.split(placeholder, places)
+        behind = before.pop().replace(placeholder, placeholder[0] + WORD_MARK + placeholder[1:])
+        return placeholder.join([*before, behind])
+    if isinstance(value, Mapping):
+        return {key: as_words(item, placeholder, places) for key, item in value.items()}
+    return [as_words(item, placeholder, places) for item in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +56,8 @@ class Example:
 
     Attributes:
         id: unique within the task and stable between runs.
-        text: the prompt, with one of :data:`PLACEHOLDERS` per medium.
+        text: the prompt. The first of the :data:`PLACEHOLDERS` of a modality are the places of its media; any further
+            one is a word, and so is one that holds a :data:`WORD_MARK`.
         images: the pictures, in the order of their placeholders; in whatever mode they are given, they are held as
             :func:`microscope_bench.rgb_pictures.as_rgb` shows them.
         choices: the answer options to score as continuations ("A", "B", ...), or None for an open question.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,22 @@ import numpy as np
 from microscope_bench.adapters.base import IMAGE, LABELS, STRUCTURE, TEMPLATE, TEXT, VIDEO, Batch
 from microscope_bench.adapters.media_tokens import find_media_tokens, label_positions
 from microscope_bench.adapters.overrides import Overrides
-from microscope_bench.adapters.prompting import chat, chat_template, check_placeholders, raw_prompt
+from microscope_bench.adapters.prompting import (
+    chat,
+    chat_template,
+    check_placeholders,
+    check_template,
+    in_parts,
+    places_of,
+    raw_prompt,
+    template_fails,
+    template_uses_up,
+)
 from microscope_bench.adapters.refused_examples import check_sound, refuse_what_the_model_lacks
 from microscope_bench.adapters.template_words import aligned, own_characters, own_tokens
-from microscope_bench.errors import AdapterError, ExampleError, first_line
-from microscope_bench.example import Example
+from microscope_bench.adapters.tokenizing import NoWordsError, PlainWords, whole_prompts
+from microscope_bench.errors import AdapterError, BatchError, ExampleError, MicroscopeError, said
+from microscope_bench.example import WORD_MARK, Example
 
 _TAKEN_BY = {
     "image": ("image_processor",),
@@ -47,6 +59,7 @@ class Encoder:
         self._overrides = overrides
         self._process = process
         self._tokens = find_media_tokens(config, tokenizer, processor, overrides.framing)
+        self._words = PlainWords(tokenizer, processor, self._tokens.no_words)
         self.templated = self.has_template
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -55,7 +68,6 @@ class Encoder:
         unknown = {modality: _NO_PLACE.format(modality) for modality in prepared if modality not in placed}
         self.lacks = {**unknown, **overrides.lacks}
         self.padding_side = "right"
-        self.untold = self._why_untold()
         self.modalities = frozenset({"text", *placed}) - self.lacks.keys()
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
@@ -63,21 +75,21 @@ class Encoder:
         refuse_what_the_model_lacks(self.title, self.modalities, self.lacks, self._overrides, examples)
         for example in examples:
             if example.prompt is None:
-                check_placeholders(example, self.modalities)
+                check_placeholders(example)
             check_sound(self.name, self.processor, self._overrides, example)
-        prompts = [self.prompt(example) for example in examples]
+        prompts = [self._marked_prompt(example) for example in examples]
         try:
             encoded = self._call_processor(examples, prompts)
         except Exception as error:  # processors raise whatever their image library does
             if len(examples) == 1:
-                raise ExampleError(
-                    examples[0].id, f"{type(error).__name__} in the processor: {first_line(error)}"
-                ) from error
+                if self.templated and self._overrides.writes_image_token:
+                    check_template(self.name, examples[0].media, self._rendered)
+                raise ExampleError(examples[0].id, said(error, "in the processor")) from error
             for example in examples:
                 self([example])  # raises for the one at fault
-            raise AdapterError(
+            raise BatchError(
                 f"{self.name}: its processor takes these {len(examples)} examples one by one but not together "
-                f"({type(error).__name__}: {first_line(error)}). Use --batch_size 1."
+                f"({said(error)}). Use --batch_size 1."
             ) from error
         if not {"input_ids", "decoder_input_ids"} & encoded.keys():
             raise AdapterError(
@@ -93,12 +105,13 @@ class Encoder:
             inputs=encoded,
             labels=self._labels(examples, prompts, encoded, ids, mask),
             ids=tuple(example.id for example in examples),
-            prompts=tuple(prompt + self._overrides.prompt_end for prompt in prompts),
+            prompts=tuple(prompt.replace(WORD_MARK, "") + self._overrides.prompt_end for prompt in prompts),
             tokens=tuple(row[real != 0] for row, real in zip(ids, mask, strict=True)),
         )
 
     def tokenize_plainly(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with whole_prompts(self.tokenizer):
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _has_part_for(self, modality: str) -> bool:
         return any(getattr(self.processor, part, None) is not None for part in _TAKEN_BY[modality])
@@ -125,7 +138,7 @@ class Encoder:
             raise AdapterError(f"{self.name} has no chat template; leave use_chat_template out")
         other = copy(self)
         other.templated = templated
-        other.untold = other._why_untold()
+        vars(other).pop("untold", None)
         return other
 
     def padded(self, side: str) -> Encoder:
@@ -138,39 +151,58 @@ class Encoder:
         """(role, content) turns through the chat template; an AdapterError where it fails, or leaves a turn out."""
         if not self.has_template:
             raise AdapterError(f"{self.name} has no chat template; leave --apply_chat_template out")
-        with self._template_errors("a conversation"):
-            return chat(self.processor or self.tokenizer, turns, ("image",), in_parts=self.processor is not None)
+        try:
+            return self._rendered(turns, {"image": math.inf})
+        except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
+            raise AdapterError(f"{self.name}: {template_fails('a conversation', said(error))}") from error
 
     def prompt(self, example: Example) -> str:
-        """The text of an example as the model reads it, or an AdapterError from its chat template."""
+        """The text of an example as the model reads it, or an ExampleError, such as of its chat template."""
+        return self._marked_prompt(example).replace(WORD_MARK, "")
+
+    def _marked_prompt(self, example: Example) -> str:
+        """The same with a mark inside each word of the task's that is a special token or placeholder to the model."""
         if example.prompt is not None:
             return example.prompt
-        if not self.templated:
-            return raw_prompt(self.processor, example, self._overrides)
-        with self._template_errors(f"example {example.id}"):
-            return self._rendered(example.conversation, example.media)
+        try:
+            if not self.templated:
+                return raw_prompt(self.processor, example, self._overrides, self._words.marked)
+            return self._rendered(example.conversation, places_of(example), self._words.marked)
+        except MicroscopeError:
+            raise
+        except NoWordsError as error:
+            raise ExampleError(example.id, str(error)) from error
+        except Exception as error:  # the same
+            check_template(self.name, example.media, self._rendered)
+            raise ExampleError(example.id, template_fails("it", said(error))) from error
 
     def _rendered(
-        self, turns: Sequence[tuple[str, str]], modalities: Iterable[str], mark: Callable[[str], str] = str
+        self, turns: Sequence[tuple[str, str]], places: Mapping[str, float], mark: Callable[[str], str] = str
     ) -> str:
-        in_parts = self.processor is not None
-        return chat(self.processor or self.tokenizer, turns, modalities, in_parts=in_parts, mark=mark)
+        return chat(self.processor or self.tokenizer, turns, places, in_parts=self.processor is not None, mark=mark)
 
-    def _why_untold(self) -> str | None:
-        """Why the template's words cannot be told from the task's in any prompt, or None; tried on a question."""
-        if not self.templated:
+    @cached_property
+    def untold(self) -> str | None:
+        """Why the template's words cannot be told from the task's in any prompt, or None; tried on a question.
+
+        Raises an AdapterError where the template does not end, or writes without end.
+        """
+        template = chat_template(self.processor or self.tokenizer)
+        if not self.templated or template is None:
             return None
+        if too_much := template_uses_up(template):
+            raise AdapterError(f"{self.name}: {template_fails('a question', f'it takes {too_much}')}")
         if not getattr(self.tokenizer, "is_fast", False):
             return f"its tokenizer, {type(self.tokenizer).__name__}, does not say which characters a token stands for"
         question = Example("", "Which of them is it?\nA. one\nB. two\nAnswer:")
         try:
             prompt = self.prompt(question)
-        except AdapterError:  # such as of a template that wants a picture; it comes up with the first example
+        except MicroscopeError:  # such as of a template that wants a picture; it comes up with the first example
             return None
         try:
             plain = self._own_tokens(question, prompt)
         except Exception as error:  # a tokenizer may fail in its own way where it has no offsets
-            return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
+            return str(error) if isinstance(error, ValueError) else said(error)
         try:
             ids = np.asarray(self._call_processor([question], [prompt])["input_ids"])
         except Exception:  # the same
@@ -183,13 +215,15 @@ class Encoder:
 
     def _own_tokens(self, example: Example, prompt: str) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a prompt's words and which of them are the task's own; a ValueError where that is unknown."""
-        modalities = example.media if example.prompt is None else ("image",)
-        begins = prompt if example.prompt is None else self._rendered(example.conversation, modalities)
+        turns, places = example.conversation, places_of(example)
+        words = str if example.prompt is not None else self._words.marked
+        begins = prompt if example.prompt is None else self._rendered(turns, places)
         if not prompt.startswith(begins):
             raise ValueError("its conversation is not known")
-        own = own_characters(lambda mark: self._rendered(example.conversation, modalities, mark), begins)
+        own = own_characters(lambda mark: self._rendered(turns, places, lambda text: mark(words(text))), begins)
         own = np.append(own, np.ones(len(prompt) - len(begins), dtype=bool))  # an answer behind it
-        ids, own = own_tokens(self.tokenizer, prompt, own)
+        with whole_prompts(self.tokenizer):
+            ids, own = own_tokens(self.tokenizer, prompt, own)
         words = label_positions(ids[None], np.ones_like(ids[None]), self._tokens)[0] == TEXT
         return ids[words], own[words]
 
@@ -208,17 +242,6 @@ class Encoder:
                 raise ExampleError(example.id, cause) from error
             labels[row, words[~own]] = TEMPLATE
 
-    @contextmanager
-    def _template_errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
-            raise AdapterError(
-                f"{self.name}: its chat template cannot render {what} "
-                f"({type(error).__name__}: {first_line(error)}). Repair chat_template.jinja in the checkpoint, or do "
-                f"without it: --model_args ...,use_chat_template=false"
-            ) from error
-
     def _call_processor(self, examples: Sequence[Example], prompts: list[str]) -> dict[str, Any]:
         options: dict[str, Any] = {"padding": True, "padding_side": self.padding_side, "return_tensors": "pt"}
         template_writes_all = self.templated and self.processor is None
@@ -227,11 +250,15 @@ class Encoder:
             options["add_special_tokens"] = False  # the template has written them already
         if self._overrides.prompt_start is not None and not self.templated:
             options["add_special_tokens"] = False
+        with whole_prompts(self.tokenizer, self.processor, self.padding_side):
+            return self._processed(examples, prompts, options)
+
+    def _processed(self, examples: Sequence[Example], prompts: list[str], options: dict[str, Any]) -> dict[str, Any]:
         if self.processor is None:
             return dict(self.tokenizer(prompts, **options))
         texts: list[Any] = list(prompts)
         if mark := self._overrides.image_mark:
-            texts = [_in_parts(example, prompt, mark) for example, prompt in zip(examples, prompts, strict=True)]
+            texts = [in_parts(example, prompt, mark) for example, prompt in zip(examples, prompts, strict=True)]
         elif any(example.images for example in examples):
             options["images"] = [list(example.images) for example in examples]
         if videos := [video for example in examples for video in example.videos]:
@@ -267,10 +294,3 @@ class Encoder:
         if self.templated and self.untold is None:
             self._tell_template(examples, prompts, ids, labels)
         return labels
-
-
-def _in_parts(example: Example, prompt: str, mark: str) -> list[Any]:
-    """The texts and pictures of an example as one list, each picture where its mark stands in the prompt."""
-    first, *rest = prompt.split(mark)
-    parts = [first, *(part for pair in zip(example.images, rest, strict=True) for part in pair)]
-    return [part for part in parts if part != ""]

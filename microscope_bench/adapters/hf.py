@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, find_blocks, first_tensor_at
 from microscope_bench.adapters.encoding import Encoder
+from microscope_bench.adapters.evaluation_mode import unwrapped
 from microscope_bench.adapters.hf_loading import load_parts
 from microscope_bench.adapters.media_tokens import constant_media_vectors
 from microscope_bench.adapters.model_loading import model_info, processing_of, start_tokens
@@ -39,8 +40,8 @@ class HFAdapter(Adapter):
     Model args: ``pretrained`` (hub id or directory), ``revision``, ``subfolder`` (the checkpoint's folder in it),
     ``dtype`` (auto, float32, bfloat16, float16),
     ``attn_implementation``, ``quantization`` (bnb-8bit, bnb-4bit, torchao-int8), ``device_map``, ``max_memory`` and
-    ``offload_folder`` (these three need accelerate), ``trust_remote_code`` (default false), ``use_chat_template``
-    (default: where the checkpoint has one), ``max_length`` (instead of the configuration's).
+    ``offload_folder`` (these three need accelerate), ``use_chat_template`` (default: where the checkpoint has one),
+    ``max_length`` (instead of the configuration's).
     """
 
     overrides: Overrides | None = None  # a subclass's own, which replace the entry of the architecture
@@ -55,6 +56,7 @@ class HFAdapter(Adapter):
         use_chat_template: bool | None = None,
         max_length: int | None = None,
     ) -> None:
+        model = unwrapped(model)
         self._overrides = self.overrides or overrides_of(model.config)
         model = model if self._overrides.part is None else model.get_submodule(self._overrides.part)
         self._set_model(model)

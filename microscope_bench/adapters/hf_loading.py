@@ -14,10 +14,9 @@ from microscope_bench.adapters.model_args import (
 from microscope_bench.adapters.model_loading import is_multimodal, load_transformers_model, read_config
 from microscope_bench.adapters.offloading import device_options
 from microscope_bench.adapters.overrides import overrides_of
-from microscope_bench.adapters.pinned_checkpoint import CHECKPOINT_FILES, resolve_checkpoint, torch_dtype
+from microscope_bench.adapters.pinned_checkpoint import resolve_checkpoint, torch_dtype
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
 from microscope_bench.adapters.quantization import quantization_config
-from microscope_bench.adapters.weight_files import refuse_code_elsewhere
 from microscope_bench.errors import AdapterError
 from microscope_bench.system.devices import pick_device
 
@@ -30,15 +29,11 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
     refuse_unknown_args(args, (*IDENTIFIED_ELSEWHERE, "subfolder", "use_chat_template", "max_length"))
     if not args.get("pretrained"):
         raise AdapterError("hf needs a model: --model_args pretrained=<hub id or directory>")
-    trust_remote_code = boolean_arg(args, "trust_remote_code", False)
     template = boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None
     max_length = positive_int_arg(args, "max_length")
-    files = (*CHECKPOINT_FILES, "*.py", "**/*.py") if trust_remote_code else CHECKPOINT_FILES
     subfolder = args.get("subfolder", "")
-    checkpoint = resolve_checkpoint(args["pretrained"], args.get("revision"), files, subfolder=subfolder)
-    if trust_remote_code:
-        refuse_code_elsewhere(checkpoint.path)
-    config = read_config(checkpoint, trust_remote_code=trust_remote_code)
+    checkpoint = resolve_checkpoint(args["pretrained"], args.get("revision"), subfolder=subfolder)
+    config = read_config(checkpoint)
     if not measured_anyway and (reason := overrides_of(config).unsupported):
         raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")
     options = device_options(args.get("device_map"), args.get("max_memory"), args.get("offload_folder"))
@@ -50,15 +45,11 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
         raise AdapterError(f"device_map spreads the model by itself; leave --device {device} out")
     processor = None
     if is_multimodal(config):
-        processor = load_processor(checkpoint.path, config, trust_remote_code=trust_remote_code)
+        processor = load_processor(checkpoint.path, config)
         if not hasattr(processor, "tokenizer"):  # the multimodal mapping holds a few text-only models
             processor = None
-    tokenizer = (
-        load_tokenizer(checkpoint.path, trust_remote_code=trust_remote_code)
-        if processor is None
-        else processor.tokenizer
-    )
-    options |= {"dtype": torch_dtype(args.get("dtype", "auto")), "trust_remote_code": trust_remote_code}
+    tokenizer = load_tokenizer(checkpoint.path) if processor is None else processor.tokenizer
+    options |= {"dtype": torch_dtype(args.get("dtype", "auto")), "trust_remote_code": False}
     return {
         "model": load_transformers_model(checkpoint, config, pick_device(device), options),
         "tokenizer": tokenizer,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from microscope_bench.adapters.base import LABELS, PADDING, SPECIAL, STRUCTURE, TEXT
 from microscope_bench.adapters.offloading import input_device, real_parameter
 from microscope_bench.adapters.overrides import Overrides
+from microscope_bench.adapters.tokenizing import special_ids
 
 _TYPES = {1: "image", 2: "video", 3: "audio"}
 """Code in a processor's ``mm_token_type_ids`` → modality."""
@@ -36,6 +37,10 @@ class MediaTokens:
     framing: frozenset[int]  # ids that mark where media start, end and break
     special: frozenset[int]  # the tokenizer's special ids
 
+    @property
+    def no_words(self) -> frozenset[int]:
+        return self.framing.union(*self.placeholders.values())
+
 
 def find_media_tokens(
     config: Any, tokenizer: Any, processor: Any | None = None, framing_tokens: Collection[str] = ()
@@ -55,8 +60,7 @@ def find_media_tokens(
     framing = frozenset(value for key, value in [*configured, *attributes] if _FRAMING_KEY.match(key))
     known = tokenizer.get_vocab() if framing_tokens else {}
     framing |= {known[token] for token in framing_tokens if token in known}
-    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return MediaTokens(placeholders, framing, frozenset({*tokenizer.all_special_ids, *added}))
+    return MediaTokens(placeholders, framing, special_ids(tokenizer))
 
 
 def label_positions(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from microscope_bench.errors import unknown_name
+from msgspec import ValidationError, convert
+
+from microscope_bench.errors import MicroscopeError, unknown_name
+from microscope_bench.system.field_types import Name
 from microscope_bench.system.key_values import at_least, flag
 
 IDENTIFIED_ELSEWHERE = (
@@ -17,7 +20,6 @@ IDENTIFIED_ELSEWHERE = (
     "device_map",
     "max_memory",
     "offload_folder",
-    "trust_remote_code",
 )
 """Keys whose effect other fields of ModelInfo record, or that change no number."""
 
@@ -46,11 +48,21 @@ def recorded_options(args: Mapping[str, str]) -> dict[str, str]:
 def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:
     for key in args:
         if key not in known:
-            raise unknown_name("model arg", key, sorted(known), f"Here: {_MEANT[key]}" if key in _MEANT else "")
+            raise unknown_name(
+                "model arg", key, sorted([*known, "name"]), f"Here: {_MEANT[key]}" if key in _MEANT else ""
+            )
 
 
 def boolean_arg(args: Mapping[str, str], key: str, default: bool) -> bool:
     return flag(f"model arg {key}", args[key]) if key in args else default
+
+
+def title_arg(given: str | None) -> str | None:
+    """The model arg ``name``, or a MicroscopeError where it is none."""
+    try:
+        return convert(given, Name | None)
+    except ValidationError:
+        raise MicroscopeError(f"model arg name must be one line of text, not {given!r:.80}") from None
 
 
 def positive_int_arg(args: Mapping[str, str], key: str) -> int | None:

@@ -26,7 +26,7 @@ UNTRAINED_KEY = "microscope_bench_untrained"
 """Top-level key of ``config.json`` that marks freshly initialised weights."""
 
 
-def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
+def read_config(checkpoint: Checkpoint) -> Any:
     """The model configuration of a checkpoint; raises an AdapterError where transformers cannot read it."""
     from transformers import AutoConfig
 
@@ -41,11 +41,11 @@ def read_config(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
     if not _is_json(checkpoint.path / "config.json"):
         raise AdapterError(f"config.json of {checkpoint.repo} is not JSON; fetch the checkpoint again")
     advice = (
-        "A newer architecture needs a newer transformers (pip install -U transformers); one that ships its own code "
-        "runs it only with trust_remote_code=true"
+        "A newer architecture needs a newer transformers (pip install -U transformers); code that ships with a "
+        "checkpoint is never run: write an adapter for it, as docs/adding_a_model.md shows"
     )
     with loading(f"the configuration of {checkpoint.repo}", advice):
-        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
 
 
 def is_multimodal(config: Any) -> bool:

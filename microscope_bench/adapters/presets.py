@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from microscope_bench.adapters.model_args import recorded_options
+from microscope_bench.adapters.model_args import recorded_options, title_arg
 from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
 from microscope_bench.errors import AdapterError, unknown_name
 from microscope_bench.identity import UNTRAINED
@@ -113,16 +113,25 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
 
     Args:
         name: a named model, an adapter (``hf``), or ``path/to/file.py:ClassName`` for an adapter of your own.
-        model_args: ``"key=value,key=value"`` or a mapping; each adapter defines its own keys.
+        model_args: ``"key=value,key=value"`` or a mapping; each adapter defines its own keys. ``name`` is what results
+            and tables call the model, for a directory such as ``checkpoint-500`` whose own name says nothing.
         device: "cpu", "cuda", ...; None means a GPU where there is one.
 
     Raises:
         UnknownNameError: no such model, adapter or argument.
         AdapterError: the model cannot be loaded.
     """
+    args = dict(key_values("--model_args", model_args))
+    title = title_arg(args.pop("name", None))
+    adapter = _loaded(name, args, device)
+    if title is not None:
+        adapter.info = structs.replace(adapter.info, name=title)
+    return adapter
+
+
+def _loaded(name: str, args: Mapping[str, str], device: str | None) -> Adapter:
     from microscope_bench.adapters.base import Adapter
 
-    args = key_values("--model_args", model_args)
     if name in MODELS:
         return _load_preset(MODELS[name], args, device)
     check_model_name(name)

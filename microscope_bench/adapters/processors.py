@@ -14,7 +14,7 @@ from microscope_bench.adapters.processor_repairs import repaired
 _FILES_THAT_NAME_THE_CLASS = tuple(f"{stem}config.json" for stem in ("processor_", "preprocessor_", "tokenizer_", ""))
 
 
-def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
+def load_processor(path: Path, config: Any) -> Any:
     """The processor of a multimodal checkpoint, or an AdapterError that says what to install.
 
     Where only its video half needs torchvision and that is not installed, the same processor is built without a video
@@ -26,7 +26,7 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
     advice = "Its files (tokenizer, preprocessor_config.json or processor_config.json) must lie beside config.json."
     with loading(f"the processor of {path.name}", advice):
         try:
-            return repaired(AutoProcessor.from_pretrained(path, trust_remote_code=trust_remote_code), path)
+            return repaired(AutoProcessor.from_pretrained(path, trust_remote_code=False), path)
         except Exception as error:  # whatever a missing package or a damaged file makes transformers raise
             if is_torchvision_available():
                 raise
@@ -40,13 +40,13 @@ def load_processor(path: Path, config: Any, *, trust_remote_code: bool) -> Any:
             raise
 
 
-def load_tokenizer(path: Path, *, trust_remote_code: bool) -> Any:
+def load_tokenizer(path: Path) -> Any:
     """The tokenizer of a checkpoint; AdapterError where it cannot be loaded."""
     from transformers import AutoTokenizer
 
     advice = "Its files (tokenizer.json or tokenizer.model, tokenizer_config.json) must lie beside config.json."
     with loading(f"the tokenizer of {path.name}", advice):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def _processor_without_video(path: Path, config: Any) -> Any | None:

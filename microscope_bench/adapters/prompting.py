@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, tzinfo
 from typing import Any
@@ -12,11 +14,32 @@ from typing import Any
 from transformers.utils import chat_template_utils
 
 from microscope_bench.adapters.overrides import Overrides
-from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.errors import AdapterError, ExampleError, said
 from microscope_bench.example import PLACEHOLDERS, Example
+from microscope_bench.system.bounded_process import used_up
 
 TODAY = datetime(2024, 7, 26)
 """The date that templates see, so that prompts and numbers do not change from day to day."""
+
+LONGEST = 1_000_000
+"""Characters that a chat template may write around a short conversation."""
+_TRY_WITH = "from transformers.utils.chat_template_utils import render_jinja_template"
+_TRY_TEMPLATE = """
+for turns in given["turns"]:
+    try:
+        marks = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
+        (written,), _ = render_jinja_template([turns], chat_template=given["template"], **marks)
+    except MemoryError:
+        raise
+    except Exception:
+        continue
+    if len(written) > given["longest"]:
+        raise MemoryError
+"""
+_REPAIR_TEMPLATE = (
+    "Repair chat_template.jinja of the checkpoint (or chat_template in tokenizer_config.json), or do without it: "
+    "--model_args ...,use_chat_template=false"
+)
 
 
 def chat_template(processor: Any) -> str | None:
@@ -31,52 +54,68 @@ def template_sha256(template: str | None) -> str | None:
     return None if template is None else hashlib.sha256(template.encode()).hexdigest()
 
 
-def check_placeholders(example: Example, modalities: Collection[str] = ("image",)) -> None:
-    """Raises an ExampleError unless the text holds one placeholder for each medium.
+def check_placeholders(example: Example) -> None:
+    """Raises an ExampleError unless the text holds a placeholder for each medium.
 
-    In the given modalities a placeholder without a medium is an error too; to any other model ``<audio>`` is a word.
+    The first ones are the places of the media; any further one, and one of a modality that the example has no medium
+    of, is a word.
     """
-    for modality, placeholder in PLACEHOLDERS.items():
-        count, media = example.text.count(placeholder), example.media.get(modality, ())
-        if count != len(media) and (media or modality in ("image", *modalities)):
+    for modality, media in example.media.items():
+        placeholder = PLACEHOLDERS[modality]
+        count = example.text.count(placeholder)
+        if count < len(media):
             what = {"image": "pictures", "video": "videos", "audio": "sounds"}[modality]
             raise ExampleError(example.id, f"its text holds {count} {placeholder} but it has {len(media)} {what}")
+
+
+def places_of(example: Example) -> dict[str, float]:
+    """Modality → how many placeholders of an example's conversation are the places of media.
+
+    Of a prompt that somebody else has put through the template, all that stand for pictures.
+    """
+    if example.prompt is not None:
+        return {"image": math.inf}
+    return {modality: len(media) for modality, media in example.media.items()}
 
 
 def chat(
     processor: Any,
     turns: Sequence[tuple[str, str]],
-    modalities: Iterable[str],
+    places: Mapping[str, float],
     *,
     in_parts: bool,
     mark: Callable[[str], str] = str,
 ) -> str:
     """A conversation up to where the assistant's answer begins, or continues where the last turn begins it.
 
-    Placeholders of other than the given modalities are words. ``in_parts`` says whether the template takes typed parts
-    (processors) or one string (tokenizers). Each text goes through ``mark`` before the template gets it. A ValueError
-    says that the template leaves a turn out.
+    ``places`` says how many placeholders of each modality are the places of media; any other is a word. ``in_parts``
+    says whether the template takes typed parts (processors) or one string (tokenizers). Each text goes through ``mark``
+    before the template gets it. A ValueError says that the template leaves a turn out, or is not made for parts.
     """
-    kinds = {PLACEHOLDERS[modality]: modality for modality in modalities}
+    left = dict(places) if in_parts else {}
+    texts: list[tuple[str, str]] = []
     said: list[dict[str, Any]] = []
     for role, text in turns:
-        parts = [{**part, "text": mark(part["text"])} if "text" in part else part for part in _parts(text, kinds)]
-        said.append({"role": role, "content": parts if in_parts else mark(text)})
+        parts = [(kind, mark(piece) if kind == "text" else "") for kind, piece in parts_of(text, left)]
+        texts += [(role, piece) for kind, piece in parts if kind == "text"]
+        typed = [{"type": kind, "text": piece} if kind == "text" else {"type": kind} for kind, piece in parts]
+        said.append({"role": role, "content": typed if in_parts else mark(text)})
     options: dict[str, Any] = {"add_generation_prompt": True}
     if turns[-1][0] == "assistant":
         options = {"add_generation_prompt": False, "continue_final_message": True}
     with _fixed_today():
         prompt = str(processor.apply_chat_template(said, tokenize=False, **options))
-    for role, text in turns if len(turns) > 1 else ():
-        for part in _parts(text, kinds):
-            if part.get("text", "").strip() not in prompt:
-                raise ValueError(f"the {role} turn does not appear in what it makes")
+    if in_parts and any(str(turn["content"]) in prompt for turn in said):
+        raise ValueError("it takes each turn for one string, and writes text and pictures as a list in Python")
+    for role, piece in texts if len(turns) > 1 else ():
+        if piece.strip() not in prompt:
+            raise ValueError(f"the {role} turn does not appear in what it makes")
     return prompt
 
 
-def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) -> str:
+def raw_prompt(processor: Any | None, example: Example, overrides: Overrides, mark: Callable[[str], str] = str) -> str:
     """The example's text with the model's own tokens where its media belong; without such a token an AdapterError."""
-    text = example.text
+    tokens = {}
     for modality in example.media:
         token = getattr(processor, f"{modality}_token", None) if overrides.writes_image_token else ""
         token = overrides.image_mark or token
@@ -85,8 +124,29 @@ def raw_prompt(processor: Any | None, example: Example, overrides: Overrides) ->
                 f"{type(processor).__name__} names no {modality} token and the checkpoint has no chat template, so the "
                 f"place of {modality} in the prompt is unknown. Override encode() in an adapter of your own."
             )
-        text = text.replace(PLACEHOLDERS[modality], str(token))
+        tokens[modality] = str(token)
+    parts = parts_of(example.text, places_of(example))
+    text = "".join(mark(piece) if kind == "text" else tokens[kind] for kind, piece in parts)
     return (overrides.prompt_start or "") + text
+
+
+def parts_of(text: str, left: dict[str, float]) -> list[tuple[str, str]]:
+    """A text cut at the places of its media: (modality, placeholder) and ("text", words), in their order.
+
+    ``left`` says how many placeholders of each modality are places, and is counted down; any further one is a word.
+    """
+    kinds = {PLACEHOLDERS[modality]: modality for modality in left}
+    parts: list[tuple[str, str]] = []
+    for piece in re.split(f"({'|'.join(kinds)})", text) if kinds else [text]:
+        kind = kinds.get(piece)
+        if kind is not None and left[kind] > 0:
+            left[kind] -= 1
+            parts.append((kind, piece))
+        elif parts and parts[-1][0] == "text":
+            parts[-1] = ("text", parts[-1][1] + piece)
+        elif piece or not kinds:
+            parts.append(("text", piece))
+    return parts
 
 
 def continuation_token_ids(
@@ -105,6 +165,46 @@ def continuation_token_ids(
     return None
 
 
+def in_parts(example: Example, prompt: str, mark: str) -> list[Any]:
+    """The texts and pictures of an example as one list, each picture where its mark stands in the prompt."""
+    first, *rest = prompt.split(mark)
+    parts = [first, *(part for pair in zip(example.images, rest, strict=True) for part in pair)]
+    return [part for part in parts if part != ""]
+
+
+def template_fails(what: str, cause: str) -> str:
+    return f"its chat template cannot render {what} ({cause}). {_REPAIR_TEMPLATE}"
+
+
+@functools.cache
+def template_uses_up(template: str) -> str | None:
+    """What a chat template wants too much of, tried on short conversations in a process of its own; or None."""
+    parts = [[], *([{"type": modality}] for modality in PLACEHOLDERS)]
+    contents: list[Any] = ["What?", *([*medium, {"type": "text", "text": "What?"}] for medium in parts)]
+    turns = [[{"role": "user", "content": content}] for content in contents]
+    turns += [[{"role": role, "content": "What?"} for role in ("system", "user", "assistant", "user")]]
+    return used_up(_TRY_TEMPLATE, {"template": template, "turns": turns, "longest": LONGEST}, _TRY_WITH)
+
+
+def check_template(name: str, modalities: Collection[str], render: Callable[..., str]) -> None:
+    """Raises an AdapterError where a chat template renders no question, or writes nothing at the place of a medium.
+
+    ``render`` makes the prompt of a conversation that has so many media of each modality.
+    """
+    places = dict.fromkeys(modalities, 1)
+    turns = [("user", "".join(map(PLACEHOLDERS.__getitem__, places)) + "What?")]
+    try:
+        prompt = render(turns, places)
+    except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
+        raise AdapterError(f"{name}: {template_fails('a question', said(error))}") from error
+    for modality in places:
+        without = render(turns, {**places, modality: 0})
+        if prompt == without.replace(PLACEHOLDERS[modality], ""):
+            raise AdapterError(
+                f"{name}: its chat template writes nothing where the {modality} belongs. {_REPAIR_TEMPLATE}"
+            )
+
+
 @contextmanager
 def _fixed_today() -> Iterator[None]:
     """Lets templates see :data:`TODAY`: they ask the clock of a module of transformers."""
@@ -120,11 +220,3 @@ def _fixed_today() -> Iterator[None]:
         yield
     finally:
         chat_template_utils.datetime = clock
-
-
-def _parts(text: str, kinds: Mapping[str, str]) -> list[dict[str, str]]:
-    """The typed parts of a turn: text and media in the order of the placeholders (placeholder → modality)."""
-    if not kinds:
-        return [{"type": "text", "text": text}]
-    pieces = re.split(f"({'|'.join(kinds)})", text)
-    return [{"type": kinds[p]} if p in kinds else {"type": "text", "text": p} for p in pieces if p]

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from microscope_bench.example import WORD_MARK
+
 PRIVATE_USE = range(0xE000, 0xF900)
 """Characters that no text has, between which a template is given the task's words."""
 
@@ -49,7 +51,7 @@ def own_tokens(tokenizer: Any, prompt: str, own: np.ndarray) -> tuple[np.ndarray
     encoded = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
     start, end = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
     start = np.where(start == end, np.maximum(start - 1, 0), start)  # of a blank that the tokenizer trims from offsets
-    letter = ~np.fromiter(map(str.isspace, prompt), dtype=bool, count=len(prompt))
+    letter = np.fromiter((not c.isspace() and c != WORD_MARK for c in prompt), dtype=bool, count=len(prompt))
 
     def number(of: np.ndarray) -> np.ndarray:
         before = np.append(0, np.cumsum(of))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -108,17 +107,6 @@ def refuse_pointer(file: Path) -> None:
             raise AdapterError(
                 f"{file.name} of {file.parent.name} is a git-lfs pointer, not the file itself; fetch it with: "
                 f"git -C {file.parent} lfs pull"
-            )
-
-
-def refuse_code_elsewhere(directory: Path) -> None:
-    """Raises an AdapterError where a checkpoint takes its code from another repository, which nothing pins."""
-    for file in sorted(directory.glob("*.json")):
-        named = (_json_object(file) or {}).get("auto_map")
-        for reference in re.findall(r'"([^"]*)--', json.dumps(named)):
-            raise AdapterError(
-                f"{file.name} of {directory.name} takes code from the repository {reference!r:.200}, at no commit that "
-                f"a result could name; copy its .py files into the checkpoint and take {reference!r:.200} and -- out"
             )
 
 

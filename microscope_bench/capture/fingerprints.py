@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from microscope_bench.adapters.base import Adapter
+from microscope_bench.capture.failing_examples import encode_examples, render_example
 from microscope_bench.errors import ExampleError
 from microscope_bench.example import Example, ExampleSource
 from microscope_bench.rgb_pictures import pixels
@@ -30,9 +31,9 @@ def probe_inputs(adapter: Adapter, source: ExampleSource, rows: Sequence[int]) -
     has_media = False
     for row in rows:
         try:
-            example = source.example(row)
+            example = render_example(source, row)
             rendered.update(f"{example_sha256(example)}\0".encode())
-            batch = adapter.encode([example])
+            batch = encode_examples(adapter, [example])
         except ExampleError as error:
             encoded.update(f"{error}\0".encode())
             continue

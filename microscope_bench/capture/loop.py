@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,16 +14,18 @@ from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter, Batch
 from microscope_bench.capture.example_record import ExampleRecord
+from microscope_bench.capture.failing_examples import encode_examples, of_examples, render_example
 from microscope_bench.capture.fingerprints import example_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.errors import CaptureError, ExampleError
+from microscope_bench.errors import BatchError, CaptureError, ExampleError
 from microscope_bench.example import Example, ExampleSource
 from microscope_bench.protocol import Protocol
 from microscope_bench.system import signals
 from microscope_bench.system.memory import free_memory, memory_enough, out_of_memory
+from microscope_bench.system.printable import printable
 from microscope_bench.system.processes import ALONE, Processes, ProcessesError
 
 LOG = logging.getLogger("microscope_bench")
@@ -110,7 +112,8 @@ class Capture:
                 break
             batch, *_ = self._encode([index])
             if batch is not None and bool(batch.media) not in found:
-                with memory_enough(_TOO_LARGE.format(self.source.ids[index])):
+                enough = memory_enough(_TOO_LARGE.format(self.source.ids[index]))
+                with enough, suppress(ExampleError), of_examples(batch.ids, "in the model"):
                     found[bool(batch.media)] = find_mainflow(self.adapter, batch)
         outcomes = sorted(found.values(), key=lambda mainflow: mainflow.exists)  # one that is missing comes first
         return outcomes[0] if outcomes else Mainflow("no example could be measured")
@@ -125,7 +128,7 @@ class Capture:
         if record.id != self.source.ids[index]:
             return False
         try:
-            return record.example_sha256 == example_sha256(self.source.example(index))
+            return record.example_sha256 == example_sha256(render_example(self.source, index))
         except ExampleError:
             return record.example_sha256 == ""
 
@@ -159,8 +162,7 @@ class Capture:
         ids = ", ".join(self.source.ids[index] for index in chunk)
         with memory_enough(_TOO_LARGE.format(ids)) if len(chunk) == 1 else nullcontext():
             try:
-                batch, examples, of_row, skipped = self._encode(chunk)
-                states = None if batch is None else self._capture_batch(batch, examples, mainflow)
+                states, of_row, skipped = self._capture_rows(chunk, mainflow)
             except Exception as error:
                 if len(chunk) > 1 and out_of_memory(error):
                     return None
@@ -168,6 +170,34 @@ class Capture:
                 raise
         records = skipped | dict(zip(of_row, states.records if states else (), strict=True))
         return _Captured([records[index] for index in chunk], states, [index - first for index in of_row])
+
+    def _capture_rows(
+        self, indices: Sequence[int], mainflow: bool
+    ) -> tuple[BatchStates | None, list[int], dict[int, ExampleRecord]]:
+        """The states of those examples that can be measured, their numbers, and the records of the rest.
+
+        Where they fail together each is tried alone, and those that do not fail go on together.
+        """
+        try:
+            batch, examples, of_row, skipped = self._encode(indices)
+            if batch is None:
+                return None, [], skipped
+            try:
+                return self._capture_batch(batch, examples, mainflow), of_row, skipped
+            except ExampleError as error:  # of the only row
+                if out_of_memory(error) or batch.ids != (error.example_id,):
+                    raise
+                return None, [], skipped | {of_row[0]: _skipped(examples[0], error.cause)}
+        except BatchError:
+            if len(indices) == 1:
+                raise
+            failing: dict[int, ExampleRecord] = {}
+            for index in indices:
+                failing |= self._capture_rows([index], mainflow)[2]
+            if not failing:
+                raise
+            states, of_row, others = self._capture_rows([i for i in indices if i not in failing], mainflow)
+            return states, of_row, failing | others
 
     def _halve(self, n: int) -> None:
         free_memory()
@@ -182,16 +212,16 @@ class Capture:
         examples: dict[int, Example] = {}
         for index in indices:
             try:
-                examples[index] = self.source.example(index)
+                examples[index] = render_example(self.source, index)
             except ExampleError as error:
                 if out_of_memory(error):
                     raise
-                skipped[index] = ExampleRecord(id=self.source.ids[index], skipped=error.cause)
+                skipped[index] = ExampleRecord(id=self.source.ids[index], skipped=printable(error.cause))
         longest = self.adapter.processing.context_length
         while examples:
             rows = list(examples)
             try:
-                batch = self.adapter.encode(list(examples.values()))
+                batch = encode_examples(self.adapter, list(examples.values()))
             except ExampleError as error:
                 refused = [index for index, example in examples.items() if example.id == error.example_id]
                 if not refused or out_of_memory(error):
@@ -215,7 +245,8 @@ class Capture:
         scorable = any(example.has_short_choices for example in examples)
         chain = partial(mainflow_hooks, self.adapter.blocks(), batch.labels, states.keep_mainflow)
         beside = chain if mainflow else nullcontext
-        logits = run_pass(self.adapter, batch, states.keep_boundary, logits=scorable, beside=beside)
+        with of_examples(batch.ids, "in the model"):
+            logits = run_pass(self.adapter, batch, states.keep_boundary, logits=scorable, beside=beside)
         if logits is not None:
             states.score_choices(logits, batch.prompts)
         states.finish()
@@ -223,7 +254,7 @@ class Capture:
 
 
 def _skipped(example: Example, cause: str) -> ExampleRecord:
-    return ExampleRecord(id=example.id, example_sha256=example_sha256(example), skipped=cause)
+    return ExampleRecord(id=example.id, example_sha256=example_sha256(example), skipped=printable(cause))
 
 
 def _joined(

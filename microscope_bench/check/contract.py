@@ -15,6 +15,7 @@ from torch import Tensor
 
 from microscope_bench.adapters.base import LABELS, PADDING, TEXT, Adapter
 from microscope_bench.adapters.decoder import find_final_norm, hidden_given
+from microscope_bench.adapters.evaluation_mode import evaluation_mode
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check.captured_pass import (
     CapturedPass,
@@ -29,7 +30,7 @@ from microscope_bench.check.captured_pass import (
 )
 from microscope_bench.check.check_examples import default_examples, with_other_media
 from microscope_bench.check.check_report import Check, CheckReport, Outcome, Skip, what_was_found
-from microscope_bench.check.task_words import text_is_the_tasks_own
+from microscope_bench.check.task_words import prompts_arrive_whole, text_is_the_tasks_own
 from microscope_bench.errors import CaptureError
 from microscope_bench.example import PLACEHOLDERS, Example
 
@@ -45,15 +46,20 @@ def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> CheckR
     further modality of the model, on which the checks that depend on media run again.
     """
     install_recording_hooks(adapter)
-    if examples is not None:
-        checks = _run(adapter, tuple(examples), _CHECKS)
-    else:
-        media = [modality for modality in PLACEHOLDERS if modality in adapter.modalities]
-        checks = _run(adapter, default_examples(frozenset(media[:1])), _CHECKS)
-        for modality in media[1:]:
-            again = _run(adapter, default_examples(frozenset({modality})), _OF_MEDIA)
-            checks += [replace(found, name=f"{found.name} ({modality})") for found in again]
+    with evaluation_mode(adapter):
+        checks = _all_checks(adapter, examples)
     return CheckReport(adapter.info.name, tuple(checks), what_was_found(adapter))
+
+
+def _all_checks(adapter: Adapter, examples: Sequence[Example] | None) -> list[Check]:
+    if examples is not None:
+        return _run(adapter, tuple(examples), _CHECKS)
+    media = [modality for modality in PLACEHOLDERS if modality in adapter.modalities]
+    checks = _run(adapter, default_examples(frozenset(media[:1])), _CHECKS)
+    for modality in media[1:]:
+        again = _run(adapter, default_examples(frozenset({modality})), _OF_MEDIA)
+        checks += [replace(found, name=f"{found.name} ({modality})") for found in again]
+    return checks
 
 
 def _run(adapter: Adapter, examples: tuple[Example, ...], names: Iterable[str]) -> list[Check]:
@@ -268,6 +274,7 @@ _CHECKS: dict[str, Callable[[CapturedPass], Outcome]] = {
     "labels cover the sequence block 1 saw": _labels_cover_the_sequence,
     "the asked modalities are found": _modalities_are_found,
     "text is the task's own words": text_is_the_tasks_own,
+    "prompts arrive whole": prompts_arrive_whole,
     "labels agree with what the media change": _labels_follow_the_media,
     "layer 0 is the input of block 1": _layer_0_enters_block_1,
     "hooks are removed after an exception": _hooks_are_removed,

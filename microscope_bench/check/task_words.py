@@ -1,8 +1,10 @@
-"""The check that text is what the task wrote, and nothing that the chat template did."""
+"""The checks that text is what the task wrote, all of it, and nothing that the chat template did."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 from microscope_bench.adapters.base import PADDING, TEMPLATE, TEXT
 from microscope_bench.check.captured_pass import CapturedPass
@@ -39,3 +41,33 @@ def text_is_the_tasks_own(captured: CapturedPass) -> Outcome:
             return False, seen, "Words of the template belong to template, those of the task to text: encode()"
         n_template += int((labels == TEMPLATE).sum())
     return True, f"{int((captured.labels == TEXT).sum())} text positions, {n_template} template positions", ""
+
+
+_REPEATS = (0, 50, 850, 1650)
+_WORDS = " and so on it goes"
+
+
+def prompts_arrive_whole(captured: CapturedPass) -> Outcome:
+    """Longer questions give more tokens, each repeated word as many, and end in their own last words."""
+    adapter, example = captured.adapter, captured.examples[0]
+    if "tap" in adapter.info.options:
+        raise Skip("the positions of another stream are no words")
+    tokenizer, numbers = getattr(adapter, "tokenizer", None), []
+    for n in _REPEATS:
+        words = f"{_WORDS * n}. The last word is whole{n}"
+        turns = tuple((role, text + words) for role, text in example.turns)
+        batch = adapter.prepare([replace(example, text=example.text + words, turns=turns)])
+        (ids,), labels = batch.tokens, batch.labels[0][batch.labels[0] != PADDING]
+        text = ids[labels == TEXT] if len(labels) == len(ids) else ids
+        numbers.append(len(ids))
+        if tokenizer is not None and adapter.template_untold is None:
+            end = "".join(tokenizer.decode(text[-30:].tolist()).split())
+            wanted = "".join(tokenizer.decode(tokenizer(f" whole{n}", add_special_tokens=False)["input_ids"]).split())
+            if not end.rstrip(".").endswith(wanted):
+                return False, f"the prompt ends in {end!r}, its question in {wanted!r}", _CUT
+    more = [b - a for a, b in pairwise(numbers)]
+    seen = f"{numbers} tokens where the question has {[n * len(_WORDS.split()) for n in _REPEATS]} more words"
+    return more[0] > 0 and more[1] == more[2] > 10 * more[0], seen, _CUT
+
+
+_CUT = "Something cuts or pads prompts: a length in the tokenizer's or the processor's files, or encode()"

@@ -16,7 +16,7 @@ from microscope_bench.capture.fingerprints import media_sha256
 from microscope_bench.capture.selection import token_hashes
 from microscope_bench.controls import Run
 from microscope_bench.errors import ExampleError, MicroscopeError
-from microscope_bench.example import IMAGE_PLACEHOLDER, Example, ExampleSource
+from microscope_bench.example import IMAGE_PLACEHOLDER, WORD_MARK, Example, ExampleSource, as_words
 
 LOG = logging.getLogger("microscope_bench")
 _PLACEHOLDERS = re.compile(rf"(\s*){IMAGE_PLACEHOLDER}(?:\s*{IMAGE_PLACEHOLDER})*(\s*)")
@@ -82,11 +82,19 @@ def text_only(run: Run) -> Run:
     _require_pictures(run, "text_only")
 
     def change(index: int, example: Example) -> Example:
-        text = _PLACEHOLDERS.sub(_white_space_left, example.text)
-        turns = tuple((role, _PLACEHOLDERS.sub(_white_space_left, content)) for role, content in example.turns)
-        return replace(example, text=text, turns=turns, images=(), converted_from=())
+        text = _without_places(example.text, len(example.images))
+        left, turns = len(example.images), []
+        for role, content in example.turns:
+            turns.append((role, _without_places(content, left)))
+            left = max(0, left - content.count(IMAGE_PLACEHOLDER))
+        return replace(example, text=text, turns=tuple(turns), images=(), converted_from=())
 
     return replace(run, source=ChangedExamples(run.source, change))
+
+
+def _without_places(text: str, n: int) -> str:
+    """A text without its first ``n`` placeholders; any further one is a word."""
+    return _PLACEHOLDERS.sub(_white_space_left, as_words(text, IMAGE_PLACEHOLDER, n)).replace(WORD_MARK, "")
 
 
 def shuffled_image(run: Run) -> Run:

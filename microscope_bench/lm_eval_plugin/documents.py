@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.errors import ExampleError
-from microscope_bench.example import Example
+from microscope_bench.example import WORD_MARK, Example
 from microscope_bench.lm_eval_plugin.internals import Instance, pictures_of
 from microscope_bench.tasks import Task
 
@@ -72,7 +72,7 @@ class Documents:
             raise ExampleError(
                 example.id, f"lm-eval has row {request.doc[column]} in its place: the task draws its rows"
             )
-        ours = self._adapter.encoder.prompt(example) if self._templated else example.text
+        ours = self._adapter.encoder.prompt(example) if self._templated else example.text.replace(WORD_MARK, "")
         if ours != asked:
             if self._templated and asked not in self._conversations:
                 raise ExampleError(

@@ -14,6 +14,7 @@ import torch
 from msgspec import to_builtins
 from tqdm import tqdm
 
+from microscope_bench.adapters.evaluation_mode import evaluation_mode
 from microscope_bench.capture.listing import STORES
 from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.sharing import await_parts, check_same_run, shared_store
@@ -73,7 +74,7 @@ def run_resolved(resolved: Resolved) -> Result:
 def capture(resolved: Resolved, store: TokenStore, here: Environment, processes: Processes = ALONE) -> Captured:
     """Fills the store with what is missing; the processes share its parts."""
     config = resolved.config
-    with resolved.stopwatch.stage("capture"):
+    with resolved.stopwatch.stage("capture"), evaluation_mode(resolved.adapter):
         loop = Capture(resolved.adapter, resolved.source, resolved.protocol, config.batch_size)
         _fill(store, loop, config.progress and processes.is_first, processes)
     if processes.is_first:

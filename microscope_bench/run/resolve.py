@@ -18,6 +18,7 @@ from msgspec import to_builtins
 
 from microscope_bench import __version__
 from microscope_bench.adapters.base import Adapter
+from microscope_bench.adapters.evaluation_mode import evaluation_mode
 from microscope_bench.adapters.measured_model import measured_model
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs
@@ -119,7 +120,8 @@ def load_adapter_for(model: str | Adapter, config: RunConfig) -> Adapter:
     if config.model_args:
         given = ", ".join(config.model_args)
         raise MicroscopeError(f"{model.info.name} is loaded already: give model args ({given}) where it is loaded")
-    return model.tapped(config.tap)
+    with evaluation_mode(model):  # a tap makes passes to find its place
+        return model.tapped(config.tap)
 
 
 def load_task_for(task: str | Task, config: RunConfig) -> Task:
@@ -160,7 +162,7 @@ def resolve_loaded(
         with stopwatch.stage("load"):
             changed = with_control(config.control, Run(adapter, task, len(rows), protocol.seed))
         adapter, source = changed.adapter, changed.source
-    with stopwatch.stage("capture"):
+    with stopwatch.stage("capture"), evaluation_mode(adapter):
         probed = probe_inputs(adapter, source, rows[:PROBE_EXAMPLES])
         loop = Capture(adapter, source, protocol, config.batch_size)
         mainflow = loop.find_mainflow() if config.mainflow else None

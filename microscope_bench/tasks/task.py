@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,13 +10,17 @@ from traceback import walk_tb
 from typing import Any
 
 from microscope_bench.errors import ExampleError, TaskError
-from microscope_bench.example import PLACEHOLDERS, Example
+from microscope_bench.example import PLACEHOLDERS, Example, as_words
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.rgb_pictures import media_in, open_picture
 from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.nulls import printed_null
 from microscope_bench.tasks.settings import TaskSettings, seeded
 from microscope_bench.tasks.sounds import sounds_in
+
+Prompt = tuple[str, tuple[tuple[str, str], ...]]
+"""A prompt as plain text, and as turns where it is more than one turn of the user."""
+ROWS_LOOKED_AT = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,19 +75,43 @@ class Task:
                 audios = sounds_in(self.renderer.doc_to_audio(row), self.directories) if self.has_audio else ()
                 choices, answer = self._choices_and_answer(row)
                 self._refuse_nulls(index, row)
+                numbers = {"image": len(pictures), "audio": len(audios)}
+                text, turns = self._with_words((text, turns), index, row, numbers)
             images = tuple(open_picture(picture, self.directories) for picture in pictures)
             example = Example(example_id, text, images, choices, answer, audios=audios, turns=turns)
         except Exception as error:  # of the picture library or the task's own functions
             raise ExampleError(example_id, _cause(error)) from error
         if not text.strip():
             raise ExampleError(example_id, "its prompt is empty: all text of this task is in the choices")
-        for kind, n, media in (("image", len(images), "pictures"), ("audio", len(audios), "sounds")):
-            place = PLACEHOLDERS[kind]
-            if (kind == "image" or self.has_audio) and text.count(place) != n:
-                raise ExampleError(example_id, f"{text.count(place)} {place} in the prompt but {n} {media}")
         return replace(example, unscored=self._unscored(example))
 
-    def _prompt(self, index: int, row: Any) -> tuple[str, tuple[tuple[str, str], ...]]:
+    def _with_words(self, prompt: Prompt, index: int, row: Any, numbers: Mapping[str, int]) -> Prompt:
+        """The prompt, its placeholders told from words that the row has; raises where too few or too many are left."""
+        for modality, media in (("image", "pictures"), ("audio", "sounds")):
+            place, n, count = PLACEHOLDERS[modality], numbers[modality], prompt[0].count(PLACEHOLDERS[modality])
+            if count == n or not (self.has_images if modality == "image" else self.has_audio):
+                continue  # of a task without such media all are words
+            told = self._prompt(index, as_words(row, place))
+            if told[0].count(place) != n or not (n or self._writes_places(modality)):
+                raise TaskError(f"{count} {place} in the prompt but {n} {media}")
+            if n and told[0] != as_words(prompt[0], place, n):  # else the first ones are the places anyway
+                prompt = told
+        return prompt
+
+    def _writes_places(self, modality: str) -> bool:
+        """Whether the task writes the places of its media, or its rows hold them; by the first row with a medium."""
+        place, doc_to = PLACEHOLDERS[modality], getattr(self.renderer, f"doc_to_{modality}")
+        for index in range(min(len(self), ROWS_LOOKED_AT)):
+            try:
+                row = self.rows[index]
+                found = doc_to(row)
+            except Exception:  # of the data set or the task's function; the example itself says so
+                continue
+            if n := sum(medium is not None for medium in (found if isinstance(found, list | tuple) else [found])):
+                return self._prompt(index, as_words(row, place))[0].count(place) == n
+        return True
+
+    def _prompt(self, index: int, row: Any) -> Prompt:
         """A row's prompt as plain text, and as turns where it is more than one turn of the user."""
         renderer = self.renderer
         if renderer.config.output_type == "loglikelihood_rolling":

@@ -235,8 +235,8 @@ def test_a_model_whose_image_positions_nothing_names_says_so(tiny, tmp_path):
 
 def test_text_and_pictures_that_do_not_fit_are_one_examples_error(tiny_adapter):
     adapter = tiny_adapter("llava")
-    lacking = replace(PICTURE_QUESTIONS[1], images=())
-    with pytest.raises(ExampleError, match="example tall: its text holds 1 <image> but it has 0 pictures"):
+    lacking = replace(PICTURE_QUESTIONS[1], text="What is it?")
+    with pytest.raises(ExampleError, match="example tall: its text holds 0 <image> but it has 1 pictures"):
         adapter.encode((PICTURE_QUESTIONS[0], lacking))
     broken = replace(PICTURE_QUESTIONS[1], images=("not a picture",))
     with pytest.raises(ExampleError, match=r"example tall: .*in the processor"):
@@ -254,7 +254,12 @@ def test_choices_of_more_than_one_token_are_refused(tiny_adapter):
         ({"pretraind": "x"}, UnknownNameError, r"unknown model arg 'pretraind'\. Did you mean pretrained\?$"),
         ({}, AdapterError, "needs a model"),
         ({"pretrained": "HERE", "dtype": "bfloat"}, UnknownNameError, "Did you mean bfloat16"),
-        ({"pretrained": "HERE", "trust_remote_code": "maybe"}, MicroscopeError, "must be true or false"),
+        ({"pretrained": "HERE", "use_chat_template": "maybe"}, MicroscopeError, "must be true or false"),
+        (
+            {"pretrained": "HERE", "trust_remote_code": "true"},
+            UnknownNameError,
+            "unknown model arg 'trust_remote_code'",
+        ),
         ({"pretrained": "HERE", "max_length": "-1"}, MicroscopeError, "max_length must be at least 1"),
         ({"pretrained": "HERE", "attn_implementation": "nonsense"}, AdapterError, "nonsense"),
         ({"pretrained": "HERE", "revision": "main"}, AdapterError, "is a directory"),

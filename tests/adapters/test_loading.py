@@ -242,11 +242,11 @@ def test_an_empty_directory_is_no_checkpoint(tmp_path):
         resolve_checkpoint(str(tmp_path))
 
 
-def test_remote_code_does_not_run_unless_asked(tiny, tmp_path):
+def test_code_of_a_checkpoint_never_runs(tiny, tmp_path):
     copy = copy_of(tiny("llama"), tmp_path / "copy")
     (copy / "config.json").write_text('{"model_type": "foreign", "auto_map": {"AutoConfig": "code.Config"}}')
     (copy / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(AdapterError, match="trust_remote_code=true"):
+    with pytest.raises(AdapterError, match="code that ships with a checkpoint is never run"):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
     assert not (tmp_path / "ran").exists()
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.adapters.pinned_checkpoint import CHECKPOINT_FILES, content_revision, resolve_checkpoint
+from microscope_bench.adapters.pinned_checkpoint import content_revision, resolve_checkpoint
 from microscope_bench.adapters.weight_files import find_weight_files
 from microscope_bench.errors import AdapterError
 
@@ -196,20 +196,3 @@ def test_a_subfolder_is_a_checkpoint_of_its_own(copy, tmp_path):
     assert adapter.info.revision == inner.revision
     with pytest.raises(AdapterError, match="has no subfolder outer"):
         resolve_checkpoint(str(tmp_path / "repo"), subfolder="outer")
-
-
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_code_of_another_repository_is_refused(file, copy):
-    content = json.loads((copy / file).read_text())
-    (copy / file).write_text(json.dumps({**content, "auto_map": {"AutoModel": ["org/other--code.Model", None]}}))
-    with pytest.raises(AdapterError, match=rf"{file} of copy takes code from the repository 'org/other', at no commit"):
-        HFAdapter.load({"pretrained": str(copy), "trust_remote_code": "true"}, device="cpu")
-
-
-def test_remote_code_in_folders_is_in_the_revision(copy):
-    files = (*CHECKPOINT_FILES, "*.py", "**/*.py")
-    (copy / "code").mkdir()
-    (copy / "code" / "model.py").write_text("X = 1")
-    before = content_revision(copy, files)
-    (copy / "code" / "model.py").write_text("X = 2")
-    assert content_revision(copy, files) != before

@@ -9,6 +9,7 @@ import weakref
 import pytest
 import torch
 
+from microscope_bench.capture.states import BatchStates
 from microscope_bench.errors import ExampleError, MicroscopeError
 from microscope_bench.system.memory import out_of_memory
 from tests.toy import ToyAdapter, ToyTask, run
@@ -70,24 +71,23 @@ def test_a_processor_that_runs_out_of_memory_is_not_an_example_that_cannot_be_me
     assert run(None, Small(), batch_size=8).inputs.skipped == ()
 
 
-def test_other_errors_are_not_taken_for_it_and_name_the_examples_of_their_batch(tmp_path):
+def test_bugs_of_the_capture_end_the_run_and_name_the_examples_of_their_batch(tmp_path, monkeypatch):
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    keep = BatchStates.keep_boundary
 
-    class Defect(ToyAdapter):
-        broken = True
+    def defect(self, layer, hidden):
+        if "q5" in [example.id for example in self._examples]:
+            raise ZeroDivisionError("division by zero")
+        keep(self, layer, hidden)
 
-        def forward(self, batch, *, logits):
-            if self.broken and "q5" in batch.ids:
-                raise ZeroDivisionError("division by zero")
-            return super().forward(batch, logits=logits)
-
-    with pytest.raises(ZeroDivisionError) as defect:
-        run(tmp_path, Defect(), ToyTask(10), batch_size=4)
-    assert defect.value.__notes__ == ["at one of the examples q4, q5, q6, q7"]
+    monkeypatch.setattr(BatchStates, "keep_boundary", defect)
+    with pytest.raises(ZeroDivisionError) as raised:
+        run(tmp_path, ToyAdapter(), ToyTask(10), batch_size=4)
+    assert raised.value.__notes__ == ["at one of the examples q4, q5, q6, q7"]
+    monkeypatch.undo()
     (file,) = tmp_path.glob("toy/*/*.json")
     assert "division by zero at one of the examples q4, q5, q6, q7" in file.read_text()
-    adapter = Defect()
-    adapter.broken = False
+    adapter = ToyAdapter()
     run(tmp_path, adapter, ToyTask(10), batch_size=4)
     assert adapter.passes == 2, "the first four examples were kept"
 

@@ -55,7 +55,7 @@ def processor_note(model_type: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         write_folder(model_type, Path(folder))
         try:
-            processor = load_processor(Path(folder), SimpleNamespace(model_type=model_type), trust_remote_code=False)
+            processor = load_processor(Path(folder), SimpleNamespace(model_type=model_type))
         except AdapterError as error:
             needs = re.search(r"needs ([\w-]+):", str(error))
             return f"needs {needs[1]}" if needs else "not tried: its parts are not mapped"

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from microscope_bench.errors import ExampleError, TaskError, UnknownNameError
+from microscope_bench.example import WORD_MARK
 from microscope_bench.tasks import list_tasks, load_task
 from microscope_bench.tasks.sounds import sounds_in
 
@@ -270,3 +271,61 @@ def test_lm_evals_own_tasks_are_found_through_its_index(monkeypatch):
         load_task("scienceqa_imag")
     with pytest.raises(TaskError, match="field class: "):
         load_task("squadv2")
+
+
+WORDS = """
+task: words
+dataset_path: parquet
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+{image}
+doc_to_text: "{before}{{{{ question }}}}{behind}"
+doc_to_choice: ["A", "B"]
+doc_to_target: "A"
+"""
+
+
+def placeholder_task(tmp_path, questions, pictures, before="<image>", behind="", image="doc_to_image: [image]"):
+    png = tmp_path / "ok.png"
+    Image.new("RGB", (5, 4)).save(png)
+    stored = [{"bytes": png.read_bytes(), "path": None} if shown else None for shown in pictures]
+    features = datasets.Features({"image": datasets.Image(), "question": datasets.Value("string")})
+    rows = datasets.Dataset.from_dict({"image": stored, "question": questions}, features=features)
+    rows.to_parquet(str(tmp_path / "rows.parquet"))
+    yaml = WORDS.format(data=tmp_path / "rows.parquet", before=before, behind=behind, image=image)
+    (tmp_path / "words.yaml").write_text(yaml)
+    return load_task(tmp_path / "words.yaml")
+
+
+def test_a_placeholder_in_a_row_is_a_word(tmp_path):
+    task = placeholder_task(tmp_path, ["What is <image>?", "a", "<image><image>"], [True] * 3)
+    assert [task.example(i).text for i in range(3)] == ["<image>What is <image>?", "<image>a", "<image>" * 3]
+
+
+def test_a_placeholder_in_front_of_its_place_is_told_from_it(tmp_path):
+    task = placeholder_task(tmp_path, ["What is <image>? ", "a"], [True] * 2, before="", behind="<image>")
+    first, second = task.example(0).text, task.example(1).text
+    assert first.count("<image>") == 1 and first.endswith("? <image>") and second == "a<image>"
+    assert first.replace(WORD_MARK, "") == "What is <image>? <image>"
+
+
+def test_a_row_without_a_picture_may_say_the_word(tmp_path):
+    before = "{% if image %}<image>{% endif %}"
+    task = placeholder_task(tmp_path, ["What is <image>?", "a"], [False, True], before=before)
+    assert task.example(0).text == "What is <image>?" and task.example(0).images == ()
+    assert task.example(1).text == "<image>a"
+
+
+def test_a_picture_that_a_row_lacks_is_no_word(tmp_path):
+    """Where the rows hold the places themselves, one without its picture is damaged."""
+    task = placeholder_task(tmp_path, ["<image>a", "<image>b", "<image>c <image>"], [True, False, True], before="")
+    assert task.example(0).text == "<image>a"
+    for index, message in ((1, "1 <image> in the prompt but 0 pictures"), (2, "2 <image> in the prompt but 1")):
+        with pytest.raises(ExampleError, match=message):
+            task.example(index)
+
+
+def test_in_a_task_without_pictures_all_of_it_is_words(tmp_path):
+    task = placeholder_task(tmp_path, ["What is <image>?"], [False], before="<image> and ", image="")
+    assert task.example(0).text == "<image> and What is <image>?"

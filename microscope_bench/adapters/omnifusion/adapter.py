@@ -31,13 +31,14 @@ from microscope_bench.adapters.omnifusion.parts_loading import (
     processing_of,
 )
 from microscope_bench.adapters.pinned_checkpoint import torch_dtype
-from microscope_bench.adapters.prompting import check_placeholders
+from microscope_bench.adapters.prompting import check_placeholders, parts_of, places_of
 from microscope_bench.adapters.tap_names import LANGUAGE, PROJECTOR
 from microscope_bench.adapters.taps import TappedAdapter
+from microscope_bench.adapters.tokenizing import NoWordsError, PlainWords, whole_prompts
 from microscope_bench.adapters.untrained_weights import seeded_initialisation
 from microscope_bench.adapters.weights_digest import weights_digest
 from microscope_bench.errors import AdapterError, ExampleError
-from microscope_bench.example import IMAGE_PLACEHOLDER, Example
+from microscope_bench.example import WORD_MARK, Example
 from microscope_bench.identity import ModelInfo
 from microscope_bench.system.devices import pick_device
 
@@ -58,6 +59,7 @@ class OmniFusionAdapter(Adapter):
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self._words = PlainWords(tokenizer, None)
         self.info = info
         self.processing = processing_of(model, tokenizer, image_processor)
         self.modalities = frozenset({"text", "image"})
@@ -117,7 +119,9 @@ class OmniFusionAdapter(Adapter):
             inputs={**inputs, **media},
             labels=labels,
             ids=tuple(example.id for example in examples),
-            prompts=tuple(framed(_question(example), bool(example.images)) for example in examples),
+            prompts=tuple(
+                framed(_question(example).replace(WORD_MARK, ""), bool(example.images)) for example in examples
+            ),
             tokens=tuple(ids for ids, _ in rows),
             media=media,
         )
@@ -161,14 +165,21 @@ class OmniFusionAdapter(Adapter):
             ]
         parts += [
             ([SPECIAL_MARKS["USER"]], SPECIAL),
-            (self._text_ids(_question(example)), TEXT),
+            (self._question_ids(example), TEXT),
             ([SPECIAL_MARKS["BOT"]], SPECIAL),
         ]
         ids = np.concatenate([np.asarray(ids, dtype=np.int64) for ids, _ in parts])
         return ids, np.repeat([label for _, label in parts], [len(ids) for ids, _ in parts]).astype(np.int8)
 
+    def _question_ids(self, example: Example) -> list[int]:
+        try:
+            return self._text_ids(self._words.marked(_question(example)))
+        except NoWordsError as error:
+            raise ExampleError(example.id, str(error)) from error
+
     def _text_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with whole_prompts(self.tokenizer):
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _pixels(self, example: Example) -> Tensor:
         try:
@@ -186,4 +197,5 @@ def _question(example: Example) -> str:
             f"one picture per example"
         )
     check_placeholders(example)
-    return example.text.replace(IMAGE_PLACEHOLDER, "").removeprefix("\n")
+    parts = parts_of(example.text, places_of(example))
+    return "".join(words for kind, words in parts if kind == "text").removeprefix("\n")
