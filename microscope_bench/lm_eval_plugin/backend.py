@@ -10,11 +10,11 @@ from microscope_bench.adapters.presets import MODELS, load_model
 from microscope_bench.errors import AdapterError
 from microscope_bench.lm_eval_plugin.backend_arguments import sort_arguments
 from microscope_bench.lm_eval_plugin.image_model import ImageModel
-from microscope_bench.lm_eval_plugin.internals import read_tables_as_written, register_model
+from microscope_bench.lm_eval_plugin.internals import read_data_by_our_rules, register_model
 from microscope_bench.lm_eval_plugin.text_model import TextModel
 from microscope_bench.system.key_values import key_values
 
-read_tables_as_written()
+read_data_by_our_rules()
 
 
 @register_model("microscope")

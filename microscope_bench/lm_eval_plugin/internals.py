@@ -24,6 +24,8 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from microscope_bench.config import FourSeeds, RunConfig, read_field
 from microscope_bench.rgb_pictures import media_in
 from microscope_bench.tasks.data_sets import open_splits
+from microscope_bench.tasks.lm_eval_tasks import directories_of
+from microscope_bench.tasks.picture_columns import with_picture_columns
 from microscope_bench.tasks.settings import Seeds
 
 __all__ = [
@@ -37,7 +39,7 @@ __all__ = [
     "output_path",
     "pictures_of",
     "postprocess_generated_text",
-    "read_tables_as_written",
+    "read_data_by_our_rules",
     "register_model",
     "running",
 ]
@@ -73,7 +75,7 @@ class Running:
         )
 
 
-def read_tables_as_written() -> None:
+def read_data_by_our_rules() -> None:
     """Lets lm-eval's tasks read their data sets as those of ``microscope-bench run`` do; see docs/inputs.md."""
 
     def download(self: Any, dataset_kwargs: Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -81,6 +83,11 @@ def read_tables_as_written() -> None:
             lm_evals_own(self, dataset_kwargs, **options)
         else:
             self.dataset = open_splits(self.DATASET_PATH, self.DATASET_NAME, dataset_kwargs or {})
+        shown, directories = self.config.doc_to_image, directories_of(self.config)
+        self.dataset = {
+            split: with_picture_columns(rows, shown, directories) if hasattr(rows, "cast_column") else rows
+            for split, rows in self.dataset.items()
+        }
 
     lm_evals_own = ConfigurableTask.download
     ConfigurableTask.download = download

@@ -16,10 +16,14 @@ import pytest
 from lm_eval.api.model import LM, CachingLM, TemplateLM
 from lm_eval.api.registry import get_model
 
+from microscope_bench.capture.fingerprints import example_sha256
 from microscope_bench.lm_eval_plugin import internals
 from microscope_bench.lm_eval_plugin.internals import HFLM, HFMultimodalLM, Instance
+from microscope_bench.rgb_pictures import as_rgb
 from microscope_bench.tasks import TaskSettings, load_task
 from microscope_bench.tasks.lm_eval_tasks import task_around
+from tests.picture_tasks import task_of
+from tests.stored_pictures import TRANSPARENT, stored, tag, turned
 
 
 class Asked(LM):
@@ -138,6 +142,23 @@ def test_what_is_read_of_a_task_and_of_a_model(run_lm_eval, load):
     model = load("llava_next", geometry=False)
     assert model.max_gen_toks == 256 and model.eot_token_id == model.tokenizer.eos_token_id
     assert model.rank == 0 and model.world_size == 1
+
+
+def test_pictures_are_read_by_the_rule_and_are_the_data_of_a_run(tmp_path):
+    from lm_eval.tasks import TaskManager, get_task_dict
+
+    import microscope_bench.lm_eval_plugin.backend  # noqa: F401
+
+    upright = TRANSPARENT["RGBA"][0]
+    ours = task_of(tmp_path, [stored(turned(6, upright), exif=tag(6))], [{"question": "?", "answer": 0}], "json")
+    theirs = get_task_dict(["pictures"], TaskManager(include_path=str(tmp_path), include_defaults=False))["pictures"]
+    (shown,) = theirs.doc_to_image(theirs.eval_docs[0])
+    assert shown.tobytes() == as_rgb(upright)[0].tobytes()
+    around = task_around(theirs, TaskSettings())
+    rendered = around.render(0, theirs.eval_docs[0], pictures=[shown])
+    assert around.dataset == ours.dataset and around.directories == ours.directories
+    assert example_sha256(rendered) == example_sha256(ours.example(0))
+    assert rendered.converted_from == ours.example(0).converted_from == ("orientation 6 applied", "RGBA over white")
 
 
 def test_tables_are_read_as_they_are_written_and_are_the_data_of_a_run(tmp_path):
