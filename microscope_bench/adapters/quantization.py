@@ -50,12 +50,15 @@ def quantization_config(name: str) -> Any:
 
 
 def quantised_modules(model: nn.Module) -> dict[str, str]:
-    """Name → class of the modules whose weights are quantised: integers, eight-bit floats, or tensors of tensors."""
+    """Modules whose weights are quantised: integers, eight-bit floats, or tensors made of tensors.
+
+    Their names → the class of the module or, where that is an ordinary one, of its weights.
+    """
     found = {}
     for name, module in model.named_modules():
-        tensors = (*module._parameters.values(), *module._buffers.values())
-        if any(tensor is not None and tensor.dim() > 1 and _is_quantised(tensor) for tensor in tensors):
-            found[name] = type(module).__name__
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and tensor.dim() > 1 and _is_quantised(tensor):
+                found[name] = type(tensor if hasattr(tensor, "__tensor_flatten__") else module).__name__
     return found
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import sha256
 from importlib.machinery import ModuleSpec
 from importlib.util import resolve_name, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from weakref import WeakKeyDictionary
 
 _PACKAGE = __name__.partition(".")[0]
@@ -31,21 +31,22 @@ def local_code_digest(module: ModuleType, *, is_local: bool = False) -> str | No
     """
     sources: dict[str, bytes] = {}
     seen: set[str] = set()
-    waiting = [(module.__name__, _spec_of(module))]
+    waiting: list[tuple[str, ModuleSpec | None, ModuleType | None]] = [(module.__name__, _spec_of(module), module)]
     while waiting:
-        name, spec = waiting.pop()
-        first = name == module.__name__
-        if name in seen or spec is None or not ((first and is_local) or _is_local(spec)):
+        name, spec, loaded = waiting.pop()
+        if name in seen or spec is None or not ((loaded is module and is_local) or _is_local(spec)):
             continue
         seen.add(name)
-        loaded = module if first else sys.modules.get(name)
+        loaded = loaded or sys.modules.get(name)
         source = _content(spec, loaded)
         if source is not None:
             sources[name] = source
-        for imported in {*_imported(source or b"", spec), *_held(loaded)} - seen:
+        held = list(vars(loaded).values()) if loaded is not None else []
+        waiting += [(other.__name__, _spec_of(other), other) for other in held if isinstance(other, ModuleType)]
+        for imported in {*_imported(source or b"", spec), *_makers(held)} - seen:
             parts = imported.split(".")
             names = [".".join(parts[: n + 1]) for n in range(len(parts))]
-            waiting += [(one, _found_spec(one)) for one in names if one not in seen]
+            waiting += [(one, _found_spec(one), None) for one in names if one not in seen]
     if len(sources) <= 1:
         return sha256(*sources.values()).hexdigest()[:8] if sources else None
     every = "".join(f"{name}\0{sha256(source).hexdigest()}\n" for name, source in sorted(sources.items()))
@@ -55,7 +56,9 @@ def local_code_digest(module: ModuleType, *, is_local: bool = False) -> str | No
 def _spec_of(module: ModuleType) -> ModuleSpec | None:
     """Of a script, which has none, one that is made of its file."""
     file = getattr(module, "__file__", None)
-    return module.__spec__ or (None if file is None else spec_from_file_location(module.__name__, file))
+    return getattr(module, "__spec__", None) or (
+        None if file is None else spec_from_file_location(module.__name__, file)
+    )
 
 
 def _found_spec(name: str) -> ModuleSpec | None:
@@ -145,9 +148,9 @@ def _full_name(name: str, package: str) -> str | None:
         return None
 
 
-def _held(loaded: ModuleType | None) -> Iterator[str]:
-    """Names of modules that a loaded one refers to, or whose classes and functions it does."""
-    for value in list(vars(loaded).values()) if loaded is not None else ():
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+def _makers(values: Iterable[object]) -> Iterator[str]:
+    """Names of the modules of classes, functions and instances."""
+    for value in values:
+        name = getattr(value if isinstance(value, type | FunctionType) else type(value), "__module__", None)
         if isinstance(name, str) and name:
             yield name

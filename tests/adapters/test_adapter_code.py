@@ -48,6 +48,12 @@ LAYOUTS = {
         "for found in pkgutil.iter_modules(__path__):\n    importlib.import_module(f'{__name__}.{found.name}')\n",
         "kit/parts.py": "X = 1\n",
     },
+    "by its path": {
+        "adapter.py": "from importlib.util import module_from_spec, spec_from_file_location\nfrom pathlib import Path\n"
+        "spec = spec_from_file_location('elsewhere', Path(__file__).parent / 'kit' / 'parts.py')\n"
+        "parts = module_from_spec(spec)\nspec.loader.exec_module(parts)\n",
+        "kit/parts.py": "X = 1\n",
+    },
     "optional": {"adapter.py": "try:\n    import my_mllm\nexcept ImportError:\n    pass\n", "my_mllm.py": "X = 1\n"},
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,35 @@ def test_what_was_quantised_is_counted_from_the_modules(dtype, buffer, tiny):
     made = HFAdapter(adapter.model, adapter.tokenizer, adapter.processor, Checkpoint(tiny("llava"), "mine", "draft"))
     assert made.info.quantization.startswith("quantised@")
     assert made.info.quantization.endswith(",language_model:Stored:1,vision_tower:Stored:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "counted"),
+    [
+        ("bnb-8bit", "bitsandbytes", ",language_model:Linear8bitLt:28,multi_modal_projector:Linear8bitLt:2,"),
+        ("bnb-4bit", "bitsandbytes", ",language_model:Linear4bit:28,multi_modal_projector:Linear4bit:2,"),
+        ("torchao-int8", "torchao", ",language_model:Int8Tensor:28,multi_modal_projector:Int8Tensor:2,"),
+    ],
+)
+def test_a_real_quantisation_is_counted_and_its_weights_stay_those_that_were_loaded(name, package, counted, tiny):
+    pytest.importorskip(package, reason=f"needs {package}: make matrix")
+    adapter = HFAdapter.load({"pretrained": str(tiny("llava")), "quantization": name}, device="cpu")
+    assert counted in adapter.info.quantization
+    assert weights_digest(adapter) == adapter.loaded_weights
+    with suppress(RuntimeError):  # the layers of a tiny model are too small for four bits
+        adapter.forward(adapter.encode(PICTURE_QUESTIONS[:1]), logits=True)
+    assert weights_digest(adapter) == adapter.loaded_weights
+    scale = next(m for n, m in adapter.model.named_modules() if n.endswith("down_proj")).weight
+    with torch.no_grad():
+        next(tensor for tensor in tensors_of(scale)).flatten()[0] += 1
+    assert weights_digest(adapter) != adapter.loaded_weights
+
+
+def tensors_of(tensor):
+    """The tensors that a quantised one is made of, or itself."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    return [tensor.data]
 
 
 def test_plain_weights_that_are_called_quantised_are_refused(tiny, tmp_path):
