@@ -22,7 +22,7 @@ from microscope_bench.system.disk import file_sha256
 from microscope_bench.system.hub import cached_snapshot, gated, is_offline, resolve_commit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja")
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja", "*.spm", "*.bpe", "*.codes")
 """The files of a checkpoint that can change a number: configuration, tokenizer, processor, weights."""
 LOCAL_HINT = "point at a local directory: pretrained=path/to/checkpoint"
 
@@ -130,7 +130,7 @@ def _fetch(repo: str, commit: str, subfolder: str, files: Sequence[str]) -> Path
     beneath = f"{subfolder}/" if subfolder else ""
     try:
         # Copies of the weights in other formats lie in folders of the repository; only the checkpoint itself is needed.
-        folders = () if any("/" in pattern.removeprefix("**/") for pattern in files) else (f"{beneath}*/*",)
+        folders = () if any("/" in pattern for pattern in files) else (f"{beneath}*/*",)
         wanted = [beneath + pattern for pattern in files]
         snapshot = huggingface_hub.snapshot_download(
             repo, revision=commit, allow_patterns=wanted, ignore_patterns=list(folders)

@@ -23,6 +23,8 @@ PACKAGES = (
     "accelerate",
     "torchvision",
     "bitsandbytes",
+    "torchao",
+    "peft",
     "huggingface_hub",
     "datasets",
     "lm_eval",

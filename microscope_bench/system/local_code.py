@@ -19,6 +19,19 @@ from types import FunctionType, ModuleType
 from weakref import WeakKeyDictionary
 
 _PACKAGE = __name__.partition(".")[0]
+_LIBRARIES = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "lm_eval",
+    "numpy",
+}
+"""Those whose versions stand in a result, whether their sources are installed or not."""
+
 _STANDARD = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
 _first_seen: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()
 
@@ -83,7 +96,7 @@ def _found_spec(name: str) -> ModuleSpec | None:
 
 
 def _is_local(spec: ModuleSpec) -> bool:
-    if spec.name.partition(".")[0] == _PACKAGE:
+    if spec.name.partition(".")[0] in {_PACKAGE, *_LIBRARIES}:
         return False
     if spec.has_location and spec.origin is not None:
         depth = spec.name.count(".") + (spec.submodule_search_locations is not None)
