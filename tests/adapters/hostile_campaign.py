@@ -75,8 +75,11 @@ def outcome(arguments: list[str], log: Path) -> dict[str, Any]:
 def main() -> None:
     what, first, last, valid = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     warnings.simplefilter("ignore")
+    import lm_eval  # noqa: F401
+
     from microscope_bench.adapters import hf  # noqa: F401
     from microscope_bench.adapters.omnifusion import adapter  # noqa: F401
+    from microscope_bench.run import pipeline  # noqa: F401
 
     for seed in range(first, last):
         directory, results = valid / f"hostile-{seed}", valid / f"results-{seed}"
