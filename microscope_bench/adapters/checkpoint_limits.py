@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from microscope_bench.errors import AdapterError
 
@@ -15,21 +18,33 @@ MIB = 1 << 20
 _MOST_BYTES = (
     (re.compile(r".*\.jinja|chat_template\.json"), MIB),
     (re.compile(r".*config\.json"), 8 * MIB),
-    (re.compile(r"(tokenizer|vocab|added_tokens|special_tokens_map|tekken|.*\.index)\.json|.*\.(txt|model)"), 64 * MIB),
-    (re.compile(r".*\.tiktoken"), 64 * MIB),
+    (re.compile(r"(tokenizer|vocab|added_tokens|special_tokens_map|tekken)\.json|.*\.(txt|model|tiktoken)"), 40 * MIB),
+    (re.compile(r".*\.index\.json"), 32 * MIB),
 )
-"""File name → its largest size; the largest published ones have 1.3 (config), 33 (tokenizer) and 22 MB (index)."""
-_DEEPEST = 50
+"""File name → its largest size; a tokenizer of 33 MB is published, and an index of some 15."""
+_DEEPEST, _MOST_VALUES = 50, 200_000
+_MOST_GROWTH = 100
+"""Characters or pieces that a tokenizer may make of one."""
+_MOST_PATCHES, _MOST_TILES = 1024, 128
+"""Along a side of a picture."""
 
 _SETTINGS = re.compile(r"(config|generation_config|(pre|video_pre)?processor_config)\.json")
 _MOST = (
-    (re.compile(r"(.*_)?(layers?|depths?|blocks|stages|experts|out_indices|first_k_dense_replace)"), 10_000),
+    (re.compile(r"(.*_)?(layers?|depths?|blocks|stages|out_indices|first_k_dense_replace)"), 1_000),
+    (re.compile(r".*experts"), 10_000),
     (re.compile(r"num_labels"), 1_000_000),
-    (re.compile(r"height|width|((image|tile|patch|merge|pad|crop)_)?size|max_patches|feature_size|n_fft"), 8192),
+    (
+        re.compile(
+            r"height|width|image_grid_pinpoints|((image|tile|patch|merge|pad|crop)_)?size|max_patches|feature_size|n_fft"
+        ),
+        8192,
+    ),
     (re.compile(r"(image_seq_len(gth)?|num_(additional_)?(image|video|audio|query)_tokens|.*_token_len)"), 100_000),
-    (re.compile(r"sampling_rate|chunk_length|nb_max_frames|max_frames|num_frames"), 1_000_000),
+    (re.compile(r"sampling_rate|nb_max_frames|max_frames|num_frames"), 200_000),
+    (re.compile(r"chunk_length"), 300),
 )
 """Key in a settings file → the largest number, also in lists, by which something is built or repeated."""
+_SIDE = re.compile(r"height|width|image_grid_pinpoints|(shortest|longest)_edge|(crop_|image_)?size")
 _EDGE, _PIXELS = re.compile(r"(shortest|longest)_edge|(min|max)_pixels"), (8192, 1 << 28)
 
 
@@ -38,6 +53,7 @@ def refuse_unusable_files(directory: Path, patterns: Sequence[str]) -> None:
 
     A library would wait for a pipe for ever, read a device without end, and build whatever a number asks for.
     """
+    patterns = (*patterns, "additional_chat_templates/*")  # which transformers reads, too
     matching = {path for pattern in patterns for path in directory.glob(pattern)}
     for path in sorted({*directory.iterdir(), *matching}):
         try:
@@ -56,23 +72,81 @@ def refuse_unusable_files(directory: Path, patterns: Sequence[str]) -> None:
             )
         if _SETTINGS.fullmatch(path.name):
             _refuse_unusable_numbers(path)
+        elif path.name == "tokenizer.json":
+            _refuse_growing_text(path)
 
 
 def _refuse_unusable_numbers(path: Path) -> None:
     content = path.read_bytes()
     try:
         document = json.loads(content)
-        deepest = max(depth for _, _, depth in _walk(document))
-    except RecursionError:
-        deepest = _DEEPEST + 1
     except ValueError:  # who reads it says so
         return
-    if deepest > _DEEPEST:
-        raise AdapterError(f"{path} is nested more than {_DEEPEST} deep; fetch the checkpoint again")
+    except RecursionError:
+        document = None
+    for n, (key, value, depth) in enumerate(_walk(document)):
+        if document is None or depth > _DEEPEST or n > _MOST_VALUES:
+            raise AdapterError(
+                f"{path} is nested more than {_DEEPEST} deep or has more than {_MOST_VALUES:,} values; fetch it again"
+            )
+        if key in ("_attn_implementation", "attn_implementation") and "/" in str(value)[:1000]:
+            raise AdapterError(
+                f"{path}: {key} names code of the hub, which is not run because a file says so; remove it there, and "
+                f"give attn_implementation=... where it is meant"
+            )
     in_pixels = b'"merge_size"' in content  # these processors call numbers of pixels edges
     for key, value, _ in _walk(document):
         if isinstance(value, int | float) and (most := _most(key, in_pixels)) is not None and abs(value) > most:
             raise AdapterError(f"{path}: {key} is {value:.6g}, but at most {most} makes sense; fetch the file again")
+    if path.name.endswith("processor_config.json"):
+        _refuse_too_many_patches(path, document, in_pixels)
+
+
+def _refuse_too_many_patches(path: Path, document: Any, in_pixels: bool) -> None:
+    patches, sides = [], []
+    for key, value, _ in _walk(document):
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            continue
+        if key == "patch_size":
+            patches.append(value)
+        elif _SIDE.fullmatch(key) and not in_pixels:
+            sides.append(value)
+        elif key in ("shortest_edge", "min_pixels"):
+            sides.append(math.sqrt(value))
+    widest = max(sides, default=0)
+    for kind, smallest, most in (("patches", patches, _MOST_PATCHES), ("tiles", sides, _MOST_TILES)):
+        if smallest and widest / min(smallest) > most:
+            raise AdapterError(
+                f"{path}: pictures of {widest:.0f} pixels in {kind} of {min(smallest):.6g} would be more than {most} "
+                f"of them wide; fetch the file again"
+            )
+
+
+class _Pipeline(msgspec.Struct):
+    """What a ``tokenizer.json`` does to a text before and after it is cut."""
+
+    normalizer: Any = None
+    pre_tokenizer: Any = None
+    post_processor: Any = None
+
+
+def _refuse_growing_text(path: Path) -> None:
+    """Each replacement of one character by two doubles a text, and a library goes on until memory ends."""
+    try:
+        steps = msgspec.json.decode(path.read_bytes(), type=_Pipeline)
+    except (ValueError, RecursionError):  # who reads it says so
+        return
+    growth = repeated = 1.0
+    for _, step, _ in _walk([steps.normalizer, steps.pre_tokenizer, steps.post_processor]):
+        if isinstance(step, dict):
+            repeated += "Sequence" in step
+            content, pattern = step.get("content"), step.get("pattern")
+            if isinstance(content, str) and isinstance(pattern, dict):
+                growth *= max(1.0, len(content) / max(1, len(str(pattern.get("String", ""))[:1000])))
+    if growth * repeated > _MOST_GROWTH:
+        raise AdapterError(
+            f"{path}: its normalizer and post_processor make more than {_MOST_GROWTH} characters of one; fetch it again"
+        )
 
 
 def _walk(document: Any) -> Iterator[tuple[str, Any, int]]:
@@ -82,7 +156,8 @@ def _walk(document: Any) -> Iterator[tuple[str, Any, int]]:
         key, value, depth = waiting.pop()
         yield key, value, depth
         if isinstance(value, dict):
-            waiting += [(name, inner, depth + 1) for name, inner in value.items()]
+            inside = "patch_size" if key == "patch_size" else None
+            waiting += [(inside or name, inner, depth + 1) for name, inner in value.items()]
         elif isinstance(value, list):
             waiting += [(key, inner, depth + 1) for inner in value]
 

@@ -21,10 +21,27 @@ def loading(what: str, advice: str) -> Iterator[None]:
     except MicroscopeError:
         raise
     except BaseException as error:
-        # a Rust library's panic (tokenizers, safetensors) is no Exception, and its class cannot be imported
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not _is_panic(error):
             raise
         if isinstance(error, Exception) and (package := missing_package(error)):
             raise AdapterError(f"{what} {needs(package)}") from error
         said = ": ".join(part for part in (type(error).__name__, first_line(error)) if part)
         raise AdapterError(f"{what} cannot be loaded ({said}). {advice}") from error
+
+
+@contextmanager
+def panics_told(what: str) -> Iterator[None]:
+    """Turns the panic of a Rust library, which nothing that handles errors expects, into an AdapterError."""
+    try:
+        yield
+    except BaseException as error:
+        if _is_panic(error):
+            raise AdapterError(
+                f"{what} makes a library fail: {first_line(error)}. Fetch the checkpoint again"
+            ) from error
+        raise
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether tokenizers or safetensors gave up; their class is no Exception and cannot be imported."""
+    return type(error).__name__ == "PanicException"

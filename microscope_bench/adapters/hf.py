@@ -18,6 +18,7 @@ from microscope_bench.adapters.base import IMAGE, STRUCTURE, Adapter, Batch
 from microscope_bench.adapters.decoder import describe_module_lists, find_blocks, first_tensor_at
 from microscope_bench.adapters.encoding import Encoder
 from microscope_bench.adapters.evaluation_mode import unwrapped
+from microscope_bench.adapters.foreign_errors import loading, panics_told
 from microscope_bench.adapters.hf_loading import load_parts
 from microscope_bench.adapters.media_tokens import constant_media_vectors
 from microscope_bench.adapters.model_loading import model_info, processing_of, start_tokens
@@ -76,7 +77,11 @@ class HFAdapter(Adapter):
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> HFAdapter:
-        adapter = cls(**load_parts(args, device, measured_anyway=cls.overrides is not None))
+        parts = load_parts(args, device, measured_anyway=cls.overrides is not None)
+        with loading(
+            parts["checkpoint"].repo, "Its configuration, tokenizer or template is not what its class expects"
+        ):
+            adapter = cls(**parts)
         adapter.loaded_weights = weights_digest(adapter)
         return adapter
 
@@ -147,7 +152,8 @@ class HFAdapter(Adapter):
         return replace(batch, labels=labels, other=other)
 
     def prepare(self, examples: Sequence[Example]) -> Batch:
-        encoded = self.encoder(examples)
+        with panics_told(f"the tokenizer or processor of {self.info.name}"):
+            encoded = self.encoder(examples)
         given = {**encoded.inputs, **self._overrides.arguments}
         inputs = {name: self._to_device(v) for name, v in given.items() if name in self._forward_arguments}
         media = {name: value for name, value in inputs.items() if _holds_media(name, value)}

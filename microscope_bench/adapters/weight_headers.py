@@ -19,6 +19,7 @@ _LONGEST_HEADER = 32 << 20
 _MOST_TENSORS = 200_000
 _TIMES_HELD = 5  # a table of embeddings is held once, however often it is laid out and tied
 _PACKED = 16  # quantised numbers that a whole one may hold
+_MOST_PARAMETERS = 60_000  # a thousand layers of fifty, or every expert of a large mixture apart
 _FREE_TENSORS, _FREE_NUMBERS = 2_000, 1 << 20
 _FREE_BUFFERS = 1 << 27
 """Numbers that masks and tables, which no file holds, may have."""
@@ -89,7 +90,7 @@ def no_larger_than(held: Holding, name: str) -> Iterator[None]:
         if isinstance(value, Tensor):
             tensors, numbers = tensors + 1, numbers + value.numel()
             if (
-                tensors > _TIMES_HELD * held.n_tensors + _FREE_TENSORS
+                tensors > min(_TIMES_HELD * held.n_tensors + _FREE_TENSORS, _MOST_PARAMETERS)
                 or numbers > _TIMES_HELD * held.n_numbers + _FREE_NUMBERS
             ):
                 refuse(module, key, value)

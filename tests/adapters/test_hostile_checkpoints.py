@@ -47,8 +47,8 @@ def change(file: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("family", "part", "key", "value", "message"),
     [
-        ("llama", None, "num_hidden_layers", 10**6, "num_hidden_layers is 1e.06, but at most 10000"),
-        ("llama", None, "num_hidden_layers", 9_999, r"far larger model than its weight files hold.*of a \w+\. Fetch"),
+        ("llama", None, "num_hidden_layers", 10**6, "num_hidden_layers is 1e.06, but at most 1000"),
+        ("llama", None, "num_hidden_layers", 999, r"far larger model than its weight files hold.*of a \w+\. Fetch"),
         ("llama", None, "hidden_size", 10**9, r"far larger model .* at weight \(\d+, 1000000000\) of a Embedding"),
         ("llama", None, "vocab_size", 10**12, r"far larger model .* at weight \(1000000000000, \d+\) of a Embedding"),
         ("gpt2", None, "n_layer", -(10**12), "n_layer is -1e.12"),
@@ -130,6 +130,45 @@ def test_numbers_of_pixels_are_no_edges(copy):
     resolve_checkpoint(str(directory))
 
 
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        (None, {"patch_size": 0.001}, "pictures of 32 pixels in patches of 0.001"),
+        ("image_processor", {"size": {"shortest_edge": 8192}, "crop_size": {"height": 8, "width": 8}}, "in tiles of 8"),
+        ("image_processor", {"image_grid_pinpoints": [[32, 10**9]]}, "image_grid_pinpoints is 1e.09"),
+    ],
+)
+def test_a_picture_is_not_cut_into_too_many_pieces(part, values, message, copy):
+    directory = copy("llava")
+    settings = json.loads((directory / "processor_config.json").read_text())
+    (settings if part is None else settings[part]).update(values)
+    (directory / "processor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(AdapterError, match=message):
+        load(directory)
+
+
+@pytest.mark.parametrize(
+    ("step", "value"),
+    [
+        ("normalizer", [{"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}] * 20),
+        ("normalizer", [{"type": "Replace", "pattern": {"Regex": "."}, "content": "e" * 1000}]),
+        ("post_processor", {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 1000}),
+    ],
+)
+def test_a_tokenizer_that_multiplies_a_text_is_refused(step, value, copy):
+    directory = copy("llama")
+    change(directory / "tokenizer.json", **{step: value})
+    with pytest.raises(AdapterError, match=r"tokenizer\.json: .* more than 100 characters of one"):
+        load(directory)
+
+
+def test_code_of_the_hub_for_attention_is_not_run_because_a_file_says_so(copy):
+    directory = copy("llama")
+    change(directory / "config.json", _attn_implementation="org/kernel")
+    with pytest.raises(AdapterError, match="names code of the hub"):
+        load(directory)
+
+
 def write_header(file: Path, header: bytes, data: bytes = b"\0" * 64, length: int | None = None) -> None:
     file.write_bytes((len(header) if length is None else length).to_bytes(8, "little") + header + data)
 
@@ -171,6 +210,19 @@ def test_a_library_that_panics_is_one_sentence(copy, monkeypatch):
         AdapterError, match=r"tokenizer of copy cannot be loaded \(PanicException: index out of bounds\)"
     ):
         load(copy("llama"))
+
+
+def test_a_tokenizer_that_panics_later_is_one_sentence(copy, monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    def panic(*args, **options):
+        raise PanicException("retry-limit-in-match over")
+
+    adapter = load(copy("llama"))
+    monkeypatch.setattr(type(adapter.encoder), "__call__", panic)
+    with pytest.raises(AdapterError, match="tokenizer or processor of copy makes a library fail: retry-limit"):
+        adapter.encode([])
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])

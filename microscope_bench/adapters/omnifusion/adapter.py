@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEMPLATE, TEXT, Adapter, Batch
+from microscope_bench.adapters.foreign_errors import loading
 from microscope_bench.adapters.model_args import refuse_unknown_args
 from microscope_bench.adapters.omnifusion.checkpoint_files import find_checkpoint, find_vision_tower
 from microscope_bench.adapters.omnifusion.module import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
@@ -82,8 +83,8 @@ class OmniFusionAdapter(Adapter):
         model = assemble(checkpoint.path, language_model, vision_tower).to(target)
         tokenizer = load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
         image_processor = load_preprocessing(AutoImageProcessor, tower.path)
-        info = model_info(checkpoint, tower, model)
-        adapter = cls(model, tokenizer, image_processor, info)
+        with loading(str(checkpoint.path), "Its configurations are not those of the published layout"):
+            adapter = cls(model, tokenizer, image_processor, model_info(checkpoint, tower, model))
         adapter.loaded_weights = weights_digest(adapter)
         return adapter
 

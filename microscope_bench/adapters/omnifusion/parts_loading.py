@@ -71,6 +71,8 @@ def assemble(path: Path, language_model: Any, vision_tower: Any) -> OmniFusionMo
     projection, special = load_projection(projection_file), load_special_embeddings(special_file)
     text_size, vision_size = language_model.config.hidden_size, vision_tower.config.hidden_size
     takes, gives = projection.transformer_layer.norm1.normalized_shape[0], projection.linear.out_features
+    if not language_model.config.num_hidden_layers:
+        raise AdapterError(f"{path}: its language model has no layers, so there is nothing to measure")
     if (takes, gives) != (vision_size, text_size):
         raise AdapterError(
             f"{projection_file} maps width {takes} to {gives}, but the vision tower is {vision_size} wide and the "

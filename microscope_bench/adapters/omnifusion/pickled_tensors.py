@@ -1,8 +1,7 @@
 """Reads the tensors and the structure of a file of ``torch.save``; no class of it is built and no function called.
 
-A pickle is a program. Here the few instructions that ``torch.save`` writes are followed one by one: a reference to a
-class or function stays a name, a call is possible to what rebuilds a tensor, an ordered dictionary or a set alone, and
-a module is its name and its state. Tensors are checked against their storages, and those against the file.
+A pickle is a program, of which the few instructions that ``torch.save`` writes are followed one by one: a reference to
+a class or function stays a name, and a module is its name and its state.
 """
 
 from __future__ import annotations
@@ -23,16 +22,8 @@ from torch import Tensor
 from microscope_bench.errors import AdapterError, first_line
 
 _LONGEST = 2 << 20  # of a pickle without its tensors, and of the list of files in an archive
-_NUMBERS = {
-    "Float": torch.float32,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Double": torch.float64,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-}
+_NUMBERS = {"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64}
+_NUMBERS |= {"Long": torch.int64, "Int": torch.int32, "Byte": torch.uint8, "Bool": torch.bool}
 _DTYPES = {f"torch.{name}Storage": dtype for name, dtype in _NUMBERS.items()}
 _TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 _DICT, _SETS = "collections.OrderedDict", ("__builtin__.set", "builtins.set")
