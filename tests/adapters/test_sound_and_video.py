@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from microscope_bench.adapters.base import AUDIO, IMAGE, STRUCTURE, VIDEO
 from microscope_bench.adapters.hf import HFAdapter
@@ -359,6 +360,7 @@ def test_a_missing_package_is_named(config, processor, files, package, tmp_path)
     if find_spec(package) is not None:
         pytest.skip(f"{package} is installed")
     getattr(transformers, config)().save_pretrained(tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     byte_tokenizer(image_token="<|image|>", audio_token="<|audio|>").save_pretrained(tmp_path)
     for name, content in {**files, "processor_config.json": {}}.items():
         (tmp_path / name).write_text(json.dumps({**content, "processor_class": processor}))
