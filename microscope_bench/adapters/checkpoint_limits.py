@@ -142,7 +142,8 @@ def _refuse_growing_text(path: Path) -> None:
             repeated += "Sequence" in step
             content, pattern = step.get("content"), step.get("pattern")
             if isinstance(content, str) and isinstance(pattern, dict):
-                growth *= max(1.0, len(content) / max(1, len(str(pattern.get("String", ""))[:1000])))
+                once = str(pattern.get("Regex", ""))[:1] == "^"
+                growth *= 1 if once else max(1.0, len(content) / max(1, len(str(pattern.get("String", ""))[:1000])))
     if growth * repeated > _MOST_GROWTH:
         raise AdapterError(
             f"{path}: its normalizer and post_processor make more than {_MOST_GROWTH} characters of one; fetch it again"
