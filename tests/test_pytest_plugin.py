@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from microscope_bench.errors import ResultError
 from microscope_bench.results.result import Result, load_result
+from tests.publish.hostile import UNPRINTABLE, is_harmless
 from tests.publish.small import SMALL, small
 from tests.results.sample import failed, with_scores
 
@@ -200,3 +202,13 @@ def test_pytest_starts_without_torch(tmp_path: Path) -> None:
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_it_says_of_foreign_text_is_printable(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    def problem(*_: object) -> str:
+        raise ResultError(UNPRINTABLE)
+
+    monkeypatch.setattr(f"{PLUGIN}._problem", problem)
+    result = run(project, "--tb=line", "-rN")
+    said = [line for line in result.outlines if "test_inside.json: not comparable" in line or "owned" in line]
+    assert len(said) > 1 and all(map(is_harmless, said))

@@ -24,17 +24,11 @@ from microscope_bench.results.result import Result
 from microscope_bench.system.disk import signed
 from microscope_bench.system.printable import UNSEEN
 from microscope_bench.system.safe_output import SafeStream, safe_output
+from tests.publish.hostile import UNPRINTABLE, is_harmless
 from tests.results.sample import SAMPLE_FILE, forge, sample
 from tests.toy import ToyAdapter, result_files
 
 TOY = f"{Path(__file__).parent / 'toy.py'}:ToyAdapter"
-COMMAND = re.compile(r"^\s*::|##\[|##vso\[|##teamcity\[", re.MULTILINE | re.IGNORECASE)
-SEEN_BREAKS = "\n\t"
-HOSTILE = "x\x1b[2J\x9b1m\u202e\udcff\U000e0041\r::error::a\n::error::owned ##vso[task.setvariable]"
-
-
-def is_harmless(text: str) -> bool:
-    return not COMMAND.search(text) and not re.search(f"(?![{SEEN_BREAKS}])[{UNSEEN}]", text)
 
 
 def test_unseen_is_what_unicode_says() -> None:
@@ -78,7 +72,7 @@ def test_ordinary_text_and_progress_bars_pass_as_they_are() -> None:
 
 def test_the_description_of_a_bar_is_made_printable() -> None:
     printed = io.StringIO()
-    with tqdm(total=1, file=SafeStream(printed, bars=True), desc=HOSTILE, ncols=200):
+    with tqdm(total=1, file=SafeStream(printed, bars=True), desc=UNPRINTABLE, ncols=200):
         pass
     assert is_harmless(printed.getvalue().replace("\r", "\n"))
 
@@ -95,7 +89,7 @@ def test_what_an_encoding_lacks_is_replaced(encoding: str, expected: str) -> Non
 def test_logging_warnings_and_tracebacks_go_through_it(capfd: pytest.CaptureFixture[str]) -> None:
     code = (
         "import logging, sys, traceback, warnings; from microscope_bench.system.safe_output import safe_output\n"
-        f"text = {HOSTILE!r}\n"
+        f"text = {UNPRINTABLE!r}\n"
         "with safe_output():\n"
         "    logging.warning('%s', text); warnings.warn(text); print(text); print(text, file=sys.stderr)\n"
         "    try: raise ValueError(text)\n"
@@ -111,7 +105,7 @@ def test_logging_warnings_and_tracebacks_go_through_it(capfd: pytest.CaptureFixt
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory of files, stores and tasks whose names and contents are hostile; it is the current one."""
     monkeypatch.chdir(tmp_path)
-    name = HOSTILE.replace("/", "")
+    name = UNPRINTABLE.replace("/", "")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / f"{name}.json").write_bytes(SAMPLE_FILE.read_bytes())
     (tmp_path / "broken").mkdir()
@@ -126,38 +120,38 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-FILE = f"results/{HOSTILE}.json"
-BAD = f"broken/{HOSTILE}.json"
+FILE = f"results/{UNPRINTABLE}.json"
+BAD = f"broken/{UNPRINTABLE}.json"
 COMMANDS = [
-    ["run", "--model", HOSTILE, "--tasks", "shapesqa"],
-    ["run", "--model", TOY, "--tasks", HOSTILE],
-    ["run", "--model", f"{HOSTILE}.py:X", "--tasks", "shapesqa"],
-    ["run", "--model", TOY, "--tasks", "shapesqa", "--limit", HOSTILE],
-    ["run", "--model", TOY, "--tasks", "shapesqa", f"--{HOSTILE}"],
-    ["run", "--model", TOY, "--tasks", "shapesqa", "--samples", HOSTILE],
-    ["measure", HOSTILE],
-    ["measure", f"results/.stores/{HOSTILE}"],
-    ["check", HOSTILE],
-    ["ls", HOSTILE],
+    ["run", "--model", UNPRINTABLE, "--tasks", "shapesqa"],
+    ["run", "--model", TOY, "--tasks", UNPRINTABLE],
+    ["run", "--model", f"{UNPRINTABLE}.py:X", "--tasks", "shapesqa"],
+    ["run", "--model", TOY, "--tasks", "shapesqa", "--limit", UNPRINTABLE],
+    ["run", "--model", TOY, "--tasks", "shapesqa", f"--{UNPRINTABLE}"],
+    ["run", "--model", TOY, "--tasks", "shapesqa", "--samples", UNPRINTABLE],
+    ["measure", UNPRINTABLE],
+    ["measure", f"results/.stores/{UNPRINTABLE}"],
+    ["check", UNPRINTABLE],
+    ["ls", UNPRINTABLE],
     ["ls", "stores"],
-    ["ls", "stores", "--output_path", HOSTILE],
-    ["ls", "models", "--fusion", HOSTILE],
+    ["ls", "stores", "--output_path", UNPRINTABLE],
+    ["ls", "models", "--fusion", UNPRINTABLE],
     ["ls", "tasks", "--include_path", "mine"],
     *([verb, FILE] for verb in ("validate", "report", "cite")),
     *([verb, BAD] for verb in ("validate", "report", "cite", "plot")),
-    *([verb, folder] for verb in ("validate", "leaderboard") for folder in ("results", "broken", HOSTILE)),
-    ["leaderboard", "results", "--check", "-o", HOSTILE],
+    *([verb, folder] for verb in ("validate", "leaderboard") for folder in ("results", "broken", UNPRINTABLE)),
+    ["leaderboard", "results", "--check", "-o", UNPRINTABLE],
     *([verb, one, other] for verb in ("compare", "difference") for one, other in ((FILE, FILE), (FILE, BAD))),
     ["compare", "results", "broken"],
-    ["compare", FILE, FILE, "--tolerance", HOSTILE],
-    ["compare", FILE, FILE, "--tolerances", HOSTILE],
-    ["compare", FILE, FILE, "--allow", HOSTILE],
-    ["plot", FILE, "--metric", HOSTILE],
-    ["plot", FILE, "-o", HOSTILE + ".nonsense"],
-    ["plot-example", HOSTILE],
-    ["plot-example", HOSTILE, "-o", HOSTILE],
-    [HOSTILE],
-    ["--debug", "validate", HOSTILE],
+    ["compare", FILE, FILE, "--tolerance", UNPRINTABLE],
+    ["compare", FILE, FILE, "--tolerances", UNPRINTABLE],
+    ["compare", FILE, FILE, "--allow", UNPRINTABLE],
+    ["plot", FILE, "--metric", UNPRINTABLE],
+    ["plot", FILE, "-o", UNPRINTABLE + ".nonsense"],
+    ["plot-example", UNPRINTABLE],
+    ["plot-example", UNPRINTABLE, "-o", UNPRINTABLE],
+    [UNPRINTABLE],
+    ["--debug", "validate", UNPRINTABLE],
 ]
 
 
@@ -233,6 +227,17 @@ def test_text_that_was_asked_for_alone_and_is_lost_is_told(tmp_path: Path, argum
     assert done.returncode == status
     assert "No space left on device" in done.stderr or not status
     assert ran(arguments, ">&-", tmp_path).returncode == 0, "who closes it does not want it"
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """What libraries print to standard output and error would be written into it."""
+    code = (
+        "from microscope_bench.system.safe_output import safe_output\n"
+        "with safe_output(), open('x', 'w') as file:\n"
+        "    raise SystemExit(file.fileno() < 3)"
+    )
+    closed = f"'{sys.executable}' -c \"{code}\" <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", closed], cwd=tmp_path).returncode == 0
 
 
 def test_the_streams_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:

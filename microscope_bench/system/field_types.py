@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from microscope_bench.errors import MicroscopeError
-from microscope_bench.system.printable import UNSEEN, printable
+from microscope_bench.system.printable import UNSEEN, printable, seen
 
 # (?![\s\S]) is the end of the text both in Python and in ECMA-262; Python's $ lets a last line break through
 ONE_LINE = rf"^[^{UNSEEN}]+(?![\s\S])"
@@ -60,7 +60,8 @@ def place_and_rule(error: msgspec.ValidationError) -> str:
 
 
 def shortened(text: str) -> str:
-    """The text, cut to the length that a field of type ``Text`` may have."""
+    """The text without its unseen characters, cut to the length that a field of type ``Text`` may have."""
+    text = seen(text)
     return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…"
 
 

@@ -9,7 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from microscope_bench import load_result
+from microscope_bench.lm_eval_plugin import launcher
+from tests.publish.hostile import UNPRINTABLE, is_harmless
 
 MAIN = "import sys; from microscope_bench.lm_eval_plugin.launcher import main; sys.exit(main())"
 
@@ -40,3 +44,16 @@ def test_one_command_gives_accuracy_and_geometry(tmp_path: Path) -> None:
         "lm_eval run --model microscope --tasks shapesqa --limit 12 --seed 0,1234,0,1234 "
         "--model_args pretrained=zoo-llava,metrics=anisotropy --apply_chat_template"
     )
+
+
+def test_what_lm_eval_prints_and_raises_is_made_printable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluation() -> None:
+        print(UNPRINTABLE)
+        raise ValueError(UNPRINTABLE)
+
+    monkeypatch.setattr("microscope_bench.lm_eval_plugin.internals.cli_evaluate", evaluation)
+    assert launcher.main(["ls"]) == 1
+    out, err = capsys.readouterr()
+    assert "owned" in out and "owned" in err and is_harmless(out) and is_harmless(err)

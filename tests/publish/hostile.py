@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 
 from microscope_bench.results.records import Failure
 from microscope_bench.results.result import Result
+from microscope_bench.system.printable import UNSEEN
 from tests.results.sample import failed, sample, with_scores
 
 HOSTILE = [
@@ -27,6 +29,16 @@ HOSTILE = [
     "\u202egnp.exe \u2028 \u0085 x",
     "--> <!-- {{ liquid }} {% x %} $math$",
 ]
+
+
+COMMAND = re.compile(r"^\s*::|##\[|##vso\[|##teamcity\[", re.MULTILINE | re.IGNORECASE)
+SEEN_BREAKS = "\n\t"
+UNPRINTABLE = "x\x1b[2J\x9b1m\u202e\udcff\U000e0041\r::error::a\n::error::owned ##vso[task.setvariable]"
+"""What a terminal or a CI log must not be shown as it is."""
+
+
+def is_harmless(text: str) -> bool:
+    return not COMMAND.search(text) and not re.search(f"(?![{SEEN_BREAKS}])[{UNSEEN}]", text)
 
 
 class Tags(HTMLParser):

@@ -143,3 +143,10 @@ def test_no_git_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     package = checkout(tmp_path / "ours")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance._checkout(package) == (None, None)
+
+
+def test_a_message_that_is_no_text_can_be_written_all_the_same() -> None:
+    """Of a file, for instance, whose name is no UTF-8: a result that cannot be written would be the greater loss."""
+    said = failure(OSError("cannot open x\udcff\x1b[2J.png\n" + "y" * 20_000), "capture").message
+    assert said.startswith("cannot open x [2J.png\n")
+    assert len(said.encode()) < 10_010

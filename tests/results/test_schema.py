@@ -53,6 +53,8 @@ def bare(node: Any) -> Iterator[str]:
             yield json.dumps(node)
         if kind == "object" and "properties" not in node and "maxProperties" not in node:
             yield json.dumps(node)
+        if "maxProperties" in node and "maxLength" not in node.get("propertyNames", {}):
+            yield json.dumps(node)
     for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from bare(value)
 
