@@ -196,7 +196,8 @@ def ran(arguments: str, streams: str, directory: Path) -> subprocess.CompletedPr
     command, _, settings_ = streams.partition("#")
     given = dict(setting.split("=") for setting in settings_.split())
     line = f"set -o pipefail; '{sys.executable}' -m microscope_bench {arguments} {command}"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **given}
+    # with a buffer, which is written at the end, whatever the environment says
+    environment = {**os.environ, "PYTHONUNBUFFERED": "", "PYTHONPATH": str(Path(__file__).parents[1]), **given}
     return subprocess.run(["bash", "-c", line], cwd=directory, env=environment, capture_output=True, text=True)
 
 
