@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from microscope_bench.adapters.base import Adapter
+from microscope_bench.adapters.held_modules import held_modules
 from microscope_bench.errors import AdapterError
 
 
@@ -20,7 +21,7 @@ def evaluation_mode(adapter: Adapter) -> Iterator[None]:
 
     Afterwards each module is in the mode in which it was, also where something raises.
     """
-    modes = {module: module.training for root in _roots(adapter) for module in root.modules()}
+    modes = {module: module.training for root in held_modules(adapter) for module in root.modules()}
     with ExitStack() as restored:
         restored.callback(_set, modes)
         _set(dict.fromkeys(modes, False))
@@ -52,15 +53,3 @@ def _set(modes: dict[nn.Module, bool]) -> None:
     """Sets the flag alone: ``train()`` of some modules does more, such as merging weights."""
     for module, training in modes.items():
         module.training = training
-
-
-def _roots(holder: Any, depth: int = 3) -> list[nn.Module]:
-    """The modules among an adapter's attributes, and its blocks."""
-    roots: list[nn.Module] = [*holder.blocks(), holder.last_module()] if isinstance(holder, Adapter) else []
-    values = holder.values() if isinstance(holder, dict) else holder if isinstance(holder, list | tuple) else ()
-    for value in vars(holder).values() if isinstance(holder, Adapter) else values:
-        if isinstance(value, nn.Module):
-            roots.append(value)
-        elif depth and isinstance(value, Adapter | dict | list | tuple):
-            roots += _roots(value, depth - 1)
-    return roots

@@ -150,12 +150,14 @@ def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layer
 
 
 def _peft_of(model: Any) -> str | None:
-    """The PEFT adapters in a model, by method and rank: ``LORA-r8``; which weights they have, its revision tells."""
-    found = []
-    for config in (getattr(model, "peft_config", None) or {}).values():
-        method, rank = getattr(config, "peft_type", None), getattr(config, "r", None)
-        found.append(str(getattr(method, "value", method)) + (f"-r{rank}" if isinstance(rank, int) else ""))
-    return "+".join(found) or None
+    """The PEFT adapters in a model's layers, by method and rank: ``LORA-r8``; their weights, its revision tells."""
+    found = set()
+    for module in model.modules():
+        _, _, method = type(module).__module__.partition("peft.tuners.")
+        ranks = getattr(module, "r", None)
+        if method and isinstance(ranks, Mapping):
+            found |= {f"{method.partition('.')[0].upper()}-r{rank}" for rank in ranks.values()}
+    return "+".join(sorted(found)) or None
 
 
 def processing_of(model: Any, processor: Any, templated: bool, max_length: int | None) -> Processing:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import ModuleType
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,9 +10,9 @@ import xxhash
 from torch import Tensor, nn
 
 from microscope_bench.adapters.base import Adapter
+from microscope_bench.adapters.held_modules import held_modules
 
 _CHUNK = 1 << 26  # elements that are copied from a GPU at once
-_DEPTH, _WIDTH = 4, 1000  # how far modules are looked for among an adapter's attributes; a vocabulary holds none
 
 
 def weights_digest(adapter: Adapter) -> str:
@@ -23,7 +22,7 @@ def weights_digest(adapter: Adapter) -> str:
     """
     digest = xxhash.xxh3_64()
     seen: set[int] = set()
-    for root in _roots(adapter):
+    for root in held_modules(adapter):
         for path, module in root.named_modules():
             if id(module) in seen:
                 continue
@@ -31,33 +30,6 @@ def weights_digest(adapter: Adapter) -> str:
             for name, tensor in _own_tensors(module):
                 _add(digest, f"{path}.{name}", tensor)
     return digest.hexdigest()
-
-
-def _roots(adapter: Adapter) -> list[nn.Module]:
-    """The modules among an adapter's attributes and, where none of them holds them, its blocks; the largest first."""
-    found: dict[int, nn.Module] = {}
-    known: set[int] = set()
-
-    def look(value: Any, depth: int) -> None:
-        if isinstance(value, nn.Module):
-            found[id(value)] = value
-            return
-        if depth == _DEPTH or id(value) in known or isinstance(value, type | ModuleType | Tensor):
-            return
-        known.add(id(value))
-        if isinstance(value, Mapping):
-            inner = list(value.values())
-        elif isinstance(value, list | tuple | set | frozenset):
-            inner = list(value)
-        else:
-            inner = list(getattr(value, "__dict__", {}).values())
-        for one in inner[:_WIDTH]:
-            look(one, depth + 1)
-
-    look(adapter, 0)
-    for block in (*adapter.blocks(), adapter.last_module()):
-        found[id(block)] = block
-    return sorted(found.values(), key=lambda module: -sum(1 for _ in module.modules()))
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from microscope_bench.adapters.hf import HFAdapter
-from microscope_bench.adapters.pinned_checkpoint import content_revision
+from microscope_bench.adapters.pinned_checkpoint import Checkpoint, content_revision
 from microscope_bench.errors import AdapterError
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -92,3 +92,11 @@ def test_an_adapter_of_another_model_is_refused(copy):
     save_file(lora, copy / FILES[1], {"format": "pt"})
     with pytest.raises(AdapterError, match=r"4 weights of the PEFT adapter of copy have no place in LlamaForCausalLM"):
         load(copy)
+
+
+def test_a_wrapped_model_in_memory_is_named_by_its_layers_too(tiny, tmp_path):
+    peft = pytest.importorskip("peft", reason="needs peft: pip install 'microscope-bench[peft]'")
+    plain = load(tiny("llama"))
+    wrapped = peft.get_peft_model(plain.model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    made = HFAdapter(wrapped, plain.tokenizer, None, Checkpoint(tiny("llama"), "mine", "draft"))
+    assert made.info.peft == "LORA-r2"
