@@ -20,7 +20,8 @@ def measured_model(adapter: Adapter) -> ModelInfo:
     info = adapter.info
     if (digest := weights_digest(adapter)) != adapter.loaded_weights:
         info = structs.replace(info, revision=f"{info.revision}+weights-{digest}")
-    module = sys.modules.get(type(getattr(adapter, "whole", adapter)).__module__)
-    if "@" not in info.adapter and module is not None and (code := local_code_digest(module)):
+    made = type(getattr(adapter, "whole", adapter))
+    module = sys.modules.get(made.__module__)
+    if "@" not in info.adapter and module is not None and (code := local_code_digest(module, made=made)):
         info = structs.replace(info, adapter=f"{info.adapter}@{code}")
     return info

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from weakref import WeakKeyDictionary
 
+from microscope_bench.system.live_code import live_code
+
 _PACKAGE = __name__.partition(".")[0]
 _LIBRARIES = {
     "torch",
@@ -36,15 +38,20 @@ _STANDARD = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "pl
 _first_seen: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()
 
 
-def local_code_digest(module: ModuleType, *, is_local: bool = False) -> str | None:
+def local_code_digest(module: ModuleType, *, is_local: bool = False, made: type | None = None) -> str | None:
     """8 hex digits over a module and the local modules that it imports, directly or not; None where none is local.
 
     Imports inside functions count, whether or not they have run; so do modules that a loaded one holds. Of one file
-    alone they are those of its SHA-256. ``is_local`` makes the module itself count wherever it lies.
+    alone they are those of its SHA-256. ``is_local`` makes the module itself count wherever it lies. Of a module that
+    has no file (a notebook) it is the class ``made`` and what that uses.
     """
     sources: dict[str, bytes] = {}
     seen: set[str] = set()
     waiting: list[tuple[str, ModuleSpec | None, ModuleType | None]] = [(module.__name__, _spec_of(module), module)]
+    if made is not None and waiting[0][1] is None:
+        sources[module.__name__], used = live_code(made, module)
+        waiting += [(other.__name__, _spec_of(other), other) for other in used if isinstance(other, ModuleType)]
+        waiting += [(name, _found_spec(name), None) for name in _makers(used)]
     while waiting:
         name, spec, loaded = waiting.pop()
         if name in seen or spec is None or not ((loaded is module and is_local) or _is_local(spec)):

@@ -8,6 +8,7 @@ import json
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -179,3 +180,42 @@ def test_a_plug_in_is_named_with_its_distribution(editable, tmp_path, monkeypatc
     assert (codes[0] != codes[1]) is editable
     assert [len(code) for code in codes] == [len("plug-in-1.2") + 9 * editable] * 2
     assert Registry("adapter", {"ours": "json:loads"}, group="some.group").code_of("ours") is None
+
+
+CELL = """
+from tests.toy import ToyAdapter
+import json
+FACTOR = 2
+def scaled(x):
+    return x * FACTOR
+class Base(ToyAdapter):
+    @classmethod
+    def load(cls, args, *, device=None):
+        return cls()
+class Mine(Base):
+    def residual(self, hidden):
+        return scaled(hidden)
+def unused():
+    return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("x * FACTOR", "x + FACTOR", False),
+        ("FACTOR = 2", "FACTOR = 3", False),
+        ("return scaled(hidden)", "return scaled(hidden) + 1", False),
+        ("return cls()", "return cls(seed=1)", False),
+        ("return 1", "return 2", True),
+        ("import json", "# a comment\nimport json", True),
+    ],
+)
+def test_a_class_of_a_notebook_counts_with_what_it_uses(old, new, same):
+    digests = []
+    for cell in (CELL, CELL.replace(old, new)):
+        notebook = ModuleType("notebook_without_a_file")
+        exec(cell, vars(notebook))
+        digests.append(local_code_digest(notebook, made=vars(notebook)["Mine"]))
+    assert None not in digests
+    assert (digests[0] == digests[1]) is same
