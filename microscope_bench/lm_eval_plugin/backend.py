@@ -13,8 +13,10 @@ from microscope_bench.lm_eval_plugin.image_model import ImageModel
 from microscope_bench.lm_eval_plugin.internals import read_data_by_our_rules, register_model
 from microscope_bench.lm_eval_plugin.text_model import TextModel
 from microscope_bench.system.key_values import key_values
+from microscope_bench.tasks.lm_eval_layer import bound_templates
 
 read_data_by_our_rules()
+bound_templates()
 
 
 @register_model("microscope")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import cache, lru_cache
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 
 from msgspec import MsgspecError, Struct, json
 
-from microscope_bench.errors import field_error
+from microscope_bench.errors import TaskError, field_error
+from microscope_bench.system.bounded_templates import render
 from microscope_bench.system.disk import cache_directory, write_whole
 
 SPLIT = "evaluated"  # the only one that the lm-eval task object gets to see
@@ -29,15 +30,12 @@ NOT_TO_RENDER = frozenset(
 FIRST_ROWS = 8
 """lm-eval renders one row at construction: a task is refused where none of so many goes, and a row alone elsewhere."""
 
-TEMPLATES = 256  # a task has about five, unless those that its rows hold are templates too
 
+def bound_templates() -> None:
+    """Lets lm-eval render its templates in bounded time and memory, and compile each once rather than for every row."""
+    from lm_eval import utils
 
-def keep_compiled_templates() -> None:
-    """Makes lm-eval keep its compiled Jinja templates; compiling them for every row takes most of a row's time."""
-    from lm_eval.utils import env
-
-    if not hasattr(env.from_string, "cache_info"):
-        env.from_string = lru_cache(maxsize=TEMPLATES)(env.from_string)
+    utils.apply_template = render
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def build_task(
             found = super().doc_to_choice(doc, doc_to_choice)
             return [c if isinstance(c, str | None) else str(c) for c in found] if isinstance(found, list) else found
 
-    keep_compiled_templates()
+    bound_templates()
     # lm-eval renders the first row at construction; with the picture undecoded, a damaged one spoils only its own row
     shown = with_undecoded_media(rows)
     dropped = NOT_TO_RENDER if num_fewshot else NOT_TO_RENDER | {"fewshot_config"}
@@ -140,6 +138,8 @@ def build_task(
             return LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": num_fewshot})
         except Exception as error:  # from Jinja, from lm-eval, or from the task's own functions
             failure = failure or error
+            if isinstance(error, TaskError):  # a template that takes ten seconds would take them again
+                break
     assert failure is not None  # a task has rows
     raise field_error(path, _field_behind(failure, ours), f"fails on the first row: {describe(failure)}") from failure
 

@@ -12,7 +12,7 @@ from typing import Any
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.tasks.data_sets import hash_rows, is_hub_repository
 from microscope_bench.tasks.fewshot import FewshotDraws
-from microscope_bench.tasks.lm_eval_layer import keep_compiled_templates
+from microscope_bench.tasks.lm_eval_layer import bound_templates
 from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
 from microscope_bench.tasks.splits import function_arguments, generated_revision, local_directories
 from microscope_bench.tasks.task import Task
@@ -22,7 +22,7 @@ NO_SOURCE = {"dataset_path": None, "dataset_name": None}
 
 def task_around(renderer: Any, settings: TaskSettings) -> Task:
     """The task around a ``lm_eval.api.task.ConfigurableTask``, as :func:`load_task` gives it for the same file."""
-    keep_compiled_templates()
+    bound_templates()
     config = renderer.config
     metadata = config.metadata if isinstance(config.metadata, Mapping) else {}
     name, shots = str(config.task), int(config.num_fewshot or 0)

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from microscope_bench.system.bounded_templates import Missing
+
 WORDS = ("none", "nan", "nat")
 """How a missing value prints, in small letters."""
-
-
-class _Mark(str):
-    """Stands in for a missing value: as untrue as that, and easy to find in what is rendered."""
-
-    def __bool__(self) -> bool:
-        return False
-
-
-MARK = _Mark("ꙮꙮꙮ")  # printable, without case, and in no data set
+MARK = Missing("ꙮꙮꙮ")  # printable, without case, and in no data set
 
 
 def printed_null(row: Mapping[str, Any], render: Callable[[Mapping[str, Any]], Sequence[str]]) -> str | None:
