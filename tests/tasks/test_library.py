@@ -160,17 +160,17 @@ def of_lm_eval(hub, monkeypatch, tmp_path):
     import datasets
     from lm_eval.tasks import TaskManager
 
-    plain = datasets.load_dataset
-
-    def from_copies(path, name=None, **options):
-        where = tmp_path / path.replace("/", "--")
-        return plain(str(hub[path]), name, cache_dir=str(where))
+    def from_copies(plain):
+        return lambda path, name=None, **options: plain(
+            str(hub[path]), name, cache_dir=str(tmp_path / path.replace("/", "--"))
+        )
 
     manager = TaskManager(include_path=str(builtin_task_dir()), include_defaults=False)
 
     def load(name):
         with monkeypatch.context() as patched:
-            patched.setattr(datasets, "load_dataset", from_copies)
+            for function in ("load_dataset", "load_dataset_builder"):  # the second where the plug-in is at work
+                patched.setattr(datasets, function, from_copies(getattr(datasets, function)))
             return manager.load([name])["tasks"][name]
 
     return load
