@@ -27,9 +27,12 @@ def to_text(document: Mapping[str, Any]) -> str:
 
 
 def refuse_directory(path: Path) -> None:
-    """Raises a ResultError where a directory stands in the place of a file that is to be written."""
-    if os.path.isdir(path):  # noqa: PTH112 - raises of no path, however odd
+    """Raises a ResultError where a directory, or a device, stands in the place of a file that is to be written."""
+    # os.path raises of no path, however odd
+    if os.path.isdir(path):  # noqa: PTH112
         raise ResultError(f"{path} is a directory; name a file in it")
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+        raise ResultError(f"{path} is no regular file, and would be replaced; name another")
 
 
 def unwritable(what: str, error: Exception, elsewhere: str) -> ResultError:
@@ -45,7 +48,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that it is there whole or not at all; missing directories are made.
 
     Raises:
-        ResultError: the path is that of a directory, or cannot be written.
+        ResultError: the path is that of a directory or a device, or cannot be written.
     """
     refuse_directory(path)
     try:

@@ -99,3 +99,11 @@ def test_a_board_links_to_a_file_whose_name_is_no_text(tmp_path: Path, form: str
     assert "x%FF.json" in page if form in ("markdown", "html") else "x" in page
     for argv in (["report", "results"], ["plot", "results"], ["cite", "results"], ["compare", "results", "results"]):
         assert main(argv) == 0
+
+
+@pytest.mark.parametrize("verb", ["leaderboard", "report", "compare", "difference"])
+def test_nothing_is_written_in_the_place_of_a_pipe(verb: str, tmp_path: Path) -> None:
+    """Nor of a device: whoever is root would replace it."""
+    os.mkfifo("pipe")
+    assert main([*map(str, READERS[verb](str(SAMPLE_FILE))), "-o", "pipe"]) == 2
+    assert (tmp_path / "pipe").is_fifo()
