@@ -165,15 +165,21 @@ def test_of_several_runs_one_that_fails_is_told_at_the_end_and_the_others_are_do
         "doc_to_target: q\nmetadata: {version: 1}\n"
     )
     (tmp_path / "rows.json").write_text('[{"q": "no picture"}, {"q": "nor here"}]')
-    models, tasks = f"nowhere.py:X,{TOY}", "broken,shapesqa"
+    (tmp_path / "empty.py").touch()
+    models, tasks = f"{tmp_path}/empty.py:X,{TOY}", "broken,shapesqa"
     status, out, err = measure_toy(run, "--model", models, "--tasks", tasks, "--include_path", tmp_path)
     assert status == 2
     assert [file.name for file in result_files(Path("results"))] == ["broken.json", "shapesqa.json"]
     assert load_result(result_files(Path("results"))[0]).status == "failed"
     told = err[err.index("2 failed. The other runs are done") :]
-    assert "nowhere.py:X: there is no file nowhere.py" in told or "nowhere.py:X: nowhere.py:X" in told
+    assert "empty.py:X: 'X' is not a subclass" in told
     assert f"{TOY} on broken: " in told and "on shapesqa" not in told
     assert "linearity (hidden)" in out
+
+
+def test_a_misspelt_name_among_several_is_told_before_any_run(run):
+    status, _, err = measure_toy(run, "--model", f"{TOY},nowhere.py:X")
+    assert status == 2 and "nowhere.py:X: there is no file nowhere.py" in err and not Path("results").exists()
 
 
 def test_an_interruption_is_status_130_and_the_same_command_resumes(run, tmp_path, monkeypatch):
