@@ -13,6 +13,7 @@ from microscope_bench.system.processes import spin_briefly
 from microscope_bench.system.safe_output import safe_output
 from microscope_bench.tasks import builtin_task_dir
 from microscope_bench.tasks.lm_eval_layer import describe
+from microscope_bench.tasks.task_files import refuse_beyond_bounds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import microscope_bench.lm_eval_plugin.backend  # noqa: F401  registers the model
             from microscope_bench.lm_eval_plugin.internals import cli_evaluate
 
+            for directory in _included(arguments):
+                refuse_beyond_bounds(directory)
             before, sys.argv = sys.argv, ["lm_eval", *with_our_tasks(arguments)]
             try:
                 cli_evaluate()
@@ -40,6 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"microscope-lm-eval: {said}", file=sys.stderr)
             return 2
         return 0
+
+
+def _included(arguments: Sequence[str]) -> list[str]:
+    """The directories that ``--include_path`` names.
+
+    >>> _included(["run", "--include_path", "a", "--include_path=b"])
+    ['a', 'b']
+    """
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return [
+        following if argument == "--include_path" else argument.partition("=")[2]
+        for argument, following in pairs
+        if argument.partition("=")[0] == "--include_path"
+    ]
 
 
 def failing_row(error: BaseException) -> str | None:

@@ -16,6 +16,10 @@ MOST_CHARACTERS = 10 * LARGEST_FILE
 """Of the values, every alias written out: ten anchors that each name the one before ten times are 10^10 values."""
 
 
+class BeyondBounds(yaml.MarkedYAMLError):
+    """A YAML text that is nested too deeply, or too long once its aliases are written out."""
+
+
 class BoundedLoader(yaml.SafeLoader):
     """Safe YAML whose nodes are at most :data:`DEEPEST` deep."""
 
@@ -24,9 +28,9 @@ class BoundedLoader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """The next node; a MarkedYAMLError where it lies too deep."""
+        """The next node; a BeyondBounds where it lies too deep."""
         if self._depth == DEEPEST:
-            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} deep", problem_mark=self.get_mark())
+            raise BeyondBounds(problem=f"nested more than {DEEPEST} deep", problem_mark=self.get_mark())
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -59,7 +63,7 @@ def _check_size(node: yaml.Node, sizes: dict[int, tuple[int, int] | None]) -> tu
     """Characters and depth of a node, every alias written out."""
     known = sizes.get(id(node), (0, 0))
     if known is None:
-        raise yaml.MarkedYAMLError(problem="a value holds itself", problem_mark=node.start_mark)
+        raise BeyondBounds(problem="a value holds itself", problem_mark=node.start_mark)
     if known[0]:
         return known
     sizes[id(node)] = None
@@ -71,7 +75,7 @@ def _check_size(node: yaml.Node, sizes: dict[int, tuple[int, int] | None]) -> tu
         size = 1 + sum(characters for characters, _ in below)
         depth = 1 + max((deep for _, deep in below), default=0)
     if size > MOST_CHARACTERS or depth > DEEPEST:
-        raise yaml.MarkedYAMLError(
+        raise BeyondBounds(
             problem=f"with its aliases written out, a value has more than {MOST_CHARACTERS:,} characters, or is "
             f"nested more than {DEEPEST} deep",
             problem_mark=node.start_mark,

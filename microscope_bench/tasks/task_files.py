@@ -16,7 +16,7 @@ import yaml
 
 from microscope_bench.errors import TaskError, field_error
 from microscope_bench.system.disk import user_path
-from microscope_bench.tasks.bounded_yaml import DEEPEST, BoundedLoader, load_bounded, read_text
+from microscope_bench.tasks.bounded_yaml import DEEPEST, BeyondBounds, BoundedLoader, load_bounded, read_text
 from microscope_bench.tasks.lm_eval_layer import LmEvalNames, lm_eval_names
 
 IncludePath = str | Path | Sequence[str | Path] | None
@@ -94,6 +94,17 @@ def scan(include_path: IncludePath = None) -> TaskFiles:
         groups = own.groups | groups
         tags = own.tags | tags
     return TaskFiles(tasks, groups, tags)
+
+
+def refuse_beyond_bounds(directory: str | Path) -> None:
+    """Raises a TaskError for a file from which lm-eval, which reads all task files of a directory, would not come back."""
+    for path in sorted(user_path(directory).rglob("*.yaml")):
+        try:
+            _read_yaml(path, (), {})
+        except TaskError as error:
+            behind = error.__cause__
+            if isinstance(behind, BeyondBounds | OSError) and not isinstance(behind, FileNotFoundError):
+                raise
 
 
 def _scan_into(found: TaskFiles, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from types import SimpleNamespace
 
@@ -224,6 +225,16 @@ def test_the_launcher_says_which_row_of_a_task_fails(capsys, monkeypatch, load, 
     assert main(["run", "--tasks", "letters"]) == 2
     err = capsys.readouterr().err
     assert re.search(f"^microscope-lm-eval: .*{said}", err, re.MULTILINE) and "Traceback" not in err
+
+
+def test_the_launcher_refuses_task_files_that_lm_eval_would_not_come_back_from(capsys, tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert main(["run", "--tasks", "letters", f"--include_path={tmp_path}"]) == 2
+    assert "pipe.yaml cannot be read: it is no regular file" in capsys.readouterr().err
+    (tmp_path / "pipe.yaml").unlink()
+    (tmp_path / "deep.yaml").write_text("task: deep\nmetadata: " + "[" * 60)
+    assert main(["run", "--tasks", "letters", "--include_path", str(tmp_path)]) == 2
+    assert "nested more than 50 deep" in capsys.readouterr().err
 
 
 def test_the_launcher_knows_our_tasks_unless_others_are_named():
