@@ -97,7 +97,7 @@ def scan(include_path: IncludePath = None) -> TaskFiles:
 
 
 def refuse_beyond_bounds(directory: str | Path) -> None:
-    """Raises a TaskError for a file from which lm-eval, which reads all task files of a directory, would not come back."""
+    """Raises a TaskError for a file from which lm-eval, which reads all of a directory, would not come back."""
     for path in sorted(user_path(directory).rglob("*.yaml")):
         try:
             _read_yaml(path, (), {})
