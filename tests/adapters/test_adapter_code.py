@@ -14,9 +14,11 @@ import pytest
 
 from microscope_bench.adapters.measured_model import measured_model
 from microscope_bench.adapters.presets import adapter_from_file, load_model
+from microscope_bench.metrics.registry import METRICS
+from microscope_bench.run.measure_store import measure_store
 from microscope_bench.system.lazy_registry import Registry
 from microscope_bench.system.local_code import local_code_digest
-from tests.toy import ToyAdapter
+from tests.toy import ToyAdapter, run
 
 OURS = ("adapter", "my_mllm", "between", "kit", "installed", "plugged", "edited_module")
 CODE = "from microscope_bench.adapters.hf import HFAdapter\nclass Mine(HFAdapter):\n    pass\n"
@@ -183,7 +185,7 @@ def test_a_plug_in_is_named_with_its_distribution(editable, tmp_path, monkeypatc
 
 
 CELL = """
-from tests.toy import ToyAdapter
+from tests.toy import ToyAdapter, run
 import json
 FACTOR = 2
 def scaled(x):
@@ -219,3 +221,12 @@ def test_a_class_of_a_notebook_counts_with_what_it_uses(old, new, same):
         digests.append(local_code_digest(notebook, made=vars(notebook)["Mine"]))
     assert None not in digests
     assert (digests[0] == digests[1]) is same
+
+
+def test_the_code_of_a_metric_is_in_the_identity_but_not_in_the_states(tmp_path, monkeypatch):
+    plain = run(None, ToyAdapter(), store=tmp_path / "store", keep_store=True)
+    monkeypatch.setattr(METRICS, "code_of", {"anisotropy": "their-metrics-1.0"}.get)
+    theirs = run(None, ToyAdapter(), store=tmp_path / "store", keep_store=True)
+    assert (plain.identity.metric_code, theirs.identity.metric_code) == ({}, {"anisotropy": "their-metrics-1.0"})
+    again = measure_store(tmp_path / "store", progress=False)
+    assert again.identity == theirs.identity
