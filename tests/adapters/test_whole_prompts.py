@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import WORD_MARK, Example, as_words
 from microscope_bench.zoo.shipped import shipped_model
-from tests.tiny.checkpoints import MULTIMODAL, TEXT_ONLY
+from tests.tiny.checkpoints import MULTIMODAL, TEXT_ONLY, saying
 from tests.tiny.questions import PICTURE_QUESTIONS, TALL, TEXT_QUESTIONS, WIDE, question
 
 ODD = ("mllama", "idefics", "florence2", "t5gemma2", "git", "kosmos_2", "chameleon", "donut")
@@ -45,22 +44,6 @@ def assert_equal_batches(found, expected):
     assert found.inputs["attention_mask" if "attention_mask" in found.inputs else "decoder_attention_mask"].equal(
         expected.inputs["attention_mask" if "attention_mask" in found.inputs else "decoder_attention_mask"]
     )
-
-
-def saying(source, directory, settings):
-    """A copy of a checkpoint whose tokenizer says this of lengths, in both of its files."""
-    shutil.copytree(source, directory)
-    for path in directory.rglob("tokenizer_config.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
-        backend = json.loads((path.parent / "tokenizer.json").read_text())
-        if "truncation" in settings:
-            cut = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
-            backend["truncation"] = {**cut, "direction": settings.get("truncation_side", "right").title()}
-        if "padding" in settings:
-            fixed = {"strategy": {"Fixed": 512}, "direction": "Left", "pad_to_multiple_of": 64, "pad_id": 0}
-            backend["padding"] = {**fixed, "pad_type_id": 0, "pad_token": "<pad>"}
-        (path.parent / "tokenizer.json").write_text(json.dumps(backend))
-    return directory
 
 
 @pytest.mark.parametrize("settings", SAVED.values(), ids=SAVED)

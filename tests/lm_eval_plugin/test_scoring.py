@@ -6,6 +6,8 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from tests.tiny.checkpoints import saying
+
 
 def answers_of(found, task):
     """What every document of a task was answered, in their order."""
@@ -106,3 +108,16 @@ def test_greedy_decoding_says_what_transformers_says(load, run_lm_eval):
             output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
         said = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert answer == said.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "tasks"), [("llava", ("letters", "words", "said")), ("llama", ("text_words", "text_said"))]
+)
+def test_lengths_that_a_checkpoint_has_saved_change_no_answer(family, tasks, load, tiny, run_lm_eval, tmp_path):
+    settings = {"truncation": True, "max_length": 16, "truncation_side": "left", "padding": "max_length"}
+    copy = saying(tiny(family), tmp_path / "copy", settings)
+    plain, cut = (
+        run_lm_eval(load(family, geometry=False, **named), *tasks) for named in ({}, {"pretrained": str(copy)})
+    )
+    for task in tasks:
+        assert answers_of(plain, task) == answers_of(cut, task)

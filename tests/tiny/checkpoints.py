@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,4 +45,20 @@ def build(name: str, directory: Path) -> Path:
         (directory / "tekken.json").write_text(json.dumps(hearing.tekken()))
     if name in VIDEO:  # where a processor loaded with torchvision finds them
         (directory / "video_preprocessor_config.json").write_text(json.dumps(VIDEO[name] | CHOOSING))
+    return directory
+
+
+def saying(source: Path, directory: Path, settings: dict[str, Any]) -> Path:
+    """A copy of a checkpoint whose tokenizer says this of lengths, in both of its files."""
+    shutil.copytree(source, directory)
+    for path in directory.rglob("tokenizer_config.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+        backend = json.loads((path.parent / "tokenizer.json").read_text())
+        if "truncation" in settings:
+            cut = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+            backend["truncation"] = {**cut, "direction": settings.get("truncation_side", "right").title()}
+        if "padding" in settings:
+            fixed = {"strategy": {"Fixed": 512}, "direction": "Left", "pad_to_multiple_of": 64, "pad_id": 0}
+            backend["padding"] = {**fixed, "pad_type_id": 0, "pad_token": "<pad>"}
+        (path.parent / "tokenizer.json").write_text(json.dumps(backend))
     return directory
