@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils import PaddingStrategy
 
 from microscope_bench.example import WORD_MARK
@@ -106,21 +105,25 @@ def _without(saved: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _encoding_whole(tokenizer: Any) -> Iterator[None]:
-    """Overrides the one method through which every text of a tokenizer goes."""
-    original = tokenizer._encode_plus
+    """Overrides the two methods through which every text of a tokenizer goes."""
+    original, strategies = tokenizer._encode_plus, tokenizer._get_padding_truncation_strategies
+
+    def longest_or_none(padding: Any = False, **options: Any) -> Any:
+        whole = {"truncation": False, "max_length": None, "pad_to_multiple_of": None}
+        return strategies(padding=padding not in (False, PaddingStrategy.DO_NOT_PAD), **{**options, **whole})
 
     def encode_whole(text: Any, *args: Any, **options: Any) -> Any:
-        options |= {"truncation_strategy": TruncationStrategy.DO_NOT_TRUNCATE, "max_length": None, "stride": 0}
-        options |= {"pad_to_multiple_of": None, "return_overflowing_tokens": False}
-        if options.get("padding_strategy") == PaddingStrategy.MAX_LENGTH:
-            options["padding_strategy"] = PaddingStrategy.LONGEST
+        options |= {"stride": 0, "pad_to_multiple_of": None, "return_overflowing_tokens": False}
         given = [text] if isinstance(text, str) else text
         if any(WORD_MARK in each for each in given):
             with _reading_marks(tokenizer):
                 return original(text, *args, **options)
         return original(text, *args, **options)
 
-    with mock.patch.object(tokenizer, "_encode_plus", encode_whole):
+    with (
+        mock.patch.object(tokenizer, "_encode_plus", encode_whole),
+        mock.patch.object(tokenizer, "_get_padding_truncation_strategies", longest_or_none),
+    ):
         yield
 
 

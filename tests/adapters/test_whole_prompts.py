@@ -67,12 +67,18 @@ def test_nor_for_the_zoo(model, tmp_path):
     assert_equal_batches(adapter.encode(PICTURE_QUESTIONS[:1]), expected.encode(PICTURE_QUESTIONS[:1]))
 
 
-def test_what_a_processor_asks_for_does_not_apply_either(tiny):
+def test_what_a_processor_asks_for_does_not_apply_either(tiny, monkeypatch):
     adapter = HFAdapter.load({"pretrained": str(tiny("llava"))}, device="cpu")
     expected = adapter.encode(PICTURE_QUESTIONS)
-    adapter.processor.text_kwargs = {**CUTTING, "padding": "max_length", "pad_to_multiple_of": 7}
+    asked = {**CUTTING, "padding": "max_length", "pad_to_multiple_of": 7}
+    adapter.processor.text_kwargs = dict(asked)
     assert_equal_batches(adapter.encode(PICTURE_QUESTIONS), expected)
-    assert adapter.processor.text_kwargs["max_length"] == 16
+    assert adapter.processor.text_kwargs == asked
+    monkeypatch.setattr(type(adapter.processor), "text_kwargs", asked, raising=False)
+    del adapter.processor.text_kwargs
+    defaults = {"text_kwargs": dict(asked)}
+    monkeypatch.setattr(type(adapter.processor).valid_processor_kwargs, "_defaults", defaults, raising=False)
+    assert_equal_batches(adapter.encode(PICTURE_QUESTIONS), expected)
 
 
 def test_a_failure_inside_leaves_the_tokenizer_as_it_was(tiny_adapter):
