@@ -141,7 +141,8 @@ def build_task(
             if isinstance(error, TaskError):  # a template that takes ten seconds would take them again
                 break
     assert failure is not None  # a task has rows
-    raise field_error(path, _field_behind(failure, ours), f"fails on the first row: {describe(failure)}") from failure
+    said = str(failure) if isinstance(failure, TaskError) else describe(failure)
+    raise field_error(path, _field_behind(failure, ours), f"fails on the first row: {said}") from failure
 
 
 def _field_behind(error: BaseException, config: Mapping[str, Any]) -> str:
