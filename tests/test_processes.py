@@ -76,7 +76,7 @@ def test_several_processes_give_the_result_of_one(n, alone, tmp_path):
 STOP = """
 class Stops(ToyTask):
     def example(self, index):
-        if index == {index} and sys._getframe(1).f_code.co_name == "_encode":
+        if index == {index} and sys._getframe(2).f_code.co_name == "_encode":
             raise {error}
         return super().example(index)
 ToyTask = Stops
