@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.adapters.quantization import quantised_modules, quantization_name, refuse_unquantised
-from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS, find_weight_files
+from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS, checked_weight_files, json_object
 from microscope_bench.adapters.weight_headers import holding, no_larger_than
 from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
@@ -38,7 +36,7 @@ def read_config(checkpoint: Checkpoint) -> Any:
             if alone
             else f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers"
         )
-    if not _is_json(checkpoint.path / "config.json"):
+    if json_object(checkpoint.path / "config.json") is None:
         raise AdapterError(f"config.json of {checkpoint.repo} is not JSON; fetch the checkpoint again")
     advice = (
         "A newer architecture needs a newer transformers (pip install -U transformers); code that ships with a "
@@ -63,7 +61,7 @@ def load_transformers_model(
     if part := overrides_of(config).part:
         config = _config_of_part(checkpoint, config, part)
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
-    files = find_weight_files(checkpoint.path).read
+    files = checked_weight_files(checkpoint.path)
     held = holding(checkpoint.path, files)
     refuse_unquantised(checkpoint.repo, config, [checkpoint.path / name for name in files])
     advice = (
@@ -105,13 +103,6 @@ def _config_of_part(checkpoint: Checkpoint, config: Any, part: str) -> Any:
     part_config = getattr(config, f"{part}_config")
     setattr(part_config, UNTRAINED_KEY, getattr(config, UNTRAINED_KEY, False))
     return part_config
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
-    except (OSError, ValueError, RecursionError):
-        return False
 
 
 def start_tokens(model: Any) -> list[int]:

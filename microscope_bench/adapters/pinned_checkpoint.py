@@ -13,7 +13,6 @@ from microscope_bench.adapters.checkpoint_limits import refuse_unusable_files
 from microscope_bench.adapters.weight_files import (
     GGUF_REMEDY,
     WeightFiles,
-    check_weight_files,
     find_weight_files,
     refuse_pointer,
 )
@@ -61,7 +60,6 @@ def resolve_checkpoint(
         refuse_unusable_files(path, files)
         found = find_weight_files(path / weights, pickled=pickled)
         digest = content_revision(path, files, weights, found)
-        check_weight_files(path / weights, found, fixed=False)
         return Checkpoint(path, directory.resolve().name, digest)
     if directory.is_file():
         remedy = f" {GGUF_REMEDY}" if directory.suffix == ".gguf" else ""
@@ -74,7 +72,6 @@ def resolve_checkpoint(
     found = find_weight_files(path / weights, pickled=pickled)
     if not is_offline() and (inner := [name for name in found.read if not (path / weights / name).is_file()]):
         _fetch(pretrained, commit, subfolder, [f"{weights}/{name}" if weights else name for name in inner])
-    check_weight_files(path / weights, found, fixed=True)
     return Checkpoint(path, pretrained, commit)
 
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from microscope_bench.adapters.missing_packages import needs
 from microscope_bench.adapters.weight_headers import read_header
-from microscope_bench.errors import AdapterError, first_line
+from microscope_bench.errors import AdapterError
 
 LOG = logging.getLogger("microscope_bench")
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -50,7 +48,7 @@ def find_weight_files(directory: Path, *, pickled: bool = False) -> WeightFiles:
             f"{directory.name} is a checkpoint of distributed training ({found[0].name}), in pieces of weights. "
             f"{_CONVERT}"
         )
-    config = _json_object(directory / "config.json") or {}
+    config = json_object(directory / "config.json") or {}
     usual = [name for name in (*_USUAL, *_PICKLED[: 2 * pickled]) if (directory / name).is_file()]
     named = config.get("transformers_weights")
     heads = list(dict.fromkeys([named, *usual] if isinstance(named, str) else usual))
@@ -66,15 +64,16 @@ def find_weight_files(directory: Path, *, pickled: bool = False) -> WeightFiles:
     return WeightFiles(read, unread, tuple(rival))
 
 
-def check_weight_files(directory: Path, found: WeightFiles, *, fixed: bool) -> None:
-    """Raises unless all files of weights are there, whole, and inside the checkpoint; tells of others beside them.
+def checked_weight_files(directory: Path, *, pickled: bool = False) -> tuple[str, ...]:
+    """The files that the weights are read from; tells of others beside them.
 
-    ``fixed`` is a checkpoint that its reader cannot change, such as one of a hub.
+    Raises:
+        AdapterError: one is missing, damaged, or outside the checkpoint, or there are two sets of weights, which the
+            reader of a checkpoint can mend unless it is one of a hub.
     """
     from transformers.utils import is_peft_available
 
-    if not (directory / "config.json").is_file():
-        return  # who reads the configuration says so
+    found = find_weight_files(directory, pickled=pickled)
     if found.read in ((), (PEFT_WEIGHTS,)):
         raise AdapterError(_no_weights(directory, found.unread))
     if PEFT_WEIGHTS in found.read and not is_peft_available():
@@ -90,7 +89,7 @@ def check_weight_files(directory: Path, found: WeightFiles, *, fixed: bool) -> N
         )
     for name in found.read:
         _check_file(directory, name)
-    if found.rival and not fixed:
+    if found.rival and _snapshot(directory.resolve()) is None:
         raise AdapterError(
             f"{directory.name} holds two sets of weights: transformers reads {_listed(found.read)}, and not "
             f"{_listed(found.rival)}. Remove the set that is not meant."
@@ -98,6 +97,7 @@ def check_weight_files(directory: Path, found: WeightFiles, *, fixed: bool) -> N
     if found.unread:
         read, unread = _listed(found.read), _listed(found.unread)
         LOG.warning("%s: weights are read from %s, not from %s", directory.name, read, unread)
+    return found.read
 
 
 def refuse_pointer(file: Path) -> None:
@@ -117,7 +117,7 @@ def _set_of(directory: Path, head: str, pickled: bool, *, unread: bool = False) 
         _check_name(directory, head, suffixes=(*suffixes, ".index.json"), said_by="config.json")
         if not head.endswith(".json"):
             return (head,)
-        index = _json_object(directory / head)
+        index = json_object(directory / head)
         files = index.get("weight_map") if index is not None else None
         if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
             raise AdapterError(
@@ -155,20 +155,18 @@ def _check_file(directory: Path, name: str) -> None:
         raise AdapterError(f"{name} of {directory.name} is a link to a file outside the checkpoint; copy it into it")
     refuse_pointer(file)
     if name.endswith(".safetensors"):
-        read_header(file)  # in bounded memory, unlike the library
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise AdapterError(
-                f"{name} of {directory.name} is truncated or damaged ({first_line(error)}); fetch it again"
-            ) from error
+        read_header(file)
 
 
 def _places(directory: Path) -> list[Path]:
     """Where the files of a checkpoint may lie: in it and, in a hub cache, among the files that its links lead to."""
-    snapshot = next((place for place in (directory, *directory.parents) if place.parent.name == "snapshots"), None)
+    snapshot = _snapshot(directory)
     return [directory] if snapshot is None else [directory, snapshot.parent.parent / "blobs"]
+
+
+def _snapshot(directory: Path) -> Path | None:
+    """The snapshot of a hub cache that a directory is, or is in."""
+    return next((place for place in (directory, *directory.parents) if place.parent.name == "snapshots"), None)
 
 
 def _no_weights(directory: Path, unread: tuple[str, ...]) -> str:
@@ -200,7 +198,8 @@ def _extra_files(config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(getattr(known, "extra_files", ()))
 
 
-def _json_object(file: Path) -> dict[str, Any] | None:
+def json_object(file: Path) -> dict[str, Any] | None:
+    """The content of a JSON file, or None where it is not there or holds no object."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

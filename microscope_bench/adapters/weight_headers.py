@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
@@ -49,7 +50,9 @@ def read_header(path: Path) -> dict[str, _Entry]:
             if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
                 raise ValueError(f"its header would be {length} bytes long, of {size} bytes in all")
             entries = msgspec.json.decode(file.read(length), type=dict[str, _Entry])
-    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        with safe_open(path, framework="pt"):  # what it checks more, it checks without bounds
+            pass
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError, SafetensorError) as error:
         raise AdapterError(
             f"{path.name} of {path.parent.name} is truncated or damaged ({first_line(error)}); fetch it again"
         ) from error

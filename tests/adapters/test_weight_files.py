@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.pinned_checkpoint import content_revision, resolve_checkpoint
-from microscope_bench.adapters.weight_files import find_weight_files
+from microscope_bench.adapters.weight_files import checked_weight_files, find_weight_files
 from microscope_bench.errors import AdapterError
 
 WEIGHT = "model.norm.weight"
@@ -36,6 +36,13 @@ def with_value(copy: Path, file: str, value: float) -> None:
 def with_index(copy: Path, file: str, name: str = INDEX) -> None:
     names = load_file(next(copy.rglob("*.safetensors")))
     (copy / name).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, file)}))
+
+
+def pin_and_check(copy: Path) -> str:
+    """The revision of a checkpoint whose weights can be read."""
+    found = resolve_checkpoint(str(copy))
+    checked_weight_files(found.path)
+    return found.revision
 
 
 def loaded_value(copy: Path) -> float:
@@ -76,14 +83,14 @@ def test_what_leaves_the_checkpoint_or_is_no_safetensors_is_refused(file, said, 
     (copy / SINGLE).unlink()
     with_index(copy, file)
     with pytest.raises(AdapterError, match=said):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 def test_a_linked_single_file_is_refused_too(copy, tmp_path):
     (copy / SINGLE).rename(tmp_path / "w.safetensors")
     (copy / SINGLE).symlink_to(tmp_path / "w.safetensors")
     with pytest.raises(AdapterError, match="link to a file outside the checkpoint; copy it into it"):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 def test_a_snapshot_of_a_hub_cache_links_to_its_blobs(copy, tmp_path):
@@ -96,7 +103,7 @@ def test_a_snapshot_of_a_hub_cache_links_to_its_blobs(copy, tmp_path):
     for file in list(snapshot.iterdir()):
         file.rename(repo / "blobs" / file.name)
         file.symlink_to(f"../../blobs/{file.name}")
-    assert resolve_checkpoint(str(snapshot)).revision == revision
+    assert pin_and_check(snapshot) == revision
 
 
 def test_shards_over_an_old_single_file_are_not_read_in_silence(copy):
@@ -105,7 +112,7 @@ def test_shards_over_an_old_single_file_are_not_read_in_silence(copy):
     with pytest.raises(
         AdapterError, match=r"two sets of weights: transformers reads model\.safetensors, and not model-00001"
     ):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 def test_a_single_file_over_old_shards_is_read(copy, caplog):
@@ -121,11 +128,11 @@ def test_a_single_file_over_old_shards_is_read(copy, caplog):
 def test_other_files_of_weights_are_told_and_not_hashed(other, copy, caplog):
     revision = content_revision(copy)
     with_value(copy, other, 2.0)
-    assert resolve_checkpoint(str(copy)).revision == revision
+    assert pin_and_check(copy) == revision
     assert f"not from {other}" in caplog.text
     (copy / SINGLE).unlink()
     with pytest.raises(AdapterError, match=rf"weights under other names than transformers looks for \({other}\)"):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 @pytest.mark.parametrize("indexed", [False, True])
@@ -141,14 +148,14 @@ def test_a_file_that_the_configuration_names_comes_first(indexed, copy):
     assert "w/mine.safetensors" in find_weight_files(copy).read
     (copy / "config.json").write_text(json.dumps({**config, "transformers_weights": "../mine.safetensors"}))
     with pytest.raises(AdapterError, match=r"config\.json of copy names '\.\./mine\.safetensors', outside"):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 @pytest.mark.parametrize("file", [SINGLE, "tokenizer.json", "config.json", "tokenizer_config.json"])
 def test_a_git_lfs_pointer_says_so(file, copy):
     (copy / file).write_text(POINTER)
     with pytest.raises(AdapterError, match=rf"{file} of copy is a git-lfs pointer.* lfs pull"):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])
@@ -156,7 +163,7 @@ def test_truncated_weights_say_so(length, copy):
     content = (copy / SINGLE).read_bytes()
     (copy / SINGLE).write_bytes(content[:length])
     with pytest.raises(AdapterError, match=r"model\.safetensors of copy is truncated or damaged"):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
@@ -164,7 +171,7 @@ def test_an_index_that_is_none(content, copy):
     (copy / SINGLE).unlink()
     (copy / INDEX).write_text(content)
     with pytest.raises(AdapterError, match=r"model\.safetensors\.index\.json of copy is no index"):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 def test_files_of_other_kinds_have_their_remedy(copy):
@@ -175,10 +182,10 @@ def test_files_of_other_kinds_have_their_remedy(copy):
         resolve_checkpoint(str(copy / "model-Q4.gguf"))
     (copy / SINGLE).unlink()
     with pytest.raises(AdapterError, match=r"holds GGUF files.*gguf_file=NAME"):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
     (copy / "shard-00000-model-00001-of-00001.safetensors").touch()
     with pytest.raises(AdapterError, match=r"distributed training.*save_pretrained"):
-        resolve_checkpoint(str(copy))
+        pin_and_check(copy)
 
 
 def test_a_commit_of_a_local_git_repository(copy):

@@ -7,7 +7,7 @@ import pytest
 from microscope_bench import evaluate, load_result
 from microscope_bench.cli.main import main
 from microscope_bench.controls import CONTROLS
-from microscope_bench.errors import StoreError, UnknownNameError
+from microscope_bench.errors import CaptureError, StoreError, UnknownNameError
 from microscope_bench.publish.terminal import summary_table
 from microscope_bench.results.result_files import each_result, find_results
 from tests.publish.small import render
@@ -112,11 +112,11 @@ def test_a_control_that_fails_leaves_its_error_in_its_own_place(tmp_path):
         def forward(self, batch, *, logits):
             raise ZeroDivisionError("broken")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(CaptureError, match="ZeroDivisionError in the model: broken"):
         run(tmp_path, Broken(), control="noise_image")
     ((path, result),) = each_result(find_results(tmp_path))
     assert (path.name, result.status) == ("toy_task~noise_image.json", "failed")
-    assert "control: noise_image; failed in capture: ZeroDivisionError: broken" in render([("x.json", result)])
+    assert "control: noise_image; failed in capture: CaptureError: 16 of 40" in render([("x.json", result)])
 
 
 def test_an_unknown_control_is_refused_before_anything_is_loaded():

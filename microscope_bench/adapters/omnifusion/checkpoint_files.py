@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -17,7 +17,7 @@ from microscope_bench.adapters.omnifusion.module import SPECIAL_MARKS, VisualToG
 from microscope_bench.adapters.omnifusion.pickled_tensors import PickledFile, PickledModule, PickledTensor
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint, resolve_checkpoint
 from microscope_bench.adapters.weight_headers import read_header
-from microscope_bench.errors import AdapterError, first_line
+from microscope_bench.errors import AdapterError
 
 PUBLISHED_SUBFOLDER = "OmniMistral-v1_1"
 PUBLISHED_TOWER = "openai/clip-vit-large-patch14-336"
@@ -186,8 +186,5 @@ def _pickled_tensors(module: Any, like: nn.Module, place: str) -> Iterator[tuple
 def _read_safetensors(path: Path, names: Collection[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of these names that a file has, and its metadata."""
     held = read_header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names if name in held}, file.metadata() or {}
-    except SafetensorError as error:
-        raise AdapterError(f"{path} is damaged: {first_line(error)}; fetch it again") from error
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in names if name in held}, file.metadata() or {}

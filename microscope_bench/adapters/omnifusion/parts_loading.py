@@ -15,7 +15,7 @@ from microscope_bench.adapters.omnifusion.checkpoint_files import load_projectio
 from microscope_bench.adapters.omnifusion.module import OmniFusionModel
 from microscope_bench.adapters.omnifusion.pickled_tensors import PickledFile, PickledTensor
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
-from microscope_bench.adapters.weight_files import find_weight_files
+from microscope_bench.adapters.weight_files import checked_weight_files
 from microscope_bench.adapters.weight_headers import Holding, holding, no_larger_than
 from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
@@ -46,7 +46,7 @@ def load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention:
 
 def _holding(path: Path) -> Holding:
     """What the weight files of a part hold; pickled ones are read once, which refuses all that is no tensor."""
-    names = find_weight_files(path, pickled=True).read
+    names = checked_weight_files(path, pickled=True)
     contents = [PickledFile(path / name).content for name in names if name.endswith(".bin")]
     shapes = [
         tensor.shape
