@@ -8,11 +8,10 @@ import traceback
 from collections.abc import Sequence
 from traceback import walk_tb
 
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import MicroscopeError, said
 from microscope_bench.system.processes import spin_briefly
 from microscope_bench.system.safe_output import safe_output
 from microscope_bench.tasks import builtin_task_dir
-from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.task_files import refuse_beyond_bounds
 
 
@@ -37,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"microscope-lm-eval: {error}", file=sys.stderr)
             return 2
         except Exception as error:  # here, where what is printed is made printable
-            if (said := failing_row(error)) is None:
+            if (sentence := failing_row(error)) is None:
                 traceback.print_exc()
                 return 1
-            print(f"microscope-lm-eval: {said}", file=sys.stderr)
+            print(f"microscope-lm-eval: {sentence}", file=sys.stderr)
             return 2
         return 0
 
@@ -77,9 +76,7 @@ def failing_row(error: BaseException) -> str | None:
     task, field = rendering
     unknown = field == "process_results" and "NoneType" in str(error)
     why = " (the row has no right answer)" if unknown else ""
-    return (
-        f"{task}{document}: {field} fails{why}: {describe(error)}. Mend the task, or leave the row out with --samples"
-    )
+    return f"{task}{document}: {field} fails{why}: {said(error)}. Mend the task, or leave the row out with --samples"
 
 
 def with_our_tasks(arguments: Sequence[str]) -> list[str]:

@@ -7,30 +7,41 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 SECONDS, BYTES = 2, 1 << 30
 _LATEST = 60  # of a machine that is busy: the limit is of the processor's time
 _BEGINNING = """
-import json, resource, sys
+import json, sys
 given = json.load(sys.stdin)
 sys.path[:] = given.pop("sys.path")
 {imports}
-used = resource.getrusage(resource.RUSAGE_SELF)
-bounds = [(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + {seconds})]
-if sys.platform == "linux":
-    with open("/proc/self/statm") as sizes:
-        bounds.append((resource.RLIMIT_AS, int(sizes.read().split()[0]) * resource.getpagesize() + {bytes}))
-for kind, most in bounds:
-    hardest = resource.getrlimit(kind)[1]
-    most = most if hardest == resource.RLIM_INFINITY else min(most, hardest)
-    resource.setrlimit(kind, (most, most))
+from microscope_bench.system.bounded_process import limit_this_process
+limit_this_process({bytes}, {seconds})
 try:
 {program}
 except MemoryError:
     sys.exit({memory})
 """
 _MEMORY = 77
+
+
+def limit_this_process(more_bytes: int, more_seconds: int | None = None) -> None:
+    """Bounds how much memory (on Linux, which keeps such a limit) and processor time a process takes from now on."""
+    import resource
+
+    bounds = []
+    if more_seconds is not None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        bounds.append((resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + more_seconds))
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        bounds.append((resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes))
+    for kind, most in bounds:
+        hardest = resource.getrlimit(kind)[1]
+        most = most if hardest == resource.RLIM_INFINITY else min(most, hardest)
+        resource.setrlimit(kind, (most, most))
 
 
 def used_up(program: str, given: Mapping[str, Any], imports: str = "") -> str | None:

@@ -23,6 +23,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from microscope_bench.errors import TaskError
+from microscope_bench.system.bounded_process import limit_this_process
 
 SECONDS = 10.0
 MEMORY = 1 << 30
@@ -146,8 +147,6 @@ def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
 
 def serve() -> None:
     """What the other process does: reads (template, variables), writes a line with its text, or with what it raises."""
-    import resource
-
     from jinja2 import BaseLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -155,7 +154,7 @@ def serve() -> None:
     environment.filters["regex_replace"] = _regex_replace
     compiled = lru_cache(TEMPLATES)(environment.from_string)
     asked, answer = sys.stdin.buffer, sys.stdout.buffer
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    limit_this_process(MEMORY)
     line = b"\n"
     while True:
         try:

@@ -92,9 +92,9 @@ class TaskNames:
             for member in sorted(self._files.tags[name]):
                 yield from self._named(member, changes, (*within, name))
         elif name in (theirs := lm_eval_names()).tasks:
-            yield TaskSpec(name, theirs.tasks[name], changes)
+            yield TaskSpec(name, Path(theirs.tasks[name]), changes)
         elif name in theirs.groups:
-            yield from self._file(theirs.groups[name], changes, within)
+            yield from self._file(Path(theirs.groups[name]), changes, within)
         elif name in theirs.tags:
             for member in theirs.tags[name]:
                 yield from self._named(member, changes, (*within, name))

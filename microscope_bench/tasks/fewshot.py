@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import TaskError, field_error
-from microscope_bench.tasks.lm_eval_layer import describe
+from microscope_bench.errors import TaskError, field_error, said
 from microscope_bench.tasks.splits import Split, split_name
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def fewshot_pool(config: Mapping[str, Any], split: Split, rows: Any, path: Path)
         found = split.all_splits[split_name(split.all_splits, wanted)]
         return list(process(found) if process is not None else found)
     except Exception as error:  # of the task's own function, or no such split
-        raise field_error(path, field, f"few-shot examples cannot be had: {describe(error)}") from error
+        raise field_error(path, field, f"few-shot examples cannot be had: {said(error)}") from error
 
 
 def fewshot_split(config: Mapping[str, Any]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import MsgspecError, Struct, json
 
-from microscope_bench.errors import TaskError, field_error
+from microscope_bench.errors import TaskError, field_error, said
 from microscope_bench.system.bounded_templates import render
 from microscope_bench.system.disk import cache_directory, write_whole
 
@@ -38,18 +38,13 @@ def bound_templates() -> None:
     utils.apply_template = render
 
 
-@dataclass(frozen=True)
-class LmEvalNames:
-    tasks: dict[str, Path]
-    groups: dict[str, Path]
-    tags: dict[str, list[str]]
+class LmEvalNames(Struct):
+    """Names of tasks and groups with the paths of their files, and of tags with those of their tasks."""
 
-
-class _KeptNames(Struct):
-    root: str
     tasks: dict[str, str]
     groups: dict[str, str]
     tags: dict[str, list[str]]
+    root: str = ""  # where lm-eval lies
 
 
 @cache
@@ -64,17 +59,16 @@ def lm_eval_names() -> LmEvalNames:
         return _indexed()
     file = cache_directory() / f"lm-eval-{version('lm_eval')}.json"
     try:
-        kept = json.decode(file.read_bytes(), type=_KeptNames)
+        kept = json.decode(file.read_bytes(), type=LmEvalNames)
         if kept.root == root:
-            tasks, groups = ({name: Path(path) for name, path in of.items()} for of in (kept.tasks, kept.groups))
-            return LmEvalNames(tasks, groups, kept.tags)
+            return kept
     except (OSError, MsgspecError):
         pass
     names = _indexed()
-    task_files, group_files = ({name: str(path) for name, path in of.items()} for of in (names.tasks, names.groups))
+    names.root = root
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.encode(_KeptNames(root, task_files, group_files, names.tags)))
+        write_whole(file, json.encode(names))
     return names
 
 
@@ -83,9 +77,9 @@ def _indexed() -> LmEvalNames:
 
     manager = TaskManager()
 
-    def files(names: list[str]) -> dict[str, Path]:
+    def files(names: list[str]) -> dict[str, str]:
         paths = ((name, manager.task_index[name].yaml_path) for name in names)
-        return {name: path for name, path in paths if path is not None}
+        return {name: str(path) for name, path in paths if path is not None}
 
     tags = {name: sorted(manager.task_index[name].tags) for name in manager.all_tags}
     return LmEvalNames(files(manager.all_subtasks), files(manager.all_groups), tags)
@@ -141,8 +135,8 @@ def build_task(
             if isinstance(error, TaskError):  # a template that takes ten seconds would take them again
                 break
     assert failure is not None  # a task has rows
-    said = str(failure) if isinstance(failure, TaskError) else describe(failure)
-    raise field_error(path, _field_behind(failure, ours), f"fails on the first row: {said}") from failure
+    cause = str(failure) if isinstance(failure, TaskError) else said(failure)
+    raise field_error(path, _field_behind(failure, ours), f"fails on the first row: {cause}") from failure
 
 
 def _field_behind(error: BaseException, config: Mapping[str, Any]) -> str:
@@ -155,9 +149,3 @@ def _field_behind(error: BaseException, config: Mapping[str, Any]) -> str:
         seen = frames[-1].f_locals
         rendered = "doc_to_choice" if "check_choices" in seen else "doc_to_target" if "test_target" in seen else None
     return rendered or "(unknown)"
-
-
-def describe(error: BaseException) -> str:
-    """One line: the kind of an error and what it says."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__

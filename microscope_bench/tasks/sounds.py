@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from microscope_bench.example import Audio
-from microscope_bench.rgb_pictures import stored_content
+from microscope_bench.rgb_pictures import media_in, stored_content
 
 
 def sounds_in(found: Any, directories: Sequence[Path] = ()) -> tuple[Audio, ...]:
@@ -21,9 +21,7 @@ def sounds_in(found: Any, directories: Sequence[Path] = ()) -> tuple[Audio, ...]
     (``{"bytes": ..., "path": ...}``, WAV files only; for ``directories`` see
     :func:`microscope_bench.rgb_pictures.stored_content`), a decoder of torchcodec, an :class:`Audio`, or None.
     """
-    sounds = tuple(
-        _sound(s, directories) for s in (found if isinstance(found, list | tuple) else [found]) if s is not None
-    )
+    sounds = tuple(_sound(sound, directories) for sound in media_in(found))
     for sound in sounds:
         if not sound.samples.size or not np.isfinite(sound.samples).all():
             raise ValueError("a recording is empty or holds NaN or infinity")

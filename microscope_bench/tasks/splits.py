@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import MicroscopeError, TaskError, field_error, unknown_name
+from microscope_bench.errors import MicroscopeError, TaskError, field_error, said, unknown_name
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.system.disk import user_path
 from microscope_bench.tasks.data_sets import (
@@ -21,7 +21,6 @@ from microscope_bench.tasks.data_sets import (
     open_splits,
     pin_repository,
 )
-from microscope_bench.tasks.lm_eval_layer import describe
 
 REPOSITORY_ARGUMENTS = ["dataset_path", "dataset_name", "revision", "data_dir"]
 SAME_SPLIT = {"val": "validation", "validation": "val", "valid": "validation"}
@@ -116,14 +115,14 @@ def _reason(error: BaseException) -> str:
             f"there is a loading script ({script[1]}) and no file of data beside it; scripts are never run. Convert "
             f"the data to Parquet, or take the copy that the hub has made: --task_args revision=refs/convert/parquet"
         )
-    return describe(error)
+    return said(error)
 
 
 def generated_revision(template: str, arguments: Mapping[str, Any], path: Path) -> str:
     try:
         return template.format_map(arguments)
     except (KeyError, ValueError, AttributeError, IndexError) as error:
-        raise field_error(path, "metadata.generated", f"{template!r} cannot be filled in: {describe(error)}") from error
+        raise field_error(path, "metadata.generated", f"{template!r} cannot be filled in: {said(error)}") from error
 
 
 def _repository_arguments(config: Mapping[str, Any], task_args: Mapping[str, Any]) -> dict[str, Any]:

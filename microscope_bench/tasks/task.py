@@ -9,11 +9,10 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from microscope_bench.errors import ExampleError, TaskError
+from microscope_bench.errors import ExampleError, TaskError, said
 from microscope_bench.example import PLACEHOLDERS, Example, as_words
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.rgb_pictures import media_in, open_picture
-from microscope_bench.tasks.lm_eval_layer import describe
 from microscope_bench.tasks.nulls import printed_null
 from microscope_bench.tasks.settings import TaskSettings, seeded
 from microscope_bench.tasks.sounds import sounds_in
@@ -107,7 +106,7 @@ class Task:
                 found = doc_to(row)
             except Exception:  # of the data set or the task's function; the example itself says so
                 continue
-            if n := sum(medium is not None for medium in (found if isinstance(found, list | tuple) else [found])):
+            if n := len(media_in(found)):
                 return self._prompt(index, as_words(row, place))[0].count(place) == n
         return True
 
@@ -200,4 +199,4 @@ def _cause(error: Exception) -> str:
         return f"a file does not open: {error.strerror}"
     called = (frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__))
     field = next((name for name in called if name.startswith("doc_to_")), None)
-    return f"{field} fails ({describe(error)})" if field else describe(error)
+    return f"{field} fails ({said(error)})" if field else said(error)

@@ -69,7 +69,9 @@ def list_tasks(include_path: IncludePath = None, *, everything: bool = False) ->
     listings = scan(include_path).tasks
     if everything:
         own = {listing.name for listing in listings}
-        listings += [TaskListing(n, "", path) for n, path in sorted(lm_eval_names().tasks.items()) if n not in own]
+        listings += [
+            TaskListing(n, "", Path(path)) for n, path in sorted(lm_eval_names().tasks.items()) if n not in own
+        ]
     return listings
 
 
@@ -77,7 +79,8 @@ def list_groups(include_path: IncludePath = None, *, everything: bool = False) -
     """The groups, then the tags, that can be named; what each is stands in place of a description."""
     found = scan(include_path)
     theirs = lm_eval_names() if everything else LmEvalNames({}, {}, {})
-    groups, tags = theirs.groups | found.groups, theirs.tags | found.tags
+    groups = {name: Path(path) for name, path in theirs.groups.items()} | found.groups
+    tags = theirs.tags | found.tags
     listed = [TaskListing(name, "group", groups[name]) for name in sorted(groups)]
     return [*listed, *(TaskListing(name, f"tag of {len(tags[name])} tasks", Path()) for name in sorted(tags))]
 

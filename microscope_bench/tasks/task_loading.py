@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import TaskError, field_error, unknown_name
+from microscope_bench.errors import TaskError, field_error, said, unknown_name
 from microscope_bench.tasks.expansion import TaskNames, TaskSpec
 from microscope_bench.tasks.fewshot import FewshotDraws, fewshot_pool, fewshot_split, number_of_shots
-from microscope_bench.tasks.lm_eval_layer import build_task, describe, task_fields
+from microscope_bench.tasks.lm_eval_layer import build_task, task_fields
 from microscope_bench.tasks.settings import TaskSettings, measured_rows, seeded
 from microscope_bench.tasks.splits import Split, known_arguments, load_split
 from microscope_bench.tasks.task import Task
@@ -128,7 +128,7 @@ def _draws(
         draws.sample(shots)
     except Exception as error:  # lm-eval's samplers assert, Python's raises ValueError
         raise TaskError(
-            f"{path}: {shots} few-shot examples cannot be drawn: {describe(error)}. Ask for fewer with --num_fewshot"
+            f"{path}: {shots} few-shot examples cannot be drawn: {said(error)}. Ask for fewer with --num_fewshot"
         ) from error
     return draws
 
@@ -167,7 +167,7 @@ def _processed(split: Split, config: Mapping[str, Any], path: Path) -> Any:
             rows = with_picture_columns(process(rows), config.get("doc_to_image"), split.directories)
         features, n_rows = rows.features, len(rows)
     except Exception as error:  # the task's own function
-        raise field_error(path, "process_docs", describe(error)) from error
+        raise field_error(path, "process_docs", said(error)) from error
     if n_rows == 0 or not features:
         raise field_error(path, "process_docs", "leaves no rows")
     return rows

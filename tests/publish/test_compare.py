@@ -407,7 +407,7 @@ class TestSpread:
             ([SAMPLE_FILE], "at least two repeats"),
             ([SAMPLE_FILE, tmp_path / "half.json"], "not repeats of one run: not comparable: model.dtype differs"),
             ([SAMPLE_FILE, tmp_path / "less.json"], "is in one alone"),
-            ([SAMPLE_FILE, tmp_path / "none.json"], "cannot read the result file"),
+            ([SAMPLE_FILE, tmp_path / "none.json"], "no such file or directory"),
         ):
             status, out, err = self.spread(capsys, *argv)
             assert (status, out) == (2, "")
