@@ -86,8 +86,11 @@ def test_no_reader_waits_for_an_odd_file_or_falls_over_it(
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "é" * 200, "a\udcffb", ""], ids=lambda name: ascii(name)[:9])
 def test_no_reader_falls_over_an_odd_name(name: str, reader: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(argument) for argument in READERS[reader](name)]) in (0, 1, 2)
-    assert "Traceback" not in "".join(capsys.readouterr())
+    try:
+        status = main([str(argument) for argument in READERS[reader](name)])
+    except SystemExit as end:  # of the parser, where a name holds a NUL
+        status = end.code
+    assert status in (0, 1, 2) and "Traceback" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("form", ["markdown", "html", "latex", "csv", "json"])

@@ -65,7 +65,7 @@ def test_fields_of_a_forged_file_that_passes_its_checksum(tmp_path: Path, docume
 
 @pytest.mark.parametrize("n_files", [8, pytest.param(3000, marks=pytest.mark.heavy)])
 def test_no_reader_falls_over_a_file_or_takes_long(tmp_path: Path, n_files: int) -> None:
-    """In 4 GB of address space; the heavy one is what ``docs/inputs.md`` claims."""
+    """In 4 GB of address space."""
     command = [sys.executable, "-m", "tests.results.campaign", str(n_files)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -6,11 +6,14 @@ import os
 import socket
 import time
 from contextlib import chdir, suppress
+from itertools import product
 
 import pytest
+import yaml
 
 from microscope_bench.errors import MicroscopeError, TaskError
-from microscope_bench.tasks import list_tasks, load_task
+from microscope_bench.tasks import TaskSettings, list_tasks, load_task
+from microscope_bench.tasks.lm_eval_layer import task_fields
 
 
 def anchors(text: str, levels: int = 10) -> str:
@@ -137,98 +140,31 @@ def test_a_name_that_no_file_can_have_is_told(write_task, name):
         load_task(write_task(), task_args={"dataset_path": name})
 
 
-ODD = [
-    "[a, {b: c}]",
-    "{a: [b]}",
-    "null",
-    "7",
-    "1.5",
-    "true",
-    "''",
-    "2020-01-01",
-    "!!binary aGk=",
-    "[]",
-    "{}",
-    "text",
-    "{2: 3}",
-]
-FIELDS = [
-    "task",
-    "group",
-    "tag",
-    "dataset_path",
-    "dataset_name",
-    "dataset_kwargs",
-    "test_split",
-    "training_split",
-    "output_type",
-]
-FIELDS += ["doc_to_text", "doc_to_choice", "doc_to_target", "doc_to_image", "doc_to_audio", "description", "metadata"]
-FIELDS += [
-    "num_fewshot",
-    "fewshot_config",
-    "fewshot_split",
-    "process_docs",
-    "custom_dataset",
-    "target_delimiter",
-    "include",
-]
-FIELDS += [
-    "fewshot_delimiter",
-    "gen_prefix",
-    "generation_kwargs",
-    "repeats",
-    "validation_split",
-    "use_prompt",
-    "metric_list",
-]
-NESTED = ["version", "id_column", "description", "citation", "generated", "data_files"]
+ODD = ["[a, {b: c}]", "{a: [b]}", "null", "7", "1.5", "true", "''", "2020-01-01", "!!binary aGk=", "[]", "{}", "text"]
+ODD += ["{2: 3}"]
+FEW = ["metadata", "num_fewshot", "test_split", "metadata.version", "metadata.id_column", "dataset_kwargs"]
+NESTED = [*(f"metadata.{name}" for name in ("version", "id_column", "description", "citation", "generated"))]
+NESTED += ["dataset_kwargs.data_files"]
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("shots", [0, 1])
-def test_a_field_of_any_type_is_taken_or_refused_heavy(write_task, shots):
-    _odd_fields(write_task, FIELDS + NESTED, ODD, shots)
-
-
-def test_a_field_of_any_type_is_taken_or_refused(write_task):
-    _odd_fields(
-        write_task, ["metadata", "num_fewshot", "test_split", "version", "id_column", "dataset_kwargs"], ODD[:6], 1
-    )
-
-
-def _odd_fields(write_task, fields, values, shots):
-    from microscope_bench.tasks import TaskSettings
-
+@pytest.mark.parametrize(
+    ("fields", "values", "shots"),
+    [(FEW, ODD[:6], 1), *(pytest.param(None, ODD, shots, marks=pytest.mark.heavy) for shots in (0, 1))],
+)
+def test_a_field_of_any_type_is_taken_or_refused(write_task, fields, values, shots):
     failed = []
-    for field in fields:
-        for value in values:
-            indent = "  " if field in NESTED else ""
-            key = field + ":"
-            path = write_task()
-            lines = path.read_text().splitlines()
-            if any(line.strip().startswith(key) for line in lines):
-                at = next(n for n, line in enumerate(lines) if line.strip().startswith(key))
-                deeper = [
-                    n
-                    for n in range(at + 1, len(lines))
-                    if lines[n].startswith(" " * (len(lines[at]) - len(lines[at].lstrip()) + 1))
-                ]
-                drop = set()
-                for n in range(at + 1, len(lines)):
-                    if n not in deeper:
-                        break
-                    drop.add(n)
-                lines = [f"{indent}{key} {value}" if n == at else line for n, line in enumerate(lines) if n not in drop]
-            else:
-                lines.append(f"{indent}{key} {value}")
-            path.write_text("\n".join(lines) + "\n")
-            try:
-                task = load_task(path, settings=TaskSettings(num_fewshot=shots))
-                task.example(0)
-            except MicroscopeError as error:
-                assert len(str(error)) < 2000, (field, value)
-            except Exception as error:
-                failed.append(f"{field}: {value}: {type(error).__name__}: {error}")
-            list_tasks(path.parent)
+    path = write_task()
+    plain = path.read_text()
+    for field, value in product(fields or [*task_fields(), *NESTED], values):
+        config = yaml.safe_load(plain)
+        *above, name = field.split(".")
+        (config[above[0]] if above else config)[name] = yaml.safe_load(value)
+        path.write_text(yaml.safe_dump(config))
+        try:
+            load_task(path, settings=TaskSettings(num_fewshot=shots)).example(0)
+        except MicroscopeError as error:
+            assert len(str(error)) < 2000, (field, value)
+        except Exception as error:
+            failed.append(f"{field}: {value}: {type(error).__name__}: {error}")
+        list_tasks(path.parent)
     assert failed == []
