@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes the page, or compares it."""
     from microscope_bench.publish.leaderboard.board import board_of
     from microscope_bench.publish.output_forms import render_leaderboard
-    from microscope_bench.results.document import refuse_directory, write_atomically
+    from microscope_bench.results.document import check_replaceable, write_atomically
     from microscope_bench.results.result_files import each_result, find_results
 
     paths = find_results(args.results)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.format or by_suffix.get(Path(args.output or "").suffix.lower(), "markdown")
     beside = Path(args.results).resolve().parent
     page = Path(args.output) if args.output else beside / f"leaderboard{LEADERBOARDS[name]}"
-    refuse_directory(page)
+    check_replaceable(page)
     results = each_result(paths)
     board = board_of((Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in results)
     text = render_leaderboard(name, board, _fusion_of)

@@ -26,8 +26,8 @@ def to_text(document: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
-def refuse_directory(path: Path) -> None:
-    """Raises a ResultError where a directory, or a device, stands in the place of a file that is to be written."""
+def check_replaceable(path: Path) -> None:
+    """Raises a ResultError where something else than a regular file, a directory or a device, would be replaced."""
     # os.path raises of no path, however odd
     if os.path.isdir(path):  # noqa: PTH112
         raise ResultError(f"{path} is a directory; name a file in it")
@@ -50,7 +50,7 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         ResultError: the path is that of a directory or a device, or cannot be written.
     """
-    refuse_directory(path)
+    check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode("utf-8"))

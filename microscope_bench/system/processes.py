@@ -19,17 +19,6 @@ from typing import Any, TypeVar
 
 from microscope_bench.errors import MicroscopeError, first_line
 
-
-def spin_briefly() -> None:
-    """Lets the threads of torch's matrix products sleep after a moment of waiting; call it before torch is imported.
-
-    By default (of GNU's OpenMP) they spin for milliseconds. On a machine with other jobs that takes the core from the
-    very thread that is waited for. On a quiet machine sleeping costs a few per cent.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
 """How long a process waits for the others; one that has ended is noticed at once, by its closed connection."""
@@ -42,6 +31,16 @@ _counters = count()
 
 class ProcessesError(MicroscopeError):
     """The processes of a run cannot work together, or one of them has ended."""
+
+
+def spin_briefly() -> None:
+    """Lets the threads of torch's matrix products sleep after a moment of waiting; call it before torch is imported.
+
+    By default (of GNU's OpenMP) they spin for milliseconds. On a machine with other jobs that takes the core from the
+    very thread that is waited for. On a quiet machine sleeping costs a few per cent.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @dataclass(frozen=True)
