@@ -94,11 +94,7 @@ def test_a_store_of_another_run_is_refused_and_the_difference_named(tmp_path):
 
 def test_two_writers_are_refused(tmp_path):
     store = new_store(tmp_path / "s")
-    with (
-        writing(store.path),
-        pytest.raises(StoreError, match="another run is writing"),
-        writing(tmp_path / "s"),
-    ):
+    with writing(store.path), pytest.raises(StoreError, match="another run is writing"), writing(tmp_path / "s"):
         pass
     with writing(store.path):
         pass

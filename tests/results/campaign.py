@@ -50,8 +50,7 @@ def forged(document: dict[str, Any]) -> dict[str, Any]:
 
 
 FILES = st.one_of(
-    damages(CONTENT),
-    *[mutations(DOCUMENT).map(lambda document: json.dumps(forged(document)).encode())] * 4,
+    damages(CONTENT), *[mutations(DOCUMENT).map(lambda document: json.dumps(forged(document)).encode())] * 4
 )
 
 

@@ -85,12 +85,7 @@ def test_messages_lose_directories_but_not_words() -> None:
 def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(provenance, "PACKAGES", ("jsonschema", "no-such-package"))
-    here = environment(
-        device="cpu",
-        processor="P",
-        image_processor=None,
-        command="microscope-bench run",
-    )
+    here = environment(device="cpu", processor="P", image_processor=None, command="microscope-bench run")
     assert here.package_version == __version__
     assert list(here.packages) == ["jsonschema"]
     assert str(tmp_path.parent) not in str(here)

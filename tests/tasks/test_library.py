@@ -28,10 +28,7 @@ EXPECTED = {
         "1": (f"<image>Is there a sofa in the image?\n{WORD}", YES_NO, 1, [31]),
         "2": "'maybe' is not in list",
     },
-    "mme": {
-        "0": (f"<image>Is it 7?\n{WORD}", YES_NO, 0, [31]),
-        "1": (f"<image>Is it 8?\n{WORD}", YES_NO, 1, [31]),
-    },
+    "mme": {"0": (f"<image>Is it 7?\n{WORD}", YES_NO, 0, [31]), "1": (f"<image>Is it 8?\n{WORD}", YES_NO, 1, [31])},
     "ai2d": {
         "0": (f"<image>Which eats grass?\nA. hawk\nB. cow\nC. fox\nD. owl\n{LETTER}", tuple("ABCD"), 1, [31]),
         "1": (f"<image>Is A above B?\nA. yes\nB. no\n{LETTER}", tuple("AB"), 0, [31]),

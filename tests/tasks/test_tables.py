@@ -162,10 +162,7 @@ def test_a_null_in_the_choices_is_refused_and_one_that_the_template_leaves_out_i
         task.example(0)
     rows = [{"id": 1, "a": "None", "b": "nan", "hint": None, "n": [1, None]}]
     for text in ("{% if hint %}{{ hint }}{% endif %}", "{{ hint or '' }}", "{% if hint is none %}none{% endif %}"):
-        assert load(json.dumps(rows), "json", text=f"{text} {{{{ a }}}}").example(0).choices == (
-            "None",
-            "nan",
-        )
+        assert load(json.dumps(rows), "json", text=f"{text} {{{{ a }}}}").example(0).choices == ("None", "nan")
 
 
 def test_cells_of_parquet(load):
