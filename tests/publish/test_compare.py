@@ -279,14 +279,14 @@ def test_a_nan_written_by_hand(compare: Compare, tmp_path: Path) -> None:
         ("HEAD~1:results/x.json", "not supported yet"),
         ("hf://org/name/x.json", "references to the hub or to git are not supported yet"),
         ("https://example.org/x.json", "not supported yet"),
-        ("x\0y", "not a path|no such file"),
+        ("x\0y", "an argument holds a NUL character"),
         (".", "one is a file, the other a directory"),
     ],
 )
 def test_what_is_not_there(compare: Compare, new: str, words: str) -> None:
     status, out, err = compare(SAMPLE_FILE, new)
     assert (status, out) == (2, "")
-    assert any(word in err for word in words.split("|"))
+    assert words in err
 
 
 @pytest.mark.parametrize(
