@@ -15,6 +15,8 @@ import msgspec
 from microscope_bench.errors import AdapterError
 
 MIB = 1 << 20
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Chat templates that transformers reads, too; one named default is used where there is no chat_template.jinja."""
 _MOST_BYTES = (
     (re.compile(r".*\.jinja|chat_template\.json"), MIB),
     (re.compile(r".*config\.json"), 8 * MIB),
@@ -53,8 +55,7 @@ def refuse_unusable_files(directory: Path, patterns: Sequence[str]) -> None:
 
     A library would wait for a pipe for ever, read a device without end, and build whatever a number asks for.
     """
-    patterns = (*patterns, "additional_chat_templates/*")  # which transformers reads, too
-    matching = {path for pattern in patterns for path in directory.glob(pattern)}
+    matching = {path for pattern in (*patterns, MORE_TEMPLATES) for path in directory.glob(pattern)}
     for path in sorted({*directory.iterdir(), *matching}):
         try:
             found = path.stat()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from microscope_bench.adapters.missing_packages import missing_package, needs
-from microscope_bench.errors import AdapterError, MicroscopeError, first_line
+from microscope_bench.errors import AdapterError, MicroscopeError, first_line, said
 
 
 @contextmanager
@@ -25,8 +25,7 @@ def loading(what: str, advice: str) -> Iterator[None]:
             raise
         if isinstance(error, Exception) and (package := missing_package(error)):
             raise AdapterError(f"{what} {needs(package)}") from error
-        said = ": ".join(part for part in (type(error).__name__, first_line(error)) if part)
-        raise AdapterError(f"{what} cannot be loaded ({said}). {advice}") from error
+        raise AdapterError(f"{what} cannot be loaded ({said(error)}). {advice}") from error
 
 
 @contextmanager

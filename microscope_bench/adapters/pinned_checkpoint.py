@@ -9,19 +9,22 @@ from pathlib import Path
 
 import torch
 
-from microscope_bench.adapters.checkpoint_limits import refuse_unusable_files
+from microscope_bench.adapters.checkpoint_limits import MORE_TEMPLATES, refuse_unusable_files
 from microscope_bench.adapters.weight_files import (
     GGUF_REMEDY,
     WeightFiles,
     find_weight_files,
     refuse_pointer,
 )
-from microscope_bench.errors import AdapterError, first_line, unknown_name
+from microscope_bench.errors import AdapterError, said, unknown_name
 from microscope_bench.system.disk import file_sha256
 from microscope_bench.system.hub import cached_snapshot, gated, is_offline, resolve_commit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja", "*.spm", "*.bpe", "*.codes")
+CHECKPOINT_FILES = (
+    *("*.json", "*.safetensors", "*.jinja"),
+    *("*.model", "*.model.v*", "*.txt", "*.tiktoken", "*.spm", "*.bpe", "*.codes"),
+)
 """The files of a checkpoint that can change a number: configuration, tokenizer, processor, weights."""
 LOCAL_HINT = "point at a local directory: pretrained=path/to/checkpoint"
 
@@ -80,7 +83,7 @@ def content_revision(
 ) -> str:
     """``"sha256-"`` + 16 hex digits over relative names and content of the files; see :func:`resolve_checkpoint`."""
     found = find_weight_files(directory / weights) if found is None else found
-    paths = {p for pattern in files for p in directory.glob(pattern) if p.is_file()}
+    paths = {p for pattern in (*files, MORE_TEMPLATES) for p in directory.glob(pattern) if p.is_file()}
     paths -= {directory / weights / name for name in found.unread}
     paths |= {path for name in found.read if (path := directory / weights / name).is_file()}
     if not paths:
@@ -137,6 +140,5 @@ def _fetch(repo: str, commit: str, subfolder: str, files: Sequence[str]) -> Path
         raise AdapterError(gated(repo, f"{constants.ENDPOINT}/{repo}")) from error
     except Exception as error:  # whatever the HTTP client of the hub library raises
         raise AdapterError(
-            f"{repo}@{commit} could not be fetched ({type(error).__name__}: {first_line(error)}). Try again, or "
-            f"{LOCAL_HINT}"
+            f"{repo}@{commit} could not be fetched ({said(error)}). Try again, or {LOCAL_HINT}"
         ) from error

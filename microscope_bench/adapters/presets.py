@@ -16,7 +16,7 @@ from msgspec import structs
 
 from microscope_bench.adapters.model_args import recorded_options, title_arg
 from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
-from microscope_bench.errors import AdapterError, unknown_name
+from microscope_bench.errors import AdapterError, said, unknown_name
 from microscope_bench.identity import UNTRAINED
 from microscope_bench.system.key_values import key_values
 from microscope_bench.system.lazy_registry import Registry
@@ -177,7 +177,7 @@ def adapter_from_file(name: str) -> tuple[type[Adapter], ModuleType]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code may raise anything
-        raise AdapterError(f"{name}: {file} does not import ({type(error).__name__}: {error})") from error
+        raise AdapterError(f"{name}: {file} does not import ({said(error)})") from error
     found = getattr(module, attribute, None)
     if not (inspect.isclass(found) and issubclass(found, Adapter)):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Adapter)]

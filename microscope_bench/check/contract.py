@@ -31,7 +31,7 @@ from microscope_bench.check.captured_pass import (
 from microscope_bench.check.check_examples import default_examples, with_other_media
 from microscope_bench.check.check_report import Check, CheckReport, Outcome, Skip, what_was_found
 from microscope_bench.check.task_words import prompts_arrive_whole, text_is_the_tasks_own
-from microscope_bench.errors import CaptureError
+from microscope_bench.errors import CaptureError, said
 from microscope_bench.example import PLACEHOLDERS, Example
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
@@ -68,8 +68,7 @@ def _run(adapter: Adapter, examples: tuple[Example, ...], names: Iterable[str]) 
     except CaptureError as error:
         return [Check(_IN_ORDER, "failed", str(error), "Override blocks()")]
     except Exception as error:
-        seen = f"{type(error).__name__}: {error}"
-        return [Check("examples can be encoded and run", "failed", seen, "See encode() and forward()")]
+        return [Check("examples can be encoded and run", "failed", said(error), "See encode() and forward()")]
     count = f"{len(captured.boundaries)} boundaries of {len(adapter.blocks())} blocks"
     checks = [Check(_IN_ORDER, "passed", count)]
     for name in names:
@@ -79,7 +78,7 @@ def _run(adapter: Adapter, examples: tuple[Example, ...], names: Iterable[str]) 
         except Skip as reason:
             checks.append(Check(name, "skipped", "", str(reason)))
         except Exception as error:  # one broken statement must not hide the others
-            checks.append(Check(name, "failed", f"{type(error).__name__}: {error}", "The check itself could not run"))
+            checks.append(Check(name, "failed", said(error), "The check itself could not run"))
     return checks
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from traceback import walk_tb
 
@@ -25,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             import microscope_bench.lm_eval_plugin.backend  # noqa: F401  registers the model
             from microscope_bench.lm_eval_plugin.internals import cli_evaluate
 
-            for directory in _included(arguments):
+            options = ArgumentParser(add_help=False, allow_abbrev=False)
+            options.add_argument("--include_path", action="append", default=[])
+            for directory in options.parse_known_args(arguments)[0].include_path:
                 refuse_beyond_bounds(directory)
             before, sys.argv = sys.argv, ["lm_eval", *with_our_tasks(arguments)]
             try:
@@ -42,20 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"microscope-lm-eval: {sentence}", file=sys.stderr)
             return 2
         return 0
-
-
-def _included(arguments: Sequence[str]) -> list[str]:
-    """The directories that ``--include_path`` names.
-
-    >>> _included(["run", "--include_path", "a", "--include_path=b"])
-    ['a', 'b']
-    """
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    return [
-        following if argument == "--include_path" else argument.partition("=")[2]
-        for argument, following in pairs
-        if argument.partition("=")[0] == "--include_path"
-    ]
 
 
 def failing_row(error: BaseException) -> str | None:

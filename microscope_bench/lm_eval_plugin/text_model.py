@@ -10,7 +10,7 @@ from torch import Tensor
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.config import RunConfig
-from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError, first_line
+from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError, said
 from microscope_bench.lm_eval_plugin.documents import Document, Turns, document_of
 from microscope_bench.lm_eval_plugin.geometry import Geometry
 from microscope_bench.lm_eval_plugin.images import Answer, Directories
@@ -152,7 +152,7 @@ class TextModel(HFLM):  # type: ignore[misc]
         except (TypeError, ValueError) as error:
             raise AdapterError(
                 f"{self.adapter.info.name}: lm-eval's own code for text fails on {requests[0].task_name} "
-                f"({type(error).__name__}: {first_line(error)}); the geometry alone comes from: microscope-bench run"
+                f"({said(error)}); the geometry alone comes from: microscope-bench run"
             ) from error
 
     def _score_pictures(self, requests: list[Instance], disable_tqdm: bool) -> NoReturn:

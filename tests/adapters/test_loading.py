@@ -127,6 +127,17 @@ def test_content_revision_is_of_the_content_alone(tiny, tmp_path):
     assert len(content_revision(first)) == len("sha256-") + 16
 
 
+@pytest.mark.parametrize(
+    "name", ["additional_chat_templates/default.jinja", "tokenizer.model.v3", "chat_template.jinja"]
+)
+def test_whatever_transformers_reads_is_in_the_revision(name, tiny, tmp_path):
+    copy = copy_of(tiny("llama"), tmp_path / "copy")
+    before = content_revision(copy)
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text("{{ messages }}")
+    assert content_revision(copy) != before
+
+
 def copy_of(source, target):
     shutil.copytree(source, target)
     return target

@@ -98,8 +98,6 @@ class PickledFile:
         storage = pickled.storage
         if 0 in pickled.shape:
             return torch.empty(pickled.shape, dtype=storage.dtype)
-        if not self._sizes:
-            raise AdapterError(f"{self.path} is in the form that torch.save wrote before 2020; save its content again")
         try:
             with _archive(self.path) as archive:
                 content = archive.read(self._entry(storage.key))
@@ -110,7 +108,7 @@ class PickledFile:
 
     def _read(self) -> Any:
         if not zipfile.is_zipfile(self.path):
-            return self._read_legacy()
+            raise ValueError("it is no archive, such as torch.save has written since torch 1.6")
         with _archive(self.path) as archive:
             entries = archive.infolist()
             self._sizes = {entry.filename: entry.file_size for entry in entries}
@@ -126,15 +124,6 @@ class PickledFile:
             if order in self._sizes and archive.read(order) != b"little":
                 raise ValueError("its numbers are not little-endian")
             return self._follow(io.BytesIO(archive.read(name)))
-
-    def _read_legacy(self) -> Any:
-        """The form before 2020: four pickles, of which the last but one counts, then the storages."""
-        with self.path.open("rb") as file:
-            stream = io.BytesIO(file.read(_LONGEST))
-        if self._follow(stream) != 0x1950A86A20F9469CFC6C:
-            raise ValueError("it has not the mark of such a file")
-        self._follow(stream), self._follow(stream)
-        return self._follow(stream)
 
     def _entry(self, key: str) -> str:
         return f"{self._prefix}data/{key}"
@@ -210,9 +199,7 @@ class PickledFile:
         if kind != "storage" or not known or type(n_numbers) is not int or n_numbers < 0:
             raise ValueError("it refers to something that is no storage")
         dtype = _DTYPES[name]
-        size = n_numbers * dtype.itemsize
-        fits = size == self._sizes.get(self._entry(key)) if self._sizes else size <= self.path.stat().st_size
-        if not fits:
+        if n_numbers * dtype.itemsize != self._sizes.get(self._entry(key)):
             raise ValueError(f"storage {key} would have {n_numbers} numbers, which the file does not hold")
         return _Storage(key, dtype, n_numbers)
 
