@@ -175,7 +175,7 @@ def _scaled(image: Image) -> tuple[Image, tuple[str, ...]]:
             f"holds numbers from {low} to {high}, of which it is not known what is white; scale them to 0..255"
         )
     clear = (numbers == key) if isinstance(key, int) else np.zeros_like(numbers, dtype=bool)
-    if mode[:4] == "I;16" or image.format == "PPM" or high > 255:
+    if mode[:4] == "I;16" or image.format in ("PNG", "PPM") or high > 255:  # these files have no more than 16 bits
         top, grey = 65535, numbers // 256
         if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF file whose 0 is white, which Pillow minds at 8 bits
             grey = 255 - grey

@@ -101,7 +101,7 @@ def _controls(args: argparse.Namespace) -> Listing:
 def _stores(args: argparse.Namespace) -> Listing:
     from microscope_bench.capture.listing import StoreListing, list_stores
 
-    if not os.path.isdir(args.output_path):  # noqa: PTH112 - raises of no name, however odd
+    if not os.path.isdir(args.output_path):
         raise MicroscopeError(f"{args.output_path} is no directory; --output_path names that of the results")
 
     def note(store: StoreListing) -> str:

@@ -66,9 +66,9 @@ def files_of(name: str) -> list[Path]:
     from microscope_bench.errors import ResultError
     from microscope_bench.results.result_files import find_results
 
-    if not os.path.exists(name):  # noqa: PTH110 - this and isdir raise of no name, however odd
+    if not os.path.exists(name):
         raise ResultError(f"{name}: no such file or directory")
-    return find_results(name) if os.path.isdir(name) else [Path(name)]  # noqa: PTH112
+    return find_results(name) if os.path.isdir(name) else [Path(name)]
 
 
 def result_paths(named: Sequence[str]) -> list[Path]:

@@ -28,10 +28,9 @@ def to_text(document: Mapping[str, Any]) -> str:
 
 def check_replaceable(path: Path) -> None:
     """Raises a ResultError where something else than a regular file, a directory or a device, would be replaced."""
-    # os.path raises of no path, however odd
-    if os.path.isdir(path):  # noqa: PTH112
+    if os.path.isdir(path):
         raise ResultError(f"{path} is a directory; name a file in it")
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+    if os.path.exists(path) and not os.path.isfile(path):
         raise ResultError(f"{path} is no regular file, and would be replaced; name another")
 
 

@@ -59,9 +59,9 @@ def result_path(root: str | Path, result: Result) -> Path:
 def find_results(root: str | Path) -> list[Path]:
     """Every result file below a directory, sorted by path; hidden files and directories are left out."""
     top = Path(root)
-    if os.path.isfile(top):  # noqa: PTH113 - this and the next raise of no path, however odd
+    if os.path.isfile(top):
         raise ResultError(f"{root} is a file; name the directory that holds the results")
-    if not os.path.isdir(top):  # noqa: PTH112
+    if not os.path.isdir(top):
         raise ResultError(
             f"{root} is not a directory; `microscope-bench run --output_path {root}` fills one with results"
         )

@@ -55,5 +55,5 @@ def _without_directories(value: str) -> str:
     file, colon, name = value.rpartition(":")
     if file.endswith(".py"):
         return f"{last_part(file)}{colon}{name}"
-    exists = os.path.exists(value)  # noqa: PTH110 - never raises
+    exists = os.path.exists(value)
     return last_part(os.path.abspath(value)) if exists else without_directories(value)  # noqa: PTH100

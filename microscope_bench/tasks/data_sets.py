@@ -30,7 +30,7 @@ LOCAL_HINT = "use a local copy: --task_args data_dir=DIR"
 
 
 def is_hub_repository(path: str) -> bool:
-    return path not in FILE_FORMATS and not os.path.exists(user_path(path))  # noqa: PTH110 - never raises
+    return path not in FILE_FORMATS and not os.path.exists(user_path(path))
 
 
 def pin_repository(path: str, revision: str | None = None) -> tuple[str, dict[str, str | None]]:
@@ -62,7 +62,7 @@ def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapp
 
     options = {key: value for key, value in options.items() if key != "trust_remote_code" and value is not None}
     directory, cache = user_path(path), str(datasets.config.HF_DATASETS_CACHE)
-    if path not in FILE_FORMATS and os.path.isdir(directory):  # noqa: PTH112 - never raises
+    if path not in FILE_FORMATS and os.path.isdir(directory):
         path, cache = str(directory), f"{cache}/local-{_state(directory)}"
     options = {"cache_dir": cache} | options
     builder = datasets.load_dataset_builder(path, name, **{k: v for k, v in options.items() if k not in OF_LOADING})

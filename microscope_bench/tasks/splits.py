@@ -96,7 +96,7 @@ def local_directories(arguments: Mapping[str, Any]) -> list[Path]:
     named = [str(arguments[key]) for key in ("data_dir", "dataset_path") if arguments.get(key)]
     found = [user_path(name) for name in named]
     found += [Path(re.split(r"[*?\[]", file)[0] + "_").parent for file in _leaves(arguments.get("data_files"))]
-    local = [directory for directory in dict.fromkeys(found) if os.path.isdir(directory)]  # noqa: PTH112
+    local = [directory for directory in dict.fromkeys(found) if os.path.isdir(directory)]
     return local and [*local, *cache_directories()]
 
 
@@ -129,7 +129,7 @@ def _repository_arguments(config: Mapping[str, Any], task_args: Mapping[str, Any
     given = {key: value for key, value in task_args.items() if key != "split"}
     fields = {key: config.get(key) for key in ("dataset_path", "dataset_name")}
     arguments = {**(config.get("dataset_kwargs") or {}), **fields, **given}
-    if "data_dir" in given and not os.path.isdir(user_path(given["data_dir"])):  # noqa: PTH112
+    if "data_dir" in given and not os.path.isdir(user_path(given["data_dir"])):
         raise TaskError(f"task argument data_dir of {config['task']}: {given['data_dir']} is not a directory")
     if "data_dir" in given and is_hub_repository(arguments["dataset_path"]):
         arguments |= {"dataset_path": given["data_dir"], "data_dir": None, "revision": None}  # a copy of the repository

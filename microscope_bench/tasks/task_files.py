@@ -59,7 +59,7 @@ def include_directories(include_path: IncludePath) -> list[Path]:
     given = [include_path] if isinstance(include_path, str | Path) else list(include_path or ())
     directories = [user_path(directory) for directory in given]
     for directory in directories:
-        if not os.path.isdir(directory):  # noqa: PTH112 - never raises
+        if not os.path.isdir(directory):
             raise TaskError(f"include_path {directory} is not a directory; it must hold task YAML files")
     return directories
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -97,15 +98,10 @@ Loaded = Mapping[Path, Result | ResultError]
 def _local(path: str | Path) -> Path:
     if "://" in str(path):
         raise ResultError(f"{path}: references to the hub or to git are not supported yet; {_GET_A_FILE}")
-    there = Path(path)
-    try:
-        exists = there.exists()
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{str(path)[:80]!r} is not a path ({error})") from None
-    if not exists:
+    if not os.path.exists(path):
         hint = f"; if it is meant as a git reference: not supported yet, {_GET_A_FILE}" if ":" in str(path) else ""
         raise ResultError(f"{path}: no such file or directory{hint}")
-    return there
+    return Path(path)
 
 
 _GET_A_FILE = "get the file first, for instance `git show REVISION:PATH > baseline.json`, and name that"
