@@ -74,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
         status = _run(args)
         out.flush()
-        if out.lost and status == 0 and _is_printed_alone(args):
-            print(f"microscope-bench: standard output took not all of it ({out.lost})", file=sys.stderr)
+        if out.lost and status == 0 and _answer_is_printed(args):
+            print(f"microscope-bench: standard output did not take all of it ({out.lost})", file=sys.stderr)
             return 2
         return status
 
 
-def _is_printed_alone(args: argparse.Namespace) -> bool:
-    """Whether what a verb gives is text on standard output, and neither a file nor the exit status."""
+def _answer_is_printed(args: argparse.Namespace) -> bool:
+    """Whether what a verb gives is the text that it prints, and neither a file nor the exit status."""
     spread = getattr(args, "spread", False)
     return (args.verb in ("ls", "cite", "difference") or spread) and getattr(args, "output", None) is None
 

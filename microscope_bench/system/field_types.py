@@ -23,7 +23,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=500, pattern=ONE_LINE)]
 """One line of text, of which every character is seen."""
 
 Label = Annotated[str, Meta(min_length=1, max_length=500, extra_json_schema={"pattern": ONE_LINE})]
-"""A name that thousands of rows repeat: whoever reads them looks for line breaks in the distinct ones."""
+"""A name that thousands of rows repeat: whoever reads them holds the distinct ones against the pattern."""
 
 LONGEST_TEXT = 10_000
 Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
