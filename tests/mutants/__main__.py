@@ -3,9 +3,9 @@
 python -m tests.mutants [--only PATTERN] [--list]
 
 A fault is one line that gives a wrong number, loses a datum or reaches a wrong verdict; none is a crash. The working
-tree stays as it is. The tests first run on the unchanged copy, where all of them must pass. Exit status 1: fewer than
-nine in ten faults were caught, a test failed without any fault, or the list is stale: the old text of a fault does not
-stand exactly once in its file, or pytest could not run its tests.
+tree stays as it is. The tests, but for heavy ones, first run on the unchanged copy, where all of them must pass. Exit
+status 1: fewer than nine in ten faults were caught, a test failed without any fault, or the list is stale: the old text
+of a fault does not stand exactly once in its file, or pytest could not run its tests.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def is_stale(fault: Fault, root: Path = ROOT) -> bool:
 
 def run_tests(root: Path, tests: tuple[str, ...]) -> tuple[int | None, str]:
     """The exit status of pytest in a copy of the repository, None where it did not end in time, and what it said."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not heavy", *tests]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     try:
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=SECONDS)
