@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microscope_bench.errors import TaskError, first_line
+from microscope_bench.errors import TaskError, said
 from microscope_bench.system.disk import read_regular
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def as_rgb(image: Image) -> tuple[Image, tuple[str, ...]]:
     except TaskError as error:
         raise TaskError(f"{name} {error}") from error
     except Exception as error:  # of the picture library
-        raise TaskError(f"{name} does not open ({type(error).__name__}: {first_line(error)})") from error
+        raise TaskError(f"{name} does not open ({said(error)})") from error
 
 
 def rgb_picture(found: Any, directories: Sequence[Path] = ()) -> Image:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from microscope_bench.errors import MicroscopeError, first_line
+from microscope_bench.errors import MicroscopeError, said
 
 Kind = Literal["model", "dataset"]
 
@@ -53,7 +53,7 @@ def resolve_commit(
         cached = cached_snapshot(repo, name, kind)
         here = f" The local cache has {cached.name}: revision={cached.name} loads that one." if cached else ""
         raise error_type(
-            f"the hub cannot be reached to pin {kind} {repo}@{name} ({type(error).__name__}: {first_line(error)})."
+            f"the hub cannot be reached to pin {kind} {repo}@{name} ({said(error)})."
             f"{here} Without the hub: {local_hint}"
         ) from error
     if found is None or not _COMMIT.fullmatch(found):

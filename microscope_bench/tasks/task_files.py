@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from microscope_bench.errors import TaskError, field_error
+from microscope_bench.errors import TaskError, field_error, said
 from microscope_bench.system.disk import user_path
 from microscope_bench.tasks.bounded_yaml import DEEPEST, BeyondBounds, BoundedLoader, load_bounded, read_text
 from microscope_bench.tasks.lm_eval_layer import LmEvalNames, lm_eval_names
@@ -212,7 +212,7 @@ def resolve_functions(config: dict[str, Any], path: Path) -> dict[str, Any]:
             try:
                 return _import_function(value, modules)
             except Exception as error:  # the user's own code runs here and may raise anything
-                raise field_error(path, field, f"!function {value.spec}: {type(error).__name__}: {error}") from error
+                raise field_error(path, field, f"!function {value.spec}: {said(error)}") from error
         if isinstance(value, dict):
             return {key: resolve(item, f"{field}.{key}") for key, item in value.items()}
         if isinstance(value, list):
