@@ -306,13 +306,18 @@ class TestPickles:
         assert {name: mark.tolist() for name, mark in loaded.items()} == {k: v.tolist() for k, v in good.items()}
         marks = dict.fromkeys(SPECIAL_MARKS, torch.zeros(4))
         torch.save(marks, path)
-        for key, content in (("data/0", b"\0" * 8), ("data.pkl", None)):
+        # a storage of half its bytes; a shape and an offset that lead beyond its end
+        changes = (("data/0", None), (b"K\x04\x85", b"K\x05\x85"), (b"QK\x00", b"QK\x02"))
+        for old_bytes, new_bytes in changes:
             damaged = tmp_path / "damaged.pt"
             with zipfile.ZipFile(path) as old, zipfile.ZipFile(damaged, "w") as new:
                 for name in old.namelist():
                     kept = old.read(name)
-                    if name.endswith(key):
-                        kept = kept.replace(b"K\x04\x85", b"K\x05\x85") if content is None else content
+                    if new_bytes is None and name.endswith(old_bytes):
+                        kept = b"\0" * 8
+                    elif new_bytes is not None and name.endswith("data.pkl"):
+                        assert old_bytes in kept
+                        kept = kept.replace(old_bytes, new_bytes)
                     new.writestr(name, kept)
             with pytest.raises(AdapterError, match=r"which the file does not hold|outside of its storage"):
                 load_special_embeddings(damaged)
