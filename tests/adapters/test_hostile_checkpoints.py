@@ -22,6 +22,7 @@ from microscope_bench.adapters.omnifusion.checkpoint_files import load_projectio
 from microscope_bench.adapters.omnifusion.module import SPECIAL_MARKS, VisualToGPTMapping
 from microscope_bench.adapters.omnifusion.pickled_tensors import PickledFile
 from microscope_bench.adapters.pinned_checkpoint import resolve_checkpoint
+from microscope_bench.adapters.weight_headers import Holding, no_larger_than
 from microscope_bench.errors import AdapterError
 from microscope_bench.zoo.formats.omnifusion import save_projection
 from tests.adapters import hostile_checkpoints, hostile_pickles
@@ -70,6 +71,12 @@ def test_an_architecture_of_absurd_size_is_refused_before_it_is_built(family, pa
     with pytest.raises(AdapterError, match=message):
         load(directory)
     assert time.process_time() - began < SECONDS / 2
+
+
+def test_a_model_of_many_more_parameters_than_its_files_hold_is_refused_however_small_they_are():
+    with no_larger_than(Holding(n_tensors=2, n_numbers=10**9), "x"), pytest.raises(AdapterError, match="far larger"):
+        for _ in range(1100):
+            nn.Linear(1, 1)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja", "x.bin"])
