@@ -74,7 +74,7 @@ def test_the_batch_under_way_is_finished_and_nothing_is_captured_twice(tmp_path,
     assert result_files(tmp_path) == []
     (store,) = (tmp_path / ".stores").iterdir()
     assert sum(len(TokenStore(store).begun_records(part)) for part in range(3)) == at * BATCH
-    adapter = ToyAdapter()
+    adapter = Signalled(None)  # of the same code: another's states are not gone on with
     with signals.handled():
         resumed = run(tmp_path, adapter, batch_size=BATCH)
     assert adapter.passes == 10 - at
@@ -86,7 +86,7 @@ def test_a_begun_part_may_be_begun_again_and_finished_with_another_batch_size(tm
     for at in (1, 1, 2):
         with signals.handled(), pytest.raises(signals.Stopped):
             run(tmp_path, Signalled(at), batch_size=3)
-    adapter = ToyAdapter()
+    adapter = Signalled(None)  # of the same code: another's states are not gone on with
     resumed = run(tmp_path, adapter, batch_size=20)
     assert adapter.passes == 3, "12 of the first part of 18 were there"
     reference = run(None, batch_size=3)
@@ -99,7 +99,7 @@ def test_a_second_signal_ends_at_once_and_keeps_what_was_finished(tmp_path, hand
     with pytest.raises(signals.Stopped):
         run(tmp_path, stopped, batch_size=BATCH)
     assert stopped.passes == 2
-    adapter = ToyAdapter()
+    adapter = Signalled(None)  # of the same code: another's states are not gone on with
     with signals.handled():
         run(tmp_path, adapter, batch_size=BATCH)
     assert adapter.passes == 8

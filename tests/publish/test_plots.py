@@ -137,7 +137,7 @@ def test_the_verb(tmp_path, capsys):
     assert main(["plot", str(tmp_path / "results"), "-o", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
     for given, message in (
-        ("nowhere", "No such file or directory"),
+        ("nowhere", "no such file or directory"),
         ("file", "not complete JSON"),
         ("out", "no result files there"),
     ):
