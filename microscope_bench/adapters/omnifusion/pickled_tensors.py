@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,8 +107,6 @@ class PickledFile:
         return numbers.as_strided(pickled.shape, pickled.strides, pickled.offset).clone()
 
     def _read(self) -> Any:
-        if not zipfile.is_zipfile(self.path):
-            raise ValueError("it is no archive, such as torch.save has written since torch 1.6")
         with _archive(self.path) as archive:
             entries = archive.infolist()
             self._sizes = {entry.filename: entry.file_size for entry in entries}
@@ -123,12 +121,12 @@ class PickledFile:
             order = f"{self._prefix}byteorder"
             if order in self._sizes and archive.read(order) != b"little":
                 raise ValueError("its numbers are not little-endian")
-            return self._follow(io.BytesIO(archive.read(name)))
+            return self._follow(archive.read(name))
 
     def _entry(self, key: str) -> str:
         return f"{self._prefix}data/{key}"
 
-    def _follow(self, stream: BinaryIO) -> Any:
+    def _follow(self, content: bytes) -> Any:
         stack: list[Any] = []
         marks: list[int] = []
         memo: dict[int, Any] = {}
@@ -139,9 +137,9 @@ class PickledFile:
             del stack[start:]
             return found
 
-        self._refuse_foreign(stream)
-        for code, argument in _instructions(stream):
-            match code:
+        instructions: Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]] = pickletools.genops(content)
+        for opcode, argument, _ in instructions:
+            match opcode.name:
                 case "PROTO":
                     pass
                 case "STOP":
@@ -153,7 +151,7 @@ class PickledFile:
                 case name if name in _ARGUMENTS:
                     stack.append(argument)
                 case "GLOBAL":
-                    stack.append(Name(argument.replace(" ", ".", 1)))
+                    stack.append(self._name(argument.replace(" ", ".", 1)))
                 case "BINPUT" | "LONG_BINPUT":
                     memo[argument] = stack[-1]
                 case "BINGET" | "LONG_BINGET":
@@ -186,12 +184,10 @@ class PickledFile:
                     raise ValueError(f"torch.save writes no {name}")
         raise EOFError("its pickle does not end")
 
-    def _refuse_foreign(self, stream: BinaryIO) -> None:
-        start = stream.tell()
-        named = {argument.replace(" ", ".", 1) for code, argument in _instructions(stream) if code == "GLOBAL"}
-        stream.seek(start)
-        if foreign := sorted(name for name in named if name not in _OWN and not self._allows(name)):
-            raise ValueError(f"besides tensors it refers to {', '.join(foreign[:5]):.500}, which could run code")
+    def _name(self, name: str) -> Name:
+        if name not in _OWN and not self._allows(name):
+            raise ValueError(f"besides tensors it refers to {name:.200}, which could run code")
+        return Name(name)
 
     def _storage(self, persistent: Any) -> _Storage:
         kind, name, key, _, n_numbers, *_ = persistent
@@ -226,11 +222,6 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
         file.listing = False
         yield archive
-
-
-def _instructions(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """The instructions of the next pickle of a stream with their arguments."""
-    return ((opcode.name, argument) for opcode, argument, _ in pickletools.genops(stream))
 
 
 def _extend(stack: list[Any], values: list[Any]) -> None:
