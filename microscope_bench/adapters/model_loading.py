@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +15,10 @@ from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.adapters.quantization import quantised_modules, quantization_name, refuse_unquantised
 from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS, checked_weight_files, json_object
 from microscope_bench.adapters.weight_headers import holding, no_larger_than
+from microscope_bench.adapters.weight_places import check_places, stored_dtypes
 from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
 
-_QUANTISED = re.compile(r"\.(SCB|weight_format|qweight|qzeros|g_idx|scales|absmax|quant_map|weight_scale)$|quant_state")
 UNTRAINED_KEY = "microscope_bench_untrained"
 """Top-level key of ``config.json`` that marks freshly initialised weights."""
 
@@ -63,7 +62,8 @@ def load_transformers_model(
     family = AutoModelForMultimodalLM if is_multimodal(config) else AutoModelForCausalLM
     files = checked_weight_files(checkpoint.path)
     held = holding(checkpoint.path, files)
-    refuse_unquantised(checkpoint.repo, config, [checkpoint.path / name for name in files])
+    stored = stored_dtypes(checkpoint.path / name for name in files)
+    refuse_unquantised(checkpoint.repo, config, stored)
     advice = (
         "If memory is what is missing, see device_map in docs/adding_a_model.md; if a file is damaged, fetch the "
         "checkpoint again."
@@ -73,17 +73,8 @@ def load_transformers_model(
             checkpoint.path, config=config, use_safetensors=True, output_loading_info=True, **options
         )
         model = model if "device_map" in options else model.to(device)
-    if unplaced := sorted(key for key in report["unexpected_keys"] if "lora_" in key):
-        raise AdapterError(
-            f"{len(unplaced)} weights of the PEFT adapter of {checkpoint.repo} have no place in "
-            f"{type(model).__name__} ({', '.join(unplaced[:3])}); it was made for another model"
-        )
-    scales = sorted(key for key in report["unexpected_keys"] if _QUANTISED.search(key))
-    if scales and getattr(config, "quantization_config", None) is None:
-        raise AdapterError(
-            f"{checkpoint.repo} holds quantised weights ({', '.join(scales[:3])}, ...) but config.json says nothing "
-            f"of it, so they would be read as they lie; put its quantization_config back."
-        )
+    unplaced = () if part else report["unexpected_keys"]  # of a model that is read in part, the rest has no place
+    check_places(model, checkpoint.repo, checkpoint.path, stored=stored, unplaced=unplaced)
     if missing := sorted(report["missing_keys"]):
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise AdapterError(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from microscope_bench.adapters.weight_headers import read_header
 from microscope_bench.errors import AdapterError, first_line, unknown_name
 
 QUANTIZATIONS = {
@@ -94,16 +92,25 @@ def quantization_name(config: Any, modules: Mapping[str, str]) -> str:
     return ",".join([f"{getattr(method, 'value', method) or 'quantised'}{detail}@{digest}", *counted])[:500]
 
 
-def refuse_unquantised(repo: str, config: Any, files: Iterable[Path]) -> None:
-    """Raises an AdapterError where config.json says that bitsandbytes quantised weights that are none of its."""
+def refuse_unquantised(repo: str, config: Any, stored: Mapping[str, str]) -> None:
+    """Raises an AdapterError where config.json says that bitsandbytes quantised weights that are none of its.
+
+    ``stored``: names of the weights in their files → dtypes as safetensors calls them.
+    """
     settings = getattr(config, "quantization_config", None)
     method = settings.get("quant_method") if isinstance(settings, Mapping) else getattr(settings, "quant_method", None)
     if str(getattr(method, "value", method)) != "bitsandbytes":
         return
-    headers = (read_header(file) for file in files if file.suffix == ".safetensors")
-    if any(entry.dtype in ("I8", "U8") for header in headers for entry in header.values()):
-        return
-    raise AdapterError(
-        f"config.json of {repo} says that bitsandbytes has quantised the weights, but they are plain; take "
-        f"quantization_config out of it, and quantise while loading with quantization=bnb-8bit or bnb-4bit"
-    )
+    integers = sorted(name for name, dtype in stored.items() if dtype in ("I8", "U8"))
+    other = sorted(name for name, dtype in stored.items() if dtype.startswith(("F8", "F4", "F6")))
+    if not integers and not other:
+        raise AdapterError(
+            f"config.json of {repo} says that bitsandbytes has quantised the weights, but they are plain; take "
+            f"quantization_config out of it, and quantise while loading with quantization=bnb-8bit or bnb-4bit"
+        )
+    if not any(name.endswith((".SCB", ".absmax")) for name in stored):
+        raise AdapterError(
+            f"config.json of {repo} says that bitsandbytes has quantised the weights, but they have none of its scales "
+            f"(.SCB or .absmax beside {(integers + other)[0]}); fetch the checkpoint again, or quantise the original "
+            f"weights while loading with quantization=bnb-8bit or bnb-4bit"
+        )

@@ -17,6 +17,11 @@ LOG = logging.getLogger("microscope_bench")
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _USUAL = ("model.safetensors", "model.safetensors.index.json")  # in the order of transformers
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_OTHERS = (
+    *("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json"),
+    *("tf_model*.h5", "flax_model*.msgpack", "consolidated*.pth", "model.ckpt*", "rust_model.ot", "*.gguf"),
+)
+"""Names by which a directory may hold its weights once more, also for other frameworks."""
 _DISTRIBUTED = "shard-[0-9][0-9][0-9][0-9][0-9]-model-*.safetensors"
 _POINTER = b"version https://git-lfs"
 _CONVERT = "Load it yourself and write it with model.save_pretrained(DIR), then pretrained=DIR."
@@ -27,12 +32,11 @@ class WeightFiles:
     """Names relative to the checkpoint, with ``/``.
 
     ``read`` are the files that the weights are read from, an index among them; ``unread`` are files of weights beside
-    them, and ``rival`` those of ``unread`` that are a whole second set.
+    them, of whatever framework.
     """
 
     read: tuple[str, ...]
     unread: tuple[str, ...]
-    rival: tuple[str, ...]
 
 
 def find_weight_files(directory: Path, *, pickled: bool = False) -> WeightFiles:
@@ -57,19 +61,20 @@ def find_weight_files(directory: Path, *, pickled: bool = False) -> WeightFiles:
     if (directory / PEFT_CONFIG).is_file():
         read += (PEFT_WEIGHTS,)
     others = [_set_of(directory, head, pickled, unread=True) for head in heads[1:]]
-    beside = {path.name for path in directory.glob("*.safetensors")} | {name for names in others for name in names}
-    unread = tuple(name for name in sorted(beside - set(read)) if (directory / name).is_file())
-    shards = [[name for name in names if not name.endswith(".json")] for names in others]
-    rival = next((names for names in shards if names and set(names) <= set(unread)), [])
-    return WeightFiles(read, unread, tuple(rival))
+    beside = {*weights_in(directory), *(name for names in others for name in names)}
+    return WeightFiles(read, tuple(name for name in sorted(beside - set(read)) if (directory / name).is_file()))
+
+
+def weights_in(directory: Path) -> set[str]:
+    """The names of all files of a directory that may hold weights of a model, or an index of them."""
+    return {path.name for pattern in _OTHERS for path in directory.glob(pattern)}
 
 
 def checked_weight_files(directory: Path, *, pickled: bool = False) -> tuple[str, ...]:
     """The files that the weights are read from; tells of others beside them.
 
     Raises:
-        AdapterError: one is missing, damaged, or outside the checkpoint, or there are two sets of weights, which the
-            reader of a checkpoint can mend unless it is one of a hub.
+        AdapterError: one is missing, damaged, or outside the checkpoint.
     """
     from transformers.utils import is_peft_available
 
@@ -89,15 +94,24 @@ def checked_weight_files(directory: Path, *, pickled: bool = False) -> tuple[str
         )
     for name in found.read:
         _check_file(directory, name)
-    if found.rival and _snapshot(directory.resolve()) is None:
-        raise AdapterError(
-            f"{directory.name} holds two sets of weights: transformers reads {_listed(found.read)}, and not "
-            f"{_listed(found.rival)}. Remove the set that is not meant."
-        )
-    if found.unread:
-        read, unread = _listed(found.read), _listed(found.unread)
-        LOG.warning("%s: weights are read from %s, not from %s", directory.name, read, unread)
+    tell_unread(directory, found.read, found.unread)
     return found.read
+
+
+def tell_unread(directory: Path, read: Iterable[str], unread: Iterable[str]) -> None:
+    """Warns of files of weights that are not read; of those in a hub cache, where several formats are usual, by INFO.
+
+    They may be the set that was meant: whoever writes a model over an older one may leave the older files in the place
+    that transformers prefers.
+    """
+    if unread := sorted(unread):
+        LOG.log(
+            logging.WARNING if _snapshot(directory.resolve()) is None else logging.INFO,
+            "%s: weights are read from %s, not from %s; an older save may have left either: delete what is not meant",
+            directory.name,
+            _listed(read),
+            _listed(unread),
+        )
 
 
 def refuse_pointer(file: Path) -> None:
@@ -172,9 +186,9 @@ def _snapshot(directory: Path) -> Path | None:
 def _no_weights(directory: Path, unread: tuple[str, ...]) -> str:
     if sorted(directory.glob("*.gguf")):
         return f"{directory.name} holds GGUF files, which are not read. {GGUF_REMEDY}"
-    if unread:
+    if other := [name for name in unread if name.endswith(".safetensors")]:
         return (
-            f"{directory.name} has weights under other names than transformers looks for ({_listed(unread)}); name "
+            f"{directory.name} has weights under other names than transformers looks for ({_listed(other)}); name "
             f"the one that is meant model.safetensors, in a directory of its own"
         )
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -188,6 +189,40 @@ def test_quantised_weights_of_which_the_configuration_says_nothing_are_refused(t
     weights[name.replace(".weight", ".SCB")] = torch.ones(weights[name].shape[0])
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(AdapterError, match=r"holds quantised weights .*SCB.*quantization_config"):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn])
+@pytest.mark.parametrize("ending", ["q_proj.weight", "embed_tokens.weight", "norm.weight"])
+def test_weights_of_integers_and_eight_bits_without_a_configuration_are_refused(dtype, ending, tiny, tmp_path):
+    copy = shutil.copytree(tiny("llama"), tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.endswith(ending))
+    weights[name] = (weights[name] * 100).to(dtype)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    message = rf"holds quantised weights \({re.escape(name)} of \w+\) .*Put its quantization_config back"
+    with pytest.raises(AdapterError, match=message):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+def test_masks_and_positions_of_integers_are_no_quantised_weights(tiny, tmp_path, caplog):
+    copy = shutil.copytree(tiny("llama"), tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    weights["model.layers.0.self_attn.bias"] = torch.ones(1, 1, 4, 4, dtype=torch.uint8)
+    weights["model.position_ids"] = torch.arange(4)[None]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+    assert "copy: 2 weights have no place in LlamaForCausalLM: model.layers.0.self_attn.bias" in caplog.text
+
+
+def test_a_configuration_of_fewer_layers_than_the_weights_have_is_refused(tiny, tmp_path):
+    copy = shutil.copytree(tiny("llava"), tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    n = config["text_config"]["num_hidden_layers"] - 1
+    config["text_config"]["num_hidden_layers"] = n
+    config["text_config"].pop("layer_types", None)
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AdapterError, match=rf"more decoder blocks than config\.json says \(.*layers\.{n}\."):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
 
 

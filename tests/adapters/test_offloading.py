@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from microscope_bench.adapters.hf import HFAdapter
@@ -157,6 +158,17 @@ def test_plain_weights_that_are_called_quantised_are_refused(tiny, tmp_path):
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(AdapterError, match=r"config\.json of copy says that bitsandbytes .* but they are plain; take"):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+def test_weights_of_eight_bits_without_scales_are_not_called_plain(tiny, tmp_path):
+    copy = shutil.copytree(tiny("llama"), tmp_path / "copy")
+    weights = {name: weight.to(torch.int8) for name, weight in load_file(copy / "model.safetensors").items()}
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AdapterError, match=r"none of its scales \(.*beside .*; fetch the checkpoint again"):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
 
 

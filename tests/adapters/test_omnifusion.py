@@ -276,6 +276,31 @@ class TestLoading:
         with pytest.raises(AdapterError, match=r"model\.layers\.3\.mlp\.up_proj\.weight"):
             load(copy)
 
+    def test_a_second_set_in_any_folder_is_told_and_not_hashed(self, copy, adapter, caplog):
+        special = load_special_embeddings(copy / "special_embeddings.pt")
+        save_file({name: mark + 1 for name, mark in special.items()}, copy / "special_embeddings.safetensors")
+        shutil.copy(copy / "tuned-model" / "model.safetensors", copy / "model.safetensors")
+        (copy / "tuned-model" / "pytorch_model.bin").write_bytes(b"weights")
+        loaded = load(copy)
+        assert torch.equal(loaded.model.special_embeddings["SOI"].detach(), special["SOI"].float() + 1)
+        unread = "not from model.safetensors, special_embeddings.pt; an older save may have left either: delete"
+        assert unread in caplog.text
+        assert "tuned-model: weights are read from model.safetensors, not from pytorch_model.bin;" in caplog.text
+        (copy / "special_embeddings.pt").unlink()
+        assert load(copy).info.revision == loaded.info.revision != adapter.info.revision
+
+    @pytest.mark.parametrize("part", ["tuned-model/model.safetensors", "clip/model.safetensors", "projection"])
+    def test_weights_of_integers_without_scales_are_refused(self, copy, part):
+        path = copy / part
+        if part == "projection":
+            path = copy / "projection.safetensors"
+            save_file(load_projection(copy / "projection.pt").state_dict(), path)
+        weights = load_file(path)
+        name = max(name for name in weights if name.endswith(".weight"))
+        save_file({**weights, name: weights[name].to(torch.int8)}, path, {"format": "pt"})
+        with pytest.raises(AdapterError, match=rf"holds quantised weights \({name} of .*without scales"):
+            load(copy)
+
     def test_a_tower_of_another_width_is_refused(self, copy):
         save_projection(VisualToGPTMapping(64, 128), copy / "projection.pt")
         with pytest.raises(AdapterError, match="width 64"):

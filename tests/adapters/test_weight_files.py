@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -106,13 +107,16 @@ def test_a_snapshot_of_a_hub_cache_links_to_its_blobs(copy, tmp_path):
     assert pin_and_check(snapshot) == revision
 
 
-def test_shards_over_an_old_single_file_are_not_read_in_silence(copy):
-    with_value(copy, "model-00001-of-00001.safetensors", 2.0)
-    with_index(copy, "model-00001-of-00001.safetensors")
-    with pytest.raises(
-        AdapterError, match=r"two sets of weights: transformers reads model\.safetensors, and not model-00001"
-    ):
-        pin_and_check(copy)
+@pytest.mark.parametrize("old", ["model-00001-of-00001.safetensors", "w/part.safetensors"])
+def test_shards_over_an_old_single_file_are_told_loudly(old, copy, caplog):
+    with_value(copy, old, 2.0)
+    with_index(copy, old)
+    assert loaded_value(copy) == load_file(copy / SINGLE)[WEIGHT][0].item() != 2.0
+    (said,) = (record for record in caplog.records if "not from" in record.message)
+    assert said.levelno == logging.WARNING
+    assert said.message.startswith("copy: weights are read from model.safetensors, not from ")
+    assert {old, INDEX} == set(said.message.partition("not from ")[2].partition(";")[0].split(", "))
+    assert said.message.endswith("an older save may have left either: delete what is not meant")
 
 
 def test_a_single_file_over_old_shards_is_read(copy, caplog):
@@ -122,6 +126,19 @@ def test_a_single_file_over_old_shards_is_read(copy, caplog):
     with_value(copy, SINGLE, 2.0)
     assert loaded_value(copy) == 2.0
     assert "weights are read from model.safetensors, not from model.safetensors.index.json" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "tf_model.h5"])
+@pytest.mark.parametrize("in_hub_cache", [False, True])
+def test_a_set_for_another_framework_is_told_and_of_a_hub_by_info(other, in_hub_cache, copy, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "microscope_bench")
+    (copy / other).write_bytes(b"weights")
+    if in_hub_cache:
+        (tmp_path / "snapshots").mkdir()
+        copy = copy.rename(tmp_path / "snapshots" / "copy")
+    pin_and_check(copy)
+    (said,) = (record for record in caplog.records if f"not from {other}" in record.message)
+    assert said.levelno == (logging.INFO if in_hub_cache else logging.WARNING)
 
 
 @pytest.mark.parametrize("other", ["consolidated.safetensors", "model.fp32.safetensors", "adapter_model.safetensors"])

@@ -16,7 +16,9 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from microscope_bench.adapters.omnifusion.module import SPECIAL_MARKS, VisualToGPTMapping
 from microscope_bench.adapters.omnifusion.pickled_tensors import PickledFile, PickledModule, PickledTensor
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint, resolve_checkpoint
+from microscope_bench.adapters.weight_files import tell_unread, weights_in
 from microscope_bench.adapters.weight_headers import read_header
+from microscope_bench.adapters.weight_places import PLAIN
 from microscope_bench.errors import AdapterError
 
 PUBLISHED_SUBFOLDER = "OmniMistral-v1_1"
@@ -24,11 +26,10 @@ PUBLISHED_TOWER = "openai/clip-vit-large-patch14-336"
 # The published language model and CLIP tower may come as .bin; transformers reads those as plain tensors only.
 _WEIGHTS = ("*.json", "*.safetensors", "*.bin")
 _TOWER_FOLDER = "clip"
-_FILES = (
-    "tokenizer/*",
-    *(f"tuned-model/{pattern}" for pattern in _WEIGHTS),
-    *(f"{stem}.{suffix}" for stem in ("projection", "special_embeddings") for suffix in ("pt", "safetensors")),
-)
+_TENSOR_FILES = {
+    f"{stem}.{suffix}" for stem in ("projection", "special_embeddings") for suffix in ("pt", "safetensors")
+}
+_FILES = ("tokenizer/*", *(f"tuned-model/{pattern}" for pattern in _WEIGHTS), *sorted(_TENSOR_FILES))
 
 PUBLISHED_HEADS = 4
 """Attention heads of the published projection; a ``projection.safetensors`` may say otherwise in its metadata."""
@@ -51,12 +52,17 @@ def find_checkpoint(args: Mapping[str, str]) -> Checkpoint:
     if directory.is_dir():
         if subfolder is None and not (directory / PUBLISHED_SUBFOLDER).is_dir():
             subfolder = ""
-        _refuse_incomplete(directory / (PUBLISHED_SUBFOLDER if subfolder is None else subfolder))
+        root = directory / (PUBLISHED_SUBFOLDER if subfolder is None else subfolder)
+        _refuse_incomplete(root)
         # A tower beside the other parts belongs to the checkpoint's content, whether or not this run uses it.
         files = [*_FILES, *(f"{_TOWER_FOLDER}/{pattern}" for pattern in _WEIGHTS)]
+        files = [name for name in files if name not in _TENSOR_FILES - _tensor_files_read(root)]
     subfolder = PUBLISHED_SUBFOLDER if subfolder is None else subfolder
     found = resolve_checkpoint(pretrained, revision, files, subfolder=subfolder, weights="tuned-model", pickled=True)
     _refuse_incomplete(found.path)
+    read = _tensor_files_read(found.path)
+    beside = {name for name in _TENSOR_FILES if (found.path / name).is_file()} | weights_in(found.path)
+    tell_unread(found.path, [*sorted(read), "tuned-model/"], beside - read)
     return found
 
 
@@ -86,6 +92,10 @@ def tensor_file(directory: Path, stem: str) -> Path | None:
     return next((p for suffix in (".safetensors", ".pt") if (p := directory / f"{stem}{suffix}").is_file()), None)
 
 
+def _tensor_files_read(directory: Path) -> set[str]:
+    return {path.name for stem in ("projection", "special_embeddings") if (path := tensor_file(directory, stem))}
+
+
 def load_projection(path: Path) -> VisualToGPTMapping:
     """Loads the projection in float32, its sizes taken from its tensors.
 
@@ -93,6 +103,11 @@ def load_projection(path: Path) -> VisualToGPTMapping:
     it is run, if it refers to anything but the modules that a projection is made of.
     """
     tensors, heads = _stored_projection(path) if path.suffix == ".safetensors" else _pickled_projection(path)
+    if cast := sorted(name for name, tensor in tensors.items() if tensor.dtype not in PLAIN):
+        raise AdapterError(
+            f"{path} holds quantised weights ({cast[0]} of {tensors[cast[0]].dtype}), which would be read as they lie, "
+            f"without scales; take the projection of before the quantisation"
+        )
     width, text_size, feed_forward = (next(iter(tensors[name].shape), 0) for name in _SIZES)
     if not 1 <= heads <= width or width % heads:
         raise AdapterError(f"{path}: {heads} attention heads do not divide the projection's width, {width}")
@@ -116,7 +131,7 @@ def load_special_embeddings(path: Path) -> dict[str, Tensor]:
             raise AdapterError(f"{path} should hold a dictionary of tensors, not a {type(file.content).__name__}")
         marks = {name: file.content.get(name) for name in SPECIAL_MARKS}
         loaded = {name: file.tensor(mark) for name, mark in marks.items() if isinstance(mark, PickledTensor)}
-    wrong = [n for n in SPECIAL_MARKS if n not in loaded or loaded[n].ndim != 1 or not loaded[n].is_floating_point()]
+    wrong = [n for n in SPECIAL_MARKS if n not in loaded or loaded[n].ndim != 1 or loaded[n].dtype not in PLAIN]
     if wrong:
         raise AdapterError(
             f"{path} has no one-dimensional tensor of floats named {', '.join(wrong)}; it needs "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CLIPVisionModel
 
 from microscope_bench.adapters.foreign_errors import loading
 from microscope_bench.adapters.model_loading import UNTRAINED_KEY
@@ -17,6 +18,7 @@ from microscope_bench.adapters.omnifusion.pickled_tensors import PickledFile, Pi
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.weight_files import checked_weight_files
 from microscope_bench.adapters.weight_headers import Holding, holding, no_larger_than
+from microscope_bench.adapters.weight_places import check_places, dtype_name, stored_dtypes
 from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
 
@@ -32,10 +34,14 @@ def framed(question: str, has_image: bool) -> str:
 def load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention: str | None) -> Any:
     """A transformers model all of whose weights come from the checkpoint."""
     choices = {} if attention is None else {"attn_implementation": attention}
-    with loading(str(path), "Fetch the checkpoint again"), no_larger_than(_holding(path), str(path)):
+    held, stored = _stored(path)
+    with loading(str(path), "Fetch the checkpoint again"), no_larger_than(held, str(path)):
         model, report = model_class.from_pretrained(
             path, dtype=dtype, local_files_only=True, output_loading_info=True, **choices
         )
+    # a tower may be a whole CLIP, of which the other half has no place
+    unplaced = () if model_class is CLIPVisionModel else report["unexpected_keys"]
+    check_places(model, str(path), path, stored=stored, unplaced=unplaced)
     if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise AdapterError(
             f"{path}: {len(lacking)} weights are missing or of another shape than its config.json says, so they would "
@@ -44,19 +50,24 @@ def load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention:
     return model
 
 
-def _holding(path: Path) -> Holding:
-    """What the weight files of a part hold; pickled ones are read once, which refuses all that is no tensor."""
+def _stored(path: Path) -> tuple[Holding, dict[str, str]]:
+    """What the weight files of a part hold, and the dtypes of their tensors by name.
+
+    Pickled ones are read once, which refuses all that is no tensor.
+    """
     names = checked_weight_files(path, pickled=True)
     contents = [PickledFile(path / name).content for name in names if name.endswith(".bin")]
-    shapes = [
-        tensor.shape
+    pickled = {
+        name: tensor
         for content in contents
         if isinstance(content, dict)
-        for tensor in content.values()
+        for name, tensor in content.items()
         if isinstance(tensor, PickledTensor)
-    ]
-    stored = holding(path, names)
-    return Holding(stored.n_tensors + len(shapes), stored.n_numbers + sum(map(math.prod, shapes)))
+    }
+    held = holding(path, names)
+    held = Holding(held.n_tensors + len(pickled), held.n_numbers + sum(math.prod(t.shape) for t in pickled.values()))
+    dtypes = {str(name): dtype_name(tensor.storage.dtype) for name, tensor in pickled.items()}
+    return held, {**stored_dtypes(path / name for name in names), **dtypes}
 
 
 def load_preprocessing(loader: Any, path: Path) -> Any:
