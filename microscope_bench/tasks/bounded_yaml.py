@@ -20,8 +20,14 @@ class BeyondBounds(yaml.MarkedYAMLError):
     """A YAML text that is nested too deeply, or too long once its aliases are written out."""
 
 
+class RepeatedKey(yaml.YAMLError):
+    """A mapping that has a key twice, of which YAML readers take the last."""
+
+
 class BoundedLoader(yaml.SafeLoader):
-    """Safe YAML whose nodes are at most :data:`DEEPEST` deep."""
+    """Safe YAML whose nodes are at most :data:`DEEPEST` deep, and whose mappings have each key once."""
+
+    keys_repeat = False  # whether a key may stand twice
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -34,6 +40,21 @@ class BoundedLoader(yaml.SafeLoader):
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The next mapping; a RepeatedKey where it has a key of its own twice."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in () if self.keys_repeat else node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            line, name = key.start_mark.line + 1, self.construct_object(key)
+            if name in lines:
+                raise RepeatedKey(
+                    f"line {line}: key {key.value!r} stands on line {lines[name]} already; keep one of the two"
+                )
+            lines[name] = line
         return node
 
 

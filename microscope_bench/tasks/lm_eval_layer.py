@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -17,6 +18,7 @@ from msgspec import MsgspecError, Struct, json
 from microscope_bench.errors import TaskError, field_error, said
 from microscope_bench.system.bounded_templates import render
 from microscope_bench.system.disk import cache_directory, write_whole
+from microscope_bench.tasks.choices import NoChoices, list_of_choices
 
 SPLIT = "evaluated"  # the only one that the lm-eval task object gets to see
 NOT_TO_RENDER = frozenset(
@@ -48,13 +50,19 @@ class LmEvalNames(Struct):
 
 
 @cache
+def lm_eval_directory() -> str:
+    """Where lm-eval lies."""
+    found = find_spec("lm_eval")
+    assert found is not None and found.submodule_search_locations
+    return os.path.realpath(found.submodule_search_locations[0])
+
+
+@cache
 def lm_eval_names() -> LmEvalNames:
     """lm-eval's index of some 14,000 files, which takes many seconds to build, and is kept for the version that is
     installed.
     """
-    found = find_spec("lm_eval")
-    assert found is not None and found.submodule_search_locations
-    root = found.submodule_search_locations[0]
+    root = lm_eval_directory()
     if "site-packages" not in Path(root).parts:  # a checkout, whose files change while its version does not
         return _indexed()
     file = cache_directory() / f"lm-eval-{version('lm_eval')}.json"
@@ -117,8 +125,8 @@ def build_task(
 
         def doc_to_choice(self, doc: Any, doc_to_choice: Any = None) -> Any:
             """Choices as text, also those that are numbers, which lm-eval fails on."""
-            found = super().doc_to_choice(doc, doc_to_choice)
-            return [c if isinstance(c, str | None) else str(c) for c in found] if isinstance(found, list) else found
+            found = list_of_choices(super().doc_to_choice(doc, doc_to_choice), self.config.doc_to_choice)
+            return [c if isinstance(c, str | None) else str(c) for c in found]
 
     bound_templates()
     # lm-eval renders the first row at construction; with the picture undecoded, a damaged one spoils only its own row
@@ -132,7 +140,9 @@ def build_task(
             return LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": num_fewshot})
         except Exception as error:  # from Jinja, from lm-eval, or from the task's own functions
             failure = failure or error
-            if isinstance(error, TaskError):  # a template that takes ten seconds would take them again
+            if isinstance(error, TaskError) and not isinstance(
+                error, NoChoices
+            ):  # a template that takes ten seconds would take them again
                 break
     assert failure is not None  # a task has rows
     cause = str(failure) if isinstance(failure, TaskError) else said(failure)

@@ -13,6 +13,7 @@ from microscope_bench.errors import ExampleError, TaskError, said
 from microscope_bench.example import PLACEHOLDERS, Example, as_words
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.rgb_pictures import media_in, open_picture
+from microscope_bench.tasks.choices import list_of_choices, right_answer
 from microscope_bench.tasks.nulls import printed_null
 from microscope_bench.tasks.settings import TaskSettings, seeded
 from microscope_bench.tasks.sounds import sounds_in
@@ -169,22 +170,12 @@ class Task:
         """Options and the index of the right one; no index where several are right, nothing for an open question."""
         if self.renderer.config.output_type != "multiple_choice" or self.renderer.multiple_input:
             return None, None
-        choices = tuple(str(choice) for choice in self.renderer.doc_to_choice(row))
+        found = self.renderer.doc_to_choice(row)
+        choices = tuple(map(str, list_of_choices(found, self.renderer.config.doc_to_choice)))
         if not all(choices):
             raise TaskError(f"choice {choices.index('') + 1} of {len(choices)} is empty; leave such rows out")
         target = self.renderer.doc_to_target(row)
-        if isinstance(target, list):
-            return choices, None
-        try:
-            answer = choices.index(target) if isinstance(target, str) and target in choices else int(target)
-        except (TypeError, ValueError):
-            raise TaskError(
-                f"doc_to_target gives {target!r}, which is no choice and no number of one: no right answer. Take "
-                f"a split that has them (--task_args split=...), or ask openly (output_type: generate_until)"
-            ) from None
-        if not 0 <= answer < len(choices):
-            raise TaskError(f"the right answer is number {answer} of {len(choices)} choices")
-        return choices, answer
+        return choices, None if isinstance(target, list) else right_answer(target, choices)
 
 
 def _cause(error: Exception) -> str:

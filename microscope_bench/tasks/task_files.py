@@ -17,7 +17,7 @@ import yaml
 from microscope_bench.errors import TaskError, field_error, said
 from microscope_bench.system.disk import user_path
 from microscope_bench.tasks.bounded_yaml import DEEPEST, BeyondBounds, BoundedLoader, load_bounded, read_text
-from microscope_bench.tasks.lm_eval_layer import LmEvalNames, lm_eval_names
+from microscope_bench.tasks.lm_eval_layer import LmEvalNames, lm_eval_directory, lm_eval_names
 
 IncludePath = str | Path | Sequence[str | Path] | None
 
@@ -191,6 +191,8 @@ def _read_yaml(path: Path, including: tuple[Path, ...], read: dict[Path, dict[st
 def _loader(directory: Path) -> type[BoundedLoader]:
     class Loader(BoundedLoader):
         """Safe YAML and, as its only addition, lm-eval's ``!function`` tag."""
+
+        keys_repeat = directory.is_relative_to(lm_eval_directory())  # as they do in some files of lm-eval
 
     def function_reference(loader: yaml.SafeLoader, node: yaml.Node) -> FunctionReference:
         if not isinstance(node, yaml.ScalarNode):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from microscope_bench.errors import TaskError, field_error, said, unknown_name
+from microscope_bench.tasks.choices import refuse_templates_in_lists
 from microscope_bench.tasks.expansion import TaskNames, TaskSpec
 from microscope_bench.tasks.fewshot import FewshotDraws, fewshot_pool, fewshot_split, number_of_shots
 from microscope_bench.tasks.lm_eval_layer import build_task, task_fields
@@ -149,6 +150,7 @@ def _checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
             raise field_error(path, field, "missing")
     if not isinstance(config.get("custom_dataset"), FunctionReference | None):
         raise field_error(path, "custom_dataset", "must be a function of your own: !function utils.load")
+    refuse_templates_in_lists(config, path)
     metadata = config["metadata"] if isinstance(config.get("metadata"), dict) else {}
     named = {**config, **{f"metadata.{name}": value for name, value in metadata.items()}}
     for kinds, what, of_kind in FIELD_KINDS:

@@ -91,7 +91,7 @@ def test_an_empty_file_has_no_rows_and_a_row_without_an_answer_says_so(write_tas
         load_task(write_task(rows=[]))
     rows = [{"key": str(k), "question": "Q", "answer": k or None} for k in (1, 0)]
     task = load_task(write_task(rows=rows))
-    with pytest.raises(ExampleError, match="example 0: doc_to_target gives None, which is no choice"):
+    with pytest.raises(ExampleError, match="example 0: the answer None is neither a choice nor the number of one"):
         task.example(1)
 
 

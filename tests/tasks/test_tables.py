@@ -206,9 +206,41 @@ def test_a_row_without_a_right_answer_is_skipped_and_says_what_to_do(load):
     rows = [{"id": n, "a": "x", "b": "y", "gold": gold} for n, gold in enumerate([None, 1, "", "z"])]
     task = load(json.dumps(rows), "json", target="gold")
     for index, gold in ((0, "None"), (2, "''"), (3, "'z'")):
-        with pytest.raises(ExampleError, match=f"doc_to_target gives {gold}, which is no choice .*--task_args split="):
+        with pytest.raises(ExampleError, match=f"the answer {gold} is neither a choice .*--task_args split="):
             task.example(index)
     assert task.example(1).answer == 1
+
+
+def test_a_fraction_is_an_answer_only_where_it_is_whole(load):
+    golds = [1.0, 0.5, 1.9, -0.5, -1.0, 2.0]
+    rows = [{"id": str(n), "a": "x", "b": "y", "gold": gold} for n, gold in enumerate(golds)]
+    csv = "id,a,b,gold\n" + "".join(f"{n},x,y,{gold}\n" for n, gold in enumerate(golds))
+    decimals = pa.Table.from_pylist([row | {"gold": decimal.Decimal(str(row["gold"]))} for row in rows])
+    for content, kind in ((csv, "csv"), (json.dumps(rows), "json"), (pa.Table.from_pylist(rows), "parquet")):
+        task = load(content, kind, target="gold")
+        assert task.example(0).answer == 1
+        for index, gold in list(enumerate(golds))[1:]:
+            with pytest.raises(
+                ExampleError, match=rf"the answer {gold} is neither a choice nor the number of one \(0 to"
+            ):
+                task.example(index)
+    with pytest.raises(ExampleError, match=r"the answer Decimal\('0.5'\) is neither"):
+        load(decimals, "parquet", target="gold", name="decimals").example(1)
+    numbers = load('[{"id": 1, "a": 1.0, "b": 2.5, "gold": 2.5}]', "json", target="gold", text="Q", name="numbers")
+    assert (numbers.example(0).choices, numbers.example(0).answer) == (("1.0", "2.5"), 1)
+
+
+def test_choices_that_are_no_list_are_refused(load):
+    for choice in ('["{{ a }}", "{{ b }}"]', '{x: "{{ a }}"}', '["{% if a %}A{% endif %}", B]'):
+        with pytest.raises(TaskError, match="field doc_to_choice: entries of a list are taken as they are written"):
+            load("id,a,b\n1,x,y\n", choice=choice)
+    with pytest.raises(TaskError, match=r"""column a has '\["u","v"\]' where a list .*doc_to_choice: "{{ a }}"$"""):
+        load('id,a,b\n1,"[""u"",""v""]",y\n', choice="a", text="{{ b }}")
+    read = load('id,a,b\n1,"[""u"",""v""]",y\n', choice='"{{ a }}"', text="{{ b }}", name="read")
+    assert read.example(0).choices == ("u", "v")
+    task = load('[{"id": 1, "a": ["u", "v"], "b": "x"}, {"id": 2, "a": null, "b": "x"}]', "json", "{{ b }}", choice="a")
+    with pytest.raises(ExampleError, match="example 2: column a has None where a list of choices is needed"):
+        task.example(1)
 
 
 def test_a_function_that_fails_is_named_in_the_reason(load, tmp_path):

@@ -45,11 +45,26 @@ def in_seconds(request):
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_task_file_that_expands_is_refused(write_task, tmp_path, bomb):
-    path = write_task(extra=BOMBS[bomb])
+    path = write_task(metadata=None, version=None, id_column=None, description=None, extra=BOMBS[bomb])
     with pytest.raises(TaskError, match=r"toy\.yaml.*(nested more than 50 deep|holds itself|more than any such file)"):
         load_task(path)
     (listing,) = [listing for listing in list_tasks(tmp_path) if listing.path == path]
     assert listing.error is not None and len(listing.error) < 1000
+
+
+def test_a_key_that_stands_twice_is_refused_by_file_key_and_line(write_task):
+    for extra, line, first in (
+        ("doc_to_text: other\n", 16, 9),
+        ('"doc_to_text": other\n', 16, 9),
+        ("fewshot_config: {x: 1, x: 1}\n", 16, 16),
+        ("fewshot_config: {1: a, 0x1: b}\n", 16, 16),
+    ):
+        path = write_task(extra=extra)
+        with pytest.raises(TaskError, match=rf"toy\.yaml: .*line {line}: key '\S+' stands on line {first} already"):
+            load_task(path)
+    path = write_task(extra="fewshot_config: &f {sampler: default}\ndescription: ''\n")
+    path.write_text(path.read_text().replace("metadata:\n", "metadata:\n  <<: {version: 7}\n"))
+    assert load_task(path).version == "2"  # which a merge may have, too
 
 
 def test_a_few_aliases_are_fine(write_task):
