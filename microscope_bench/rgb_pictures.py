@@ -126,6 +126,7 @@ def _as_rgb(image: Image) -> tuple[Image, tuple[str, ...]]:
     changes = list(image.info.get(_CHANGES, ()))
     if getattr(image, "fp", None) is not None and getattr(image, "is_animated", False):
         changes.append("first of several frames")
+    changes += _read_right(image)
     if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile) for tile in getattr(image, "tile", ())):
         changes.append(f"{image.mode};16 as 0..65535")  # Pillow keeps the high byte of each number
     orientation = image.getexif().get(_ORIENTATION, 1)
@@ -139,6 +140,43 @@ def _as_rgb(image: Image) -> tuple[Image, tuple[str, ...]]:
         rgb = rgb.copy() if rgb is image else rgb
         rgb.info = {}
     return rgb, (*changes, *change)
+
+
+def _read_right(image: Any) -> list[str]:
+    """Mends, before Pillow decodes a file, what it would misread; gives what it scales, and refuses the rest."""
+    if misread := _misread_tiff(image) if hasattr(image, "tag_v2") else image.format == "FITS" and image.mode == "I;16":
+        raise TaskError(f"is a {misread or 'signed FITS'} file, whose numbers Pillow misreads; store it as PNG")
+    for tile in getattr(image, "tile", ())[:1]:
+        key = image.info.get("transparency")
+        if image.format == "PNG" and tile.args in ("L;2", "L;4") and isinstance(key, int):  # the pixels are scaled
+            top = 2 ** int(tile.args[-1]) - 1
+            image.info["transparency"] = (key & top) * (255 // top)
+        if image.format == "PPM" and tile.codec_name in ("ppm", "ppm_plain") and image.mode not in ("1", "L", "I"):
+            top = tile.args[-1]
+            if tile.codec_name == "ppm" and image.mode == "RGB" and top == 65535:  # which Pillow rounds to 8 bits
+                image.tile = [tile._replace(codec_name="raw", args="RGB;16B")]
+            elif top == 65535:
+                raise TaskError("is a PPM file of 16 bits as text, which Pillow rounds; store it as PNG")
+            elif top != 255:
+                return [f"{image.mode} as 0..{top}"]
+    return []
+
+
+def _misread_tiff(image: Any) -> str | None:
+    """The kind of a TIFF file that Pillow decodes into wrong numbers without an error."""
+    tags = image.tag_v2
+    bits, extra, kind = tags.get(258, (1,)), tags.get(338, ()), tags.get(262)
+    if max(bits) <= 8 and 2 in tags.get(339, ()):
+        return "signed 8-bit TIFF"
+    if image.info.get("compression") != "raw":  # libtiff decodes it
+        return None
+    if kind == 6 and len(bits) == 3 and tags.get(530, (2, 2)) != (1, 1):
+        return "subsampled, uncompressed YCbCr TIFF"
+    samples = {2: 3, 5: 4}.get(kind, 1) + len(extra)
+    as_bytes = set(bits) == {8} and kind in (1, 2, 3, 5) and tags.get(266, 1) == 1
+    if tags.get(284, 1) == 2 and not (as_bytes and 1 not in extra and tags.get(277, 1) == samples):
+        return "planar, uncompressed TIFF"  # of which Pillow takes each plane for bytes
+    return None
 
 
 def _over_white(image: Image) -> tuple[Image, tuple[str, ...]]:
@@ -175,14 +213,17 @@ def _scaled(image: Image) -> tuple[Image, tuple[str, ...]]:
             f"holds numbers from {low} to {high}, of which it is not known what is white; scale them to 0..255"
         )
     clear = (numbers == key) if isinstance(key, int) else np.zeros_like(numbers, dtype=bool)
-    if mode[:4] == "I;16" or image.format in ("PNG", "PPM") or high > 255:  # these files have no more than 16 bits
-        top, grey = 65535, numbers // 256
-        if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF file whose 0 is white, which Pillow minds at 8 bits
-            grey = 255 - grey
+    tags = getattr(image, "tag_v2", {})
+    if mode == "I;16" and tags.get(258) == (12,):
+        top, grey = 4095, numbers // 16
+    elif mode[:4] == "I;16" or (mode == "I" and image.format in ("PNG", "PPM")) or high > 255:
+        top, grey = 65535, numbers // 256  # PNG and PPM files have no more than 16 bits
     elif mode == "F" and high <= 1:
         top, grey = 1, np.rint(numbers * 255)
     else:
         top, grey = 255, np.rint(numbers)
+    if tags.get(262) == 0:  # a TIFF file whose 0 is white, which Pillow minds at 8 bits
+        grey = 255 - grey
     rgb = Pictures.fromarray(np.where(clear, 255, grey).astype(np.uint8)).convert("RGB")
     return rgb, (f"{mode} as 0..{top}", *([f"{mode} over white"] if clear.any() else []))
 

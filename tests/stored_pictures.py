@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -21,6 +23,15 @@ def stored(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 def opened(image: Image.Image, kind: str = "PNG", **options: object) -> Image.Image:
     return Image.open(io.BytesIO(stored(image, kind, **options)))
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes, clear: bytes = b"") -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    clear = chunk(b"tRNS", clear) if clear else b""
+    return b"\x89PNG\r\n\x1a\n" + head + clear + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
 def with_alpha(mode: str) -> Image.Image:

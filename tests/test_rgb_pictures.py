@@ -15,7 +15,19 @@ from transformers.image_transforms import convert_to_rgb
 from microscope_bench.errors import TaskError
 from microscope_bench.example import Example
 from microscope_bench.rgb_pictures import MAX_PIXELS, as_rgb, open_picture, rgb_picture
-from tests.stored_pictures import GREY, PICTURE, RANDOM, TRANSPARENT, TURNS, opened, stored, tag, turned, with_alpha
+from tests.stored_pictures import (
+    GREY,
+    PICTURE,
+    RANDOM,
+    TRANSPARENT,
+    TURNS,
+    opened,
+    png,
+    stored,
+    tag,
+    turned,
+    with_alpha,
+)
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:
@@ -93,18 +105,6 @@ def test_a_clear_colour_of_sixteen_bits():
     rows = b"".join(b"\0" + row.astype(">u2").repeat(3).tobytes() for row in SIXTEEN)
     colour = open_picture(png(9, 6, 16, 2, rows, clear=np.full(3, clear, ">u2").tobytes()))
     assert same(as_rgb(colour)[0], rgb)
-
-
-def png(width: int, height: int, bits: int, colour: int, rows: bytes, clear: bytes = b"") -> bytes:
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    clear = chunk(b"tRNS", clear) if clear else b""
-    return b"\x89PNG\r\n\x1a\n" + head + clear + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0, 70000.0])
