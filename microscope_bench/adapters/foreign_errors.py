@@ -25,6 +25,7 @@ def loading(what: str, advice: str) -> Iterator[None]:
             raise
         if isinstance(error, Exception) and (package := missing_package(error)):
             raise AdapterError(f"{what} {needs(package)}") from error
+        advice = "Install what it asks for." if isinstance(error, ImportError) else advice
         raise AdapterError(f"{what} cannot be loaded ({said(error)}). {advice}") from error
 
 

@@ -8,12 +8,17 @@ _HOW = {name: f"'microscope-bench[{name}]'" for name in ("torchvision", "peft")}
 _HOW["flash-attn"] = "flash-attn --no-build-isolation, or leave attn_implementation out"
 """Package → how pip is asked for it, where that is not its name."""
 
+_INSTALL = re.compile(r"pip install (?:-\S+ )*['\"]?([A-Za-z][\w-]*(?:\[[\w,]+\])?(?:[<>=]=?[\d.]*\d)?)")
+"""How an error asks for a package, perhaps of some version."""
+
 
 def missing_package(error: Exception) -> str | None:
     """The package that an error of transformers says is missing, or None.
 
     >>> missing_package(ImportError("TimmWrapperModel requires the timm library but it was not found"))
     'timm'
+    >>> missing_package(ImportError("compressed-tensors is required: `pip install -U compressed-tensors>=0.15.0`."))
+    'compressed-tensors>=0.15.0'
     """
     if not isinstance(error, ImportError | AttributeError | ValueError):
         return None
@@ -25,7 +30,12 @@ def missing_package(error: Exception) -> str | None:
         return next(name for name in found.groups() if name).lower()
     if "FlashAttention" in said and "installed" in said:
         return "flash-attn"
-    return "torchvision" if "torchvision" in said.lower() else None
+    if "torchvision" in said.lower():
+        return "torchvision"
+    if isinstance(error, ImportError) and (told := _INSTALL.search(said)):
+        return told[1]
+    module = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    return None if module.startswith("transformers") else module.partition(".")[0] or None
 
 
 def needs(package: str) -> str:
@@ -34,4 +44,5 @@ def needs(package: str) -> str:
     >>> needs("timm")
     'needs timm: pip install timm'
     """
-    return f"needs {package}: pip install {_HOW.get(package, package)}"
+    name = f"'{package}'" if re.search(r"[^\w-]", package) else package  # a shell takes < and [ for its own
+    return f"needs {package}: pip install {_HOW.get(package, name)}"

@@ -176,7 +176,7 @@ def adapter_from_file(name: str) -> tuple[type[Adapter], ModuleType]:
     sys.modules.setdefault(path.stem, module)  # dataclasses and pickles of the file look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and a script ends by itself
         raise AdapterError(f"{name}: {file} does not import ({said(error)})") from error
     found = getattr(module, attribute, None)
     if not (inspect.isclass(found) and issubclass(found, Adapter)):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from microscope_bench.errors import MicroscopeError, unknown_name
+from microscope_bench.errors import MicroscopeError, said, unknown_name
 from microscope_bench.system.local_code import local_code_digest
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ class Registry(Generic[T]):
         module, _, attribute = path.partition(":")
         try:
             target: T = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise MicroscopeError(f"{self.kind} {name!r} points at {path}, which does not import: {error}") from error
+        except (Exception, SystemExit) as error:  # a plug-in's code may raise anything
+            what = f"{self.kind} {name!r} points at {path}, which does not import: {said(error)}"
+            raise MicroscopeError(what) from error
         self._objects[name] = target
         return target

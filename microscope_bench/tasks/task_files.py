@@ -213,7 +213,7 @@ def resolve_functions(config: dict[str, Any], path: Path) -> dict[str, Any]:
         if isinstance(value, FunctionReference):
             try:
                 return _import_function(value, modules)
-            except Exception as error:  # the user's own code runs here and may raise anything
+            except (Exception, SystemExit) as error:  # the user's own code runs here and may raise anything
                 raise field_error(path, field, f"!function {value.spec}: {said(error)}") from error
         if isinstance(value, dict):
             return {key: resolve(item, f"{field}.{key}") for key, item in value.items()}

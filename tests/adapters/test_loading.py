@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -223,6 +224,26 @@ def test_a_configuration_of_fewer_layers_than_the_weights_have_is_refused(tiny, 
     config["text_config"].pop("layer_types", None)
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(AdapterError, match=rf"more decoder blocks than config\.json says \(.*layers\.{n}\."):
+        HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("method", "package", "message"),
+    [
+        ("gptq", "optimum", "needs optimum: pip install optimum$"),
+        ("torchao", "torchao", "needs torchao: pip install torchao$"),
+        ("compressed-tensors", "compressed-tensors", "needs (compressed-tensors>=[0-9.]+): pip install '\\1'$"),
+        ("hqq", "hqq", r"cannot be loaded \(ImportError: A valid HQQ .*\)\. Install what it asks for\.$"),
+    ],
+)
+def test_a_package_that_the_quantisation_needs_is_named(method, package, message, tiny, tmp_path):
+    if find_spec(package.replace("-", "_")):
+        pytest.skip(f"{package} is installed")
+    copy = shutil.copytree(tiny("llama"), tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AdapterError, match=f"^the model of copy {message}"):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
 
 

@@ -15,8 +15,9 @@ from microscope_bench.adapters.overrides import FUSIONS, overrides_for
 from microscope_bench.adapters.pinned_checkpoint import DTYPES
 from microscope_bench.adapters.presets import ADAPTERS, MODELS, Preset, load_model
 from microscope_bench.adapters.published_checkpoints import PUBLISHED
-from microscope_bench.errors import AdapterError, UnknownNameError
+from microscope_bench.errors import AdapterError, MicroscopeError, UnknownNameError
 from microscope_bench.example import Example
+from microscope_bench.system.lazy_registry import Registry
 
 
 def test_an_adapter_by_name(tiny):
@@ -96,6 +97,18 @@ def test_an_adapter_in_a_file_of_the_users(tiny, tmp_path):
     file.write_text("import nothing_of_that_name")
     with pytest.raises(AdapterError, match=r"does not import .*nothing_of_that_name"):
         load_model(f"{file}:Shouting")
+
+
+@pytest.mark.parametrize("said", ["raise SystemExit(3)", "import sys; sys.exit(3)", "raise KeyError(3)"])
+def test_a_helper_that_ends_the_process_at_its_import_is_an_adapters_error(said, tmp_path, monkeypatch):
+    (tmp_path / "ending_helper.py").write_text(said)
+    (tmp_path / "ending_adapter.py").write_text("import ending_helper\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AdapterError, match=r"ending_adapter\.py does not import \((SystemExit|KeyError): 3\)"):
+        load_model(f"{tmp_path}/ending_adapter.py:Mine")
+    plugins = Registry("adapter", {"ending": "ending_helper:Mine"})
+    with pytest.raises(MicroscopeError, match=r"'ending' points at ending_helper:Mine.*: (SystemExit|KeyError): 3"):
+        plugins.get("ending")
 
 
 def test_listing_models_imports_no_torch():
