@@ -23,6 +23,7 @@ from microscope_bench.adapters.prompting import (
     raw_prompt,
     template_fails,
     template_uses_up,
+    written,
 )
 from microscope_bench.adapters.refused_examples import check_sound, refuse_what_the_model_lacks
 from microscope_bench.adapters.template_words import aligned, own_characters, own_tokens
@@ -220,7 +221,12 @@ class Encoder:
         begins = prompt if example.prompt is None else self._rendered(turns, places)
         if not prompt.startswith(begins):
             raise ValueError("its conversation is not known")
-        own = own_characters(lambda mark: self._rendered(turns, places, lambda text: mark(words(text))), begins)
+        writer, parts = self.processor or self.tokenizer, self.processor is not None
+
+        def marked(mark: Callable[[str], str]) -> str:
+            return written(writer, turns, places, in_parts=parts, mark=lambda text: mark(words(text)))[0]
+
+        own = own_characters(marked, begins)
         own = np.append(own, np.ones(len(prompt) - len(begins), dtype=bool))  # an answer behind it
         with whole_prompts(self.tokenizer):
             ids, own = own_tokens(self.tokenizer, prompt, own)

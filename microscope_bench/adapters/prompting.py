@@ -7,13 +7,14 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
 from typing import Any
 
 from transformers.utils import chat_template_utils
 
 from microscope_bench.adapters.overrides import Overrides
+from microscope_bench.adapters.template_words import own_characters
 from microscope_bench.errors import AdapterError, ExampleError, said
 from microscope_bench.example import PLACEHOLDERS, Example
 from microscope_bench.system.bounded_process import used_up
@@ -90,16 +91,43 @@ def chat(
 
     ``places`` says how many placeholders of each modality are the places of media; any other is a word. ``in_parts``
     says whether the template takes typed parts (processors) or one string (tokenizers). Each text goes through ``mark``
-    before the template gets it. A ValueError says that the template leaves a turn out, or is not made for parts.
+    before the template gets it. A ValueError says that the template is not made for parts, or that a turn's words do
+    not stand in the prompt whole and once.
     """
+    prompt, texts = written(processor, turns, places, in_parts=in_parts, mark=mark)
+    what = {role: "the question" if role == "user" else f"the {role} turn" for role, _ in texts}
+    for role, text in texts:
+        if text.strip() not in prompt:
+            raise ValueError(f"it leaves out, cuts or changes {what[role]}")
+
+    def again(also: Callable[[str], str]) -> str:
+        return written(processor, turns, places, in_parts=in_parts, mark=lambda text: also(mark(text)))[0]
+
+    try:
+        own_characters(again, prompt)
+    except ValueError:
+        twice = next((role for role, text in texts if prompt.count(text.strip()) > 1), turns[-1][0])
+        raise ValueError(f"it repeats or changes {what.get(twice, 'the question')}") from None
+    return prompt
+
+
+def written(
+    processor: Any,
+    turns: Sequence[tuple[str, str]],
+    places: Mapping[str, float],
+    *,
+    in_parts: bool,
+    mark: Callable[[str], str],
+) -> tuple[str, list[tuple[str, str]]]:
+    """What a template makes of a conversation, and the role and words of each text in it that is not blank."""
     left = dict(places) if in_parts else {}
     texts: list[tuple[str, str]] = []
     said: list[dict[str, Any]] = []
     for role, text in turns:
         parts = [(kind, mark(piece) if kind == "text" else "") for kind, piece in parts_of(text, left)]
-        texts += [(role, piece) for kind, piece in parts if kind == "text"]
+        texts += [(role, piece) for kind, piece in parts if kind == "text" and piece.strip()]
         typed = [{"type": kind, "text": piece} if kind == "text" else {"type": kind} for kind, piece in parts]
-        said.append({"role": role, "content": typed if in_parts else mark(text)})
+        said.append({"role": role, "content": typed if in_parts else parts[0][1]})
     options: dict[str, Any] = {"add_generation_prompt": True}
     if turns[-1][0] == "assistant":
         options = {"add_generation_prompt": False, "continue_final_message": True}
@@ -107,10 +135,7 @@ def chat(
         prompt = str(processor.apply_chat_template(said, tokenize=False, **options))
     if in_parts and any(str(turn["content"]) in prompt for turn in said):
         raise ValueError("it takes each turn for one string, and writes text and pictures as a list in Python")
-    for role, piece in texts if len(turns) > 1 else ():
-        if piece.strip() not in prompt:
-            raise ValueError(f"the {role} turn does not appear in what it makes")
-    return prompt
+    return prompt, texts
 
 
 def raw_prompt(processor: Any | None, example: Example, overrides: Overrides, mark: Callable[[str], str] = str) -> str:
@@ -198,11 +223,12 @@ def check_template(name: str, modalities: Collection[str], render: Callable[...,
     except Exception as error:  # a template is a program of the checkpoint's: it may raise anything
         raise AdapterError(f"{name}: {template_fails('a question', said(error))}") from error
     for modality in places:
-        without = render(turns, {**places, modality: 0})
-        if prompt == without.replace(PLACEHOLDERS[modality], ""):
-            raise AdapterError(
-                f"{name}: its chat template writes nothing where the {modality} belongs. {_REPAIR_TEMPLATE}"
-            )
+        with suppress(ValueError):  # a template may take the placeholder that is a word for its own
+            without = render(turns, {**places, modality: 0})
+            if prompt == without.replace(PLACEHOLDERS[modality], ""):
+                raise AdapterError(
+                    f"{name}: its chat template writes nothing where the {modality} belongs. {_REPAIR_TEMPLATE}"
+                )
 
 
 @contextmanager

@@ -20,11 +20,15 @@ def own_characters(render: Callable[[Callable[[str], str]], str], prompt: str) -
 
     ``render`` makes the prompt anew, each text of the conversation put through the function that it is given. The texts
     are marked at their ends, inside white space where the template takes that away. Raises a ValueError where the
-    prompt is another one with the marks than without: then the template changes what it is given.
+    prompt is another one with the marks than without, or holds a text more often than it was given: then the template
+    changes or repeats what it is given.
     """
     first, last = islice((chr(code) for code in PRIVATE_USE if chr(code) not in prompt), 2)
 
+    given: list[str] = []
+
     def around(text: str) -> str:
+        given.append(text)
         return f"{first}{text}{last}"
 
     def inside(text: str) -> str:
@@ -32,8 +36,9 @@ def own_characters(render: Callable[[Callable[[str], str]], str], prompt: str) -
         return text.replace(words, around(words)) if words else text
 
     for mark in (around, inside):
+        given.clear()
         marked = render(mark)
-        whole = marked.count(first) == marked.count(last) > 0
+        whole = marked.count(first) == marked.count(last) == len(given)
         if whole and marked.replace(first, "").replace(last, "") == prompt:
             codes = np.frombuffer(marked.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
             is_mark = np.isin(codes, (ord(first), ord(last)))

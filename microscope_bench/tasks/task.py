@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -81,6 +82,8 @@ class Task:
             example = Example(example_id, text, images, choices, answer, audios=audios, turns=turns)
         except Exception as error:  # of the picture library or the task's own functions
             raise ExampleError(example_id, _cause(error)) from error
+        if not _question((text, turns), numbers) and self._asks_in_words:
+            raise ExampleError(example_id, "the question is empty")
         if not text.strip():
             raise ExampleError(example_id, "its prompt is empty: all text of this task is in the choices")
         return replace(example, unscored=self._unscored(example))
@@ -98,6 +101,15 @@ class Task:
                 prompt = told
         return prompt
 
+    @cached_property
+    def _asks_in_words(self) -> bool:
+        """Whether the questions of the first rows have words, as they have not where pictures alone are asked about."""
+        for index in range(min(len(self), ROWS_LOOKED_AT)):
+            with suppress(Exception):  # of the data set or the task's function; the example itself says so
+                if _question(self._prompt(index, self.rows[index]), dict.fromkeys(PLACEHOLDERS, -1)):
+                    return True
+        return False
+
     def _writes_places(self, modality: str) -> bool:
         """Whether the task writes the places of its media, or its rows hold them; by the first row with a medium."""
         place, doc_to = PLACEHOLDERS[modality], getattr(self.renderer, f"doc_to_{modality}")
@@ -111,6 +123,14 @@ class Task:
                 return self._prompt(index, as_words(row, place))[0].count(place) == n
         return True
 
+    @property
+    def _system_instruction(self) -> str | None:
+        """As the settings have it; in a task of media their placeholders are words there."""
+        instruction = self.settings.system_instruction
+        for modality, has in (("image", self.has_images), ("audio", self.has_audio)):
+            instruction = as_words(instruction, PLACEHOLDERS[modality]) if has else instruction
+        return instruction
+
     def _prompt(self, index: int, row: Any) -> Prompt:
         """A row's prompt as plain text, and as turns where it is more than one turn of the user."""
         renderer = self.renderer
@@ -121,7 +141,7 @@ class Task:
         asked = {
             "doc": row,
             "num_fewshot": self.num_fewshot,
-            "system_instruction": self.settings.system_instruction,
+            "system_instruction": self._system_instruction,
             "gen_prefix": renderer.doc_to_prefix(row),
         }
         text = renderer.fewshot_context(**asked)
@@ -176,6 +196,15 @@ class Task:
             raise TaskError(f"choice {choices.index('') + 1} of {len(choices)} is empty; leave such rows out")
         target = self.renderer.doc_to_target(row)
         return choices, None if isinstance(target, list) else right_answer(target, choices)
+
+
+def _question(prompt: Prompt, places: Mapping[str, int]) -> str:
+    """The words of the last turn of the user, without so many places of media of each modality; -1: without any."""
+    text, turns = prompt
+    *_, asked = (text, *(content for role, content in turns if role == "user"))
+    for modality, n in places.items():
+        asked = asked.replace(PLACEHOLDERS[modality], "", n)
+    return asked.strip()
 
 
 def _cause(error: Exception) -> str:

@@ -14,7 +14,7 @@ from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.template_words import aligned, own_characters, own_tokens
 from microscope_bench.check import check, default_examples
-from microscope_bench.errors import ExampleError
+from microscope_bench.errors import MicroscopeError
 from microscope_bench.example import Example
 from tests.tiny.models import tiny_model
 
@@ -97,11 +97,17 @@ def test_own_characters_of_words_that_the_template_has_too():
     assert np.flatnonzero(own).tolist() == [5, 6, 7, 8, *range(15, 21)]
 
 
-def test_a_template_that_changes_its_words_is_told_of():
-    adapter = adapter_of(tokenizer_of(CHATML.replace("m.content", "m.content[:6]")))
-    assert adapter.info.template == "not_told_apart"
-    assert adapter.template_untold == "its chat template changes the words that it is given"
-    assert not (adapter.encode(default_examples(frozenset())).labels == TEMPLATE).any()
+@pytest.mark.parametrize(
+    "content",
+    ["m.content[:6]", "m.content | upper", "'Why?'", "m.content * 2", "m.content[:6] ~ m.content"],
+)
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_question_that_does_not_stand_whole_and_once_is_refused(content, slow):
+    template = CHATML.replace("m.content", content)
+    adapter = adapter_of(ByT5Tokenizer(chat_template=template) if slow else tokenizer_of(template))
+    with pytest.raises(MicroscopeError, match=r"changes the question.*use_chat_template=false"):
+        adapter.encode([Example("x", "Which one? user")])
+    assert adapter.with_template(False).encode([Example("x", "Which one? user")]).prompts == ("Which one? user",)
 
 
 def test_a_slow_tokenizer_cannot_tell_and_says_so():
@@ -178,20 +184,3 @@ def test_what_a_processor_writes_between_is_template():
     assert aligned(plain[1:], plain, own).tolist() == own[1:].tolist()
     with pytest.raises(ValueError, match="other tokens of the task's words"):
         aligned(np.array([1, 2, 7, 6, 3, 7, 9, 4]), plain, own)
-
-
-def test_an_example_that_cannot_be_told_is_not_measured(monkeypatch):
-    adapter = adapter_of(tokenizer_of(CHATML))
-    monkeypatch.setattr(adapter.tokenizer, "chat_template", CHATML.replace("m.content", "m.content[:6]"))
-    with pytest.raises(ExampleError, match=r"cannot be told from the chat template's .* use_chat_template=false"):
-        adapter.encode([Example("x", "Which one?")])
-
-
-@pytest.mark.parametrize("lost", ["m.content | replace('\ue000', '')", "'Why?'"])
-def test_a_template_that_loses_the_marks_or_the_words_is_told_of(lost):
-    assert adapter_of(tokenizer_of(CHATML.replace("m.content", lost))).info.template == "not_told_apart"
-
-
-def test_a_template_may_change_the_case_of_its_words():
-    text, _ = labelled(adapter_of(tokenizer_of(CHATML.replace("m.content", "m.content | upper"))), Example("x", "One?"))
-    assert "".join(text) == "ONE?"

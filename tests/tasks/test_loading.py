@@ -13,7 +13,7 @@ from scipy.io import wavfile
 
 from microscope_bench.errors import ExampleError, TaskError, UnknownNameError
 from microscope_bench.example import WORD_MARK
-from microscope_bench.tasks import list_tasks, load_task
+from microscope_bench.tasks import TaskSettings, list_tasks, load_task
 from microscope_bench.tasks.sounds import sounds_in
 
 
@@ -301,6 +301,24 @@ def placeholder_task(tmp_path, questions, pictures, before="<image>", behind="",
 def test_a_placeholder_in_a_row_is_a_word(tmp_path):
     task = placeholder_task(tmp_path, ["What is <image>?", "a", "<image><image>"], [True] * 3)
     assert [task.example(i).text for i in range(3)] == ["<image>What is <image>?", "<image>a", "<image>" * 3]
+
+
+def test_a_row_without_a_question_is_skipped_but_where_no_row_has_one(tmp_path):
+    task = placeholder_task(tmp_path, ["a", "", " \n", "<image>"], [True] * 4)
+    for index in (1, 2):
+        with pytest.raises(ExampleError, match=f"example {index}: the question is empty"):
+            task.example(index)
+    assert task.example(3).text == "<image><image>"
+    captions = placeholder_task(tmp_path, ["", ""], [True] * 2)
+    assert [captions.example(i).text for i in range(2)] == ["<image>"] * 2
+
+
+def test_a_placeholder_in_a_system_instruction_is_a_word(tmp_path):
+    placeholder_task(tmp_path, ["a", "What is <image>?"], [True] * 2)
+    task = load_task(tmp_path / "words.yaml", settings=TaskSettings(system_instruction="be <image> nice"))
+    for index, asked in enumerate(("<image>a", "<image>What is <image>?")):
+        (_, system), (_, question) = task.example(index).turns
+        assert WORD_MARK in system and system.replace(WORD_MARK, "") == "be <image> nice" and question == asked
 
 
 def test_a_placeholder_in_front_of_its_place_is_told_from_it(tmp_path):
