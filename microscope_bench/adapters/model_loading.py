@@ -12,7 +12,7 @@ from microscope_bench.adapters.offloading import first_weight
 from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.prompting import chat_template, template_sha256
-from microscope_bench.adapters.quantization import quantised_modules, quantization_name, refuse_unquantised
+from microscope_bench.adapters.quantization import quantised_modules, quantization_name, refuse_unscaled
 from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS, checked_weight_files, json_object
 from microscope_bench.adapters.weight_headers import holding, no_larger_than
 from microscope_bench.adapters.weight_places import check_places, stored_dtypes
@@ -63,7 +63,7 @@ def load_transformers_model(
     files = checked_weight_files(checkpoint.path)
     held = holding(checkpoint.path, files)
     stored = stored_dtypes(checkpoint.path / name for name in files)
-    refuse_unquantised(checkpoint.repo, config, stored)
+    refuse_unscaled(checkpoint.repo, config, stored)
     advice = (
         "If memory is what is missing, see device_map in docs/adding_a_model.md; if a file is damaged, fetch the "
         "checkpoint again."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,9 @@ QUANTIZATIONS = {
 
 # where weights lie is not what they are, and what was to be left out is not what was
 _NO_SETTINGS = ("llm_int8_enable_fp32_cpu_offload", "llm_int8_skip_modules", "modules_to_not_convert", "ignore")
+
+_SCALE = re.compile(r"scale|absmax|SCB|quant_state")
+"""In the names of tensors that a library keeps beside a quantised weight of the same module."""
 
 
 def quantization_config(name: str) -> Any:
@@ -92,25 +96,32 @@ def quantization_name(config: Any, modules: Mapping[str, str]) -> str:
     return ",".join([f"{getattr(method, 'value', method) or 'quantised'}{detail}@{digest}", *counted])[:500]
 
 
-def refuse_unquantised(repo: str, config: Any, stored: Mapping[str, str]) -> None:
-    """Raises an AdapterError where config.json says that bitsandbytes quantised weights that are none of its.
+def refuse_unscaled(repo: str, config: Any, stored: Mapping[str, str]) -> None:
+    """Raises an AdapterError where config.json says that weights are quantised, and their files have others.
 
-    ``stored``: names of the weights in their files → dtypes as safetensors calls them.
+    ``stored``: names of the weights in their files → dtypes as safetensors calls them. Plain ones are refused where
+    bitsandbytes is named, eight-bit ones without scales beside them whatever is named.
     """
     settings = getattr(config, "quantization_config", None)
-    method = settings.get("quant_method") if isinstance(settings, Mapping) else getattr(settings, "quant_method", None)
-    if str(getattr(method, "value", method)) != "bitsandbytes":
+    if not settings:
         return
-    integers = sorted(name for name, dtype in stored.items() if dtype in ("I8", "U8"))
-    other = sorted(name for name, dtype in stored.items() if dtype.startswith(("F8", "F4", "F6")))
-    if not integers and not other:
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else getattr(settings, "quant_method", None)
+    method = getattr(method, "value", method)
+    small = [name for name, dtype in stored.items() if dtype in ("I8", "U8") or dtype.startswith("F8")]
+    if not small and method == "bitsandbytes":
         raise AdapterError(
             f"config.json of {repo} says that bitsandbytes has quantised the weights, but they are plain; take "
             f"quantization_config out of it, and quantise while loading with quantization=bnb-8bit or bnb-4bit"
         )
-    if not any(name.endswith((".SCB", ".absmax")) for name in stored):
+    above = {_above(name[: found.start()]) for name in stored if (found := _SCALE.search(name))}
+    scaled = above | {_above(name) for name in above}
+    if bare := sorted(name for name in small if name.endswith(".weight") and _above(name) not in scaled):
         raise AdapterError(
-            f"config.json of {repo} says that bitsandbytes has quantised the weights, but they have none of its scales "
-            f"(.SCB or .absmax beside {(integers + other)[0]}); fetch the checkpoint again, or quantise the original "
-            f"weights while loading with quantization=bnb-8bit or bnb-4bit"
+            f"config.json of {repo} says that {method} has quantised the weights, but {len(bare)} of them have no "
+            f"scale beside them ({bare[0]} of {stored[bare[0]]}), so they would be read as they lie; fetch the "
+            f"checkpoint again, or take the weights of before the quantisation"
         )
+
+
+def _above(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -85,6 +85,8 @@ def _ending(name: str) -> str:
 
 def _further_blocks(model: Any, unplaced: Iterable[str]) -> list[str]:
     """Weights of decoder blocks beyond the last, those of blocks that predict further tokens (MTP) excepted."""
+    if not model.can_generate():  # a vision tower by itself
+        return []
     try:
         blocks = find_blocks(model, overrides_of(model.config).stack)
     except AdapterError:  # an adapter may find them in its own way

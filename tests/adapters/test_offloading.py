@@ -16,7 +16,7 @@ from torch import nn
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.offloading import device_options, input_device, offloading_fails
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
-from microscope_bench.adapters.quantization import quantised_modules, quantization_name
+from microscope_bench.adapters.quantization import quantised_modules, quantization_name, refuse_unscaled
 from microscope_bench.adapters.weights_digest import weights_digest
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check import check
@@ -161,15 +161,34 @@ def test_plain_weights_that_are_called_quantised_are_refused(tiny, tmp_path):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
 
 
-def test_weights_of_eight_bits_without_scales_are_not_called_plain(tiny, tmp_path):
+@pytest.mark.parametrize("method", ["bitsandbytes", "fp8", "compressed-tensors"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_of_eight_bits_without_scales_are_refused_and_not_called_plain(method, dtype, tiny, tmp_path):
     copy = shutil.copytree(tiny("llama"), tmp_path / "copy")
-    weights = {name: weight.to(torch.int8) for name, weight in load_file(copy / "model.safetensors").items()}
+    weights = {name: weight.to(dtype) for name, weight in load_file(copy / "model.safetensors").items()}
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((copy / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    config["quantization_config"] = {"quant_method": method, "load_in_8bit": method == "bitsandbytes"}
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(AdapterError, match=r"none of its scales \(.*beside .*; fetch the checkpoint again"):
+    with pytest.raises(AdapterError, match=rf"that {method} has .* have no scale beside them .* fetch the checkpoint"):
         HFAdapter.load({"pretrained": str(copy)}, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("weight", "scale"),
+    [
+        ("U8", "weight.absmax"),
+        ("U8", "weight.quant_state.bitsandbytes__nf4"),
+        ("I8", "SCB"),
+        ("F8_E4M3", "weight_scale_inv"),
+        ("I8", "weight_scale"),
+    ],
+)
+def test_weights_with_scales_are_left_to_transformers(weight, scale):
+    config = SimpleNamespace(quantization_config={"quant_method": "bitsandbytes"})
+    refuse_unscaled("copy", config, {"a.weight": weight, f"a.{scale}": "F32"})
+    with pytest.raises(AdapterError, match=r"1 of them have no scale beside them \(b\.weight of "):
+        refuse_unscaled("copy", config, {"a.weight": weight, f"a.{scale}": "F32", "b.weight": weight})
 
 
 def test_memory_is_given_by_the_number_of_a_gpu_or_the_name_of_a_place():

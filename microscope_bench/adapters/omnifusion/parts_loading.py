@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPVisionModel
 
 from microscope_bench.adapters.foreign_errors import loading
 from microscope_bench.adapters.model_loading import UNTRAINED_KEY
@@ -25,6 +24,9 @@ from microscope_bench.identity import ModelInfo, Processing
 DIALOG = "This is a dialog with AI assistant.\n"
 """The text every sequence starts with."""
 
+_OTHER_HALF = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+"""What has no place in a vision tower where its checkpoint is a whole CLIP."""
+
 
 def framed(question: str, has_image: bool) -> str:
     """The whole sequence, readable."""
@@ -39,8 +41,7 @@ def load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention:
         model, report = model_class.from_pretrained(
             path, dtype=dtype, local_files_only=True, output_loading_info=True, **choices
         )
-    # a tower may be a whole CLIP, of which the other half has no place
-    unplaced = () if model_class is CLIPVisionModel else report["unexpected_keys"]
+    unplaced = [key for key in report["unexpected_keys"] if not key.startswith(_OTHER_HALF)]
     check_places(model, str(path), path, stored=stored, unplaced=unplaced)
     if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise AdapterError(
