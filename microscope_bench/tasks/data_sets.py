@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def is_hub_repository(path: str) -> bool:
 
 def pin_repository(path: str, revision: str | None = None) -> tuple[str, dict[str, str | None]]:
     """The full commit that a revision of a hub data set means, and ``dataset_path`` and ``revision`` to open it by."""
-    sha = resolve_commit(path, revision, "dataset", local_hint=LOCAL_HINT, error_type=TaskError)
+    meant = get_close_matches(path, FILE_FORMATS, n=1)
+    hint = LOCAL_HINT + (f". Did you mean the file format {meant[0]}?" if meant else "")
+    sha = resolve_commit(path, revision, "dataset", local_hint=hint, error_type=TaskError)
     if not is_offline():
         return sha, {"dataset_path": path, "revision": sha}
     snapshot = cached_snapshot(path, sha, "dataset")
@@ -65,6 +68,7 @@ def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapp
     if path not in FILE_FORMATS and os.path.isdir(directory):
         path, cache = str(directory), f"{cache}/local-{_state(directory)}"
     options = {"cache_dir": cache} | options
+    _check_named(options, directory)
     builder = datasets.load_dataset_builder(path, name, **{k: v for k, v in options.items() if k not in OF_LOADING})
     _check_files(builder)
     if (kind := table_kind(builder)) is not None:
@@ -80,6 +84,23 @@ def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapp
     else:
         loaded = datasets.load_dataset(path, name, **options)
     return loaded if isinstance(loaded, Mapping) else {str(options.get("split", "train")): loaded}
+
+
+def leaves(value: Any) -> list[str]:
+    """Every text in nested mappings and lists."""
+    if isinstance(value, Mapping | list | tuple):
+        return [leaf for part in (value.values() if isinstance(value, Mapping) else value) for leaf in leaves(part)]
+    return [] if value is None else [str(value)]
+
+
+def _check_named(options: Mapping[str, Any], directory: Path) -> None:
+    """Raises for a file that is named and there but no regular one, of which ``datasets`` says that it is not there."""
+    base = user_path(options.get("data_dir") or (directory if directory.is_dir() else "."))
+    for file in (base / user_path(name) for name in leaves(options.get("data_files"))):
+        if os.path.isdir(file):
+            raise TaskError(f"{file} is a directory; name the files in it under dataset_kwargs.data_files: {file}/*")
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise TaskError(f"{file} is no regular file, so it cannot hold rows")
 
 
 def _check_files(builder: Any) -> None:

@@ -10,15 +10,15 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 from msgspec import MsgspecError, Struct, json
 
-from microscope_bench.errors import TaskError, field_error, said
+from microscope_bench.errors import TaskError, field_error
 from microscope_bench.system.bounded_templates import render
 from microscope_bench.system.disk import cache_directory, write_whole
 from microscope_bench.tasks.choices import NoChoices, list_of_choices
+from microscope_bench.tasks.failures import what_failed
 
 SPLIT = "evaluated"  # the only one that the lm-eval task object gets to see
 NOT_TO_RENDER = frozenset(
@@ -145,17 +145,5 @@ def build_task(
             ):  # a template that takes ten seconds would take them again
                 break
     assert failure is not None  # a task has rows
-    cause = str(failure) if isinstance(failure, TaskError) else said(failure)
-    raise field_error(path, _field_behind(failure, ours), f"fails on the first row: {cause}") from failure
-
-
-def _field_behind(error: BaseException, config: Mapping[str, Any]) -> str:
-    """The field whose rendering raised: lm-eval's methods are named like the fields that they render."""
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    called = [frame.f_code.co_name for frame in frames]
-    rendered = next((name for name in called if name in config and name.startswith("doc_to_")), None)
-    if rendered is None and called[-1] == "__init__":
-        # lm-eval rendered all and failed on what came out: it picks the target's choice, then looks into each choice
-        seen = frames[-1].f_locals
-        rendered = "doc_to_choice" if "check_choices" in seen else "doc_to_target" if "test_target" in seen else None
-    return rendered or "(unknown)"
+    field, cause = what_failed(failure)
+    raise field_error(path, field or "(unknown)", f"fails on the first row: {cause}") from failure

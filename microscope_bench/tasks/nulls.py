@@ -13,7 +13,9 @@ MARK = Missing("ꙮꙮꙮ")  # printable, without case, and in no data set
 
 
 def printed_null(row: Mapping[str, Any], render: Callable[[Mapping[str, Any]], Sequence[str]]) -> str | None:
-    """The column of a cell without a value that stands as a word in what is rendered of a row, or None.
+    """The cell without a value that stands as a word in what is rendered of a row, as Jinja names it (``q``), or None.
+
+    Inside a list or a mapping it is named by its place: ``q[0].text``.
 
     A cell is to blame if a mark in its place comes out exactly where the word stood. What a template or a function does
     to leave out a missing value (``{% if hint %}``, ``is none``, ``or ""``) is therefore left alone, and so is the word
@@ -36,7 +38,7 @@ def printed_null(row: Mapping[str, Any], render: Callable[[Mapping[str, Any]], S
             continue
         there = {word for word in WORDS if [text.replace(MARK, word) for text in marked] == texts}
         if there and any(MARK in text for text in marked):
-            return str(path[0])
+            return str(path[0]) + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path[1:])
     return None
 
 

@@ -18,6 +18,7 @@ from microscope_bench.tasks.data_sets import (
     cache_directories,
     hash_rows,
     is_hub_repository,
+    leaves,
     open_splits,
     pin_repository,
 )
@@ -95,15 +96,9 @@ def local_directories(arguments: Mapping[str, Any]) -> list[Path]:
     """
     named = [str(arguments[key]) for key in ("data_dir", "dataset_path") if arguments.get(key)]
     found = [user_path(name) for name in named]
-    found += [Path(re.split(r"[*?\[]", file)[0] + "_").parent for file in _leaves(arguments.get("data_files"))]
+    found += [Path(re.split(r"[*?\[]", file)[0] + "_").parent for file in leaves(arguments.get("data_files"))]
     local = [directory for directory in dict.fromkeys(found) if os.path.isdir(directory)]
     return local and [*local, *cache_directories()]
-
-
-def _leaves(value: Any) -> list[str]:
-    if isinstance(value, Mapping | list | tuple):
-        return [leaf for part in (value.values() if isinstance(value, Mapping) else value) for leaf in _leaves(part)]
-    return [] if value is None else [str(value)]
 
 
 def _reason(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from microscope_bench.errors import TaskError
 
 LARGEST_FILE = 2 * 10**9
 """Bytes of a CSV or JSON file, which is read whole; Parquet is read in pieces."""
+MOST_DIGITS = 4_000
+"""Of a whole number in JSON; Python reads no more than 4,300."""
 
 
 def read_table(file: Path, kind: str, options: Any) -> dict[str, list[Any]]:
@@ -108,7 +110,19 @@ def _parsed_at(text: str, place: str) -> Any:
 
 def _parsed(text: str) -> Any:
     # NaN and the infinities are equal to nothing, so that they are refused where they stand
-    return json.loads(text, parse_float=_number, parse_constant=lambda _: math.nan, object_pairs_hook=_each_key_once)
+    return json.loads(
+        text,
+        parse_float=_number,
+        parse_int=_whole,
+        parse_constant=lambda _: math.nan,
+        object_pairs_hook=_each_key_once,
+    )
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a whole number has {len(text):,} digits, more than {MOST_DIGITS:,}; write it as text")
+    return int(text)
 
 
 class Written(float):

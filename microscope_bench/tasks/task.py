@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
-from microscope_bench.errors import ExampleError, TaskError, said
+from microscope_bench.errors import ExampleError, TaskError
 from microscope_bench.example import PLACEHOLDERS, Example, as_words
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.rgb_pictures import media_in, open_picture
 from microscope_bench.tasks.choices import list_of_choices, right_answer
+from microscope_bench.tasks.failures import what_failed
 from microscope_bench.tasks.nulls import printed_null
 from microscope_bench.tasks.settings import TaskSettings, seeded
 from microscope_bench.tasks.sounds import sounds_in
@@ -171,12 +171,12 @@ class Task:
         shots = renderer.sampler.sample(self.num_fewshot) if self.num_fewshot else ()
         rows = [(row, config.output_type == "loglikelihood_rolling"), *((shot, True) for shot in shots)]
         for number, (doc, solved) in enumerate(rows):
-            column = printed_null(doc, partial(texts, solved=solved))
-            if column is not None:
+            cell = printed_null(doc, partial(texts, solved=solved))
+            if cell is not None:
                 where = "of a few-shot example " if number else ""
                 raise TaskError(
-                    f"column {column} {where}has no value, and the prompt would say None; fill it in, or let the "
-                    f"template leave it out: {{% if {column} %}}...{{% endif %}}"
+                    f"column {cell} {where}has no value, and the prompt would say None; fill it in, or let the "
+                    f"template leave it out: {{% if {cell} %}}...{{% endif %}}"
                 )
 
     def _unscored(self, example: Example) -> str | None:
@@ -217,6 +217,5 @@ def _cause(error: Exception) -> str:
         return "a picture does not open: not an image file, or damaged"
     if isinstance(error, OSError) and error.filename is not None:
         return f"a file does not open: {error.strerror}"
-    called = (frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__))
-    field = next((name for name in called if name.startswith("doc_to_")), None)
-    return f"{field} fails ({said(error)})" if field else said(error)
+    field, cause = what_failed(error)
+    return f"{field} fails ({cause})" if field else cause

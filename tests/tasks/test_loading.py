@@ -65,8 +65,22 @@ def test_the_description_stands_before_every_prompt_in_any_order_of_access(write
         ({"task": "tisk: toy"}, "task", "missing"),
         ({"doc_to_text": "doc_to_text: '{{ qestion }}'"}, "doc_to_text", "'qestion' is undefined"),
         ({"doc_to_target": "doc_to_target: '{{ anser }}'"}, "doc_to_target", "'anser' is undefined"),
-        ({"doc_to_target": "doc_to_target: 7"}, "doc_to_target", "IndexError"),
-        ({"doc_to_choice": "doc_to_choice: [A, '']"}, "doc_to_choice", "IndexError"),
+        ({"doc_to_target": "doc_to_target: 7"}, "doc_to_target", "7 is not the number of a choice"),
+        ({"doc_to_choice": "doc_to_choice: [A, '']"}, "doc_to_choice", "a choice is empty"),
+        (
+            {"doc_to_choice": "doc_to_choice: chioces"},
+            "doc_to_choice",
+            "'chioces' is neither a column nor a list; the columns are 'key', 'question', 'answer'",
+        ),
+        (
+            {"doc_to_text": "doc_to_text: '{{ qestion }}'"},
+            "doc_to_text",
+            "; the columns are 'key', 'question', 'answer'",
+        ),
+        ({"doc_to_text": "doc_to_text: ²"}, "doc_to_text", "'²' is all digits, and lm-eval cannot read it"),
+        ({"doc_to_target": "doc_to_target: '{{ \"١٢\" }}'"}, "doc_to_target", "'١٢' is all digits"),
+        ({"doc_to_target": "doc_to_target: '{{ \"007\" }}'"}, "doc_to_target", "'007' is all digits"),
+        ({"dataset_path": "dataset_path: cvs"}, "", "Did you mean the file format csv?"),
         (
             {"doc_to_choice": "doc_to_choice: !function nowhere.f"},
             "doc_to_choice",
@@ -83,7 +97,7 @@ def test_a_broken_field_is_named_with_its_file(write_task, tmp_path, replace, fi
     path = write_task(**replace)
     with pytest.raises(TaskError) as raised:
         load_task(path)
-    assert str(raised.value).startswith(f"{path}: field {field}: ") and cause in str(raised.value)
+    assert str(raised.value).startswith(f"{path}: field {field}: " if field else "") and cause in str(raised.value)
 
 
 def test_an_empty_file_has_no_rows_and_a_row_without_an_answer_says_so(write_task):

@@ -115,6 +115,8 @@ def test_columns_of_numbers_count_as_they_do_in_lm_eval(load):
         ('{"id": 1, "a": "\\ud800"}', "json", "column a, row 0: "),
         ('{"id": 1, "a": 1, "a": 2}', "json", "two values for one of its keys: id, a, a"),
         ('{"id": 1}\n{"id": ', "json", "line 2: not valid JSON"),
+        ('[{"id": 1, "a": ' + "9" * 10_000 + "}]", "json", "a whole number has 10,000 digits, .*write it as text"),
+        ("id, a, b\n1,x,y\n", "csv", r"'a' is undefined; the columns are 'id', ' a', ' b'"),
         ('{"id": 1}\n7', "json", "line 2: no object of column names"),
         ("[7]", "json", "row 0 is no object of column names"),
         ("[" * 100_000, "json", "not valid JSON: maximum recursion depth"),
@@ -163,6 +165,14 @@ def test_a_null_in_the_choices_is_refused_and_one_that_the_template_leaves_out_i
     rows = [{"id": 1, "a": "None", "b": "nan", "hint": None, "n": [1, None]}]
     for text in ("{% if hint %}{{ hint }}{% endif %}", "{{ hint or '' }}", "{% if hint is none %}none{% endif %}"):
         assert load(json.dumps(rows), "json", text=f"{text} {{{{ a }}}}").example(0).choices == ("None", "nan")
+
+
+def test_a_null_inside_a_cell_is_named_by_its_place(load):
+    rows = [{"id": 1, "a": {"t": [{"u": "x"}, {"u": None}]}, "b": ["x", None]}]
+    for text, cell in (("{{ a.t[1].u }}", r"a\.t\[1\]\.u"), ("{{ b|join(' ') }}", r"b\[1\]")):
+        task = load(json.dumps(rows), "json", choice="[A, B]", text=text)
+        with pytest.raises(ExampleError, match=f"column {cell} has no value"):
+            task.example(0)
 
 
 def test_cells_of_parquet(load):

@@ -101,12 +101,12 @@ def test_a_special_file_is_refused_wherever_a_task_file_is_read(write_task, tmp_
     assert "cannot be read" in errors["special.yaml"] and errors["toy.yaml"] is None
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "directory"])
 def test_a_special_file_among_the_data_is_refused(write_task, tmp_path, kind):
     path = write_task()
     (tmp_path / "toy.json").unlink()
     special_file(tmp_path / "toy.json", kind)
-    with pytest.raises(TaskError, match=r"toy\.json"):
+    with pytest.raises(TaskError, match=r"toy\.json is (no regular file|a directory)"):
         load_task(path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "test.csv").write_text("key,question,answer\nx,One?,0\n")
