@@ -32,7 +32,7 @@ EXPECTED = {
     "ai2d": {
         "0": (f"<image>Which eats grass?\nA. hawk\nB. cow\nC. fox\nD. owl\n{LETTER}", tuple("ABCD"), 1, [31]),
         "1": (f"<image>Is A above B?\nA. yes\nB. no\n{LETTER}", tuple("AB"), 0, [31]),
-        "2": "number 3 of 3 choices",
+        "2": "the answer 3 is neither a choice",
     },
     "mmbench_en_dev": {
         "241": (
