@@ -166,15 +166,17 @@ def _misread_tiff(image: Any) -> str | None:
     """The kind of a TIFF file that Pillow decodes into wrong numbers without an error."""
     tags = image.tag_v2
     bits, extra, kind = tags.get(258, (1,)), tags.get(338, ()), tags.get(262)
+    samples, planar = tags.get(277, 1), tags.get(284, 1) == 2
     if max(bits) <= 8 and 2 in tags.get(339, ()):
         return "signed 8-bit TIFF"
+    if planar and image.mode in ("LA", "La", "PA", "LAB"):
+        return f"planar {image.mode} TIFF"
     if image.info.get("compression") != "raw":  # libtiff decodes it
         return None
-    if kind == 6 and len(bits) == 3 and tags.get(530, (2, 2)) != (1, 1):
+    if kind == 6 and samples == 3 and tags.get(530, (2, 2)) != (1, 1):
         return "subsampled, uncompressed YCbCr TIFF"
-    samples = {2: 3, 5: 4}.get(kind, 1) + len(extra)
     as_bytes = set(bits) == {8} and kind in (1, 2, 3, 5) and tags.get(266, 1) == 1
-    if tags.get(284, 1) == 2 and not (as_bytes and 1 not in extra and tags.get(277, 1) == samples):
+    if planar and not (as_bytes and 1 not in extra and samples == {2: 3, 5: 4}.get(kind, 1) + len(extra)):
         return "planar, uncompressed TIFF"  # of which Pillow takes each plane for bytes
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ GREYS_16 = GREYS * np.uint16(256) + LOW[..., 0]
 
 
 def tiff(numbers: np.ndarray, kind: int, planar: int = 1, edge: int = 0, **tags: int) -> bytes:
-    """An uncompressed little-endian TIFF file; ``edge``: of square tiles instead of one strip a plane."""
+    """A little-endian TIFF file, uncompressed without ``t259=8``; ``edge``: of square tiles, not one strip a plane."""
     height, width, samples = (*numbers.shape, 1)[:3]
     planes = np.moveaxis(numbers.reshape(height, width, samples), 2, 0) if planar == 2 else [numbers]
     parts = list(planes)
@@ -29,7 +30,7 @@ def tiff(numbers: np.ndarray, kind: int, planar: int = 1, edge: int = 0, **tags:
         ]
         corners = [(y, x) for y in range(0, height, edge) for x in range(0, width, edge)]
         parts = [p[y : y + edge, x : x + edge] for p in padded for y, x in corners]
-    contents = [part.tobytes() for part in parts]
+    contents = [zlib.compress(part.tobytes()) if "t259" in tags else part.tobytes() for part in parts]
     sample_format = {"u": 1, "i": 2, "f": 3}[numbers.dtype.kind]
     values = {256: [width], 257: [height], 258: [numbers.itemsize * 8] * samples, 259: [1], 262: [kind]}
     values |= {277: [samples], 284: [planar], 339: [sample_format] * samples}
@@ -120,7 +121,6 @@ READ = {
     "RGB": (COLOURS, 2, {}, COLOURS),
     "RGBA": (np.dstack([COLOURS, ALPHAS]), 2, {"t338": 2}, over_white(COLOURS)),
     "RGBX": (np.dstack([COLOURS, ALPHAS]), 2, {"t338": 0}, COLOURS),
-    "LA": (np.dstack([GREYS, ALPHAS]), 1, {"t338": 2}, over_white(GREY_RGB)),
     "CMYK": (CMYK, 5, {}, COLOURS),
     "L": (GREYS, 1, {}, GREY_RGB),
 }
@@ -131,7 +131,7 @@ READ = {
 @pytest.mark.parametrize("kind", READ)
 def test_tiff_files_of_bytes_are_read(kind, planar, edge):
     numbers, photometric, tags, expected = READ[kind]
-    if planar == 2 and kind in ("RGBX", "LA"):
+    if planar == 2 and kind == "RGBX":
         pytest.skip("Pillow does not open it")
     assert np.array_equal(shown(tiff(numbers, photometric, planar, edge, **tags))[0], expected)
 
@@ -148,18 +148,31 @@ REFUSED = {
     "RGBa": (np.dstack([COLOURS // 2, ALPHAS | 128]), 2, {"t338": 1}),
     "YCbCr": (np.asarray(PICTURE.convert("YCbCr")), 6, {"t530": 1}),
     "LAB": (COLOURS, 8, {}),
+    "LAB, compressed": (COLOURS, 8, {"t259": 8}),
+    "LA": (np.dstack([GREYS, ALPHAS]), 1, {"t338": 2}),
+    "LA, compressed": (np.dstack([GREYS, ALPHAS]), 1, {"t338": 2, "t259": 8}),
+    "La, compressed": (np.dstack([GREYS // 2, ALPHAS | 128]), 1, {"t338": 1, "t259": 8}),
 }
 
 
 @pytest.mark.parametrize("edge", [0, 16])
 @pytest.mark.parametrize("kind", REFUSED)
-def test_other_planar_uncompressed_tiff_files_are_refused(kind, edge):
+def test_other_planar_tiff_files_are_refused(kind, edge):
     numbers, photometric, tags = REFUSED[kind]
-    with pytest.raises(TaskError, match=r"uncompressed (YCbCr )?TIFF file, whose numbers Pillow misreads; store it"):
+    with pytest.raises(
+        TaskError, match=r"(uncompressed( YCbCr)?|planar L\w+) TIFF file, whose numbers Pillow misreads; store"
+    ):
         shown(tiff(numbers, photometric, 2, edge, **tags))
 
 
-def test_sixteen_bits_that_are_not_planar_are_read():
+def test_a_tiff_file_of_one_alpha_that_is_not_planar_is_read():
+    numbers = np.dstack([GREYS, ALPHAS])
+    for compression in ({}, {"t259": 8}):
+        assert np.array_equal(shown(tiff(numbers, 1, t338=2, **compression))[0], over_white(GREY_RGB))
+
+
+def test_sixteen_bits_that_are_compressed_or_not_planar_are_read():
+    assert np.array_equal(shown(tiff(COLOURS_16, 2, 2, t259=8))[0], COLOURS)
     for edge in (0, 16):
         assert np.array_equal(shown(tiff(COLOURS_16, 2, edge=edge))[0], COLOURS)
         assert np.array_equal(shown(tiff(GREYS_16, 1, edge=edge))[0], GREY_RGB)
