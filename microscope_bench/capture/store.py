@@ -74,6 +74,8 @@ class TokenStore:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
+        if (self.path / "parts").is_symlink():
+            raise StoreError(f"{self.path / 'parts'} is a symbolic link; name the store that it leads to")
         self.identity = store_identity(self.manifest)
 
     @classmethod
