@@ -31,11 +31,8 @@ from microscope_bench.adapters.tokenizing import NoWordsError, PlainWords, whole
 from microscope_bench.errors import AdapterError, BatchError, ExampleError, MicroscopeError, said
 from microscope_bench.example import WORD_MARK, Example
 
-_TAKEN_BY = {
-    "image": ("image_processor",),
-    "video": ("video_processor",),
-    "audio": ("feature_extractor", "audio_processor"),
-}
+_SOUND = ("feature_extractor", "audio_processor")
+_TAKEN_BY = {"image": ("image_processor",), "video": ("video_processor",), "audio": _SOUND}
 """Modality → the parts of a processor of which one prepares it."""
 _NO_PLACE = (
     "its processor prepares {0}, but neither configuration nor tokenizer names {0}_token_id, so its positions are "
