@@ -45,10 +45,9 @@ def intrinsic_dimension(
         x: (N, d) states. All pairs of rows of a draw are compared: N of some ten thousand in one draw takes a minute.
         estimator: one of the above.
         deduplicate: whether copies of a token are dropped first (flag ``duplicates=share``; ``n_tokens`` counts the
-            others): equal rows, and rows of float32 values, also in float64, nearer to each other than 1e-5 of their
-            distance from the mean; in a half type drop copies from other batches yourself. Flag ``near_copies=share``:
-            copies are left, such as those of float32 rows that were scaled in float64, since r₂/r₁ leaps. False keeps
-            all, as the two libraries do; those at distance 0 have no μ and are left out (flag ``zero_distance=share``).
+            others): equal rows, and rows of float32 values nearer to each other than 1e-5 of their distance from the
+            mean; in a half type drop copies from other batches yourself. Flag ``near_copies=share``: some are left,
+            since r₂/r₁ leaps. False keeps all; those at distance 0 have no μ (flag ``zero_distance=share``).
         groups: (N,) the picture of each token, or of a text its example; None makes each token its own group.
         n: distinct tokens of a draw. They are drawn at random, always the same, and neighbours of each other only; the
             ratios of up to 8 disjoint draws are taken together. None is one draw of all tokens. Not for "own group".
