@@ -134,7 +134,7 @@ def test_numbers_of_pixels_are_no_edges(copy):
     settings = json.loads((directory / "processor_config.json").read_text())
     settings["image_processor"]["size"] = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
     (directory / "processor_config.json").write_text(json.dumps(settings))
-    resolve_checkpoint(str(directory))
+    assert resolve_checkpoint(str(directory)).path == directory.resolve()
 
 
 @pytest.mark.parametrize(
