@@ -132,6 +132,8 @@ COMMANDS = [
     ["measure", UNPRINTABLE],
     ["measure", f"results/.stores/{UNPRINTABLE}"],
     ["check", UNPRINTABLE],
+    ["new", "task", UNPRINTABLE],
+    ["new", "adapter", f"{UNPRINTABLE}/my_mllm.py"],
     ["ls", UNPRINTABLE],
     ["ls", "stores"],
     ["ls", "stores", "--output_path", UNPRINTABLE],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -38,3 +38,14 @@ def held_modules(adapter: Adapter) -> list[nn.Module]:
     for block in (*adapter.blocks(), adapter.last_module()):
         found[id(block)] = block
     return sorted(found.values(), key=lambda module: -sum(1 for _ in module.modules()))
+
+
+def outermost(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Those of some modules, the largest first, that are in no other of them."""
+    inside: set[nn.Module] = set()
+    found = []
+    for module in modules:
+        if module not in inside:
+            found.append(module)
+            inside.update(module.modules())
+    return found

@@ -8,6 +8,8 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from microscope_bench.errors import AdapterError
 
@@ -28,10 +30,11 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
-def untrained_twin(model: Any) -> Any:
+def untrained_twin(model: Any, *, left_out: bool = False) -> Any:
     """A copy of a transformers model, freshly initialised on the CPU; call it inside :func:`seeded_initialisation`.
 
-    Class, configuration, dtypes, attention implementation and device are those of the model.
+    Class, configuration, dtypes, attention implementation and device are those of the model. ``left_out`` says that
+    the model may lack weights that its configuration asks for, as it does without its pooling layer.
     """
     name = type(model).__name__
     if getattr(model.config, "quantization_config", None) is not None:
@@ -43,16 +46,44 @@ def untrained_twin(model: Any) -> Any:
         )
     twin = type(model)._from_config(deepcopy(model.config), dtype=model.dtype)
     fresh, loaded = dict(twin.named_parameters()), dict(model.named_parameters())
-    if other := sorted({k for k in fresh.keys() | loaded.keys() if _shape(fresh, k) != _shape(loaded, k)}):
+    expected = loaded.keys() if left_out else fresh.keys() | loaded.keys()
+    if other := sorted({k for k in expected if _shape(fresh, k) != _shape(loaded, k)}):
         raise AdapterError(
             f"{name}: {len(other)} weights are missing or of another shape when it is made from its configuration: "
             f"{', '.join(other[:5])}. The loaded model is not the one that its config.json describes."
         )
     if unset := sorted(key for key, parameter in fresh.items() if not bool(parameter.isfinite().all())):
         raise AdapterError(f"{name} does not initialise {len(unset)} of its weights: {', '.join(unset[:5])}")
-    for key, parameter in fresh.items():
-        parameter.data = parameter.data.to(loaded[key].dtype)  # some parts stay in float32 whatever the model's dtype
+    for key in fresh.keys() & loaded.keys():
+        fresh[key].data = fresh[key].data.to(loaded[key].dtype)  # some parts stay in float32 whatever the model's dtype
     return twin.to(model.device).eval()
+
+
+def initialise_anew(module: nn.Module) -> None:
+    """Gives a module and all in it fresh weights, in place; call it inside :func:`seeded_initialisation`.
+
+    Models of transformers get those of their :func:`untrained_twin`, other modules what ``reset_parameters()`` draws.
+    """
+    if isinstance(module, PreTrainedModel):
+        fresh = untrained_twin(module, left_out=True).state_dict()
+        module.load_state_dict({name: fresh[name] for name in module.state_dict()})
+        return
+    for child in module.children():
+        initialise_anew(child)
+    own = {name: value for name, value in (module._parameters | module._buffers).items() if value is not None}
+    if not own:
+        return
+    # modules of torch that are used by others alone have it under the second name
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    if reset is None:
+        raise AdapterError(
+            f"{type(module).__name__} cannot be initialised anew: it holds {', '.join(sorted(own)[:5])} and has no "
+            f"reset_parameters(), by which they begin as before training; write one"
+        )
+    device = next(iter(own.values())).device
+    module.to("cpu")  # the seed is that of its generator
+    reset()
+    module.to(device)
 
 
 def _shape(parameters: dict[str, Any], key: str) -> tuple[int, ...] | None:

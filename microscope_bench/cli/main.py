@@ -20,6 +20,7 @@ VERBS = {
     "run": "measure models on tasks",
     "measure": "measure a kept token store again, without the model",
     "ls": "list models, tasks, metrics, protocols, controls or token stores",
+    "new": "write the beginning of an adapter or of a task of your own",
     "check": "prove that an adapter labels and captures a model correctly",
     "validate": "check result files against the schema, their checksum, and what a run can write",
     "leaderboard": "make leaderboard.md, or .html, .tex, .csv, .json, from a directory of results",

@@ -1,0 +1,262 @@
+"""A model of one's own, from nothing: token ids and vectors in a sequence become a language model's ``inputs_embeds``.
+
+``docs/adding_a_model.md`` begins with one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from msgspec import structs
+from PIL.Image import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from microscope_bench.adapters.base import Adapter, Batch
+from microscope_bench.adapters.decoder import find_blocks
+from microscope_bench.adapters.foreign_errors import loading
+from microscope_bench.adapters.held_modules import held_modules, outermost
+from microscope_bench.adapters.model_args import refuse_unknown_args
+from microscope_bench.adapters.pieces import NO_ID, Piece, Row, batch_of, row_of
+from microscope_bench.adapters.prompting import check_placeholders, continuation_token_ids, parts_of, places_of
+from microscope_bench.adapters.quantization import quantised_modules, quantization_name
+from microscope_bench.adapters.tokenizing import NoWordsError, PlainWords, whole_prompts
+from microscope_bench.adapters.untrained_weights import initialise_anew, seeded_initialisation
+from microscope_bench.errors import AdapterError, ExampleError
+from microscope_bench.example import Example
+from microscope_bench.identity import ModelInfo, Processing
+from microscope_bench.system.devices import pick_device
+
+
+class OwnModel(Adapter):
+    """The base of an adapter whose model is put together in its constructor.
+
+    The constructor's parameters are the model args; each is given as text. Every module is held in an attribute. A
+    subclass writes :meth:`sequence`, and overrides of the rest what its model does otherwise.
+
+    Attributes:
+        language_model: a causal language model of transformers; another model overrides :meth:`embed`, :meth:`run` and
+            :meth:`blocks`.
+        tokenizer: that of transformers; with another one :meth:`ids` and :meth:`words` are overridden.
+        image_processor: what :meth:`pixels` calls.
+        modalities: what the model can be given.
+        trained: False for weights that no training has touched.
+    """
+
+    language_model: Any
+    tokenizer: Any
+    image_processor: Any = None
+    modalities = frozenset({"text", "image"})
+    trained = True
+
+    @staticmethod
+    def part(kind: Any, place: str, **options: Any) -> Any:
+        """A model of transformers, of class ``kind``, from a directory or the hub; every weight is from safetensors.
+
+        Raises an AdapterError where weights are missing: transformers would draw them at random.
+        """
+        with loading(f"{kind.__name__} of {place}", "Correct the place, or fetch the checkpoint again"):
+            model, report = kind.from_pretrained(place, use_safetensors=True, output_loading_info=True, **options)
+        if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
+            raise AdapterError(
+                f"{place} lacks {len(lacking)} weights of {kind.__name__}, which would be random: "
+                f"{', '.join(lacking[:5])}; take the class that the checkpoint is of, or options that leave them out"
+            )
+        return model
+
+    @abstractmethod
+    def sequence(self, example: Example) -> Iterable[Piece]:
+        """The example as the model reads it: label and content of each piece, in order.
+
+        Text is token ids, so that what depends on words knows them; any other label has ids or vectors (n, d).
+        """
+
+    def parts(self, example: Example) -> list[tuple[str, Any]]:
+        """The words and media of an example in their order: ``("text", words)``, ``("image", picture)``, ..."""
+        check_placeholders(example)
+        media = {modality: iter(given) for modality, given in example.media.items()}
+        return [
+            (kind, words if kind == "text" else next(media[kind]))
+            for kind, words in parts_of(example.text, places_of(example))
+        ]
+
+    def ids(self, text: str) -> list[int]:
+        """The token ids of a text, none added, and none cut off; a special token in it is read as words."""
+        return self._tokenized(self._plain.marked(text))
+
+    def words(self, ids: Sequence[int]) -> str:
+        """What token ids stand for."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def pixels(self, picture: Image) -> Tensor:
+        """What the image processor makes of a picture, (1, ...), where the model is and in its dtype."""
+        values: Tensor = self.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
+        self._shown.append(values)
+        return values.to(self.device, self._dtype)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The vectors (B, S, d) of token ids (B, S)."""
+        return torch.as_tensor(self.language_model.get_input_embeddings()(ids))
+
+    def run(self, inputs_embeds: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
+        """One pass over (B, S, d), padded on the right: logits (B, k, vocabulary) at ``positions``, int64 (k,)."""
+        output = self.language_model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, logits_to_keep=positions
+        )
+        return torch.as_tensor(output.logits)
+
+    @classmethod
+    def load(cls, args: Mapping[str, str], *, device: str | None = None) -> OwnModel:
+        parameters = inspect.signature(cls).parameters
+        refuse_unknown_args(args, tuple(parameters))
+        lacking = [name for name, one in parameters.items() if one.default is one.empty and name not in args]
+        if lacking:
+            raise AdapterError(f"{cls.__name__} needs --model_args {','.join(f'{name}=...' for name in lacking)}")
+        adapter, target = cls(**args), pick_device(device)
+        for module in vars(adapter).values():
+            if isinstance(module, nn.Module) and not hasattr(module, "hf_device_map"):
+                module.to(target)
+        adapter.device = target
+        if "pretrained" in args:
+            path = Path(args["pretrained"]).expanduser()
+            name = path.resolve().name if path.exists() else args["pretrained"]
+            adapter.info = structs.replace(adapter.info, name=name, repo=name)
+        return adapter
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(find_blocks(self.language_model))
+
+    def encode(self, examples: Sequence[Example]) -> Batch:
+        with torch.no_grad():
+            rows = [self._row(example) for example in examples]
+        return batch_of(rows, tuple(example.id for example in examples), self.device)
+
+    def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        positions, which = np.unique(batch.last_positions(), return_inverse=True)
+        with torch.inference_mode():
+            embedded = self.embed(ids.clamp(min=0))
+            if "vectors" in batch.inputs:
+                embedded[(ids == NO_ID) & (mask == 1)] = batch.inputs["vectors"].to(embedded)
+            found = self.run(embedded, mask, torch.from_numpy(positions).to(ids.device))
+        return found[np.arange(len(which)), which].float() if logits else None
+
+    def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
+        found = continuation_token_ids(self._tokenized, prompt, choices)
+        if found is None:
+            raise AdapterError(
+                f"{self.info.name}: after a prompt that ends in {prompt[-12:]!r} the choices {', '.join(choices)} are "
+                f"not one token each, so one forward pass cannot score them"
+            )
+        return found
+
+    def fresh_weights(self, seed: int) -> OwnModel:
+        fresh = deepcopy(self)
+        with seeded_initialisation(seed):
+            for module in outermost(held_modules(fresh)):
+                initialise_anew(module)
+        fresh.info = structs.replace(self.info, trained=False)
+        return fresh
+
+    @cached_property
+    def info(self) -> ModelInfo:  # type: ignore[override]  # can be assigned to
+        """Weights and code are added to it where it is put into a result."""
+        bare = sorted(name for name, value in vars(self).items() if isinstance(value, Tensor))
+        if bare:
+            raise AdapterError(
+                f"{type(self).__name__} holds the tensor {bare[0]} itself, where no digest of the weights sees it; put "
+                f"it into a module, such as nn.ParameterDict"
+            )
+        name, held = type(self).__name__, held_modules(self)
+        quantised = {path: kind for module in outermost(held) for path, kind in quantised_modules(module).items()}
+        settings = getattr(self._config, "quantization_config", None)
+        with torch.no_grad():
+            width = self.embed(torch.zeros((1, 1), dtype=torch.int64, device=self.device)).shape[-1]
+        return ModelInfo(
+            name=name,
+            repo=name,
+            revision=f"config-{_configurations_digest(held)}",
+            adapter=name,
+            architecture=name,
+            dtype=str(self._dtype).removeprefix("torch."),
+            quantization=quantization_name(settings or {}, quantised) if settings or quantised else None,
+            attention=getattr(self._config, "_attn_implementation", None),
+            n_layers=len(self.blocks()),
+            hidden_size=width,
+            n_parameters=sum({id(p): p.numel() for module in held for p in module.parameters()}.values()),
+            trained=self.trained,
+            control=None,
+            options={},
+        )
+
+    @cached_property
+    def processing(self) -> Processing:  # type: ignore[override]
+        tokenizer, images = getattr(self, "tokenizer", None), self.image_processor
+        return Processing(
+            processor=None if tokenizer is None else type(tokenizer).__name__,
+            image_processor=None if images is None else type(images).__name__,
+            context_length=getattr(self._config, "max_position_embeddings", None),
+        )
+
+    @cached_property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return next(self.blocks()[0].parameters()).device
+
+    @cached_property
+    def model(self) -> Any:
+        """The model by whose own hidden states ``microscope-bench check`` tells whether the boundaries are right."""
+        return self.language_model
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(weight.dtype for weight in self.blocks()[0].parameters() if weight.is_floating_point())
+
+    @property
+    def _config(self) -> Any:
+        """The language model's configuration, or None."""
+        config = getattr(getattr(self, "language_model", None), "config", None)
+        return None if config is None else config.get_text_config(decoder=True)
+
+    @cached_property
+    def _plain(self) -> PlainWords:
+        return PlainWords(self.tokenizer, None)
+
+    @cached_property
+    def _shown(self) -> list[Tensor]:
+        """What :meth:`pixels` has made for the example that is being encoded."""
+        return []
+
+    def _tokenized(self, text: str) -> list[int]:
+        with whole_prompts(self.tokenizer):
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _row(self, example: Example) -> Row:
+        if other := sorted(example.media.keys() - self.modalities):
+            raise AdapterError(f"{self.info.name} has no modality {other[0]}, and example {example.id} needs it")
+        self._shown.clear()
+        try:
+            pieces = list(self.sequence(example))
+        except NoWordsError as error:
+            raise ExampleError(example.id, str(error)) from error
+        return row_of(pieces, f"{type(self).__name__}.sequence()", self.words)._replace(pixels=tuple(self._shown))
+
+
+def _configurations_digest(modules: Sequence[nn.Module]) -> str:
+    """16 hex digits over the configurations of all models of transformers, which decide numbers as weights do."""
+    models = {one for module in modules for one in module.modules() if isinstance(one, PreTrainedModel)}
+    told_elsewhere = ("_name_or_path", "transformers_version")  # a place, and a part of the environment
+    texts = set()
+    for model in models:
+        fields = {key: value for key, value in model.config.to_diff_dict().items() if key not in told_elsewhere}
+        texts.add(json.dumps(fields, sort_keys=True, default=str))
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]
