@@ -22,7 +22,7 @@ from microscope_bench.adapters.prompting import (
     places_of,
     raw_prompt,
     template_fails,
-    template_uses_up,
+    template_takes_too_much,
     written,
 )
 from microscope_bench.adapters.refused_examples import check_sound, refuse_what_the_model_lacks
@@ -188,8 +188,8 @@ class Encoder:
         template = chat_template(self.processor or self.tokenizer)
         if not self.templated or template is None:
             return None
-        if too_much := template_uses_up(template):
-            raise AdapterError(f"{self.name}: {template_fails('a question', f'it takes {too_much}')}")
+        if too_much := template_takes_too_much(template):
+            raise AdapterError(f"{self.name}: {template_fails('a question', too_much)}")
         if not getattr(self.tokenizer, "is_fast", False):
             return f"its tokenizer, {type(self.tokenizer).__name__}, does not say which characters a token stands for"
         question = Example("", "Which of them is it?\nA. one\nB. two\nAnswer:")

@@ -15,28 +15,15 @@ from transformers.utils import chat_template_utils
 
 from microscope_bench.adapters.overrides import Overrides
 from microscope_bench.adapters.template_words import own_characters
-from microscope_bench.errors import AdapterError, ExampleError, said
+from microscope_bench.errors import AdapterError, ExampleError, TaskError, said
 from microscope_bench.example import PLACEHOLDERS, Example
-from microscope_bench.system.bounded_process import used_up
+from microscope_bench.system.bounded_templates import render_chat
 
 TODAY = datetime(2024, 7, 26)
 """The date that templates see, so that prompts and numbers do not change from day to day."""
 
 LONGEST = 1_000_000
 """Characters that a chat template may write around a short conversation."""
-_TRY_WITH = "from transformers.utils.chat_template_utils import render_jinja_template"
-_TRY_TEMPLATE = """
-for turns in given["turns"]:
-    try:
-        marks = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
-        (written,), _ = render_jinja_template([turns], chat_template=given["template"], **marks)
-    except MemoryError:
-        raise
-    except Exception:
-        continue
-    if len(written) > given["longest"]:
-        raise MemoryError
-"""
 _REPAIR_TEMPLATE = (
     "Repair chat_template.jinja of the checkpoint (or chat_template in tokenizer_config.json), or do without it: "
     "--model_args ...,use_chat_template=false"
@@ -202,13 +189,23 @@ def template_fails(what: str, cause: str) -> str:
 
 
 @functools.cache
-def template_uses_up(template: str) -> str | None:
-    """What a chat template wants too much of, tried on short conversations in a process of its own; or None."""
+def template_takes_too_much(template: str) -> str | None:
+    """What a chat template takes too much of, tried on short conversations in a process of its own; or None."""
     parts = [[], *([{"type": modality}] for modality in PLACEHOLDERS)]
     contents: list[Any] = ["What?", *([*medium, {"type": "text", "text": "What?"}] for medium in parts)]
-    turns = [[{"role": "user", "content": content}] for content in contents]
-    turns += [[{"role": role, "content": "What?"} for role in ("system", "user", "assistant", "user")]]
-    return used_up(_TRY_TEMPLATE, {"template": template, "turns": turns, "longest": LONGEST}, _TRY_WITH)
+    conversations = [[{"role": "user", "content": content}] for content in contents]
+    conversations += [[{"role": role, "content": "What?"} for role in ("system", "user", "assistant", "user")]]
+    given = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True, "tools": None, "documents": None}
+    for messages in conversations:
+        try:
+            text = render_chat(template, {**given, "messages": messages})
+        except TaskError as error:
+            return str(error)
+        except Exception:  # it may refuse a conversation
+            continue
+        if len(text) > LONGEST:
+            return f"it writes more than {LONGEST:,} characters"
+    return None
 
 
 def check_template(name: str, modalities: Collection[str], render: Callable[..., str]) -> None:

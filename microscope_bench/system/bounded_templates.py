@@ -1,4 +1,4 @@
-"""Jinja templates of a task, rendered in bounded time and memory.
+"""Jinja templates of tasks and checkpoints, rendered in bounded time and memory.
 
 A template can loop for ever, or ask for any amount of memory in one step (``'a' * 10**10``, ``|center(10**10)``). What
 a C function has under way cannot be ended from within a process: a signal waits until it returns, and a limit on memory
@@ -19,11 +19,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cache, lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from microscope_bench.errors import TaskError
-from microscope_bench.system.bounded_process import limit_this_process
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
 
 SECONDS = 10.0
 MEMORY = 1 << 30
@@ -42,7 +46,7 @@ class Missing(str):
 
 
 def render(template: str, variables: Mapping[str, Any]) -> str:
-    """A template's text, as ``lm_eval.utils.apply_template`` gives it.
+    """The text of a task's template, as ``lm_eval.utils.apply_template`` gives it.
 
     Raises:
         TaskError: it takes more than :data:`SECONDS`, :data:`MEMORY` bytes, or :data:`MOST_CHARACTERS`.
@@ -52,8 +56,13 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         return template
     draws = "random" in template or "lipsum" in template  # from the numbers that the task's seeds decide on
     used = {name: variables[name] for name in sorted(_names(template)) if name in variables}
-    asked = pickle.dumps((template, used, random.getstate() if draws else None))
+    asked = pickle.dumps(("task", template, used, random.getstate() if draws else None))
     return (_rendered if draws else _rendered_once)(asked)
+
+
+def render_chat(template: str, variables: Mapping[str, Any]) -> str:
+    """The text of a chat template, as transformers gives it; raises what :func:`render` raises."""
+    return _rendered(pickle.dumps(("chat", template, variables, None)))
 
 
 def _rendered(asked: bytes) -> str:
@@ -145,34 +154,81 @@ def _read_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
     return bytes(line)
 
 
-def serve() -> None:
-    """What the other process does: reads (template, variables), writes a line with its text, or with what it raises."""
-    from jinja2 import BaseLoader, StrictUndefined
-    from jinja2.sandbox import SandboxedEnvironment
+def limit_memory(more_bytes: int) -> None:
+    """Bounds how much memory this process takes from now on, on Linux, which keeps such a limit."""
+    if sys.platform != "linux":
+        return
+    import resource
 
-    environment = SandboxedEnvironment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters["regex_replace"] = _regex_replace
-    compiled = lru_cache(TEMPLATES)(environment.from_string)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    hardest = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = pages * resource.getpagesize() + more_bytes
+    most = most if hardest == resource.RLIM_INFINITY else min(most, hardest)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def serve() -> None:
+    """What the other process does: reads what is asked, writes a line with the text of it, or with what it raises."""
+    environments = {"task": _task_environment(), "chat": _chat_environment()}
+    compiled = lru_cache(TEMPLATES)(lambda kind, template: environments[kind].from_string(template))
     asked, answer = sys.stdin.buffer, sys.stdout.buffer
-    limit_this_process(MEMORY)
+    limit_memory(MEMORY)
     line = b"\n"
     while True:
         try:
             answer.write(line)
             answer.flush()
-            template, variables, state = pickle.load(asked)
+            kind, template, variables, state = pickle.load(asked)
         except (EOFError, BrokenPipeError):
             return
         if state is not None:
             random.setstate(state)
         try:
-            text = compiled(template).render(**variables)
+            text = compiled(kind, template).render(**variables)
             said = ("text", text) if len(text) <= MOST_CHARACTERS else ("TooLong", "")
         except Exception as error:
             said = type(error).__name__, str(error)[:10_000]
         line = json.dumps((*said, None if state is None else random.getstate())).encode() + b"\n"
 
 
+def _task_environment() -> SandboxedEnvironment:
+    """lm-eval's, which has one filter of its own."""
+    from jinja2 import BaseLoader, StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["regex_replace"] = _regex_replace
+    return environment
+
+
 def _regex_replace(string: str, pattern: str, repl: str, count: int = 0) -> str:
-    """lm-eval's only filter of its own."""
     return re.sub(pattern, repl, string, count=count)
+
+
+def _chat_environment() -> SandboxedEnvironment:
+    """That of transformers, whose import would take longer than all that is rendered here."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """The tag around an assistant's words."""
+
+        tags = {"generation"}  # noqa: RUF012 - as its base class has it
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value, ensure_ascii=False, **options: json.dumps(
+        value, ensure_ascii=ensure_ascii, **options
+    )
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment

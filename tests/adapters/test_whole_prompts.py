@@ -18,6 +18,7 @@ from microscope_bench.adapters.tokenizing import NoWordsError, PlainWords, speci
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import WORD_MARK, Example, as_words
+from microscope_bench.system import bounded_templates
 from microscope_bench.zoo.shipped import shipped_model
 from tests.tiny.checkpoints import MULTIMODAL, TEXT_ONLY, saying
 from tests.tiny.questions import PICTURE_QUESTIONS, TALL, TEXT_QUESTIONS, WIDE, question
@@ -236,15 +237,17 @@ TOO_MUCH = {
     "no end after a system turn": f"{{% if messages[0].role == 'system' %}}{ENDLESS}{{% endif %}}",
     "one large text": "{{ 'a' * 10**10 }}",
     "doubling": "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
-    "long": "{{ 'a' * 20000000 }}",
+    "long": "{{ 'a' * 2000000 }}",
 }
+TOO_MUCH_SAID = r"^copy: its chat template .* (does not end within|writes more|makes more|asks for too) .*\.jinja"
 
 
 @pytest.mark.parametrize("template", TOO_MUCH)
-def test_a_template_that_takes_too_much_is_refused(template, tiny, tmp_path):
+def test_a_template_that_takes_too_much_is_refused(template, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(bounded_templates, "SECONDS", 1.0)
     folder = shutil.copytree(tiny("llava"), tmp_path / "copy")
     (folder / "chat_template.jinja").write_text(TOO_MUCH[template])
-    with pytest.raises(AdapterError, match=r"^copy: its chat template .* takes more than .*chat_template\.jinja"):
+    with pytest.raises(AdapterError, match=TOO_MUCH_SAID):
         HFAdapter.load({"pretrained": str(folder)}, device="cpu")
     raw = HFAdapter.load({"pretrained": str(folder), "use_chat_template": "false"}, device="cpu")
     assert raw.encode(PICTURE_QUESTIONS[:1]).prompts == ("<image>What is it?\nA. x\nB. y\nAnswer:",)

@@ -1,4 +1,4 @@
-"""Templates of a task are rendered as lm-eval renders them, in bounded time and memory, and run no code."""
+"""Templates are rendered as lm-eval and transformers render them, in bounded time and memory, and run no code."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import time
 
 import lm_eval.utils
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from microscope_bench.errors import ExampleError, TaskError
 from microscope_bench.system import bounded_templates
-from microscope_bench.system.bounded_templates import render
+from microscope_bench.system.bounded_templates import render, render_chat
 from microscope_bench.tasks import load_task
 
 plain = lm_eval.utils.env.from_string
@@ -41,6 +42,21 @@ def test_a_template_is_rendered_as_lm_eval_renders_it(template):
     assert [render(template, variables) for _ in range(2)] == expected
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}\n  {% if loop.first %}{{ bos }}{% continue %}{% endif %}\n<{{ m.role }}>{% endfor %}",
+        "{% generation %}{{ messages[0]|tojson(indent=2) }}{{ absent }}{% endgeneration %}{{ strftime_now('%Y') }}",
+        "{% set n = namespace(x='') %}{% for m in messages %}{% set n.x = n.x ~ m.role %}{% endfor %}{{ n.x }}\n",
+        "{% generation %}{% set x = 1 %}{% endgeneration %}{{ x }}{{ dict(a='é<')|tojson }}",
+    ],
+)
+def test_a_chat_template_is_rendered_as_transformers_renders_it(template):
+    turns = [{"role": role, "content": f"é <{role}>"} for role in ("system", "user")]
+    (expected,), _ = render_jinja_template([turns], chat_template=template, bos="<s>")
+    assert render_chat(template, {"messages": turns, "tools": None, "documents": None, "bos": "<s>"}) == expected
+
+
 def test_what_a_template_raises_is_raised_here():
     for template, name, said in (
         ("{{ x }}", "UndefinedError", "'x' is undefined"),
@@ -53,6 +69,9 @@ def test_what_a_template_raises_is_raised_here():
         with pytest.raises(Exception, match=said) as raised:
             render(template, {"a": {}})
         assert type(raised.value).__name__ == name
+    with pytest.raises(Exception, match="no such role") as raised:
+        render_chat("{{ raise_exception('no such role') }}", {})
+    assert type(raised.value).__name__ == "TemplateError"
 
 
 @pytest.mark.parametrize(
