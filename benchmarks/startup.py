@@ -25,13 +25,15 @@ from benchmarks.timing import write_json
 
 FIRST_PASS = """\
 import os, sys
+from microscope_bench.cli.main import collect_rarely, main
+
+collect_rarely()  # as main does before torch is imported
 import torch
 
 def stop(*_):
     os._exit(0)
 
 torch.nn.modules.module.register_module_forward_pre_hook(stop)
-from microscope_bench.cli.main import main
 sys.exit(main(["run", "--model", "zoo-llava", "--tasks", "shapesqa", "--limit", "8", "--device", "cpu"]))
 """
 

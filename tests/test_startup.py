@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import subprocess
@@ -73,3 +74,12 @@ def test_the_commands_let_waiting_threads_sleep_unless_told_otherwise(monkeypatc
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert main(["ls", "protocols"]) == 0 and "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_the_commands_seldom_look_for_cycles() -> None:
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700)
+        assert main(["ls", "protocols"]) == 0 and gc.get_threshold()[0] == 10_000
+    finally:
+        gc.set_threshold(*before)

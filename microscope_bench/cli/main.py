@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from microscope_bench import __version__
 from microscope_bench.errors import MicroscopeError
 from microscope_bench.system import signals
-from microscope_bench.system.processes import launched, spin_briefly
+from microscope_bench.system.processes import collect_rarely, launched, spin_briefly
 from microscope_bench.system.safe_output import safe_output
 
 VERBS = {
@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done; 1 the answer is no; 2 it could not be done; 130 or 143: a signal ended it, 128 + its number.
     """
     spin_briefly()
+    collect_rarely()
     with safe_output() as out:
         arguments = list(sys.argv[1:] if argv is None else argv)
         parser = build_parser(arguments)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from traceback import walk_tb
 
 from microscope_bench.errors import MicroscopeError, said
-from microscope_bench.system.processes import spin_briefly
+from microscope_bench.system.processes import collect_rarely, spin_briefly
 from microscope_bench.system.safe_output import safe_output
 from microscope_bench.tasks import builtin_task_dir
 from microscope_bench.tasks.task_files import refuse_beyond_bounds
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs lm-eval's command line; what lm-eval prints is made printable too, and never ends a run."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     spin_briefly()
+    collect_rarely()
     with safe_output():
         _show_what_is_measured()
         try:

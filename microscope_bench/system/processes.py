@@ -7,6 +7,7 @@ process that nobody launched this way is alone: then nothing here waits for anyb
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import pickle
 import re
@@ -41,6 +42,15 @@ def spin_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def collect_rarely() -> None:
+    """Lets Python look for unreachable cycles once in 10,000 new objects; call it before torch is imported.
+
+    Importing torch and transformers makes a million objects that stay. Looking through them once in 700, which is the
+    default, takes a sixth of that time.
+    """
+    gc.set_threshold(10_000)
 
 
 @dataclass(frozen=True)
