@@ -15,6 +15,7 @@ from microscope_bench.metrics.core.cached import cached_property
 from microscope_bench.metrics.core.cloud import Cloud
 from microscope_bench.metrics.core.cloud_rows import Chunk, Sample, sample_of
 from microscope_bench.metrics.core.fold_moments import FoldMoments, merge
+from microscope_bench.metrics.core.workspace import Workspace
 
 ALL, NO_SINKS = "all", "no_sinks"
 MAINFLOW = "mainflow"
@@ -39,7 +40,11 @@ class StoreCloud(Cloud):
         self.tokens, self.survey, self.members, self.layer, self.stream = tokens, survey, members, layer, stream
         self.n_tokens, self.n_examples = len(members.index), members.n_examples
         self.dim = tokens.dim
-        self.n_folds, self.workspace = tokens.n_folds, tokens.workspace
+        self.n_folds = tokens.n_folds
+
+    @property
+    def workspace(self) -> Workspace:  # type: ignore[override]
+        return self.tokens.workspace
 
     @property
     def per_draw(self) -> int | None:
@@ -60,6 +65,19 @@ class StoreCloud(Cloud):
                 example=self.tokens.examples(rows),
             )
 
+    def forget_measured(self) -> None:
+        """Lets go of what only its own metrics look at, and of the moments that the workspace does not keep."""
+        self.forget("distinct", "drawn", "neighbours")
+        if not self.workspace.kept:
+            self.forget("moments")
+
+    def forget_beside(self) -> None:
+        """Lets go of the moments of those that it stands beside, where the workspace does not keep them."""
+        if not self.workspace.kept:
+            for cloud in (self.text, self.next, self.mainflow, self.mainflow and self.mainflow.next):
+                if cloud is not None:
+                    cloud.forget("moments")
+
     def draw(self, distinct: bool) -> Sample:
         """The tokens of the smallest hashes, the same at every boundary; copies among them are dropped."""
         most = sample_size(self.tokens.protocol)
@@ -73,12 +91,14 @@ class StoreCloud(Cloud):
 
 
 class JointCloud(StoreCloud):
-    """All modalities together; its moments are merged from theirs instead of summed again."""
+    """All modalities together; its moments are merged from theirs, where these are kept, instead of summed again."""
 
     parts: Sequence[Cloud] = ()
 
     @cached_property
     def moments(self) -> FoldMoments:
+        if not self.workspace.kept:
+            return self.moments_of_rows()
         return reduce(partial(merge, parked=self.workspace.parked), (part.moments for part in self.parts))
 
 

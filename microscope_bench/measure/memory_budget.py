@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
+from microscope_bench.config import RunConfig
 from microscope_bench.errors import MetricError
 from microscope_bench.measure.survey import MOST_POOL, sample_size
 from microscope_bench.measure.tokens import StoredTokens
-from microscope_bench.metrics.core.workspace import FLOAT64, MATRICES, Workspace
+from microscope_bench.metrics.core.workspace import MATRICES, Sizes, Workspace
+from microscope_bench.metrics.record import Metric
+from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
-from microscope_bench.system.devices import free_bytes
+from microscope_bench.system.devices import free_bytes, measuring_device
 
 SHARE_OF_FREE = 0.5  # its allocator needs room too
 
@@ -27,41 +33,70 @@ def threads_for(tokens: StoredTokens) -> int:
 
     One on a GPU, and where ``measure_memory`` bounds what a boundary holds.
     """
-    if tokens.device.type != "cpu" or tokens.workspace != Workspace():
+    workspace = tokens.workspace
+    if tokens.device.type != "cpu" or replace(workspace, kept=True) != Workspace():
         return 1
-    matrix = FLOAT64 * tokens.dim**2
-    of_one = (MATRICES + 2 * _clouds_waiting(tokens) * tokens.n_folds) * matrix
+    sizes = _sizes_of(tokens, ())
+    of_one = MATRICES * sizes.matrix + sizes.moments(sizes.n_clouds if workspace.kept else sizes.n_together)
     return max(1, min(torch.get_num_threads(), MOST_OF_THREADS // of_one))
 
 
-def workspace_for(tokens: StoredTokens, size: int | None) -> Workspace:
-    """The roomiest workspace within ``size`` bytes; None means half of a GPU's free memory, and no bound elsewhere."""
-    n_clouds = _clouds_waiting(tokens)
-    sample_rows = _sample_rows(tokens.protocol, len(tokens.modality))
+def workspace_for(tokens: StoredTokens, size: int | None, metrics: Sequence[Metric]) -> Workspace:
+    """The roomiest workspace within ``size`` bytes; None means half of a GPU's free memory, and no bound elsewhere.
 
-    def within(size: int) -> Workspace:
-        return Workspace.within(size, tokens.dim, tokens.n_folds, n_clouds, sample_rows)
-
+    Where there is none, the moments of all clouds of a boundary are kept up to :data:`MOST_OF_THREADS`.
+    """
+    sizes = _sizes_of(tokens, metrics)
     if size is not None:
-        return within(size)
+        return Workspace.within(size, sizes)
     free = free_bytes(tokens.device)
     if free is None:
-        return Workspace()
+        every = MATRICES * sizes.matrix + sizes.moments(sizes.n_clouds)
+        return Workspace(kept=every <= MOST_OF_THREADS)
     try:
-        return within(int(SHARE_OF_FREE * free))
+        return Workspace.within(int(SHARE_OF_FREE * free), sizes)
     except MetricError:
-        return within(free)
+        return Workspace.within(free, sizes)
 
 
-def _clouds_waiting(tokens: StoredTokens) -> int:
-    n_modalities = len(tokens.modalities) + (len(tokens.modalities) > 1)
-    return n_modalities * TOKEN_SETS * BOUNDARIES * (STREAMS if tokens.store.has_mainflow else 1)
+def check_enough(config: RunConfig, dim: int, n_examples: int, n_modalities: int) -> None:
+    """Raises a MetricError where ``measure_memory`` is too little for what so many examples can give at most."""
+    if config.measure_memory is None:
+        return
+    metrics = [METRICS.get(name) for name in config.metrics]
+    n_tokens = n_examples * config.protocol.tokens_per_example * n_modalities
+    device = measuring_device(config.device)
+    sizes = Sizes(
+        dim=dim,
+        n_folds=max(1, min(config.protocol.folds, n_examples)),
+        n_clouds=1,
+        n_together=_together(metrics, config.mainflow),
+        sample_rows=_sample_rows(config.protocol, n_tokens),
+        can_park=device.type != "cpu",
+    )
+    Workspace.within(config.measure_memory, sizes)
 
 
-def check_enough(size: int | None, dim: int, protocol: Protocol, n_tokens: int) -> None:
-    """Raises a MetricError where ``size`` bytes are too little for ``n_tokens`` tokens of width ``dim``."""
-    if size is not None:
-        Workspace.within(size, dim, n_folds=1, n_clouds=1, sample_rows=_sample_rows(protocol, n_tokens))
+def _sizes_of(tokens: StoredTokens, metrics: Sequence[Metric]) -> Sizes:
+    n_modalities, streams = len(tokens.modalities), STREAMS if tokens.store.has_mainflow else 1
+    return Sizes(
+        dim=tokens.dim,
+        n_folds=tokens.n_folds,
+        n_clouds=(n_modalities + (n_modalities > 1)) * TOKEN_SETS * BOUNDARIES * streams,
+        n_together=_together(metrics, tokens.store.has_mainflow),
+        sample_rows=_sample_rows(tokens.protocol, len(tokens.modality)),
+        can_park=tokens.device.type != "cpu",
+    )
+
+
+def _together(metrics: Sequence[Metric], has_mainflow: bool) -> int:
+    """A cloud, and one beside it: that of text, of the next boundary (linearity has moments of both), or of the chain.
+
+    >>> [_together([METRICS.get(name)], False) for name in ("linearity", "cka", "modality_gap")]
+    [1, 2, 2]
+    """
+    alone = all(metric.compares == "cloud" or metric.name == "linearity" for metric in metrics)
+    return 1 if alone and not has_mainflow else 2
 
 
 def _sample_rows(protocol: Protocol, n_tokens: int) -> int:

@@ -66,20 +66,23 @@ def measure_tokens(
     if not tokens.modalities:
         first = store.records[0]
         raise StoreError(f"no example could be measured. First: {first.id}: {first.skipped or 'it has no tokens'}")
-    tokens.workspace = workspace_for(tokens, config.measure_memory)
     metrics, progress = [METRICS.get(name) for name in config.metrics], config.progress and processes.is_first
+    tokens.workspace = workspace_for(tokens, config.measure_memory, metrics)
     shared = _Shared(metrics, own_boundaries(n_layers, processes), processes, progress)
     found = survey(tokens, n_layers, shared.own, processes, progress=progress)
 
-    def measured(layer: int, clouds: Boundary) -> tuple[list[tuple[str, SinkLayer]], list[Score]]:
-        return list(_sink_layers(clouds, found, layer)), list(_boundary_scores(clouds, metrics))
+    def measured(layer: int, clouds: Boundary) -> list[tuple[str, SinkLayer | None, list[Score]]]:
+        return [
+            (modality, _sink_layer(clouds, found, layer, modality), list(_modality_scores(clouds, modality, metrics)))
+            for modality in _modalities(clouds)
+        ]
 
     sinks: dict[str, list[SinkLayer]] = {}
     scores: list[Score] = []
-    for sink_layers, of_boundary in shared.of_each_boundary(found, measured, "measure"):
-        for modality, rows in sink_layers:
-            sinks.setdefault(modality, []).append(rows)
-        scores.extend(of_boundary)
+    for of_boundary in shared.of_each_boundary(found, measured, "measure"):
+        for modality, sink_layer, of_modality in of_boundary:
+            sinks.setdefault(modality, []).extend([] if sink_layer is None else [sink_layer])
+            scores.extend(of_modality)
     scores = shared.all_of(scores)
     _warn_of_missed_sinks(scores)
     sinks = {modality: shared.all_of(sinks.get(modality, [])) for modality in [*tokens.modalities, JOINT]}
@@ -171,25 +174,30 @@ def _split_scores(found: Survey, whole: Sequence[Score], shared: _Shared) -> Ite
         return
     surveys = {name: found.of_examples(kept) for name, kept in parts.items()}
     for name, part in surveys.items():
-        of_each = shared.of_each_boundary(part, lambda _, clouds: list(_boundary_scores(clouds, shared.metrics)), name)
+        of_each = shared.of_each_boundary(part, lambda _, clouds: _boundary_scores(clouds, shared.metrics), name)
         scores = [score for of_boundary in of_each for score in of_boundary]
         yield from (replace(score, tokens=token_set_of(name, score.tokens)) for score in shared.all_of(scores))
 
 
-def _boundary_scores(clouds: Boundary, metrics: Sequence[Metric]) -> Iterator[Score]:
-    for (modality, token_set), cloud in clouds.items():
-        if token_set == NO_SINKS:
-            continue
-        scores = list(_scores(cloud, metrics))
-        cloud.forget_samples()
-        yield from scores
-        # where there is no sink the two token sets are one
-        without = clouds.get((modality, NO_SINKS))
-        if without is None:
-            yield from (replace(s, tokens=NO_SINKS) for s in scores)
-        else:
-            yield from _scores(without, metrics)
-            without.forget_samples()
+def _modality_scores(clouds: Boundary, modality: str, metrics: Sequence[Metric]) -> Iterator[Score]:
+    scores = list(_scores(clouds[modality, ALL], metrics))
+    clouds[modality, ALL].forget_measured()
+    yield from scores
+    # where there is no sink the two token sets are one
+    without = clouds.get((modality, NO_SINKS))
+    if without is None:
+        yield from (replace(s, tokens=NO_SINKS) for s in scores)
+    else:
+        yield from _scores(without, metrics)
+        without.forget_measured()
+
+
+def _boundary_scores(clouds: Boundary, metrics: Sequence[Metric]) -> list[Score]:
+    return [score for modality in _modalities(clouds) for score in _modality_scores(clouds, modality, metrics)]
+
+
+def _modalities(clouds: Boundary) -> list[str]:
+    return [modality for modality, token_set in clouds if token_set == ALL]
 
 
 def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:
@@ -216,23 +224,23 @@ def _scores(cloud: StoreCloud, metrics: Sequence[Metric]) -> Iterator[Score]:
                 reason=estimate.reason if cloud.n_tokens else f"all {n_all} tokens are sinks",
                 replicates=rounded(estimate.replicates, estimate.stderr, cloud.n_folds),
             )
+        cloud.forget_beside()
 
 
-def _sink_layers(clouds: Boundary, found: Survey, layer: int) -> Iterator[tuple[str, SinkLayer]]:
+def _sink_layer(clouds: Boundary, found: Survey, layer: int, modality: str) -> SinkLayer | None:
+    """What is told of a modality's sinks at one boundary; None where it has none."""
+    cloud = clouds[modality, ALL]
+    sinks = cloud.members.index[found.is_sink[cloud.members.index]]
+    if (modality, NO_SINKS) not in clouds or not len(sinks):
+        return None
     massive = np.zeros(len(found.is_sink), dtype=bool)
     massive[found.massive[layer]] = True
-    for modality in {modality for modality, token_set in clouds if token_set == NO_SINKS}:
-        cloud = clouds[modality, ALL]
-        sinks = cloud.members.index[found.is_sink[cloud.members.index]]
-        if not len(sinks):
-            continue
-        here = sinks[massive[sinks]]
-        share = None
-        if cloud.first_axis is not None and not cloud.moments.non_finite_x:
-            deviations = found.tokens.states(layer, sinks).double() - cloud.moments.centre().mean
-            share = top_variance_share(cloud.first_axis, deviations)
-        dimensions = tuple(notable_dimensions(found.tokens.states(layer, here)))
-        yield modality, SinkLayer(layer, len(here), dimensions, share)
+    here = sinks[massive[sinks]]
+    share = None
+    if cloud.first_axis is not None and not cloud.moments.non_finite_x:
+        deviations = found.tokens.states(layer, sinks).double() - cloud.moments.centre().mean
+        share = top_variance_share(cloud.first_axis, deviations)
+    return SinkLayer(layer, len(here), tuple(notable_dimensions(found.tokens.states(layer, here))), share)
 
 
 def _sinks(tokens: StoredTokens, found: Survey, layers: dict[str, list[SinkLayer]]) -> Iterator[Sinks]:

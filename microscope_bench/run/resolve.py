@@ -155,8 +155,7 @@ def resolve_loaded(
     if adapter.info.n_layers == 0 and set(config.metrics) == {"linearity"}:
         raise MicroscopeError("the projector is one boundary and linearity maps one to the next; choose other metrics")
     rows = range(min(len(task), protocol.limit or len(task))) if rows is None else rows
-    most_tokens = len(rows) * protocol.tokens_per_example * len(adapter.modalities)
-    check_enough(config.measure_memory, adapter.info.hidden_size, protocol, most_tokens)
+    check_enough(config, adapter.info.hidden_size, len(rows), len(adapter.modalities))
     source: ExampleSource = task
     if config.control is not None:
         with stopwatch.stage("load"):

@@ -31,14 +31,14 @@ def test_any_number_of_threads_gives_the_same_scores(store, monkeypatch, n):
     names = ["linearity", "intrinsic_dimension", "anisotropy", "cka"]
     alone = measurement_of(store, PROTOCOL, names, n_layers=4)
     used = set()
-    measured = scores._boundary_scores
+    measured = scores._modality_scores
 
     def noted(*args):
         used.add(threading.get_ident())
         return measured(*args)
 
     monkeypatch.setattr(scores, "threads_for", lambda tokens: n)
-    monkeypatch.setattr(scores, "_boundary_scores", noted)
+    monkeypatch.setattr(scores, "_modality_scores", noted)
     assert measurement_of(store, PROTOCOL, names, n_layers=4) == alone
     assert len(used) == min(n, 4) and threading.get_ident() not in used
 
@@ -58,6 +58,8 @@ def test_one_thread_where_memory_is_bounded_or_the_model_is_wide(store, monkeypa
     assert threads_for(tokens) == 3
     tokens.dim = 4096
     assert threads_for(tokens) == 1
+    tokens.dim, tokens.workspace = 2048, Workspace(kept=False)
+    assert threads_for(tokens) == 2
     tokens.dim, tokens.workspace = 6, Workspace(rows_per_chunk=100)
     assert threads_for(tokens) == 1
 

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from microscope_bench.metrics.core import fold_moments
 from microscope_bench.metrics.core.cloud_rows import Chunk
 from microscope_bench.metrics.core.fold_moments import FoldMoments, accumulate, merge
 from microscope_bench.metrics.core.moments import Moments
+from tests.metrics.allocations import Allocations
 from tests.metrics.oracles import gaussian, massive, next_states
 
 N, D, FOLDS = 200, 6, 4
@@ -52,6 +54,22 @@ def test_any_chunk_size_gives_the_moments_of_each_fold(size: int) -> None:
         assert_same(found.folds[k], direct(x[fold == k], y[fold == k]))
         assert_same(found.without(k), direct(x[fold != k], y[fold != k]))
     assert_same(found.total(), direct(x, y))
+
+
+@pytest.mark.parametrize("shared, most", [(D, None), (D - 1, 2)], ids=["narrow", "wide"])
+def test_each_fold_is_left_out_and_of_wide_clouds_no_sums_wait(
+    shared: int, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fold_moments, "SHARED_SUMS_UP_TO", shared)
+    x, y, fold = clouds()
+    folds = accumulate(chunks(x, y, fold, N), D, FOLDS, has_next=True)
+    with Allocations() as counted:
+        for k, rest in folds.each_left_out():
+            assert_same(rest, direct(x[fold != k], y[fold != k]))
+            if most is not None:
+                matrices = [size for size in counted.sizes.values() if size == 8 * D * D]
+                assert len(matrices) <= most
+            del rest
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])

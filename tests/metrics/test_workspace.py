@@ -14,7 +14,7 @@ from microscope_bench.metrics.core.arrays import cloud_of
 from microscope_bench.metrics.core.cloud import ArrayCloud
 from microscope_bench.metrics.core.duplicates import first_of_copies
 from microscope_bench.metrics.core.moments import Moments
-from microscope_bench.metrics.core.workspace import LEAST_ELEMENTS, LEAST_ROWS, Workspace
+from microscope_bench.metrics.core.workspace import LEAST_ELEMENTS, LEAST_ROWS, Sizes, Workspace
 from microscope_bench.metrics.linearity_metric import Linearity
 from microscope_bench.metrics.registry import DEFAULT_METRICS, METRICS
 from tests.metrics.allocations import Allocations
@@ -28,12 +28,16 @@ def cloud(n: int, d: int) -> ArrayCloud:
     return cloud_of(x, next_states(x), torch.arange(n) // 4)
 
 
-def least(dim: int, **sizes: int) -> int:
+def sizes(dim: int, n_folds: int = 10, sample_rows: int = 8192, n_together: int = 1, can_park: bool = True) -> Sizes:
+    return Sizes(dim, n_folds, 12, n_together, sample_rows, can_park)
+
+
+def least(wanted: Sizes) -> int:
     low, high = 0, 10**13
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            Workspace.within(middle, dim, **sizes)
+            Workspace.within(middle, wanted)
         except MetricError:
             low = middle
         else:
@@ -41,17 +45,29 @@ def least(dim: int, **sizes: int) -> int:
     return high
 
 
-@given(st.integers(2, 8192), st.integers(1, 10), st.integers(0, 40000), st.floats(1, 100))
-def test_there_is_room_for_something_from_the_least_on(dim: int, folds: int, rows: int, times: float) -> None:
-    sizes = {"n_folds": folds, "n_clouds": 6, "sample_rows": rows}
-    found = Workspace.within(int(times * least(dim, **sizes)), dim, **sizes)
+@given(st.integers(2, 8192), st.integers(1, 10), st.integers(0, 40000), st.booleans(), st.floats(1, 100))
+def test_there_is_room_for_something_from_the_least_on(
+    dim: int, folds: int, rows: int, can_park: bool, times: float
+) -> None:
+    wanted = sizes(dim, folds, rows, can_park=can_park)
+    found = Workspace.within(int(times * least(wanted)), wanted)
     assert found.rows_per_chunk >= LEAST_ROWS and found.block_elements >= LEAST_ELEMENTS
     assert found.folds_at_once is None or (1 <= found.folds_at_once < folds and found.parked)
+    assert not (found.parked and (found.kept or not can_park))
 
 
-def test_less_than_the_least_is_refused_with_the_least() -> None:
-    with pytest.raises(MetricError, match=r"1,000,000 bytes are too little .* width 4096; the least is 4.6GB"):
-        Workspace.within(MB, 4096, n_folds=10, n_clouds=12, sample_rows=8192)
+@pytest.mark.parametrize("can_park, together, said", [(True, 2, "3.8GB"), (False, 1, "6.5GB"), (False, 2, "9.2GB")])
+def test_less_than_the_least_is_refused_with_the_least(can_park: bool, together: int, said: str) -> None:
+    """Where the moments cannot wait in another memory they count."""
+    wanted = sizes(4096, n_together=together, can_park=can_park)
+    with pytest.raises(MetricError, match=rf"1,000,000 bytes are too little .* width 4096; the least is {said}\."):
+        Workspace.within(MB, wanted)
+
+
+def test_what_is_kept_goes_before_matrices_are_parked() -> None:
+    wanted = sizes(4096)
+    found = [Workspace.within(size * 10**9, wanted) for size in (50, 20, 6)]
+    assert [(one.kept, one.parked) for one in found] == [(True, False), (False, False), (False, True)]
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 10])
@@ -75,15 +91,16 @@ def test_no_score_hangs_on_the_workspace(workspace: Workspace) -> None:
             assert one.flags == other.flags
 
 
+@pytest.mark.parametrize("can_park", [True, False])
 @pytest.mark.parametrize(
     "n, d", [(3000, 160), pytest.param(12_000, 1024, marks=pytest.mark.heavy)], ids=["narrow", "wide"]
 )
-def test_the_bound_holds(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bound_holds(n: int, d: int, can_park: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = cloud(n, d)
-    sizes = {"n_folds": 10, "n_clouds": 12, "sample_rows": n}
-    size = least(d, **sizes)
-    measured.workspace = Workspace.within(size, d, **sizes)
-    assert measured.workspace.parked
+    wanted = sizes(d, sample_rows=n, can_park=can_park)
+    size = least(wanted)
+    measured.workspace = Workspace.within(size, wanted)
+    assert measured.workspace.parked == can_park
     counted, parked = Allocations(), Moments.parked
 
     def elsewhere(moments: Moments) -> Moments:
@@ -106,8 +123,9 @@ def test_the_bound_holds_for_the_search_for_copies(dtype: torch.dtype, same: int
     """Rows of one length are all compared with each other, in a half type those of one input."""
     n, d = 12_000, 64
     x = torch.nn.functional.normalize(gaussian(n, d), dim=1).to(dtype)
-    size = least(d, n_folds=10, n_clouds=12, sample_rows=n)
-    block = Workspace.within(size, d, n_folds=10, n_clouds=12, sample_rows=n).block_elements
+    wanted = sizes(d, sample_rows=n)
+    size = least(wanted)
+    block = Workspace.within(size, wanted).block_elements
     keys = torch.arange(n) // same
     with Allocations() as counted:
         found = first_of_copies(x, keys, block)

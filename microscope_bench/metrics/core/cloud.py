@@ -80,6 +80,9 @@ class Cloud(ABC):
     @cached_property
     def moments(self) -> FoldMoments:
         """First and second moments of (x, y − x) per fold, float64."""
+        return self.moments_of_rows()
+
+    def moments_of_rows(self) -> FoldMoments:
         return accumulate_parked(self.chunks, self.dim, self.n_folds, self.has_next, self.workspace)
 
     @cached_property
@@ -154,10 +157,11 @@ class Cloud(ABC):
         if held:
             yield fold, torch.cat(held)
 
-    def forget_samples(self) -> None:
-        """Lets go of the rows that only this cloud's own metrics look at; asked again, it reads them again."""
-        for name in ("distinct", "drawn", "neighbours"):
-            self.__dict__.pop(name, None)
+    def forget(self, *names: str) -> None:
+        """Lets go of what it keeps under some names, or of all of it; asked again, it computes it anew."""
+        kept = [name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)]
+        for name in names or kept:
+            vars(self).pop(name, None)
 
 
 class ArrayCloud(Cloud):

@@ -172,7 +172,7 @@ class Within:
         return Within((*self.parts, *parts), *sums)
 
     def about_common_mean(self) -> Moments:
-        """The moments of the union, as new matrices; at least one part."""
+        """The moments of the union, of at least one part; its matrices are the sums themselves, completed in place."""
         parts, device = self.parts, self.parts[0].mean_x.device
         total = sum(p.n for p in parts)
         n = torch.tensor([p.n for p in parts], dtype=torch.float64, device=device)[:, None]
@@ -185,8 +185,7 @@ class Within:
         yy = torch.stack([p.yy for p in parts]).sum()
         if parts[0].has_next:
             yy += (x + r).square().sum()
-        c_xx, c_xr = torch.addmm(self.c_xx, x.T, x), torch.addmm(self.c_xr, x.T, r)
-        return Moments(total, mean_x, mean_r, c_xx, c_xr, rr, yy)
+        return Moments(total, mean_x, mean_r, self.c_xx.addmm_(x.T, x), self.c_xr.addmm_(x.T, r), rr, yy)
 
 
 def leaving_one_out(within: Within, folds: Mapping[int, Moments]) -> Iterator[tuple[int, Within]]:
@@ -194,7 +193,7 @@ def leaving_one_out(within: Within, folds: Mapping[int, Moments]) -> Iterator[tu
 
     Nothing is subtracted from a total, which would cancel where a fold holds the massive activations. The folds are
     halved again and again, and one half is summed before the folds of the other are left out one by one: for 10 folds
-    34 sums instead of 90, of which no more than a handful are held at once.
+    34 sums instead of 90, of which no more than a handful are held at once. Each of those handed out is its own.
     """
     if len(folds) < 2:
         yield from ((k, within) for k in folds)
