@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from microscope_bench.errors import MicroscopeError, unknown_name
 from microscope_bench.protocol import DEFAULT_PROTOCOL, PROTOCOLS, Protocol, named_protocol
 from microscope_bench.system.disk import read_regular
 from microscope_bench.system.key_values import at_least, flag, key_values, memory_size, number, whole
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "meta")
+"""What torch calls the kinds of device, but for those that a package beside it adds."""
 
 SPLITS = ("correct",)
 """By what scores can be split."""
@@ -233,6 +237,13 @@ def _tap(name: str, value: Any) -> str:
     return str(value)
 
 
+def _device(name: str, value: Any) -> str:
+    kind = str(value).partition(":")[0]
+    if kind not in DEVICES and not list(entry_points(group="torch.backends")):
+        raise unknown_name(name, str(value), list(DEVICES))
+    return str(value)
+
+
 def _split(name: str, value: Any) -> str:
     if value not in SPLITS:
         raise unknown_name(name, str(value), list(SPLITS))
@@ -263,7 +274,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "store": _path,
     "keep_store": flag,
     "progress": flag,
-    "device": lambda _, value: str(value),
+    "device": _device,
     "system_instruction": _text,
 }
 """Field → what turns the text of a command line, or a value, into the declared type; raises for what means nothing."""

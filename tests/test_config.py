@@ -87,6 +87,15 @@ def test_what_means_nothing_is_refused_with_its_name(given, message):
         RunConfig(**given)
 
 
+def test_a_device_may_be_one_that_another_package_adds_to_torch(monkeypatch):
+    for device in ("cpu", "cuda:1"):
+        assert RunConfig(device=device).device == device
+    with pytest.raises(MicroscopeError, match="unknown device 'npu:0'"):
+        RunConfig(device="npu:0")
+    monkeypatch.setattr("microscope_bench.config.entry_points", lambda group: {"torch.backends": ["torch_npu"]}[group])
+    assert RunConfig(device="npu:0").device == "npu:0"
+
+
 def test_every_field_is_described_once():
     assert list(described_attributes(RunConfig)) == [field.name for field in fields(RunConfig)]
 
@@ -99,7 +108,8 @@ def test_a_store_that_is_there_refuses_what_it_cannot_follow(tmp_path):
 def test_checking_imports_no_torch():
     code = (
         "import sys; from microscope_bench import RunConfig; "
-        "RunConfig(metrics='all', control='noise_image', tap='vision', split_by='correct', protocol='geometry/1'); "
+        "RunConfig(metrics='all', control='noise_image', tap='vision', device='cuda', split_by='correct'); "
+        "RunConfig(protocol='geometry/1', model_args='dtype=float16'); "
         "print({'torch', 'transformers', 'lm_eval'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -47,6 +47,11 @@ def test_help_imports_the_standard_library_alone_and_little_of_that() -> None:
         ("run --model zoo-llava --tasks shapesqq", 1.0, 2),  # after the first time, which builds lm-eval's index
         ("run --model zoo-llava --tasks shapesqa --metrics linearty", 1.0, 2),
         ("run --model zoo-llava --tasks shapesqa --limt 3", 1.0, 2),
+        ("run --model hf --model_args pretrained=./no/such --tasks shapesqa", 1.0, 2),
+        ("run --model zoo-llava --model_args dtype=flot16 --tasks shapesqa", 1.0, 2),
+        ("run --model zoo-llava --tasks shapesqa --device cudaa", 1.0, 2),
+        ("run --model zoo-llava --tasks shapesqa --output_path /dev/null/no", 1.0, 2),
+        ("measure no/such/store", 1.0, 2),
     ],
 )
 def test_the_command_line_answers_soon(arguments: str, seconds: float, status: int) -> None:

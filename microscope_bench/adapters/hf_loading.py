@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from microscope_bench.adapters.model_args import (
-    IDENTIFIED_ELSEWHERE,
-    boolean_arg,
-    positive_int_arg,
-    refuse_unknown_args,
-)
+from microscope_bench.adapters.model_args import boolean_arg, check_args, positive_int_arg
 from microscope_bench.adapters.model_loading import is_multimodal, load_transformers_model, read_config
 from microscope_bench.adapters.offloading import device_options
 from microscope_bench.adapters.overrides import overrides_of
@@ -26,9 +21,8 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
 
     With ``measured_anyway`` also an architecture that its entry in the overrides calls unsupported.
     """
-    refuse_unknown_args(args, (*IDENTIFIED_ELSEWHERE, "subfolder", "use_chat_template", "max_length"))
-    if not args.get("pretrained"):
-        raise AdapterError("hf needs a model: --model_args pretrained=<hub id or directory>")
+    check_args("hf", args)
+    target = pick_device(device)
     template = boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None
     max_length = positive_int_arg(args, "max_length")
     subfolder = args.get("subfolder", "")
@@ -51,7 +45,7 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
     tokenizer = load_tokenizer(checkpoint.path) if processor is None else processor.tokenizer
     options |= {"dtype": torch_dtype(args.get("dtype", "auto")), "trust_remote_code": False}
     return {
-        "model": load_transformers_model(checkpoint, config, pick_device(device), options),
+        "model": load_transformers_model(checkpoint, config, target, options),
         "tokenizer": tokenizer,
         "processor": processor,
         "checkpoint": checkpoint,

@@ -1,4 +1,4 @@
-"""What the values of ``--model_args`` mean. Imports no torch."""
+"""Which ``--model_args`` there are, and what their values mean. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import ValidationError, convert
 
-from microscope_bench.errors import MicroscopeError, unknown_name
+from microscope_bench.errors import AdapterError, MicroscopeError, unknown_name
 from microscope_bench.system.field_types import Name
 from microscope_bench.system.key_values import at_least, flag
 
@@ -23,6 +23,21 @@ IDENTIFIED_ELSEWHERE = (
 )
 """Keys whose effect other fields of ModelInfo record, or that change no number."""
 
+ADAPTER_ARGS = {
+    "hf": (*IDENTIFIED_ELSEWHERE, "subfolder", "use_chat_template", "max_length"),
+    "omnifusion": (
+        *("pretrained", "revision", "subfolder", "vision_tower", "vision_revision", "dtype", "attn_implementation"),
+    ),
+}
+"""Adapter of this package → the model args that it knows."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = {
+    "bnb-8bit": "bitsandbytes, LLM.int8()",
+    "bnb-4bit": "bitsandbytes, NF4",
+    "torchao-int8": "torchao, int8 weights",
+}
+"""Value of model arg ``quantization`` → what it is."""
 
 _MEANT = {
     "load_in_4bit": "quantization=bnb-4bit",
@@ -43,6 +58,26 @@ def recorded_options(args: Mapping[str, str]) -> dict[str, str]:
     kept = {key: value for key, value in sorted(args.items()) if key not in IDENTIFIED_ELSEWHERE}
     # of a directory only its name is recorded, as everywhere in a result
     return {key: Path(value).name if Path(value).expanduser().exists() else value for key, value in kept.items()}
+
+
+def check_args(adapter: str, args: Mapping[str, str]) -> None:
+    """Raises where an adapter of this package does not know a model arg, or where its value names nothing."""
+    refuse_unknown_args(args, ADAPTER_ARGS[adapter])
+    if not args.get("pretrained"):
+        raise AdapterError(f"{adapter} needs a model: --model_args pretrained=<hub id or directory>")
+    check_place(args["pretrained"])
+    for key, known in (("dtype", ("auto", *DTYPES)), ("quantization", tuple(QUANTIZATIONS))):
+        if args.get(key, known[0]) not in known:
+            raise unknown_name(key, args[key], list(known))
+    boolean_arg(args, "use_chat_template", False)
+    positive_int_arg(args, "max_length")
+
+
+def check_place(pretrained: str) -> None:
+    """Raises an AdapterError where what can only be a path is none."""
+    is_path = pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1
+    if is_path and not Path(pretrained).expanduser().exists():
+        raise AdapterError(f"pretrained={pretrained}: there is no such directory")
 
 
 def refuse_unknown_args(args: Mapping[str, str], known: Collection[str]) -> None:

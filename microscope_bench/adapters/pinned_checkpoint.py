@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 
 from microscope_bench.adapters.checkpoint_limits import MORE_TEMPLATES, refuse_unusable_files
+from microscope_bench.adapters.model_args import check_place
 from microscope_bench.adapters.weight_files import (
     GGUF_REMEDY,
     WeightFiles,
     find_weight_files,
     refuse_pointer,
 )
-from microscope_bench.errors import AdapterError, said, unknown_name
+from microscope_bench.errors import AdapterError, said
 from microscope_bench.system.disk import file_sha256
 from microscope_bench.system.hub import cached_snapshot, gated, is_offline, resolve_commit
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECKPOINT_FILES = (
     *("*.json", "*.safetensors", "*.jinja"),
     *("*.model", "*.model.v*", "*.txt", "*.tiktoken", "*.spm", "*.bpe", "*.codes"),
@@ -67,8 +67,7 @@ def resolve_checkpoint(
     if directory.is_file():
         remedy = f" {GGUF_REMEDY}" if directory.suffix == ".gguf" else ""
         raise AdapterError(f"pretrained={pretrained} is a file; name the directory of its checkpoint.{remedy}")
-    if pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1:
-        raise AdapterError(f"pretrained={pretrained}: there is no such directory")
+    check_place(pretrained)
     commit = resolve_commit(pretrained, revision, "model", local_hint=LOCAL_HINT, error_type=AdapterError)
     path = _fetch(pretrained, commit, subfolder, files)
     refuse_unusable_files(path, files)
@@ -109,12 +108,8 @@ def _no_revision(directory: Path, revision: str) -> str:
 
 
 def torch_dtype(name: str) -> torch.dtype | str:
-    """The dtype of that name, or an UnknownNameError; "auto" (as in the checkpoint) stays as it is."""
-    if name == "auto":
-        return name
-    if name not in DTYPES:
-        raise unknown_name("dtype", name, ["auto", *DTYPES])
-    return DTYPES[name]
+    """The dtype that model arg ``dtype`` names; "auto" (as in the checkpoint) stays as it is."""
+    return name if name == "auto" else getattr(torch, name)
 
 
 def _fetch(repo: str, commit: str, subfolder: str, files: Sequence[str]) -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from microscope_bench.adapters.model_args import recorded_options, title_arg
+from microscope_bench.adapters.model_args import ADAPTER_ARGS, check_args, recorded_options, title_arg
 from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
 from microscope_bench.errors import AdapterError, said, unknown_name
 from microscope_bench.identity import UNTRAINED
@@ -132,9 +132,9 @@ def load_model(name: str, model_args: Mapping[str, str] | str | None = None, dev
 def _loaded(name: str, args: Mapping[str, str], device: str | None) -> Adapter:
     from microscope_bench.adapters.base import Adapter
 
+    check_model(name, args)
     if name in MODELS:
         return _load_preset(MODELS[name], args, device)
-    check_model_name(name)
     if ".py:" in name:
         found, module = adapter_from_file(name)
         loaded = found.load(args, device=device)
@@ -149,14 +149,30 @@ def _loaded(name: str, args: Mapping[str, str], device: str | None) -> Adapter:
     return _identified(loaded, name if code is None else f"{name}@{code}", args)
 
 
-def check_model_name(name: str) -> None:
-    """Raises an UnknownNameError or AdapterError where nothing has that name; imports nothing that takes long."""
+def check_model(name: str, model_args: Mapping[str, str]) -> None:
+    """Raises an UnknownNameError or AdapterError where nothing has that name, or where it does not take these args.
+
+    Imports nothing that takes long, and says nothing of the args of an adapter that is not of this package.
+    """
     if ".py:" in name:
         file = name.rpartition(":")[0]
         if not Path(file).expanduser().is_file():
             raise AdapterError(f"{name}: there is no file {file}")
-    elif name not in MODELS and name not in ADAPTERS:
-        raise unknown_name("model", name, [*MODELS, *ADAPTERS], _HINT)
+        return
+    preset = MODELS.get(name)
+    if preset is None and name not in ADAPTERS:
+        path = "A checkpoint goes by --model hf --model_args pretrained=DIR. " if "/" in name else ""
+        raise unknown_name("model", name, [*MODELS, *ADAPTERS], path + _HINT)
+    adapter, args = name, {key: value for key, value in model_args.items() if key != "name"}
+    if preset is not None:
+        for key in ("pretrained",) if preset.published else ("pretrained", "revision"):
+            if key in args:
+                raise AdapterError(
+                    f"{name} is one fixed model, so {key}={args[key]} cannot be given; use --model {preset.adapter}"
+                )
+        adapter, args = preset.adapter, {"pretrained": name, **preset.args, **args}
+    if adapter in ADAPTER_ARGS:
+        check_args(adapter, args)
 
 
 def adapter_from_file(name: str) -> tuple[type[Adapter], ModuleType]:
@@ -166,7 +182,7 @@ def adapter_from_file(name: str) -> tuple[type[Adapter], ModuleType]:
     """
     from microscope_bench.adapters.base import Adapter
 
-    check_model_name(name)
+    check_model(name, {})
     file, _, attribute = name.rpartition(":")
     path = Path(file).expanduser()
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -195,12 +211,6 @@ def _identified(adapter: Adapter, name: str, args: Mapping[str, str]) -> Adapter
 
 
 def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) -> Adapter:
-    """Loads a named model; the arguments that define which model it is cannot be given."""
-    for key in ("pretrained",) if preset.published else ("pretrained", "revision"):
-        if key in args:
-            raise AdapterError(
-                f"{preset.name} is one fixed model, so {key}={args[key]} cannot be given; use --model {preset.adapter}"
-            )
     built: dict[str, str] = {}
     if preset.build is not None:
         module, _, function = preset.build.partition(":")

@@ -12,14 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from microscope_bench.errors import AdapterError, first_line, unknown_name
-
-QUANTIZATIONS = {
-    "bnb-8bit": "bitsandbytes, LLM.int8()",
-    "bnb-4bit": "bitsandbytes, NF4",
-    "torchao-int8": "torchao, int8 weights",
-}
-"""Value of model arg ``quantization`` → what it is."""
+from microscope_bench.errors import AdapterError, first_line
 
 # where weights lie is not what they are, and what was to be left out is not what was
 _NO_SETTINGS = ("llm_int8_enable_fp32_cpu_offload", "llm_int8_skip_modules", "modules_to_not_convert", "ignore")
@@ -30,8 +23,6 @@ _SCALE = re.compile(r"scale|absmax|SCB|quant_state")
 
 def quantization_config(name: str) -> Any:
     """The configuration by which transformers quantises a model; an AdapterError where its package is missing."""
-    if name not in QUANTIZATIONS:
-        raise unknown_name("quantization", name, list(QUANTIZATIONS))
     package = "torchao" if name.startswith("torchao") else "bitsandbytes"
     try:
         if package == "torchao":

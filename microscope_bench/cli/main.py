@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from microscope_bench import __version__
 from microscope_bench.errors import MicroscopeError
@@ -73,13 +74,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser(arguments)
         if any("\0" in argument for argument in arguments):  # of a program's call; no shell can give one
             parser.error("an argument holds a NUL character, which no path and no name has")
-        args = parser.parse_args(arguments)
+        args, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            parser.error(_unrecognized(unknown, args.parser))
         status = _run(args)
         out.flush()
         if out.lost and status == 0 and _answer_is_printed(args):
             print(f"microscope-bench: standard output did not take all of it ({out.lost})", file=sys.stderr)
             return 2
         return status
+
+
+def _unrecognized(arguments: Sequence[str], verb: argparse.ArgumentParser) -> str:
+    """What the parser says of arguments that the verb does not have, and which of its options may be meant."""
+    options = [given.partition("=")[0] for given in arguments if given.startswith("--")]
+    near = [name for given in options for name in get_close_matches(given, verb._option_string_actions, n=1)]
+    guess = f". Did you mean {' and '.join(near)}?" if near else ""
+    return f"unrecognized arguments: {' '.join(arguments)}{guess}"
 
 
 def _answer_is_printed(args: argparse.Namespace) -> bool:

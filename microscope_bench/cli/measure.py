@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from microscope_bench.capture.store_documents import read_manifest
 from microscope_bench.cli.options import add_config_options, config_of
 from microscope_bench.config import MEASURED_AGAIN
 from microscope_bench.system.processes import launched
@@ -19,6 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures the store and prints a summary of the result."""
     config = config_of(args)
+    read_manifest(Path(args.kept))  # before torch is imported, so that a mistaken path is told at once
 
     from microscope_bench.publish.terminal import summary_table, timing_line
     from microscope_bench.run.measure_store import measure_store

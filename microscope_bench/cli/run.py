@@ -58,22 +58,22 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args)  # before torch is imported, so that a typing mistake is answered at once
     _check_store(config, len(args.model) * len(args.tasks))
 
-    from microscope_bench.adapters.presets import check_model_name
+    from microscope_bench.adapters.presets import check_model
     from microscope_bench.results.result_files import check_writable
     from microscope_bench.run.task_settings import task_settings
-    from microscope_bench.tasks import load_tasks
+    from microscope_bench.tasks.expansion import TaskNames
+    from microscope_bench.tasks.task_loading import load_specs
 
     for name in args.model:
-        check_model_name(name)
+        check_model(name, config.model_args)
     begin = time.perf_counter()
-    tasks = load_tasks(
-        args.tasks, include_path=config.include_path, task_args=config.task_args, settings=task_settings(config)
-    )
-    tasks_seconds = time.perf_counter() - begin
-    attempts = _Attempts(len(args.model) * len(tasks), args.debug)
+    specs = TaskNames(config.include_path).expand(args.tasks)
+    attempts = _Attempts(len(args.model) * len(specs), args.debug)
     _check_store(config, attempts.n_runs)  # a name may have been that of a group
     if launched().is_first:
         check_writable(args.output_path)
+    tasks = load_specs(specs, config.task_args, task_settings(config))
+    tasks_seconds = time.perf_counter() - begin
     from microscope_bench.run.resolve import load_adapter_for  # imports torch, which a misspelt name need not wait for
 
     if not (config.progress and launched().is_first):

@@ -56,7 +56,7 @@ def load_task(
             f"{str(name_or_path)!r} stands for {len(specs)} tasks; name one of them, or load all with load_tasks: "
             f"{listed}{', ...' * (len(specs) > 8)}"
         )
-    (task,) = _load_all(specs, task_args or {}, settings or TaskSettings())
+    (task,) = load_specs(specs, task_args or {}, settings or TaskSettings())
     return task
 
 
@@ -68,10 +68,11 @@ def load_tasks(
     settings: TaskSettings | None = None,
 ) -> list[Task]:
     """Loads several tasks; names may be of groups and tags too, or patterns. Each task gets the arguments it knows."""
-    return _load_all(TaskNames(include_path).expand(names), task_args or {}, settings or TaskSettings())
+    return load_specs(TaskNames(include_path).expand(names), task_args or {}, settings or TaskSettings())
 
 
-def _load_all(specs: Sequence[TaskSpec], task_args: Mapping[str, Any], settings: TaskSettings) -> list[Task]:
+def load_specs(specs: Sequence[TaskSpec], task_args: Mapping[str, Any], settings: TaskSettings) -> list[Task]:
+    """Loads the tasks that names were expanded to; each gets the arguments it knows."""
     names = [spec.name for spec in specs]
     for task in settings.samples:
         if task not in names:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    import datasets
 
 T = TypeVar("T")
 
@@ -222,6 +224,8 @@ def load(n: int = 500, seed: int = 0, size: int = 64, **_: Any) -> Mapping[str, 
         seed: of the data; splits of one seed share no random numbers.
         size: side of the square pictures, in pixels.
     """
+    import datasets  # takes a second, which a mistyped argument need not wait for
+
     if n < 1 or seed < 0:
         raise ValueError(f"n must be at least 1 and seed at least 0, not n={n}, seed={seed}")
     draw(scene(seed, "test", 0), size)  # a size that cannot be drawn shows now

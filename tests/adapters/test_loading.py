@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from microscope_bench.adapters import pinned_checkpoint as loading
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.model_args import DTYPES
 from microscope_bench.adapters.pinned_checkpoint import content_revision, resolve_checkpoint
 from microscope_bench.errors import AdapterError, ExampleError, UnknownNameError
 from microscope_bench.example import Audio, Example
@@ -318,4 +319,4 @@ def test_code_of_a_checkpoint_never_runs(tiny, tmp_path):
 
 
 def test_dtypes_have_the_names_torch_gives_them():
-    assert all(str(dtype) == f"torch.{name}" for name, dtype in loading.DTYPES.items())
+    assert all(str(loading.torch_dtype(name)) == f"torch.{name}" for name in DTYPES)

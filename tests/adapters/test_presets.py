@@ -11,8 +11,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 
 from microscope_bench.adapters import presets
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.model_args import DTYPES
 from microscope_bench.adapters.overrides import FUSIONS, overrides_for
-from microscope_bench.adapters.pinned_checkpoint import DTYPES
 from microscope_bench.adapters.presets import ADAPTERS, MODELS, Preset, load_model
 from microscope_bench.adapters.published_checkpoints import PUBLISHED
 from microscope_bench.errors import AdapterError, MicroscopeError, UnknownNameError

@@ -144,6 +144,17 @@ def test_what_cannot_be_done_is_one_message_and_status_2(run, argv, message):
         (["--tap", "visoin"], "Did you mean vision"),
         (["--split_by", "length"], "unknown split_by 'length'"),
         (["--control", "noise"], "Did you mean noise_image"),
+        (["--device", "cudaa"], "Did you mean cuda"),
+        (["--model", "./none"], "A checkpoint goes by --model hf --model_args pretrained=DIR"),
+        (["--model", "hf"], "hf needs a model"),
+        (["--model", "hf", "--model_args", "pretrained=./none"], "pretrained=./none: there is no such directory"),
+        (["--model", "zoo-llava", "--model_args", "dtyp=float16"], "Did you mean dtype"),
+        (["--model", "zoo-llava", "--model_args", "dtype=flot16"], "Did you mean float16"),
+        (["--model", "zoo-llava", "--model_args", "quantization=bnb-3bit"], "Did you mean bnb-"),
+        (["--model", "zoo-llava", "--model_args", "use_chat_template=ture"], "must be true or false"),
+        (["--model", "zoo-llava", "--model_args", "max_length=0"], "max_length must be at least 1"),
+        (["--model", "zoo-llava", "--model_args", "revision=x"], "zoo-llava is one fixed model"),
+        (["--model", "zoo-omnifusion", "--model_args", "max_length=9"], "unknown model arg 'max_length'"),
     ],
 )
 def test_values_out_of_range_are_refused_before_anything_is_loaded(run, argv, message, monkeypatch):
@@ -156,6 +167,13 @@ def test_an_option_that_is_none_is_refused_by_the_parser(run):
     with pytest.raises(SystemExit) as stop:
         measure_toy(run, "--nonsense")
     assert stop.value.code == 2
+
+
+def test_an_option_that_is_misspelt_is_refused_with_the_one_that_is_meant(run, capsys):
+    with pytest.raises(SystemExit):
+        measure_toy(run, "--limt=3", "--tassk", "shapesqa", "surplus")
+    said = "unrecognized arguments: --limt=3 --tassk shapesqa surplus. Did you mean --limit and --tasks?"
+    assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
 def test_of_several_runs_one_that_fails_is_told_at_the_end_and_the_others_are_done(run, tmp_path):

@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer
 
 from microscope_bench.adapters.base import IMAGE, PADDING, SPECIAL, STRUCTURE, TEMPLATE, TEXT, Adapter, Batch
 from microscope_bench.adapters.foreign_errors import loading
-from microscope_bench.adapters.model_args import refuse_unknown_args
+from microscope_bench.adapters.model_args import check_args
 from microscope_bench.adapters.omnifusion.checkpoint_files import find_checkpoint, find_vision_tower
 from microscope_bench.adapters.omnifusion.module import IMAGE_MARK, SPECIAL_MARKS, OmniFusionModel
 from microscope_bench.adapters.omnifusion.parts_loading import (
@@ -42,8 +42,6 @@ from microscope_bench.errors import AdapterError, ExampleError
 from microscope_bench.example import WORD_MARK, Example
 from microscope_bench.identity import ModelInfo
 from microscope_bench.system.devices import pick_device
-
-ARGS = ("pretrained", "revision", "subfolder", "vision_tower", "vision_revision", "dtype", "attn_implementation")
 
 
 class OmniFusionAdapter(Adapter):
@@ -70,9 +68,7 @@ class OmniFusionAdapter(Adapter):
 
     @classmethod
     def load(cls, args: Mapping[str, str], *, device: str | None = None) -> OmniFusionAdapter:
-        refuse_unknown_args(args, ARGS)
-        if "pretrained" not in args:
-            raise AdapterError("omnifusion needs pretrained=org/name or pretrained=path/to/directory")
+        check_args("omnifusion", args)
         checkpoint = find_checkpoint(args)
         tower = find_vision_tower(args, checkpoint)
         dtype, target = torch_dtype(args.get("dtype", "auto")), pick_device(device)
