@@ -86,7 +86,7 @@ def first_tensor_at(module: nn.Module, run: Callable[[], object], *, output: boo
         else module.register_forward_pre_hook(entering, with_kwargs=True)
     )
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             run()
     except _Seen:
         pass

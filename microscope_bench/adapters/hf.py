@@ -178,7 +178,7 @@ class HFAdapter(Adapter):
             arguments["decoder_input_ids"] = torch.tensor([start] * len(batch.ids), device=self.device)
         elif "logits_to_keep" in self._forward_arguments:
             arguments["logits_to_keep"], wanted = wanted, slice(None)
-        with torch.inference_mode():
+        with torch.no_grad():
             try:
                 output = self.model(**arguments, use_cache=False)
             except ValueError as error:

@@ -104,7 +104,7 @@ def constant_media_vectors(model: Any, overrides: Overrides) -> list[Any]:
         vectors += [table[rows[token]] for token in overrides.constant_tokens]
     if overrides.filler is not None:
         embedder = model.get_submodule(overrides.filler)
-        with torch.inference_mode():
+        with torch.no_grad():
             last = torch.tensor([[text.vocab_size - 1]], device=input_device(model))
             vectors.append(embedder(input_ids=last).flatten())
     return vectors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -131,14 +131,25 @@ def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layer
     )
 
 
-def _peft_of(model: Any) -> str | None:
-    """The PEFT adapters in a model's layers, by method and rank: ``LORA-r8``; their weights, its revision tells."""
-    found = set()
-    for module in model.modules():
+def peft_layers(model: Any) -> Iterator[tuple[str, Any, str]]:
+    """The layers that PEFT has put into a model: name, module, and the method, such as ``LORA``."""
+    for name, module in model.named_modules():
         _, _, method = type(module).__module__.partition("peft.tuners.")
+        if method and hasattr(module, "disable_adapters"):
+            yield name, module, method.partition(".")[0].upper()
+
+
+def _peft_of(model: Any) -> str | None:
+    """The PEFT adapters that act in a model, by method and rank: ``LORA-r8``; their weights, its revision tells."""
+    found = set()
+    for _, module, method in peft_layers(model):
         ranks = getattr(module, "r", None)
-        if method and isinstance(ranks, Mapping):
-            found |= {f"{method.partition('.')[0].upper()}-r{rank}" for rank in ranks.values()}
+        if module.disable_adapters:
+            continue
+        if isinstance(ranks, Mapping):
+            found |= {f"{method}-r{ranks[name]}" for name in module.active_adapters if name in ranks}
+        else:
+            found.add(method)
     return "+".join(sorted(found)) or None
 
 

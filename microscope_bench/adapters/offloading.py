@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from microscope_bench.errors import AdapterError, first_line
 from microscope_bench.system.processes import launched
@@ -57,6 +57,31 @@ def input_device(model: Any) -> torch.device:
         return torch.device(weight.device)
     places = [torch.device(d) for d in getattr(model, "hf_device_map", {}).values() if d not in ("cpu", "disk")]
     return places[0] if places else torch.device("cpu")
+
+
+def unusable_weights(model: nn.Module) -> str | None:
+    """Why the weights of a model, as they lie in this process, cannot be read or run; None where they can.
+
+    What accelerate has offloaded can: it brings the weights back.
+    """
+    sharded = (hasattr(parameter, name) for parameter in model.parameters() for name in ("device_mesh", "ds_id"))
+    if any(sharded) or any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        return (
+            "each process holds a part of its weights (FSDP, DeepSpeed ZeRO-3 or tensor parallelism). Save the whole "
+            "model and measure that: trainer.save_model(DIR), then pretrained=DIR"
+        )
+    hooks = [(module, module._hf_hook) for module in model.modules() if hasattr(module, "_hf_hook")]
+    offloaded = {id(p) for module, hook in hooks if getattr(hook, "offload", False) for p in module.parameters()}
+    meta = [name for name, weight in model.named_parameters() if weight.is_meta and id(weight) not in offloaded]
+    if meta:
+        return (
+            f"{len(meta)} of its weights are on the device meta and have no values ({meta[0]}). Load them: "
+            f"from_pretrained, or to_empty(device=...) and load_state_dict"
+        )
+    devices = {str(parameter.device) for parameter in model.parameters()} - {"meta"}
+    if len(devices) > 1 and not hooks:
+        return f"its weights lie on {' and '.join(sorted(devices))}, and nothing moves what it computes between them"
+    return None
 
 
 def real_parameter(model: Any, name: str) -> Tensor:

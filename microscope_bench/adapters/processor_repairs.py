@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 
-def repaired(processor: Any, path: Path) -> Any:
-    """The processor of a checkpoint, able to do what its class promises."""
-    return _voxtral_taking_sound(_with_its_template(_fuyu_taking_tensors(processor), path), path)
+def repaired(processor: Any, path: Path | None = None) -> Any:
+    """A processor, able to do what its class promises; ``path`` is that of its checkpoint, where there is one."""
+    processor = _fuyu_taking_tensors(processor)
+    return processor if path is None else _voxtral_taking_sound(_with_its_template(processor, path), path)
 
 
 def _fuyu_taking_tensors(processor: Any) -> Any:

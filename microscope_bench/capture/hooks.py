@@ -77,7 +77,7 @@ def run_pass(
     logits, float32 (B, vocabulary), or None when ``logits`` is False: the pass then ends after the last block.
     """
     result = None
-    with torch.inference_mode(), beside(), watched(adapter, on_boundary, end_pass=not logits):
+    with torch.no_grad(), beside(), watched(adapter, on_boundary, end_pass=not logits):
         try:
             result = adapter.forward(batch, logits=logits)
         except _PassEnded:

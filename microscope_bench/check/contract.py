@@ -11,11 +11,12 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from microscope_bench.adapters.base import LABELS, PADDING, TEXT, Adapter
 from microscope_bench.adapters.decoder import find_final_norm, hidden_given
-from microscope_bench.adapters.evaluation_mode import evaluation_mode
+from microscope_bench.adapters.evaluation_mode import evaluation_mode, undisturbed
+from microscope_bench.adapters.in_memory import in_memory
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check.captured_pass import (
     CapturedPass,
@@ -39,16 +40,21 @@ TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 the order of sums, and so the last bits of the model's own arithmetic, which grow over its depth."""
 
 
-def check(adapter: Adapter, examples: Sequence[Example] | None = None) -> CheckReport:
+def check(
+    model: Adapter | nn.Module, examples: Sequence[Example] | None = None, *, processor: Any = None
+) -> CheckReport:
     """Runs every check of the adapter's contract; a check that raises has failed and says how.
 
+    ``model`` is a loaded adapter, or a model of transformers in memory with its ``processor``, and stays as it is.
     ``examples`` are at least two, best of different lengths and picture sizes; None draws two, and two more for each
     further modality of the model, on which the checks that depend on media run again.
     """
-    install_recording_hooks(adapter)
-    with evaluation_mode(adapter):
-        checks = _all_checks(adapter, examples)
-    return CheckReport(adapter.info.name, tuple(checks), what_was_found(adapter))
+    with undisturbed():
+        adapter = model if isinstance(model, Adapter) else in_memory(model, processor)
+        with evaluation_mode(adapter):
+            install_recording_hooks(adapter)
+            checks = _all_checks(adapter, examples)
+        return CheckReport(adapter.info.name, tuple(checks), what_was_found(adapter))
 
 
 def _all_checks(adapter: Adapter, examples: Sequence[Example] | None) -> list[Check]:

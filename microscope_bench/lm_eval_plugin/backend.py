@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
+from microscope_bench.adapters.base import Adapter
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.in_memory import in_memory
 from microscope_bench.adapters.presets import MODELS, load_model
 from microscope_bench.errors import AdapterError
 from microscope_bench.lm_eval_plugin.backend_arguments import sort_arguments
@@ -21,15 +25,29 @@ bound_templates()
 
 @register_model("microscope")
 class Microscope(TextModel):
-    """What lm-eval calls by name; it makes one of the two classes."""
+    """What lm-eval calls by name; it makes one of the two classes.
+
+    Called by Python, ``Microscope(pretrained=model, processor=processor)`` takes a model in memory, as lm-eval's own
+    classes do: ``simple_evaluate(model=Microscope(...))``.
+    """
+
+    def __new__(cls, pretrained: Any, processor: Any = None, **model_args: Any) -> TextModel:
+        return cls.create_from_arg_obj({"pretrained": pretrained, "processor": processor, **model_args})
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
     ) -> TextModel:
-        """Loads the model that ``--model_args`` names."""
-        given = sort_arguments({**arg_dict, **(additional_config or {})}, MODELS)
-        adapter = load_model(given.model, given.adapter, given.device)
+        """Loads the model that ``--model_args`` names, or takes the one in memory that they hold."""
+        arguments = {**arg_dict, **(additional_config or {})}
+        model, processor = arguments.get("pretrained"), arguments.pop("processor", None)
+        if isinstance(model, nn.Module):
+            given = sort_arguments({**arguments, "pretrained": "in-memory"}, MODELS)
+            named = {key: value for key, value in given.adapter.items() if key != "pretrained"}
+            adapter: Adapter = in_memory(model, processor, named)
+        else:
+            given = sort_arguments(arguments, MODELS)
+            adapter = load_model(given.model, given.adapter, given.device)
         if not isinstance(adapter, HFAdapter) or adapter.model.config.is_encoder_decoder:
             raise AdapterError(
                 f"{adapter.info.name} is no decoder of transformers, which lm-eval's scoring needs; measure its "

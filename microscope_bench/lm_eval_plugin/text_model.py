@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
+from microscope_bench.adapters.evaluation_mode import evaluation_mode
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError, said
@@ -42,9 +43,13 @@ class TextModel(HFLM):  # type: ignore[misc]
         self._documents: list[Document] = []
         self._summary: dict[str, Any] = {}
         self._directories: Directories = {}
-        super().__init__(
-            pretrained=adapter.model, tokenizer=adapter.tokenizer, backend="causal", **self._options(adapter, options)
-        )
+        with evaluation_mode(adapter):  # lm-eval's own would leave it so
+            super().__init__(
+                pretrained=adapter.model,
+                tokenizer=adapter.tokenizer,
+                backend="causal",
+                **self._options(adapter, options),
+            )
         self.revision = adapter.info.revision
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
@@ -118,7 +123,9 @@ class TextModel(HFLM):  # type: ignore[misc]
             self.adapter = self.geometry.adapter
         found: dict[int, Any] = {}
         for seen, answer in ((False, texts), (True, pictures)):
-            if halves[seen]:
+            if not halves[seen]:
+                continue
+            with evaluation_mode(self.adapter):
                 found.update(zip(halves[seen], answer([requests[n] for n in halves[seen]], disable_tqdm), strict=True))
         return [found[number] for number in range(len(requests))]
 

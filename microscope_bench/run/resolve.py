@@ -15,10 +15,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
+from torch import nn
 
 from microscope_bench import __version__
 from microscope_bench.adapters.base import Adapter
 from microscope_bench.adapters.evaluation_mode import evaluation_mode
+from microscope_bench.adapters.in_memory import in_memory
 from microscope_bench.adapters.measured_model import measured_model
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs
@@ -100,24 +102,30 @@ class Resolved:
         return self.identity.n_examples
 
 
-def resolve(model: str | Adapter, task: str | Task, config: RunConfig) -> Resolved:
+def resolve(model: str | Adapter | nn.Module, task: str | Task, config: RunConfig, processor: Any = None) -> Resolved:
     """Finds and loads what a run names; see :func:`microscope_bench.evaluate`."""
     stopwatch = Stopwatch()
     with stopwatch.stage("load"):
         # the task first: it is the cheaper of the two to get wrong
         task = load_task_for(task, config)
-        adapter = load_adapter_for(model, config)
+        adapter = load_adapter_for(model, config, processor)
     resolved = resolve_loaded(adapter, task, config, stopwatch)
     return replace(resolved, model_name=model if isinstance(model, str) else None)
 
 
-def load_adapter_for(model: str | Adapter, config: RunConfig) -> Adapter:
+def load_adapter_for(model: str | Adapter | nn.Module, config: RunConfig, processor: Any = None) -> Adapter:
     """The model of a name, or one that is loaded already, watched where the config says."""
+    if processor is not None and not isinstance(model, nn.Module):
+        raise MicroscopeError("processor is for a model of transformers that is in memory; others bring theirs along")
     if isinstance(model, str):
         return load_model(model, config.model_args, config.device).tapped(config.tap)
-    if not isinstance(model, Adapter):
-        raise MicroscopeError(f"model must be a name, FILE.py:NAME or a loaded Adapter, not {model!r:.80}")
-    if config.model_args:
+    if isinstance(model, nn.Module):
+        model = in_memory(model, processor, config.model_args)
+    elif not isinstance(model, Adapter):
+        raise MicroscopeError(
+            f"model must be a name, FILE.py:NAME, a model of transformers or a loaded Adapter, not {model!r:.80}"
+        )
+    elif config.model_args:
         given = ", ".join(config.model_args)
         raise MicroscopeError(f"{model.info.name} is loaded already: give model args ({given}) where it is loaded")
     with evaluation_mode(model):  # a tap makes passes to find its place

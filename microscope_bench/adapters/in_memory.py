@@ -1,0 +1,165 @@
+"""A transformers model that is in memory already, in a notebook or a training loop, as an adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from msgspec import structs
+from PIL import Image
+from torch import nn
+
+from microscope_bench.adapters.base import IMAGE
+from microscope_bench.adapters.evaluation_mode import evaluation_mode, unwrapped
+from microscope_bench.adapters.foreign_errors import loading
+from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.model_args import (
+    boolean_arg,
+    positive_int_arg,
+    recorded_options,
+    refuse_unknown_args,
+    title_arg,
+)
+from microscope_bench.adapters.model_loading import peft_layers
+from microscope_bench.adapters.offloading import unusable_weights
+from microscope_bench.adapters.overrides import overrides_of
+from microscope_bench.adapters.pinned_checkpoint import Checkpoint
+from microscope_bench.adapters.processor_repairs import repaired
+from microscope_bench.errors import AdapterError, said
+from microscope_bench.example import PLACEHOLDERS, Example
+from microscope_bench.system.local_code import local_code_digest
+
+ARGS = ("use_chat_template", "max_length")
+"""The model args that mean something for a model that is loaded, beside ``name``."""
+
+_OF_THE_PROGRAM = {"_name_or_path", "transformers_version", "dtype", "architectures", "use_cache"}
+_OF_THE_TRAINING = {"base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "peft_version"}
+"""Settings, of models and of PEFT, that change no number, or whose effect another field of the identity records."""
+
+
+def in_memory(model: nn.Module, processor: Any, args: Mapping[str, str] = MappingProxyType({})) -> HFAdapter:
+    """A transformers model as an adapter; the model and its processor are looked at and stay as they are.
+
+    Its identity is its class, its configuration, its weights when they are measured and, where its class is no
+    library's, the code of that.
+
+    Args:
+        model: as it is: on whatever devices, trained or in training, with adapters of PEFT, wrapped for data
+            parallelism, compiled (it is measured uncompiled).
+        processor: that of the model, or its tokenizer where it takes text alone.
+        args: model args, of :data:`ARGS`, and ``name``.
+
+    Raises:
+        AdapterError: the model cannot be measured as it is, or the processor is not that of the model.
+    """
+    title = title_arg(args.get("name"))
+    args = {key: value for key, value in args.items() if key != "name"}
+    refuse_unknown_args(args, ARGS)
+    inner = _measurable(model)
+    kind = type(inner)
+    name = f"in-memory/{kind.__name__}"
+    tokenizer, processor = _parts(name, inner, processor)
+    with loading(name, "Its configuration, tokenizer or template is not what its class expects"):
+        adapter = HFAdapter(
+            inner,
+            tokenizer,
+            processor,
+            Checkpoint(Path(), name, f"config-{_settings_digest(inner)}"),
+            use_chat_template=boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None,
+            max_length=positive_int_arg(args, "max_length"),
+        )
+    code = local_code_digest(sys.modules[kind.__module__], made=kind)
+    adapter.info = structs.replace(
+        adapter.info,
+        name=title or name,
+        adapter="hf" if code is None else f"hf@{code}",
+        options=recorded_options(args),
+    )
+    _try_a_question(adapter)
+    return adapter
+
+
+def _measurable(model: nn.Module) -> Any:
+    """The transformers model inside whatever wraps it, or an AdapterError that says why it cannot be measured."""
+    from transformers import PreTrainedModel
+
+    inner = unwrapped(model)
+    kind = type(inner).__name__
+    if cause := unusable_weights(inner):
+        raise AdapterError(f"{kind} cannot be measured as it is: {cause}")
+    if not isinstance(inner, PreTrainedModel):
+        raise AdapterError(
+            f"{kind} is no model of transformers, so nothing here knows its decoder; give the model that it wraps, or "
+            f"write an adapter as docs/adding_a_model.md shows"
+        )
+    if reason := overrides_of(inner.config).unsupported:
+        raise AdapterError(f"{kind} ({inner.config.model_type}) cannot be measured: {reason}")
+    return inner
+
+
+def _parts(name: str, model: Any, processor: Any) -> tuple[Any, Any | None]:
+    """Copies of the tokenizer and, where there is one, of the processor: what is set in them is not the caller's."""
+    from transformers import PreTrainedTokenizerBase
+
+    of_text = isinstance(processor, PreTrainedTokenizerBase)
+    if not (of_text or isinstance(getattr(processor, "tokenizer", None), PreTrainedTokenizerBase)):
+        given = "none is given" if processor is None else f"{type(processor).__name__} is none"
+        raise AdapterError(
+            f"{name} needs its processor, and {given}: processor=AutoProcessor.from_pretrained(...) of its checkpoint, "
+            f"or the tokenizer of a model that takes text alone"
+        )
+    if of_text and "pixel_values" in inspect.signature(model.forward).parameters:
+        raise AdapterError(
+            f"{name} takes pictures, which {type(processor).__name__} alone cannot prepare; give its processor"
+        )
+    processor = deepcopy(processor) if of_text else repaired(deepcopy(processor))
+    tokenizer = processor if of_text else processor.tokenizer
+    text = model.config.get_text_config(decoder=True)
+    n_ids = getattr(text, "vocab_size", sys.maxsize) + getattr(text, "additional_vocab_size", 0)
+    if (largest := max(tokenizer.get_vocab().values())) >= n_ids:
+        raise AdapterError(
+            f"{type(processor).__name__} is not the processor of {name}: it has token ids up to {largest}, and the "
+            f"model has {n_ids}"
+        )
+    return tokenizer, None if of_text else processor
+
+
+def _try_a_question(adapter: HFAdapter) -> None:
+    """Raises an AdapterError unless a question, with a picture where the model takes one, goes through the model."""
+    has_image = "image" in adapter.modalities
+    images = (Image.new("RGB", (64, 48), (90, 120, 30)),) if has_image else ()
+    text = f"{PLACEHOLDERS['image'] * has_image}Which colour is it?\nA. red\nB. green\nAnswer:"
+    fits_not = (
+        f"{type(adapter.processor or adapter.tokenizer).__name__} does not fit {adapter.info.name}: a question"
+        f"{' with a picture' * has_image} does not go through it ({{}}). Give the processor of the very checkpoint"
+    )
+    try:
+        with evaluation_mode(adapter):
+            batch = adapter.encode([Example("trial", text, images)])
+            adapter.forward(batch, logits=True)
+    except Exception as error:  # whatever a model says of inputs that are not its own
+        raise AdapterError(fits_not.format(said(error))) from error
+    if has_image and not adapter.unplaced and not (batch.labels == IMAGE).any():
+        raise AdapterError(fits_not.format("no position of its prompt is one of the picture"))
+
+
+def _settings_digest(model: Any) -> str:
+    """8 hex digits over what decides numbers beside the weights: the configuration, and how PEFT's layers are set."""
+    adapters = {name: [list(module.active_adapters), module.disable_adapters] for name, module, _ in peft_layers(model)}
+    peft = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
+    content = [_without(_OF_THE_PROGRAM, model.config.to_diff_dict()), _without(_OF_THE_TRAINING, peft), adapters]
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _without(names: set[str], tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {str(key): _without(names, value) for key, value in tree.items() if key not in names}
+    return sorted(map(str, tree)) if isinstance(tree, set) else tree
