@@ -205,7 +205,7 @@ def short_revision(revision: str) -> str:
         return f"{short_revision(of_files)}+weights-{of_weights[:8]}"
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision[:8]
-    if re.fullmatch(r"sha256-[0-9a-f]+", revision):
+    if re.fullmatch(r"(sha256|config)-[0-9a-f]+", revision):
         return revision[: len("sha256-") + 8]
     return revision
 

@@ -50,11 +50,11 @@ def evaluation_mode(adapter: Adapter) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Inside, torch is not in the caller's inference mode; afterwards all random states are what they were."""
+def random_states_kept() -> Iterator[None]:
+    """All random states are afterwards what they were before."""
     python, of_numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices), torch.inference_mode(False):
+    with torch.random.fork_rng(devices):
         try:
             yield
         finally:

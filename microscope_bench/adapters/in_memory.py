@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import sys
 from collections.abc import Mapping
 from copy import deepcopy
@@ -27,21 +25,17 @@ from microscope_bench.adapters.model_args import (
     refuse_unknown_args,
     title_arg,
 )
-from microscope_bench.adapters.model_loading import peft_layers
 from microscope_bench.adapters.offloading import unusable_weights
 from microscope_bench.adapters.overrides import overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.processor_repairs import repaired
+from microscope_bench.adapters.settings_digest import settings_digest
 from microscope_bench.errors import AdapterError, said
 from microscope_bench.example import PLACEHOLDERS, Example
 from microscope_bench.system.local_code import local_code_digest
 
 ARGS = ("use_chat_template", "max_length")
 """The model args that mean something for a model that is loaded, beside ``name``."""
-
-_OF_THE_PROGRAM = {"_name_or_path", "transformers_version", "dtype", "architectures", "use_cache"}
-_OF_THE_TRAINING = {"base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "peft_version"}
-"""Settings, of models and of PEFT, that change no number, or whose effect another field of the identity records."""
 
 
 def in_memory(model: nn.Module, processor: Any, args: Mapping[str, str] = MappingProxyType({})) -> HFAdapter:
@@ -71,7 +65,7 @@ def in_memory(model: nn.Module, processor: Any, args: Mapping[str, str] = Mappin
             inner,
             tokenizer,
             processor,
-            Checkpoint(Path(), name, f"config-{_settings_digest(inner)}"),
+            Checkpoint(Path(), name, f"config-{settings_digest([inner])}"),
             use_chat_template=boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None,
             max_length=positive_int_arg(args, "max_length"),
         )
@@ -145,21 +139,6 @@ def _try_a_question(adapter: HFAdapter) -> None:
             batch = adapter.encode([Example("trial", text, images)])
             adapter.forward(batch, logits=True)
     except Exception as error:  # whatever a model says of inputs that are not its own
-        raise AdapterError(fits_not.format(said(error))) from error
+        raise AdapterError(fits_not.format(said(error).rstrip("."))) from error
     if has_image and not adapter.unplaced and not (batch.labels == IMAGE).any():
         raise AdapterError(fits_not.format("no position of its prompt is one of the picture"))
-
-
-def _settings_digest(model: Any) -> str:
-    """8 hex digits over what decides numbers beside the weights: the configuration, and how PEFT's layers are set."""
-    adapters = {name: [list(module.active_adapters), module.disable_adapters] for name, module, _ in peft_layers(model)}
-    peft = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
-    content = [_without(_OF_THE_PROGRAM, model.config.to_diff_dict()), _without(_OF_THE_TRAINING, peft), adapters]
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _without(names: set[str], tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {str(key): _without(names, value) for key, value in tree.items() if key not in names}
-    return sorted(map(str, tree)) if isinstance(tree, set) else tree

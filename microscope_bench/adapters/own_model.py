@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -20,7 +18,6 @@ import torch
 from msgspec import structs
 from PIL.Image import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from microscope_bench.adapters.base import Adapter, Batch
 from microscope_bench.adapters.decoder import find_blocks
@@ -30,6 +27,7 @@ from microscope_bench.adapters.model_args import refuse_unknown_args
 from microscope_bench.adapters.pieces import NO_ID, Piece, Row, batch_of, row_of
 from microscope_bench.adapters.prompting import check_placeholders, continuation_token_ids, parts_of, places_of
 from microscope_bench.adapters.quantization import quantised_modules, quantization_name
+from microscope_bench.adapters.settings_digest import settings_digest
 from microscope_bench.adapters.tokenizing import NoWordsError, PlainWords, whole_prompts
 from microscope_bench.adapters.untrained_weights import initialise_anew, seeded_initialisation
 from microscope_bench.errors import AdapterError, ExampleError
@@ -185,7 +183,7 @@ class OwnModel(Adapter):
         return ModelInfo(
             name=name,
             repo=name,
-            revision=f"config-{_configurations_digest(held)}",
+            revision=f"config-{settings_digest(held)}",
             adapter=name,
             architecture=name,
             dtype=str(self._dtype).removeprefix("torch."),
@@ -249,14 +247,3 @@ class OwnModel(Adapter):
         except NoWordsError as error:
             raise ExampleError(example.id, str(error)) from error
         return row_of(pieces, f"{type(self).__name__}.sequence()", self.words)._replace(pixels=tuple(self._shown))
-
-
-def _configurations_digest(modules: Sequence[nn.Module]) -> str:
-    """16 hex digits over the configurations of all models of transformers, which decide numbers as weights do."""
-    models = {one for module in modules for one in module.modules() if isinstance(one, PreTrainedModel)}
-    told_elsewhere = ("_name_or_path", "transformers_version")  # a place, and a part of the environment
-    texts = set()
-    for model in models:
-        fields = {key: value for key, value in model.config.to_diff_dict().items() if key not in told_elsewhere}
-        texts.add(json.dumps(fields, sort_keys=True, default=str))
-    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from microscope_bench.adapters.base import LABELS, PADDING, TEXT, Adapter
 from microscope_bench.adapters.decoder import find_final_norm, hidden_given
-from microscope_bench.adapters.evaluation_mode import evaluation_mode, undisturbed
+from microscope_bench.adapters.evaluation_mode import evaluation_mode, random_states_kept
 from microscope_bench.adapters.in_memory import in_memory
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.check.captured_pass import (
@@ -49,7 +49,7 @@ def check(
     ``examples`` are at least two, best of different lengths and picture sizes; None draws two, and two more for each
     further modality of the model, on which the checks that depend on media run again.
     """
-    with undisturbed():
+    with random_states_kept():
         adapter = model if isinstance(model, Adapter) else in_memory(model, processor)
         with evaluation_mode(adapter):
             install_recording_hooks(adapter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from microscope_bench.adapters.evaluation_mode import undisturbed
+from microscope_bench.adapters.evaluation_mode import random_states_kept
 from microscope_bench.config import RunConfig
 from microscope_bench.results.result import Result
 from microscope_bench.results.result_files import check_writable
@@ -55,5 +55,5 @@ def evaluate(
         config = replace(config, model_args={**config.model_args, "name": name})
     if config.output_path is not None and launched().is_first:
         check_writable(config.output_path)
-    with undisturbed():
+    with random_states_kept():
         return run_resolved(resolve(model, task, config, processor))

@@ -185,14 +185,14 @@ def test_data_parallel_and_compiled_models_are_unwrapped(loaded, one_process):
 
 
 class Remembering(nn.Module):
-    """A block that keeps a table of its first pass, as some position encodings do."""
+    """A block that keeps a table of a pass, as some position encodings do."""
 
     def __init__(self, block):
         super().__init__()
         self.block, self.table = block, None
 
     def forward(self, hidden_states, *args, **kwargs):
-        if self.table is None:
+        if self.table is None or not self.training:
             self.table = torch.ones(hidden_states.shape[-1])
         return self.block(hidden_states * self.table, *args, **kwargs)
 
@@ -207,7 +207,8 @@ def trained(model, processor, measured):
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     if measured:
-        measure(model, processor=processor)
+        with torch.inference_mode():
+            measure(model, processor=processor)
     for _ in range(3):
         ids = torch.randint(5, 200, (2, 9))
         model(input_ids=ids, labels=ids).loss.backward()
