@@ -105,6 +105,14 @@ class JointCloud(StoreCloud):
 Boundary = dict[tuple[str, str], StoreCloud]  # by modality and token set
 
 
+def forget_everything(clouds: Boundary) -> None:
+    """Lets go of all that was computed of a boundary, and of the next one."""
+    for cloud in clouds.values():
+        for one in (cloud, cloud.next, cloud.mainflow, cloud.mainflow and cloud.mainflow.next):
+            if one is not None:
+                one.forget()
+
+
 def boundaries(tokens: StoredTokens, survey: Survey, n_layers: int, n_neighbours: int) -> list[Boundary]:
     """The clouds of every boundary 0..L, linked to each other; they hold no states until they are asked.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +18,10 @@ from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.system.devices import free_bytes, measuring_device
+from microscope_bench.system.memory import free_memory, out_of_memory
+
+LOG = logging.getLogger("microscope_bench")
+T = TypeVar("T")
 
 SHARE_OF_FREE = 0.5  # its allocator needs room too
 
@@ -57,6 +63,26 @@ def workspace_for(tokens: StoredTokens, size: int | None, metrics: Sequence[Metr
         return Workspace.within(int(SHARE_OF_FREE * free), sizes)
     except MetricError:
         return Workspace.within(free, sizes)
+
+
+def in_less_memory(tokens: StoredTokens, work: Callable[[], T], forget: Callable[[], None]) -> T:
+    """What ``work`` gives. Where memory runs out, it is done again with fewer rows at once, and so is all that follows.
+
+    ``forget`` lets go of what was computed before memory ran out.
+    """
+    while True:
+        workspace = tokens.workspace
+        try:
+            return work()
+        except Exception as error:
+            tighter = workspace.tighter(tokens.n_folds, can_park=tokens.device.type != "cpu")
+            if not out_of_memory(error) or tighter == workspace:
+                raise
+        forget()
+        free_memory()
+        if not workspace.tightened:
+            LOG.warning("out of memory while measuring; going on with fewer rows at once, which changes no score")
+        tokens.workspace = tighter
 
 
 def check_enough(config: RunConfig, dim: int, n_examples: int, n_modalities: int) -> None:

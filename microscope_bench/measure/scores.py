@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -15,9 +16,9 @@ from tqdm import tqdm
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import MicroscopeError, StoreError
-from microscope_bench.measure.clouds import ALL, NO_SINKS, Boundary, StoreCloud, boundaries
+from microscope_bench.measure.clouds import ALL, NO_SINKS, Boundary, StoreCloud, boundaries, forget_everything
 from microscope_bench.measure.correctness import HALVES, halves, token_set_of
-from microscope_bench.measure.memory_budget import threads_for, workspace_for
+from microscope_bench.measure.memory_budget import in_less_memory, threads_for, workspace_for
 from microscope_bench.measure.survey import Survey, survey
 from microscope_bench.measure.tokens import JOINT, StoredTokens
 from microscope_bench.metrics.core.concentration import CONCENTRATED
@@ -69,7 +70,8 @@ def measure_tokens(
     metrics, progress = [METRICS.get(name) for name in config.metrics], config.progress and processes.is_first
     tokens.workspace = workspace_for(tokens, config.measure_memory, metrics)
     shared = _Shared(metrics, own_boundaries(n_layers, processes), processes, progress)
-    found = survey(tokens, n_layers, shared.own, processes, progress=progress)
+    look = partial(survey, tokens, n_layers, shared.own, processes, progress=progress)
+    found = in_less_memory(tokens, look, lambda: None)
 
     def measured(layer: int, clouds: Boundary) -> list[tuple[str, SinkLayer | None, list[Score]]]:
         return [
@@ -151,7 +153,9 @@ class _Shared:
             for place in share:
                 go_on()
                 layer = self.own[place]
-                out.append(measured(layer, waiting.pop(layer)))  # so that what it has computed goes when it is done
+                clouds = waiting.pop(layer)  # so that what it has computed goes when it is done
+                work = partial(measured, layer, clouds)
+                out.append(in_less_memory(found.tokens, work, partial(forget_everything, clouds)))
                 bar.update()
             return out
 

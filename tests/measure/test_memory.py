@@ -17,6 +17,7 @@ from microscope_bench.measure import memory_budget as space
 from microscope_bench.measure.scores import Measurement
 from microscope_bench.metrics.core import cloud
 from microscope_bench.metrics.core.fold_moments import FoldMoments, accumulate_parked
+from microscope_bench.metrics.core.workspace import Workspace
 from microscope_bench.metrics.registry import DEFAULT_METRICS
 from microscope_bench.protocol import named_protocol
 from microscope_bench.system.key_values import memory_size
@@ -92,6 +93,45 @@ def test_moments_of_wide_models_go_when_their_cloud_is_measured(
     assert_same_scores(whole, found)
     for a, b in zip(whole.sinks, found.sinks, strict=True):
         assert [layer.n_tokens for layer in a.layers] == [layer.n_tokens for layer in b.layers] and a.layers
+
+
+@pytest.mark.parametrize("enough", [2048, 512])
+def test_where_memory_runs_out_it_goes_on_with_fewer_rows_and_says_so_once(
+    enough: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = sinky_store(tmp_path)
+    whole = measurement_of(store, PROTOCOL, EVERY, n_layers=1)
+    asked: list[int] = []
+    found_so_far: list[weakref.ref[FoldMoments]] = []
+
+    def scarce(chunks: Any, dim: int, n_folds: int, has_next: bool, workspace: Workspace) -> FoldMoments:
+        asked.append(workspace.rows_per_chunk)
+        if workspace.rows_per_chunk > enough and len(asked) > 3:  # some clouds have theirs by then
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if workspace.rows_per_chunk not in asked[:-1]:  # the first attempt of this size
+            assert not any(one() for one in found_so_far), "what the attempt before has computed takes memory"
+        found = accumulate_parked(chunks, dim, n_folds, has_next, workspace)
+        found_so_far.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(cloud, "accumulate_parked", scarce)
+    found = measurement_of(store, PROTOCOL, EVERY, n_layers=1)
+    assert_same_scores(whole, found)
+    assert min(asked) == enough and asked.index(enough) - asked.index(2048) in (0, 1), "never more rows again"
+    assert [record.message for record in caplog.records if "out of memory" in record.message] == [
+        "out of memory while measuring; going on with fewer rows at once, which changes no score"
+    ]
+
+
+def test_where_the_fewest_rows_do_not_fit_either_the_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*given: Any) -> FoldMoments:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cloud, "accumulate_parked", none_left)
+    with pytest.raises(torch.OutOfMemoryError):
+        measurement_of(sinky_store(tmp_path), PROTOCOL, EVERY, n_layers=1)
 
 
 @pytest.mark.parametrize("size", ["8", "0GB", "eight", "8 XB", "-8GB", ""])

@@ -60,6 +60,7 @@ class Workspace:
         parked: whether the matrices of the folds wait in the host's memory until they are summed.
         kept: whether the moments of a cloud wait until all clouds of its boundary are measured; else they go when it
             is, and whoever asks for them again reads the rows once more.
+        tightened: whether memory has run out before.
     """
 
     rows_per_chunk: int = MOST_ROWS
@@ -67,6 +68,7 @@ class Workspace:
     folds_at_once: int | None = None
     parked: bool = False
     kept: bool = True
+    tightened: bool = False
 
     @classmethod
     def within(cls, size: int, sizes: Sizes) -> Workspace:
@@ -98,6 +100,17 @@ class Workspace:
             folds_at_once=None if at_once >= n_folds else int(at_once),
             parked=parked,
             kept=kept,
+        )
+
+    def tighter(self, n_folds: int, can_park: bool) -> Workspace:
+        """A quarter of the rows at once, and nothing waits on the device; the same where there is no less."""
+        return Workspace(
+            rows_per_chunk=max(LEAST_ROWS, self.rows_per_chunk // 4),
+            block_elements=max(LEAST_ELEMENTS, self.block_elements // 4),
+            folds_at_once=max(1, (self.folds_at_once or n_folds) // 2) if can_park else None,
+            parked=can_park,
+            kept=False,
+            tightened=True,
         )
 
 
