@@ -200,9 +200,9 @@ def checked(identity: Identity) -> Identity:
 
 def short_revision(revision: str) -> str:
     """A revision as people read it: 8 digits of a commit or of a content hash, any other name in full."""
-    if "+weights-" in revision:
-        of_files, _, of_weights = revision.rpartition("+weights-")
-        return f"{short_revision(of_files)}+weights-{of_weights[:8]}"
+    if found := re.fullmatch(r"(.+)\+(weights|peft)-([0-9a-f]+)", revision):
+        of_files, change, digest = found.groups()
+        return f"{short_revision(of_files)}+{change}-{digest[:8]}"
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision[:8]
     if re.fullmatch(r"(sha256|config)-[0-9a-f]+", revision):

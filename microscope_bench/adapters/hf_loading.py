@@ -9,6 +9,7 @@ from microscope_bench.adapters.model_args import boolean_arg, check_args, positi
 from microscope_bench.adapters.model_loading import is_multimodal, load_transformers_model, read_config
 from microscope_bench.adapters.offloading import device_options
 from microscope_bench.adapters.overrides import overrides_of
+from microscope_bench.adapters.peft_adapters import base_and_adapter, with_adapter
 from microscope_bench.adapters.pinned_checkpoint import resolve_checkpoint, torch_dtype
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
 from microscope_bench.adapters.quantization import quantization_config
@@ -27,6 +28,7 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
     max_length = positive_int_arg(args, "max_length")
     subfolder = args.get("subfolder", "")
     checkpoint = resolve_checkpoint(args["pretrained"], args.get("revision"), subfolder=subfolder)
+    checkpoint, adapter = base_and_adapter(checkpoint, args.get("peft"))
     config = read_config(checkpoint)
     if not measured_anyway and (reason := overrides_of(config).unsupported):
         raise AdapterError(f"{checkpoint.repo} ({config.model_type}) cannot be measured: {reason}")
@@ -44,8 +46,11 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
             processor = None
     tokenizer = load_tokenizer(checkpoint.path) if processor is None else processor.tokenizer
     options |= {"dtype": torch_dtype(args.get("dtype", "auto")), "trust_remote_code": False}
+    model = load_transformers_model(checkpoint, config, target, options)
+    if adapter is not None:
+        model, checkpoint = with_adapter(model, checkpoint, adapter)
     return {
-        "model": load_transformers_model(checkpoint, config, target, options),
+        "model": model,
         "tokenizer": tokenizer,
         "processor": processor,
         "checkpoint": checkpoint,

@@ -20,6 +20,7 @@ IDENTIFIED_ELSEWHERE = (
     "device_map",
     "max_memory",
     "offload_folder",
+    "peft",
 )
 """Keys whose effect other fields of ModelInfo record, or that change no number."""
 

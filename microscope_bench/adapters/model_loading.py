@@ -13,7 +13,7 @@ from microscope_bench.adapters.overrides import Overrides, overrides_of
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.adapters.quantization import quantised_modules, quantization_name, refuse_unscaled
-from microscope_bench.adapters.weight_files import PEFT_CONFIG, PEFT_WEIGHTS, checked_weight_files, json_object
+from microscope_bench.adapters.weight_files import checked_weight_files, json_object
 from microscope_bench.adapters.weight_headers import holding, no_larger_than
 from microscope_bench.adapters.weight_places import check_places, stored_dtypes
 from microscope_bench.errors import AdapterError
@@ -28,13 +28,7 @@ def read_config(checkpoint: Checkpoint) -> Any:
     from transformers import AutoConfig
 
     if not (checkpoint.path / "config.json").is_file():
-        alone = (checkpoint.path / PEFT_CONFIG).is_file()
-        raise AdapterError(
-            f"{checkpoint.repo} is a PEFT adapter without its base model; copy {PEFT_CONFIG} and {PEFT_WEIGHTS} into a "
-            f"directory of the base model, and give that one"
-            if alone
-            else f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers"
-        )
+        raise AdapterError(f"{checkpoint.repo} has no config.json; pretrained must name a checkpoint of transformers")
     if json_object(checkpoint.path / "config.json") is None:
         raise AdapterError(f"config.json of {checkpoint.repo} is not JSON; fetch the checkpoint again")
     advice = (

@@ -93,7 +93,7 @@ def checked_weight_files(directory: Path, *, pickled: bool = False) -> tuple[str
             f"{_listed(lacking)}. Fetch them, or the checkpoint again."
         )
     for name in found.read:
-        _check_file(directory, name)
+        check_file(directory, name)
     tell_unread(directory, found.read, found.unread)
     return found.read
 
@@ -161,7 +161,7 @@ def _check_name(directory: Path, name: str, *, suffixes: tuple[str, ...], said_b
         )
 
 
-def _check_file(directory: Path, name: str) -> None:
+def check_file(directory: Path, name: str) -> None:
     """Raises unless a file of weights lies inside the checkpoint, and is whole if it is of safetensors."""
     file = directory / name
     real = file.resolve()

@@ -1,4 +1,4 @@
-"""A PEFT adapter beside a base model: refused without the package, applied and named with it."""
+"""A PEFT adapter beside a base model, or by itself: refused without the package, applied and named with it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.measured_model import measured_model
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint, content_revision
+from microscope_bench.adapters.presets import load_model
 from microscope_bench.errors import AdapterError
+from microscope_bench.identity import short_revision
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
@@ -56,7 +59,7 @@ def test_an_adapter_alone_says_what_to_do(copy, tmp_path):
     for file in FILES:
         shutil.copy(copy / file, alone)
     with pytest.raises(
-        AdapterError, match=r"alone is a PEFT adapter without its base model; copy .* and give that one"
+        AdapterError, match=r"alone is a PEFT adapter whose adapter_config\.json names no base model\. .*peft=alone"
     ):
         load(alone)
 
@@ -100,3 +103,93 @@ def test_a_wrapped_model_in_memory_is_named_by_its_layers_too(tiny, tmp_path):
     wrapped = peft.get_peft_model(plain.model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     made = HFAdapter(wrapped, plain.tokenizer, None, Checkpoint(tiny("llama"), "mine", "draft"))
     assert made.info.peft == "LORA-r2"
+
+
+@pytest.fixture
+def alone(tiny, copy, tmp_path):
+    """The adapter of ``copy`` in a directory of its own, which names its base model."""
+    directory = tmp_path / "alone"
+    directory.mkdir()
+    (directory / FILES[0]).write_text(json.dumps({**CONFIG, "base_model_name_or_path": str(tiny("llama"))}))
+    shutil.copy(copy / FILES[1], directory)
+    return directory
+
+
+def logits(adapter):
+    with torch.inference_mode():
+        return adapter.model(torch.arange(8)[None]).logits
+
+
+def test_an_adapter_of_its_own_is_put_onto_its_base_model(tiny, copy, alone):
+    pytest.importorskip("peft", reason="needs peft: pip install 'microscope-bench[peft]'")
+    beside, by_path = load(copy), load(alone)
+    named = load_model("hf", {"pretrained": str(tiny("llama")), "peft": str(alone)}, "cpu")
+    plain = load(tiny("llama"))
+    assert torch.equal(logits(by_path), logits(beside)) and torch.equal(logits(named), logits(beside))
+    assert not torch.equal(logits(plain), logits(beside))
+    # one model, by whichever of the two it is named
+    assert named.info == by_path.info and measured_model(named) == named.info
+    assert (named.info.repo, named.info.peft, named.info.options) == ("llama+alone", "LORA-r4", {})
+    base, _, digest = named.info.revision.partition("+peft-")
+    assert base == plain.info.revision and short_revision(named.info.revision).endswith(f"+peft-{digest[:8]}")
+
+
+def test_another_adapter_of_the_same_base_is_another_revision(alone):
+    pytest.importorskip("peft", reason="needs peft: pip install 'microscope-bench[peft]'")
+    first = load(alone).info.revision
+    config = json.loads((alone / FILES[0]).read_text())
+    (alone / FILES[0]).write_text(json.dumps({**config, "lora_alpha": 16}))
+    assert load(alone).info.revision != first
+
+
+def pickled(alone):
+    torch.save(load_file(alone / FILES[1]), alone / "adapter_model.bin")
+    (alone / FILES[1]).unlink()
+
+
+def cut(alone):
+    weights = load_file(alone / FILES[1])
+    save_file(dict(list(weights.items())[1:]), alone / FILES[1], {"format": "pt"})
+
+
+def of_a_larger_model(alone):
+    weights = load_file(alone / FILES[1])
+    more = {name.replace("layers.0.", "layers.40."): value.clone() for name, value in weights.items()}
+    save_file(weights | more, alone / FILES[1], {"format": "pt"})
+
+
+def of_another_width(alone):
+    weights = {name: torch.cat([value, value]) for name, value in load_file(alone / FILES[1]).items()}
+    save_file(weights, alone / FILES[1], {"format": "pt"})
+
+
+def of_a_model_elsewhere(alone):
+    (alone / FILES[0]).write_text(json.dumps({**CONFIG, "base_model_name_or_path": "/nowhere/base"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pickled, r"alone lacks adapter_model\.safetensors.*pickled weights \(\.bin\) are not loaded"),
+        (cut, r"alone lacks 1 weights of its layers in LlamaForCausalLM, which would be random"),
+        (of_a_larger_model, r"4 weights of the PEFT adapter alone have no place in LlamaForCausalLM .*layers\.40"),
+        (of_another_width, r"the PEFT adapter alone onto llama cannot be loaded .*another model"),
+        (of_a_model_elsewhere, r"alone is a PEFT adapter of /nowhere/base, which cannot be loaded.*pretrained=MODEL,"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(change, message, alone):
+    pytest.importorskip("peft", reason="needs peft: pip install 'microscope-bench[peft]'")
+    change(alone)
+    with pytest.raises(AdapterError, match=message):
+        load(alone)
+
+
+def test_an_adapter_is_not_put_onto_an_adapter(alone, copy):
+    with pytest.raises(AdapterError, match=r"alone is a PEFT adapter itself; give the model that peft=.* is for"):
+        HFAdapter.load({"pretrained": str(alone), "peft": str(copy)}, device="cpu")
+
+
+def test_an_adapter_of_its_own_needs_the_package_too(alone, monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_peft_available", lambda: False)
+    with pytest.raises(AdapterError, match=r"the PEFT adapter alone .*pip install 'microscope-bench\[peft\]'"):
+        load(alone)
