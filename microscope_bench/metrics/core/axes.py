@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 AXES_KEPT = 64
 
-FULL_SPECTRUM_UP_TO = 512
-"""Width up to which computing all eigenvalues takes no longer than the largest alone."""
+FULL_SPECTRUM_UP_TO = 768
+"""Width up to which computing all eigenvalues takes no longer than the largest 64."""
 
 RANK_CUTOFF = 3e-13
 """Eigenvalues of a Gram matrix below this share of the largest one are taken for rounding noise.
@@ -71,7 +71,7 @@ def top_axis(gram: Tensor) -> tuple[float, Tensor]:
 def leading_axes(gram: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """The n largest eigenvalues of a positive semidefinite matrix, descending, and their unit eigenvectors as columns.
 
-    A matrix that is wider than 512, and much wider than n, is multiplied with vectors only: where it is of 4,096
+    A matrix that is wider than 768, and much wider than n, is multiplied with vectors only: where it is of 4,096
     columns, all its eigenvectors would take minutes.
     """
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh

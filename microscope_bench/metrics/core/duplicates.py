@@ -10,7 +10,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from microscope_bench.metrics.core.neighbours import BLOCK_ELEMENTS
+from microscope_bench.metrics.core.neighbours import BLOCK_ELEMENTS, CACHED_ELEMENTS
 
 COPY_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Distance, in units of a row's norm, up to which two rows of that dtype that come from the same input are one token.
@@ -32,7 +32,7 @@ NARROWER = {
 }
 """Dtypes whose values a wider one may hold, the coarsest first."""
 
-NORM_BLOCK = 512
+NORM_BLOCK = 128
 
 
 def first_of_copies(x: Tensor, keys: Tensor | None = None, block_elements: int = BLOCK_ELEMENTS) -> Tensor:
@@ -62,7 +62,8 @@ def rounded_to(x: Tensor, block_elements: int = BLOCK_ELEMENTS) -> torch.dtype:
     >>> rounded_to(torch.tensor([[0.1]]).double()), rounded_to(torch.tensor([[0.1]], dtype=torch.float64))
     (torch.float32, torch.float64)
     """
-    parts = torch.split(x.detach(), max(1, block_elements // max(x.shape[1], 1)))
+    # in small parts, of which the first tells of most dtypes that they are too coarse
+    parts = torch.split(x.detach(), max(1, min(block_elements, CACHED_ELEMENTS) // max(x.shape[1], 1)))
     held = (dtype for dtype in NARROWER.get(x.dtype, ()) if all(torch.equal(p.to(dtype).to(x.dtype), p) for p in parts))
     return next(held, x.dtype)
 

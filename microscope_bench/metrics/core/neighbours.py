@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from microscope_bench.metrics.core.moments import add_gram
+
 BLOCK_ELEMENTS = 2**24
 """Bound on the size of every temporary matrix: 128 MiB of float64."""
 
@@ -17,6 +19,12 @@ CANCELS = 1e-3
 
 Above it the product |a|² + |b|² − 2ab has a relative error below 2(d + 4)ε/1e-3: 2e-9 at d = 4096, far less as a rule.
 """
+
+CACHED_ELEMENTS = 2**18
+"""Distances looked through at once: 2 MiB of float64, which stay in the cache."""
+
+SPARE = 8
+"""Neighbours looked at beyond those wanted, so that nearly always enough of them are left without any one fold."""
 
 LONG = 4
 """Rows of more than so many times the median norm do not move the origin."""
@@ -53,18 +61,45 @@ def nearest_neighbours(
     if fold is not None:
         fold_of_group[of_row] = fold
     out = x.new_full((1 + n_folds, n, k), torch.inf)
-    for rows in torch.split(torch.arange(n, device=x.device), max(1, block_elements // max(n, d))):
-        squared = _squared_distances(x, centred, squares, rows)
+    products = None
+    if n * n <= block_elements:
+        products = x.new_zeros(n, n)
+        add_gram(products, centred.T)
+    at_once = max(1, min(block_elements, CACHED_ELEMENTS) // max(n, d))
+    for start in range(0, n, at_once):
+        rows = torch.arange(start, min(start + at_once, n), device=x.device)
+        of_rows = centred[rows] @ centred.T if products is None else products[rows]
+        squared = _squared_distances(x, squares, rows, of_rows)
         if n_groups < n:
             to_groups = squared.new_full((len(rows), n_groups), torch.inf)
             squared = to_groups.scatter_reduce_(1, of_row.expand(len(rows), n), squared, "amin")
         else:
             squared = squared[:, of_row.argsort()]
         squared.scatter_(1, of_row[rows, None], torch.inf)
-        for which in range(1 + n_folds):
-            there = squared if which == 0 else squared[:, fold_of_group != which - 1]
-            held = min(k, there.shape[1])
-            out[which, rows, :held] = there.topk(held, dim=1, largest=False).values.sqrt()
+        out[:, rows] = _smallest(squared, k, fold_of_group, n_folds).sqrt()
+    return out
+
+
+def _smallest(squared: Tensor, k: int, fold: Tensor, n_folds: int) -> Tensor:
+    """float64 (1 + n_folds, m, k): the k smallest of each row, of all columns and of those that are not of each fold.
+
+    They are looked for among a few more than k of all columns, which nearly always hold k of other folds.
+    """
+    m, n = squared.shape
+    out = squared.new_full((1 + n_folds, m, k), torch.inf)
+    some, columns = squared.topk(min(k + SPARE, n), dim=1, largest=False)
+    out[0, :, : min(k, n)] = some[:, :k]
+    of_some = fold[columns]
+    for which in range(n_folds):
+        there = of_some != which
+        # the first k that are there move to the front, in the order in which they stand
+        place = torch.where(there, there.cumsum(1) - 1, k).clamp_(max=k)
+        found = squared.new_full((m, k + 1), torch.inf).scatter_(1, place, some)[:, :k]
+        if some.shape[1] < n and bool((lacking := there.sum(1) < k).any()):
+            others = squared[lacking][:, fold != which]
+            held = min(k, others.shape[1])
+            found[lacking, :held] = others.topk(held, dim=1, largest=False).values
+        out[1 + which] = found
     return out
 
 
@@ -85,12 +120,15 @@ def _origin(x: Tensor) -> Tensor:
     return x[norms <= LONG * norms.median()].mean(0)
 
 
-def _squared_distances(x: Tensor, centred: Tensor, squares: Tensor, rows: Tensor) -> Tensor:
-    """float64 (m, n): squared distances of some rows to all, infinity to themselves."""
+def _squared_distances(x: Tensor, squares: Tensor, rows: Tensor, products: Tensor) -> Tensor:
+    """float64 (m, n): squared distances of some rows to all, infinity to themselves.
+
+    ``products``, float64 (m, n), are those of the centred rows, and ``squares`` of each with itself.
+    """
     sizes = squares[rows, None] + squares
-    squared = torch.addmm(sizes, centred[rows], centred.T, alpha=-2)
+    squared = torch.sub(sizes, products, alpha=2)
     squared.scatter_(1, rows[:, None], torch.inf)
-    i, j = torch.nonzero(squared < CANCELS * sizes, as_tuple=True)
+    i, j = torch.nonzero(squared < sizes.mul_(CANCELS), as_tuple=True)
     at_once = max(1, squared.numel() // x.shape[1])
     for a, b in zip(torch.split(i, at_once), torch.split(j, at_once), strict=True):
         squared[a, b] = (x[rows[a]] - x[b]).square_().sum(1)
