@@ -68,6 +68,15 @@ def test_each_other_group_counts_once_with_all_rows_and_without_each_fold(
         np.testing.assert_allclose(found[which].numpy(), expected, rtol=1e-9)
 
 
+def test_neighbours_are_looked_for_further_where_all_the_nearest_are_of_one_fold() -> None:
+    near, far = gaussian(neighbours.SPARE + 6, 5), gaussian(6, 5, 1) + 100
+    x, fold = torch.cat([near, far]), torch.tensor([1] * len(near) + [0, 0, 0, 0, 0, 2])
+    found = nearest_neighbours(x, 2, None, fold, 3)
+    for which in (0, 1, 2):
+        expected = by_differences(x, 2, np.full(len(x), -1), (fold == which).numpy())
+        torch.testing.assert_close(found[1 + which].numpy(), expected, rtol=1e-9, atol=0)
+
+
 def test_neighbours_that_a_row_lacks_are_infinitely_far() -> None:
     x, group = gaussian(30, 3), torch.tensor([0] * 28 + [1] * 2)
     found = nearest_neighbours(x, 3, group)[0]

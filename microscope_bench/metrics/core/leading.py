@@ -59,10 +59,9 @@ class LeadingFolds(LinearFolds):
         squares = {k: self.folds.folds[k].rr * 0 for k in axes}
         for chunk in self.cloud.chunks():
             assert chunk.y is not None
+            r = chunk.y.double() - chunk.x.double()
             for k, of_fold in axes.items():
-                rows = chunk.fold == k
-                r = chunk.y[rows].double() - chunk.x[rows].double()
-                squares[k] += ((r - self.folds.folds[k].mean_r) @ of_fold).square().sum()
+                squares[k] += ((r[chunk.fold == k] - self.folds.folds[k].mean_r) @ of_fold).square().sum()
         return squares
 
 

@@ -85,22 +85,24 @@ def _smallest(squared: Tensor, k: int, fold: Tensor, n_folds: int) -> Tensor:
 
     They are looked for among a few more than k of all columns, which nearly always hold k of other folds.
     """
-    m, n = squared.shape
-    out = squared.new_full((1 + n_folds, m, k), torch.inf)
+    n = squared.shape[1]
     some, columns = squared.topk(min(k + SPARE, n), dim=1, largest=False)
-    out[0, :, : min(k, n)] = some[:, :k]
-    of_some = fold[columns]
-    for which in range(n_folds):
-        there = of_some != which
-        # the first k that are there move to the front, in the order in which they stand
-        place = torch.where(there, there.cumsum(1) - 1, k).clamp_(max=k)
-        found = squared.new_full((m, k + 1), torch.inf).scatter_(1, place, some)[:, :k]
-        if some.shape[1] < n and bool((lacking := there.sum(1) < k).any()):
-            others = squared[lacking][:, fold != which]
-            held = min(k, others.shape[1])
-            found[lacking, :held] = others.topk(held, dim=1, largest=False).values
-        out[1 + which] = found
-    return out
+    held = torch.nn.functional.pad(some, (0, max(0, k - n)), value=torch.inf)[None, :, :k]
+    if not n_folds:
+        return held
+    left_out = torch.arange(n_folds, device=fold.device)[:, None, None]
+    there = fold[columns] != left_out
+    # the first k that are there move to the front, in the order in which they stand
+    place = (there.cumsum(2) - 1).masked_fill_(~there, k).clamp_(max=k)
+    found = squared.new_full((n_folds, len(squared), k + 1), torch.inf)
+    found = found.scatter_(2, place, some.expand(place.shape))[:, :, :k]
+    if some.shape[1] < n:
+        lacking = there.sum(2) < k
+        for which in torch.nonzero(lacking.any(1)).flatten().tolist():
+            others = squared[lacking[which]][:, fold != which]
+            nearest = others.topk(min(k, others.shape[1]), dim=1, largest=False).values
+            found[which, lacking[which], : nearest.shape[1]] = nearest
+    return torch.cat([held, found])
 
 
 def _numbered(group: Tensor | None, n: int, device: torch.device) -> tuple[Tensor, int]:
