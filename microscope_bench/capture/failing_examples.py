@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from traceback import walk_tb
 
 from microscope_bench.adapters.base import Adapter, Batch
-from microscope_bench.errors import BatchError, ExampleError, MicroscopeError, said
+from microscope_bench.capture.example_record import ExampleRecord
+from microscope_bench.errors import BatchError, CaptureError, ExampleError, MicroscopeError, said
 from microscope_bench.example import Example, ExampleSource
+from microscope_bench.protocol import Protocol
 from microscope_bench.system.memory import out_of_memory
 
 LOG = logging.getLogger("microscope_bench")
@@ -50,6 +52,21 @@ def encode_examples(adapter: Adapter, examples: Sequence[Example]) -> Batch:
     """The examples encoded; an ExampleError, or of several a BatchError, where that fails."""
     with of_examples([example.id for example in examples], "in the encoding"):
         return adapter.encode(examples)
+
+
+def check_skipped(protocol: Protocol, n_skipped: int, n_examples: int, skipped: Sequence[ExampleRecord]) -> None:
+    """Raises a CaptureError where more examples could not be measured than the protocol allows."""
+    allowed = int(protocol.max_skipped * n_examples)
+    if n_skipped > allowed:
+        ids: dict[str, list[str]] = {}
+        for record in skipped:
+            ids.setdefault(str(record.skipped), []).append(record.id)
+        told = [f"{', '.join(of[:3])}{', ...' * (len(of) > 3)}: {cause}" for cause, of in list(ids.items())[:3]]
+        first = "; ".join(told) or "those that the other processes name"
+        raise CaptureError(
+            f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
+            f"{protocol.max_skipped:g}). First: {first}. Repair them, or raise max_skipped"
+        )
 
 
 def _raised_here(error: Exception) -> bool:

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter, Batch
+from microscope_bench.capture.cropped_pictures import CroppedPictures
 from microscope_bench.capture.example_record import ExampleRecord
-from microscope_bench.capture.failing_examples import encode_examples, of_examples, render_example
+from microscope_bench.capture.failing_examples import check_skipped, encode_examples, of_examples, render_example
 from microscope_bench.capture.fingerprints import example_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
-from microscope_bench.errors import BatchError, CaptureError, ExampleError
+from microscope_bench.errors import BatchError, ExampleError
 from microscope_bench.example import Example, ExampleSource
 from microscope_bench.protocol import Protocol
 from microscope_bench.system import signals
@@ -46,21 +47,6 @@ class _Captured:
     measured: list[int]
 
 
-def check_skipped(protocol: Protocol, n_skipped: int, n_examples: int, skipped: Sequence[ExampleRecord]) -> None:
-    """Raises a CaptureError where more examples could not be measured than the protocol allows."""
-    allowed = int(protocol.max_skipped * n_examples)
-    if n_skipped > allowed:
-        ids: dict[str, list[str]] = {}
-        for record in skipped:
-            ids.setdefault(str(record.skipped), []).append(record.id)
-        told = [f"{', '.join(of[:3])}{', ...' * (len(of) > 3)}: {cause}" for cause, of in list(ids.items())[:3]]
-        first = "; ".join(told) or "those that the other processes name"
-        raise CaptureError(
-            f"{n_skipped} of {n_examples} examples could not be measured, {allowed} may be (max_skipped="
-            f"{protocol.max_skipped:g}). First: {first}. Repair them, or raise max_skipped"
-        )
-
-
 class Capture:
     """The capture of one run; ``batch_size`` is halved, for the rest of the run, when memory runs out."""
 
@@ -69,6 +55,7 @@ class Capture:
         self.source = source
         self.protocol = protocol
         self.batch_size = min(batch_size, adapter.max_batch or batch_size)
+        self._cropped = CroppedPictures(adapter)
 
     @signals.deferred()
     def fill(
@@ -103,6 +90,7 @@ class Capture:
                     raise
                 check_skipped(self.protocol, n_skipped, n_examples, skipped)
                 write(part, content)
+        self._cropped.tell()
 
     def find_mainflow(self) -> Mainflow:
         """Whether the model has a main flow, by one of the first examples with a medium and one without."""
@@ -250,6 +238,7 @@ class Capture:
         if logits is not None:
             states.score_choices(logits, batch.prompts)
         states.finish()
+        self._cropped.see(examples)
         return states
 
 

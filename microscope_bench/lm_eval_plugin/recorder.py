@@ -13,7 +13,7 @@ from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter
 from microscope_bench.capture.example_record import ExampleRecord
-from microscope_bench.capture.loop import check_skipped
+from microscope_bench.capture.failing_examples import check_skipped
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig

@@ -9,8 +9,9 @@ import torch
 
 from microscope_bench.adapters.base import IMAGE, SPECIAL, TEXT
 from microscope_bench.capture.example_record import ExampleRecord
+from microscope_bench.capture.failing_examples import check_skipped
 from microscope_bench.capture.fingerprints import probe_inputs
-from microscope_bench.capture.loop import Capture, check_skipped
+from microscope_bench.capture.loop import Capture
 from microscope_bench.capture.store import TokenStore, writing
 from microscope_bench.errors import CaptureError
 from microscope_bench.protocol import named_protocol
