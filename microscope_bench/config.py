@@ -59,6 +59,7 @@ class RunConfig:
         limit: measure only the first N examples, below 1 that share of them (a deviation).
         samples: task name → rows to measure instead of the whole split, {"task": [0, 1, 2]}, or a file of such JSON;
             excludes limit.
+        sample: measure only N examples of each task, drawn by the first of the seeds; excludes limit and samples.
         tokens_per_example: keep N tokens of each modality of an example (a deviation).
         id_tokens: estimate intrinsic dimension on draws of N distinct tokens (a deviation).
         max_skipped: share of examples that may be unmeasurable (a deviation).
@@ -91,6 +92,7 @@ class RunConfig:
     protocol: Protocol = PROTOCOLS[DEFAULT_PROTOCOL]
     limit: float | None = None
     samples: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    sample: int | None = None
     tokens_per_example: int | None = None
     id_tokens: int | None = None
     max_skipped: float | None = None
@@ -124,6 +126,10 @@ class RunConfig:
             object.__setattr__(self, f.name, value)
         if self.samples and self.limit is not None:
             raise MicroscopeError("samples and limit exclude each other, as in lm-eval; leave one of them out")
+        if self.sample is not None and (self.samples or self.limit is not None):
+            raise MicroscopeError(
+                "sample draws the rows, which limit and samples choose otherwise; leave one of them out"
+            )
         changes = {name: getattr(self, name) for name in ("tokens_per_example", "id_tokens", "max_skipped")}
         protocol = self.protocol.with_changes(**changes, seed=None if self.seed is None else self.seed.python)
         object.__setattr__(self, "protocol", protocol)
@@ -254,6 +260,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "protocol": _protocol,
     "limit": _limit,
     "samples": _samples,
+    "sample": at_least(1),
     "tokens_per_example": whole,
     "id_tokens": whole,
     "max_skipped": number,

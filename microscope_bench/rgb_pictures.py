@@ -79,7 +79,11 @@ def stored_content(found: Any, directories: Sequence[Path] = ()) -> bytes:
     if isinstance(found, str | os.PathLike):
         return _file_content(os.fspath(found), directories)
     if not isinstance(found, bytes | bytearray | memoryview):
-        raise TypeError(f"{type(found).__name__} is given where a PIL image, stored bytes or the path of a file is due")
+        keys = f" of {', '.join(map(repr, list(found)[:5]))}" if isinstance(found, Mapping) else ""
+        raise TypeError(
+            f"{type(found).__name__}{keys} is given where a PIL image, stored bytes or the path of a file is due; let "
+            f"a function make them of it: doc_to_image: !function utils.pictures"
+        )
     if len(found) > MAX_BYTES:
         raise TaskError(f"a stored file has {len(found):,} bytes; at most {MAX_BYTES:,} are read")
     return bytes(found)

@@ -16,6 +16,7 @@ from microscope_bench.run.command_line import command_line
 FIELDS: dict[str, Any] = {
     "limit": 0.5,
     "samples": {"shapesqa": [0, 2]},
+    "sample": 7,
     "tokens_per_example": 16,
     "max_skipped": 0.2,
     "seed": (1, 2, 3, 4),

@@ -15,6 +15,7 @@ from microscope_bench.system.docstrings import described_attributes
 METAVARS = {
     "limit": "N",
     "samples": "JSON",
+    "sample": "N",
     "tokens_per_example": "N",
     "id_tokens": "N",
     "max_skipped": "SHARE",

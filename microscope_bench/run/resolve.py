@@ -144,7 +144,7 @@ def load_task_for(task: str | Task, config: RunConfig) -> Task:
         raise MicroscopeError(f"task must be one name, the path of a YAML or a loaded Task, not {task!r:.80}")
     late = [
         n
-        for n in ("task_args", "num_fewshot", "system_instruction", "samples")
+        for n in ("task_args", "num_fewshot", "system_instruction", "samples", "sample")
         if getattr(config, n) not in (None, {}, "")
     ]
     if late:
@@ -190,7 +190,7 @@ def limit_of(limit: float | None, task: Task) -> int | None:
     if limit is None:
         return None
     if getattr(task, "sampled", False):
-        raise MicroscopeError(f"limit and samples exclude each other, and samples chose the rows of {task.name}")
+        raise MicroscopeError(f"limit excludes samples and sample, of which one has chosen the rows of {task.name}")
     return math.ceil(len(task) * limit) if limit < 1 else int(limit)
 
 

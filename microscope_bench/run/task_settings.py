@@ -10,4 +10,4 @@ def task_settings(config: RunConfig) -> TaskSettings:
     """What a run asks of its tasks."""
     seed = config.seed
     seeds = Seeds() if seed is None else Seeds(seed.python, seed.numpy, seed.fewshot)
-    return TaskSettings(config.num_fewshot, config.system_instruction, config.samples, seeds)
+    return TaskSettings(config.num_fewshot, config.system_instruction, config.samples, seeds, config.sample)

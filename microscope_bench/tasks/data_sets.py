@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from microscope_bench.errors import MicroscopeError, TaskError
+from microscope_bench.errors import MicroscopeError, TaskError, first_line
 from microscope_bench.rgb_pictures import as_rgb, open_picture, pixels, stored_content
 from microscope_bench.system.disk import user_path
 from microscope_bench.system.hub import cached_snapshot, is_offline, resolve_commit
@@ -67,6 +67,8 @@ def open_splits(path: str, name: str | None, options: Mapping[str, Any]) -> Mapp
     directory, cache = user_path(path), str(datasets.config.HF_DATASETS_CACHE)
     if path not in FILE_FORMATS and os.path.isdir(directory):
         path, cache = str(directory), f"{cache}/local-{_state(directory)}"
+    if path == str(directory) and (saved := _saved(directory)) is not None:
+        return saved
     options = {"cache_dir": cache} | options
     _check_named(options, directory)
     builder = datasets.load_dataset_builder(path, name, **{k: v for k, v in options.items() if k not in OF_LOADING})
@@ -104,10 +106,42 @@ def _check_named(options: Mapping[str, Any], directory: Path) -> None:
 
 
 def _check_files(builder: Any) -> None:
-    """Raises unless every local file that a builder is going to read is a regular one: a pipe would be waited for."""
+    """Raises unless every local file that a builder is going to read is a regular one: a pipe would be waited for.
+
+    And unless one of Parquet is whole and has rows, since ``datasets`` names no file where it fails.
+    """
+    import pyarrow
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from pyarrow.parquet import read_metadata
+
     for file in (Path(file) for files in (builder.config.data_files or {}).values() for file in files):
-        if file.exists() and not file.is_file():
-            raise TaskError(f"{file} is no regular file, so it cannot hold rows")
+        if not file.exists():
+            continue
+        _check_regular(file)
+        try:
+            if isinstance(builder, Parquet) and read_metadata(file).num_rows == 0:
+                raise TaskError(f"{file} has no rows; leave it out")
+        except pyarrow.ArrowException as error:
+            raise TaskError(
+                f"{file} is no whole Parquet file ({first_line(error)}); write or fetch it again"
+            ) from error
+
+
+def _check_regular(file: Path) -> None:
+    if not file.is_file():
+        raise TaskError(f"{file} is no regular file, so it cannot hold rows")
+
+
+def _saved(directory: Path) -> Mapping[str, Any] | None:
+    """The splits that ``save_to_disk`` of ``datasets`` has written into a directory; None where it has not."""
+    import datasets
+
+    if not any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return None
+    for file in directory.rglob("*.arrow"):
+        _check_regular(file)
+    found = datasets.load_from_disk(str(directory))
+    return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
 
 
 def _state(directory: Path) -> str:

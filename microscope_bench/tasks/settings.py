@@ -39,12 +39,15 @@ class TaskSettings:
         samples: task name → rows to measure, counted from 0 as they come out of the task's ``process_docs``; tasks that
             are not named are measured whole.
         seeds: of whatever a task draws.
+        sample: how many rows of each task are drawn by the first of the seeds; None: all rows are measured. A smaller
+            draw is part of a larger one, and does not hang on the order of the data where rows have ids of their own.
     """
 
     num_fewshot: int | None = None
     system_instruction: str | None = None
     samples: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seeds: Seeds = Seeds()
+    sample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,13 @@ class MeasuredRows:
 def measured_rows(
     rows: Any, task: str, metadata: Mapping[str, Any], num_fewshot: int, settings: TaskSettings, path: Path
 ) -> MeasuredRows:
-    """All rows of a split, or those that ``settings.samples`` names."""
+    """All rows of a split, those that ``settings.samples`` names, or a draw of ``settings.sample``."""
     ids, chosen = _row_ids(rows, metadata.get("id_column"), path), None
     if task in settings.samples:
         chosen = _chosen(settings.samples[task], len(rows), task)
+    elif settings.sample is not None and settings.sample < len(rows):
+        chosen = _drawn(ids, settings.sample, settings.seeds.python)
+    if chosen is not None:
         ids = [ids[index] for index in chosen]
         rows = rows.select(chosen) if hasattr(rows, "select") else [rows[index] for index in chosen]
     version = stated_version(str(metadata.get("version", "unversioned")), settings, num_fewshot, chosen)
@@ -95,6 +101,12 @@ def _chosen(samples: Sequence[int], n_rows: int, task: str) -> list[int]:
     return rows
 
 
+def _drawn(ids: Sequence[str], n: int, seed: int) -> list[int]:
+    """The rows of n ids, in their order: those of the smallest hashes."""
+    hashes = [hashlib.sha256(f"sample\0{seed}\0{id_}".encode("utf-8", "surrogatepass")).digest() for id_ in ids]
+    return sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:n])
+
+
 def stated_version(version: str, settings: TaskSettings, num_fewshot: int, rows: Sequence[int] | None) -> str:
     """A task's version with everything that a run changed about it: this is what results and signatures show.
 
@@ -106,7 +118,9 @@ def stated_version(version: str, settings: TaskSettings, num_fewshot: int, rows:
         "num_fewshot": num_fewshot or None,
         "fewshot_seed": seed if num_fewshot and seed != Seeds.fewshot else None,
         "system_instruction": _digest(settings.system_instruction or "") if settings.system_instruction else None,
-        "samples": None if rows is None else f"{len(rows)}@{_digest(repr(rows))}",
+        "samples" if settings.sample is None else "sample": (
+            None if rows is None else f"{len(rows)}@{_digest(repr(rows))}"
+        ),
     }
     stated = ",".join(f"{name}:{value}" for name, value in changes.items() if value is not None)
     return f"{version}+{stated}" if stated else version

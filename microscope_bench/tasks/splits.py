@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from microscope_bench.errors import MicroscopeError, TaskError, field_error, said, unknown_name
@@ -22,9 +23,13 @@ from microscope_bench.tasks.data_sets import (
     open_splits,
     pin_repository,
 )
+from microscope_bench.tasks.task_files import CODE
 
 REPOSITORY_ARGUMENTS = ["dataset_path", "dataset_name", "revision", "data_dir"]
 SAME_SPLIT = {"val": "validation", "validation": "val", "valid": "validation"}
+
+_NO_ROWS = ("corresponds to no data", "Please pass `features` or at least one example")
+"""What datasets says of empty files, and of a generator without rows."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +74,19 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
         else:
             splits = custom(**arguments)
         split = split_name(splits, wanted)
+        if not hasattr(splits[split], "features"):
+            kind = type(splits[split]).__name__
+            raise TypeError(f"split {split!r} must be a datasets.Dataset, not {kind}: datasets.Dataset.from_list(rows)")
         directories = local_directories(arguments) or (cache_directories() if commit else [])
         rows = with_picture_columns(splits[split], config.get("doc_to_image"), directories)
         n_rows = len(rows)
     except MicroscopeError:
         raise
     except Exception as error:  # of datasets, of the network, or of the task's own function
-        if "corresponds to no data" in str(error):  # what datasets says of empty files
+        reason = _reason(error)
+        if any(words in f"{error} {reason}" for words in _NO_ROWS):
             raise field_error(path, field, f"split {wanted!r} has no rows") from error
-        raise field_error(path, field, f"{_reason(error)}{f'. Or {LOCAL_HINT}' if commit else ''}") from error
+        raise field_error(path, field, f"{reason}{f'. Or {LOCAL_HINT}' if commit else ''}") from error
     if n_rows == 0:
         raise field_error(path, field, f"split {split!r} has no rows")
     if commit is not None:
@@ -103,14 +112,22 @@ def local_directories(arguments: Mapping[str, Any]) -> list[Path]:
 
 def _reason(error: BaseException) -> str:
     """What a loader of data says, or what lies behind it: datasets reports that an error occurred, and no more."""
+    from datasets.table import CastError
+
     while type(error).__module__.startswith("datasets") and error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, CastError):
+        return f"all files of a split must have the columns of its first, but {error.details()}"
     if script := re.search(r"Dataset scripts are no longer supported, but found (\S+)", str(error)):
         return (
             f"there is a loading script ({script[1]}) and no file of data beside it; scripts are never run. Convert "
             f"the data to Parquet, or take the copy that the hub has made: --task_args revision=refs/convert/parquet"
         )
-    return said(error)
+    where = ""
+    for frame, line in walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).startswith(CODE):
+            where = f"in line {line} of {Path(frame.f_code.co_filename).name}"
+    return said(error, where)
 
 
 def generated_revision(template: str, arguments: Mapping[str, Any], path: Path) -> str:

@@ -54,8 +54,8 @@ class Task:
 
     @property
     def sampled(self) -> bool:
-        """Whether ``samples`` chose the rows."""
-        return self.name in self.settings.samples
+        """Whether ``samples`` or ``sample`` chose the rows."""
+        return self.name in self.settings.samples or self.settings.sample is not None
 
     def example(self, index: int) -> Example:
         """Renders one row, whatever was rendered before it; raises ExampleError where it cannot be rendered."""
@@ -96,10 +96,17 @@ class Task:
                 continue  # of a task without such media all are words
             told = self._prompt(index, as_words(row, place))
             if told[0].count(place) != n or not (n or self._writes_places(modality)):
-                raise TaskError(f"{count} {place} in the prompt but {n} {media}")
+                raise TaskError(f"{count} {place} in the prompt but {n} {media}{self._without(modality, row)}")
             if n and told[0] != as_words(prompt[0], place, n):  # else the first ones are the places anyway
                 prompt = told
         return prompt
+
+    def _without(self, modality: str, row: Any) -> str:
+        """Which of the columns of a row's media have no value, as the end of a sentence."""
+        named = getattr(self.renderer.config, f"doc_to_{modality}")
+        columns = named if isinstance(named, list) else [named]
+        empty = [name for name in columns if isinstance(name, str) and row.get(name, "") is None]
+        return f"; column {', '.join(empty)} has no value" if empty else ""
 
     @cached_property
     def _asks_in_words(self) -> bool:

@@ -21,6 +21,9 @@ from microscope_bench.tasks.lm_eval_layer import LmEvalNames, lm_eval_directory,
 
 IncludePath = str | Path | Sequence[str | Path] | None
 
+CODE = "microscope_bench_task_file"
+"""What the module names of Python files beside task files begin with."""
+
 
 @dataclass(frozen=True)
 class TaskListing:
@@ -233,7 +236,7 @@ def _import_function(reference: FunctionReference, modules: dict[Path, ModuleTyp
     if not file.is_file():
         return getattr(importlib.import_module(module_name), name)
     if file not in modules:
-        spec = importlib.util.spec_from_file_location(f"microscope_bench_task_file:{file.with_suffix('')}", file)
+        spec = importlib.util.spec_from_file_location(f"{CODE}:{file.with_suffix('')}", file)
         assert spec is not None and spec.loader is not None  # as for every .py file
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses and pickling look their module up here

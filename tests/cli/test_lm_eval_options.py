@@ -55,6 +55,18 @@ def test_a_group_is_measured_and_the_result_says_how_it_was_asked(run, caplog):
     assert all(score.value is not None for score in continued.scores)
 
 
+def test_sample_draws_rows_of_each_task_by_the_seed(run):
+    assert run("--sample", "12")[0] == 0
+    lettered, continued = (results()[name].identity for name in ("lettered", "continued"))
+    assert lettered.n_examples == continued.n_examples == 12 and lettered.protocol.limit is None
+    assert lettered.task.version == continued.task.version
+    assert (
+        lettered.task.version.startswith("3+sample:12@") and "--sample 12" in results()["lettered"].environment.command
+    )
+    assert run("--sample", "12", "--seed", "1")[0] == 0
+    assert results()["lettered"].identity.example_ids_sha256 != lettered.example_ids_sha256
+
+
 def test_samples_pick_rows_of_one_task_and_leave_the_other_whole(run, tmp_path):
     (tmp_path / "rows.txt").write_text('{"continued": [3, 1, 39]}')
     assert run("--samples", "rows.txt")[0] == 0
@@ -69,6 +81,9 @@ def test_samples_pick_rows_of_one_task_and_leave_the_other_whole(run, tmp_path):
     "more, message",
     [
         (["--samples", '{"lettered": [1]}', "--limit", "3"], "exclude each other"),
+        (["--sample", "3", "--limit", "3"], "sample draws the rows, which limit and samples choose otherwise"),
+        (["--sample", "3", "--samples", '{"lettered": [1]}'], "sample draws the rows, which limit and samples"),
+        (["--sample", "0"], "sample must be at least 1, not 0"),
         (["--samples", '{"letered": [1]}'], "Did you mean lettered"),
         (
             ["--apply_chat_template", "--model_args", "use_chat_template=false"],
