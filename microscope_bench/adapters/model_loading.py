@@ -121,7 +121,7 @@ def model_info(model: Any, checkpoint: Checkpoint, overrides: Overrides, n_layer
         trained=not getattr(model.config, UNTRAINED_KEY, False),
         control=None,
         options={},
-        peft=_peft_of(model),
+        peft=peft_of(model),
     )
 
 
@@ -133,7 +133,7 @@ def peft_layers(model: Any) -> Iterator[tuple[str, Any, str]]:
             yield name, module, method.partition(".")[0].upper()
 
 
-def _peft_of(model: Any) -> str | None:
+def peft_of(model: Any) -> str | None:
     """The PEFT adapters that act in a model, by method and rank: ``LORA-r8``; their weights, its revision tells."""
     found = set()
     for _, module, method in peft_layers(model):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from microscope_bench.adapters.decoder import find_blocks
 from microscope_bench.adapters.foreign_errors import loading
 from microscope_bench.adapters.held_modules import held_modules, outermost
 from microscope_bench.adapters.model_args import refuse_unknown_args
+from microscope_bench.adapters.model_loading import peft_of
 from microscope_bench.adapters.pieces import NO_ID, Piece, Row, batch_of, row_of
 from microscope_bench.adapters.prompting import check_placeholders, continuation_token_ids, parts_of, places_of
 from microscope_bench.adapters.quantization import quantised_modules, quantization_name
@@ -56,6 +58,7 @@ class OwnModel(Adapter):
     image_processor: Any = None
     modalities = frozenset({"text", "image"})
     trained = True
+    _told: Mapping[str, Any] = MappingProxyType({})
 
     @staticmethod
     def part(kind: Any, place: str, **options: Any) -> Any:
@@ -124,7 +127,6 @@ class OwnModel(Adapter):
         for module in vars(adapter).values():
             if isinstance(module, nn.Module) and not hasattr(module, "hf_device_map"):
                 module.to(target)
-        adapter.device = target
         if "pretrained" in args:
             path = Path(args["pretrained"]).expanduser()
             name = path.resolve().name if path.exists() else args["pretrained"]
@@ -166,9 +168,21 @@ class OwnModel(Adapter):
         fresh.info = structs.replace(self.info, trained=False)
         return fresh
 
-    @cached_property
-    def info(self) -> ModelInfo:  # type: ignore[override]  # can be assigned to
-        """Weights and code are added to it where it is put into a result."""
+    @property
+    def info(self) -> ModelInfo:
+        """As the modules are now; weights and code are added to it where it is put into a result.
+
+        What is assigned to it decides, from then on, the fields in which it differs.
+        """
+        return structs.replace(self._found_info(), **self._told)
+
+    @info.setter
+    def info(self, info: ModelInfo) -> None:
+        found = self._found_info()
+        differing = (name for name in info.__struct_fields__ if getattr(info, name) != getattr(found, name))
+        self._told = {name: getattr(info, name) for name in differing}
+
+    def _found_info(self) -> ModelInfo:
         bare = sorted(name for name, value in vars(self).items() if isinstance(value, Tensor))
         if bare:
             raise AdapterError(
@@ -178,8 +192,6 @@ class OwnModel(Adapter):
         name, held = type(self).__name__, held_modules(self)
         quantised = {path: kind for module in outermost(held) for path, kind in quantised_modules(module).items()}
         settings = getattr(self._config, "quantization_config", None)
-        with torch.no_grad():
-            width = self.embed(torch.zeros((1, 1), dtype=torch.int64, device=self.device)).shape[-1]
         return ModelInfo(
             name=name,
             repo=name,
@@ -190,14 +202,15 @@ class OwnModel(Adapter):
             quantization=quantization_name(settings or {}, quantised) if settings or quantised else None,
             attention=getattr(self._config, "_attn_implementation", None),
             n_layers=len(self.blocks()),
-            hidden_size=width,
+            hidden_size=self._width,
             n_parameters=sum({id(p): p.numel() for module in held for p in module.parameters()}.values()),
             trained=self.trained,
             control=None,
             options={},
+            peft="+".join(sorted(filter(None, map(peft_of, outermost(held))))) or None,
         )
 
-    @cached_property
+    @property
     def processing(self) -> Processing:  # type: ignore[override]
         tokenizer, images = getattr(self, "tokenizer", None), self.image_processor
         return Processing(
@@ -206,14 +219,24 @@ class OwnModel(Adapter):
             context_length=getattr(self._config, "max_position_embeddings", None),
         )
 
-    @cached_property
+    @property
     def device(self) -> torch.device:  # type: ignore[override]
         return next(self.blocks()[0].parameters()).device
 
-    @cached_property
+    @property
     def model(self) -> Any:
-        """The model by whose own hidden states ``microscope-bench check`` tells whether the boundaries are right."""
-        return self.language_model
+        """By whose own hidden states ``microscope-bench check`` tells whether the boundaries are right."""
+        held = vars(self).get("model")
+        return self.language_model if held is None else held
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        vars(self)["model"] = model
+
+    @property
+    def _width(self) -> int:
+        with torch.no_grad():
+            return self.embed(torch.zeros((1, 1), dtype=torch.int64, device=self.device)).shape[-1]
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -246,4 +269,10 @@ class OwnModel(Adapter):
             pieces = list(self.sequence(example))
         except NoWordsError as error:
             raise ExampleError(example.id, str(error)) from error
-        return row_of(pieces, f"{type(self).__name__}.sequence()", self.words)._replace(pixels=tuple(self._shown))
+        row, width = row_of(pieces, f"{type(self).__name__}.sequence()", self.words), self._width
+        if odd := next((vector.shape[1] for vector in row.vectors if vector.shape[1] != width), None):
+            raise AdapterError(
+                f"{type(self).__name__}.sequence() yields vectors that are {odd} wide, and those of words are "
+                f"{width}: what projects them is left out, or another's"
+            )
+        return row._replace(pixels=tuple(self._shown))

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from msgspec import to_builtins
+from msgspec import structs, to_builtins
 from torch import nn
 
 from microscope_bench import __version__
@@ -22,6 +23,7 @@ from microscope_bench.adapters.base import Adapter
 from microscope_bench.adapters.evaluation_mode import evaluation_mode
 from microscope_bench.adapters.in_memory import in_memory
 from microscope_bench.adapters.measured_model import measured_model
+from microscope_bench.adapters.model_args import title_arg
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.capture.fingerprints import ProbedInputs, probe_inputs
 from microscope_bench.capture.loop import Capture
@@ -125,9 +127,11 @@ def load_adapter_for(model: str | Adapter | nn.Module, config: RunConfig, proces
         raise MicroscopeError(
             f"model must be a name, FILE.py:NAME, a model of transformers or a loaded Adapter, not {model!r:.80}"
         )
-    elif config.model_args:
-        given = ", ".join(config.model_args)
+    elif given := ", ".join(key for key in config.model_args if key != "name"):
         raise MicroscopeError(f"{model.info.name} is loaded already: give model args ({given}) where it is loaded")
+    elif title := title_arg(config.model_args.get("name")):
+        model = copy(model)
+        model.info = structs.replace(model.info, name=title)
     with evaluation_mode(model):  # a tap makes passes to find its place
         return model.tapped(config.tap)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace as replace_fields
 from PIL import Image
 from safetensors.torch import load_file, save_file, save_model
 from torch import nn
@@ -28,7 +29,7 @@ from microscope_bench.adapters.own_model import OwnModel
 from microscope_bench.adapters.presets import load_model
 from microscope_bench.check import check
 from microscope_bench.controls import Run, with_control
-from microscope_bench.errors import AdapterError, ExampleError, UnknownNameError
+from microscope_bench.errors import AdapterError, ExampleError, MicroscopeError, UnknownNameError
 from microscope_bench.example import Example
 from tests.tiny.tokenizer import byte_tokenizer
 from tests.toy import ToyTask
@@ -211,6 +212,31 @@ def test_the_identity_follows_weights_and_configurations(adapter, own_class, che
     assert measured_model(other).revision.partition("+")[0] != config
 
 
+def test_the_identity_is_of_what_the_modules_are_when_it_is_asked_for(adapter):
+    adapter.info = replace_fields(adapter.info, name="mine", options={"a": "b"})
+    adapter.language_model.bfloat16()
+    adapter.language_model.config.rms_norm_eps = 0.1
+    config = adapter.info.revision
+    assert (adapter.info.name, adapter.info.options, adapter.info.dtype) == ("mine", {"a": "b"}, "bfloat16")
+    adapter.language_model.config.rms_norm_eps = 0.2
+    assert adapter.info.revision != config
+
+
+def test_the_model_may_be_one_module_that_holds_all(own_class, checkpoint):
+    class Whole(own_class):
+        def __init__(self, pretrained):
+            super().__init__(pretrained)
+            parts = {name: vars(self).pop(name) for name in ("language_model", "vision", "projector")}
+            self.model = nn.ModuleDict(parts)
+            self.language_model, self.vision, self.projector = self.model.values()
+
+    whole, apart = Whole(str(checkpoint)), own_class(str(checkpoint))
+    assert check(whole).passed and whole.info.n_parameters == apart.info.n_parameters
+    assert torch.equal(*(one.forward(one.encode(QUESTIONS), logits=True) for one in (whole, apart)))
+    fresh = whole.fresh_weights(0)
+    assert fresh.projector is fresh.model["projector"] is not whole.projector
+
+
 def test_a_tensor_that_is_no_modules_is_refused(adapter):
     adapter.newline = nn.Parameter(torch.zeros(64))
     with pytest.raises(AdapterError, match="holds the tensor newline itself, where no digest of the weights sees it"):
@@ -265,6 +291,56 @@ def test_examples_that_it_cannot_be_given_are_refused(adapter):
         adapter.encode([Example("v", "What?", (noise(0),))])
     with pytest.raises(AdapterError, match="not one token each"):
         adapter.choice_token_ids("Which?", ["perhaps", "B"])
+
+
+def test_vectors_that_nothing_projected_are_refused(adapter):
+    adapter.projector = nn.Identity()
+    with pytest.raises(AdapterError, match=r"yields vectors that are 48 wide, and those of words are 64: what"):
+        adapter.encode(QUESTIONS[:1])
+
+
+def test_adapters_of_peft_are_named(adapter):
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    before = adapter.forward(adapter.encode(QUESTIONS), logits=True)
+    adapter.language_model = peft.get_peft_model(adapter.language_model, settings)
+    assert (adapter.info.peft, len(adapter.blocks())) == ("LORA-r4", 3)
+    assert check(adapter).passed
+    assert not torch.allclose(before, adapter.forward(adapter.encode(QUESTIONS), logits=True))
+
+
+def test_a_name_can_be_given_where_it_is_measured(adapter):
+    options = {"limit": 3, "metrics": "anisotropy", "progress": False}
+    assert evaluate(adapter, "shapesqa", name="mine, step 500", **options).identity.model.name == "mine, step 500"
+    assert adapter.info.name == "MyMLLM"
+    with pytest.raises(MicroscopeError, match=r"MyMLLM is loaded already: give model args \(dtype\) where"):
+        evaluate(adapter, "shapesqa", name="mine", model_args={"dtype": "float16"}, **options)
+
+
+class AsPieces(OwnModel):
+    """LLaVA put together from the pieces that its own processor makes."""
+
+    def __init__(self, whole: Any) -> None:
+        self.whole, self.language_model, self.tokenizer = whole, whole.model, whole.tokenizer
+
+    def sequence(self, example):
+        batch = self.whole.encode([example])
+        vectors = self.language_model.get_image_features(batch.inputs["pixel_values"]).pooler_output
+        for label, run in groupby(zip(batch.labels[0].tolist(), batch.tokens[0].tolist(), strict=True), lambda p: p[0]):
+            yield LABELS[label], vectors[0] if label == IMAGE else [token for _, token in run]
+
+
+def test_the_states_are_those_of_the_generic_adapter(tiny_adapter):
+    whole = tiny_adapter("llava")
+    options = {"limit": 6, "metrics": "anisotropy", "progress": False}
+    results = [evaluate(one, "shapesqa", batch_size=3, **options) for one in (whole, AsPieces(whole))]
+    assert [score.value for score in results[0].scores] == [score.value for score in results[1].scores]
+    assert results[0].accuracy == results[1].accuracy
+    examples = [QUESTIONS[0], replace(QUESTIONS[0], id="longer", text=QUESTIONS[0].text * 2, images=(noise(5),))]
+    examples[1] = replace(examples[1], text=examples[1].text.replace("<image>", "", 1))
+    batches = [one.encode(examples) for one in (whole, AsPieces(whole))]
+    logits = [one.forward(batch, logits=True) for one, batch in zip((whole, AsPieces(whole)), batches, strict=True)]
+    assert np.array_equal(batches[0].labels, batches[1].labels) and torch.equal(*logits)
 
 
 class Plain(OwnModel):
