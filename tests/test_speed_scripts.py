@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import capture, end_to_end, gpu
+from benchmarks import capture, end_to_end, gpu, lm_eval_overhead
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -104,6 +104,19 @@ def test_the_end_to_end_script(run):
     assert sum(stages.values()) == pytest.approx(row["seconds"]["run"][0])
     assert row["ratio"] > 1, "a run is more than its forward passes"
     assert "run / bare" in said
+
+
+def test_the_lm_eval_script_says_where_what_geometry_adds_goes(run):
+    measure = lm_eval_overhead.recorder.measure
+    found, said = run(
+        lm_eval_overhead,
+        *("--model", "zoo-llava", "--limit", "8", "--rounds", "1", "--metrics", "anisotropy+intrinsic_dimension"),
+    )
+    parts = found["processor_seconds"]
+    assert parts.keys() == lm_eval_overhead.PARTS.keys() and all(part in said for part in parts)
+    assert min(parts.values()) >= 0 and parts["measured"] > parts["the rest of the result"] > 0
+    assert found["processor_ratio"] > 1
+    assert lm_eval_overhead.recorder.measure is measure, "what is not asked for is not timed"
 
 
 @pytest.mark.parametrize("shape, parameters, positions", [("FULL", 7.06e9, 2928), ("TINY", None, 80 + 8)])
