@@ -83,10 +83,13 @@ class LeftOut:
         """What leaving each fold out of the map changes of the sums; A Aᵀ is given."""
         fit, a, inverse = self.fit, self.fit.to_update, self.fit.whitening.inverse
         shift_x, shift_r = self.rows.mean_x - fit.moments.mean_x, self.rows.mean_r - fit.moments.mean_r
-        of_x = inverse @ torch.addr(self.c_xx, shift_x, shift_x, alpha=self.rows.n)
-        of_r = inverse @ torch.addr(self.c_xr, shift_x, shift_r, alpha=self.rows.n)
-        by_c = torch.stack([of_x, of_r, of_x @ a])
-        by_g = torch.stack([of_x @ a.T, of_r @ a.T, of_x @ square, of_x @ inverse])
+        # each product where it stays: of wide states a second copy of them would take gigabytes
+        by_c, by_g = a.new_empty(3, *a.shape), a.new_empty(4, *a.shape)
+        of_x = torch.mm(inverse, torch.addr(self.c_xx, shift_x, shift_x, alpha=self.rows.n), out=by_c[0])
+        of_r = torch.mm(inverse, torch.addr(self.c_xr, shift_x, shift_r, alpha=self.rows.n), out=by_c[1])
+        torch.mm(of_x, a, out=by_c[2])
+        for product, left, right in zip(by_g, (of_x, of_r, of_x, of_x), (a.T, a.T, square, inverse), strict=True):
+            torch.mm(left, right, out=product)
         # for each j the products with E, whose means are those of fold j about the rows without it; then with G_j
         weight = fit.moments.n * self.share[:, 0]
         residual = self.to_r - self.to_x @ a

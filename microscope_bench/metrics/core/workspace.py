@@ -8,7 +8,7 @@ from microscope_bench.errors import MetricError
 
 FLOAT64 = 8
 
-MATRICES = 28  # (d, d), that a fit, the sums it is of and the fold it is evaluated on come to at most
+MATRICES = 24  # (d, d), that a fit, the sums it is of and the fold it is evaluated on come to at most
 ARRAYS_OF_ROWS = 12  # as large as a chunk, that turning it into moments takes at most
 ARRAYS_OF_SAMPLE = 5  # as large as a sample, that the search for copies and neighbours takes at most
 BLOCKS = 8  # temporaries of ``block_elements`` numbers that these searches hold
