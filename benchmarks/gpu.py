@@ -48,6 +48,7 @@ from microscope_bench.capture.store import TokenStore
 from microscope_bench.config import RunConfig
 from microscope_bench.measure.scores import measure_tokens
 from microscope_bench.protocol import named_protocol
+from microscope_bench.system.devices import measuring_device
 
 SCIENCEQA_EXAMPLES = 2017
 PART_EXAMPLES = 16
@@ -137,6 +138,7 @@ def measuring_speed(
             )
         )
         found = {
+            "device": str(measuring_device(str(device))),  # the CPU where it is faster in float64
             "blocks": n_blocks,
             "seconds": seconds,
             "seconds_per_block": seconds / n_blocks,

@@ -225,6 +225,7 @@ def test_a_device_without_float64_leaves_the_measuring_to_the_cpu(monkeypatch):
 
     from microscope_bench.system import devices
 
+    monkeypatch.setattr(devices, "product_seconds", lambda device: 1.0)
     assert devices.measuring_device("meta") == torch.device("meta")  # a device of another kind that is always there
     zeros = torch.zeros
 
@@ -236,6 +237,21 @@ def test_a_device_without_float64_leaves_the_measuring_to_the_cpu(monkeypatch):
     monkeypatch.setattr(torch, "zeros", without_float64)
     assert devices.pick_device("meta") == torch.device("meta")
     assert devices.measuring_device("meta") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("there, taken", [(0.9, "meta"), (1.1, "cpu")])
+def test_a_device_that_is_slow_in_float64_leaves_the_measuring_to_the_cpu(monkeypatch, caplog, there, taken):
+    import torch
+
+    from microscope_bench.system import devices
+
+    assert 0 < devices.product_seconds(torch.device("cpu")) < 60
+    monkeypatch.setattr(devices, "product_seconds", lambda device: {"meta": there, "cpu": 1.0}[device.type])
+    with caplog.at_level("INFO", logger="microscope_bench"):
+        assert devices.measuring_device("meta") == torch.device(taken)
+        assert devices.measuring_device("cpu") == torch.device("cpu")
+    said = "in float64 the CPU is 1.1 times as fast as meta: it measures the states"
+    assert caplog.messages == ([said] if taken == "cpu" else [])
 
 
 @pytest.mark.parametrize(("n_gpus", "each"), [(4, 80), (3, 40), (1, 20)])

@@ -73,7 +73,7 @@ def test_the_gpu_script_needs_torch_transformers_and_numpy_alone(tmp_path):
     found = found_in(tmp_path)
     assert found["ratios_to_bare"].keys() == {"capture", "all states", "whole run"}
     assert all(ratio > 0 for ratio in found["ratios_to_bare"].values())
-    assert found["measure"]["blocks"] == 3
+    assert found["measure"]["blocks"] == 3 and found["measure"]["device"] == "cpu"
     assert found["measure"]["without_value"] == 0, "the grown store is one that every metric can measure"
     tokens = 2 * 32  # of text and of image
     assert found["capture"]["store_bytes_per_example"] > 5 * tokens * 64 * 2, "every boundary was stored, in bfloat16"

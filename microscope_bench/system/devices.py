@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from functools import cache
 
 import torch
 
@@ -14,6 +16,9 @@ LOG = logging.getLogger("microscope_bench")
 
 ACCELERATORS = ("cuda", "mps", "xpu")
 """What is taken without being asked for, where it is there."""
+
+PRODUCT_WIDTH = 1024
+"""Of the matrices whose product is timed: wide enough to take longer than the launch of a kernel."""
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -29,14 +34,36 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def measuring_device(name: str | None) -> torch.device:
-    """The device of that name if it computes in float64, which every value is made in; else the CPU (as for mps)."""
-    device = pick_device(name)
+    """The device of that name if it computes in float64, which every value is made in, and no later than the CPU.
+
+    Else the CPU: mps has no float64, and that of many a graphics card is slow. Both are found by trying.
+    """
+    device, cpu = pick_device(name), torch.device("cpu")
+    if device == cpu:
+        return cpu
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
     except (RuntimeError, TypeError):
         LOG.info("%s has no float64: the captured states are measured on the CPU", device)
-        return torch.device("cpu")
+        return cpu
+    there, here = product_seconds(device), product_seconds(cpu)
+    if there > here:
+        LOG.info("in float64 the CPU is %.1f times as fast as %s: it measures the states", there / here, device)
+        return cpu
     return device
+
+
+@cache
+def product_seconds(device: torch.device) -> float:
+    """Seconds that a product of two float64 matrices takes there, the least of four; tried once."""
+    matrix = torch.ones(PRODUCT_WIDTH, PRODUCT_WIDTH, dtype=torch.float64, device=device)
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # waits until it is computed
+        return time.perf_counter() - begin
+
+    return min(seconds() for _ in range(4))
 
 
 def _default() -> str:

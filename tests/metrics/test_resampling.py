@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -98,3 +101,26 @@ def test_replicates_stand_at_the_number_of_their_fold() -> None:
     estimate = jackknifed(lambda k: 1.0 if k is None else k / 10, [1, 4, 2], n_tokens=30, n_examples=3)
     assert estimate.replicates == (None, 0.1, 0.2, None, 0.4)
     assert jackknifed(lambda _: 1.0, [0], 30, 1).replicates == (), "one fold leaves nothing"
+
+
+def test_what_an_outcome_computed_with_goes_with_it_where_a_fold_has_no_value() -> None:
+    class Held:
+        pass
+
+    def estimated(held: Held) -> None:
+        def outcome(left_out: int | None) -> float:
+            if left_out == 1 and held:
+                raise NoValue("without fold 1 there is nothing")
+            return 1.0
+
+        jackknifed(outcome, [0, 1, 2], 9, 3)
+
+    held = Held()
+    alive = weakref.ref(held)
+    gc.disable()
+    try:
+        estimated(held)
+        del held
+        assert alive() is None, "gigabytes of moments would wait until cycles are looked for"
+    finally:
+        gc.enable()

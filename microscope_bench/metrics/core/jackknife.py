@@ -23,7 +23,7 @@ def attempted(compute: Callable[[], T]) -> T | NoValue:
     try:
         found = compute()
     except NoValue as none:
-        return none
+        return none.with_traceback(None)  # whose frames would keep the moments until cycles are looked for
     except (ArithmeticError, LinAlgError):
         return NoValue(OUT_OF_RANGE)
     return NoValue(OUT_OF_RANGE) if isinstance(found, float) and not math.isfinite(found) else found
