@@ -110,9 +110,14 @@ class OwnModel(Adapter):
         return torch.as_tensor(self.language_model.get_input_embeddings()(ids))
 
     def run(self, inputs_embeds: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
-        """One pass over (B, S, d), padded on the right: logits (B, k, vocabulary) at ``positions``, int64 (k,)."""
+        """One pass over (B, S, d), padded on the right: logits at ``positions``, int64 (k,), or at all S."""
+        parameters = inspect.signature(self.language_model.forward).parameters
+        some = "logits_to_keep" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         output = self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, logits_to_keep=positions
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            use_cache=False,
+            **({"logits_to_keep": positions} if some else {}),
         )
         return torch.as_tensor(output.logits)
 
@@ -149,6 +154,7 @@ class OwnModel(Adapter):
             if "vectors" in batch.inputs:
                 embedded[(ids == NO_ID) & (mask == 1)] = batch.inputs["vectors"].to(embedded)
             found = self.run(embedded, mask, torch.from_numpy(positions).to(ids.device))
+        found = found if found.shape[1] == len(positions) else found[:, positions]
         return found[np.arange(len(which)), which].float() if logits else None
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:

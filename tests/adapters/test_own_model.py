@@ -293,6 +293,24 @@ def test_examples_that_it_cannot_be_given_are_refused(adapter):
         adapter.choice_token_ids("Which?", ["perhaps", "B"])
 
 
+class Ignoring(LlamaForCausalLM):
+    def forward(self, inputs_embeds, attention_mask, use_cache, **_):
+        return super().forward(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=use_cache)
+
+
+class Refusing(LlamaForCausalLM):
+    def forward(self, inputs_embeds, attention_mask, use_cache):
+        return super().forward(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("kind", [Ignoring, Refusing])
+def test_a_model_that_keeps_all_logits_gives_the_same(adapter, kind):
+    batch = adapter.encode(QUESTIONS)
+    expected = adapter.forward(batch, logits=True)
+    adapter.language_model.__class__ = kind
+    assert torch.allclose(adapter.forward(batch, logits=True), expected, atol=1e-5)
+
+
 def test_vectors_that_nothing_projected_are_refused(adapter):
     adapter.projector = nn.Identity()
     with pytest.raises(AdapterError, match=r"yields vectors that are 48 wide, and those of words are 64: what"):
@@ -365,7 +383,7 @@ class Plain(OwnModel):
         return self.table(ids)
 
     def run(self, inputs_embeds, attention_mask, positions):
-        return self.head(self.layers[1](self.layers[0](inputs_embeds)))[:, positions]
+        return self.head(self.layers[1](self.layers[0](inputs_embeds)))
 
     def words(self, ids):
         return bytes(ids).decode()
