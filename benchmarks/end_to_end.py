@@ -84,6 +84,7 @@ def measured(adapter: Any, task: Any, args: argparse.Namespace) -> dict[str, Any
         "least": min(rounds),
         "greatest": max(rounds),
         "capture_to_bare": stages["capture"] / median["bare"],
+        "measure_to_capture": stages["measure"] / stages["capture"],
         "stage_seconds": {**stages, "rest": median["run"] - sum(stages.values())},
     }
 
@@ -117,6 +118,8 @@ def main() -> None:
                     patch=14,
                 )
                 adapter: Any = HFAdapter.load({"pretrained": str(checkpoint)}, device=args.device)
+            elif Path(name).is_dir():
+                adapter = HFAdapter.load({"pretrained": name}, device=args.device)
             else:
                 adapter = load_model(name, {}, args.device)
             found.append(measured(adapter, task, args))
@@ -126,10 +129,28 @@ def main() -> None:
         total = sum(row["stage_seconds"].values())
         shares = [f"{row['stage_seconds'][name] / total:.0%}" for name in (*STAGES, "rest")]
         ratio = (f"{row['ratio']:.2f}", f"{row['least']:.2f} to {row['greatest']:.2f}", f"{row['capture_to_bare']:.2f}")
+        of_capture = f"{row['measure_to_capture']:.2f}"
         rows.append(
-            (row["model"], row["examples"], f"{statistics.median(row['seconds']['bare']):.1f}", *ratio, *shares)
+            (
+                row["model"],
+                row["examples"],
+                f"{statistics.median(row['seconds']['bare']):.1f}",
+                *ratio,
+                of_capture,
+                *shares,
+            )
         )
-    heads = ("model", "examples", "bare, s", "run / bare", "rounds", "capture / bare", *STAGES, "rest")
+    heads = (
+        "model",
+        "examples",
+        "bare, s",
+        "run / bare",
+        "rounds",
+        "capture / bare",
+        "measure / capture",
+        *STAGES,
+        "rest",
+    )
     print(tabulate(rows, heads, disable_numparse=True))
     print(f"{args.task}, batches of {args.batch_size}, {args.device}; {torch.get_num_threads()} threads")
     if args.json:

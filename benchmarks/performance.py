@@ -41,6 +41,10 @@ SCRIPTS = {
     "capture": "capture.py",
     "processes": "processes.py --only zoo --questions 256 --rounds 2",
     "end_to_end": "end_to_end.py --model zoo-llava,zoo-llava-next --rounds 2",
+    "zoo_stages": "end_to_end.py --model zoo-llava-next --limit 1008 --rounds 1",
+    "real_stages": "end_to_end.py --model build/real/smollm2-llava --task scienceqa_img "
+    "--data_dir ../shared/data/scienceqa --limit 167 --rounds 1",
+    "wide": "measure_time.py --boundaries 2 --width 4096 --tokens 16384 --metrics default --lineage",
     "lm_eval_overhead": "lm_eval_overhead.py --model zoo-llava-next --limit 200",
     "results_tree": "results_tree.py",
     "scaling": "scaling.py",
