@@ -36,8 +36,7 @@ PROSE = Path(__file__).parent / "performance_parts" / "page.md"
 SCRIPTS = {
     "startup": "startup.py",
     "kills": "kills.py",
-    "linearity": "metrics.py --repeats 2",
-    "twonn": "metrics.py --only TwoNN --threads 1",
+    "metrics": "metrics.py --repeats 2",
     "capture": "capture.py",
     "processes": "processes.py --only zoo --questions 256 --rounds 2",
     "end_to_end": "end_to_end.py --model zoo-llava,zoo-llava-next --rounds 2",

@@ -37,7 +37,7 @@ def test_a_figure_on_the_wrong_side_of_its_target_says_so(found):
     spoilt = copy.deepcopy(found)
     spoilt["capture"]["ratios"]["capture"]["ratio"] = 1.06
     spoilt["kills"]["good"] = False
-    for row in spoilt["linearity"]["rows"] + spoilt["twonn"]["rows"]:
+    for row in spoilt["metrics"]["rows"]:
         row["times_ours"] = 0.5
     for row in spoilt["scaling"]["examples"]:
         row["peak_mib"] *= 1 + row["examples"]

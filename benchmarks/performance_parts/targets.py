@@ -44,7 +44,7 @@ def target_table(found: dict[str, Any]) -> str:
 
 def targets(found: dict[str, Any]) -> Iterator[Target]:
     """All rows."""
-    yield from _metrics(found["linearity"]["rows"] + found["twonn"]["rows"])
+    yield from _metrics(found["metrics"]["rows"])
     ratio = found["capture"]["ratios"]["capture"]["ratio"]
     yield Target("capture against the bare forward pass, CPU", "at most 1.02 ×", f"{ratio:.3f} ×", ratio <= 1.02)
     for name, model, most in (("zoo_stages", "zoo-llava-next", 0.5), ("real_stages", "a LLaVA around SmolLM2", 0.7)):
