@@ -105,7 +105,10 @@ def main() -> None:
     if args.quick:
         args.limit, args.rounds = min(args.limit, 32), 1
     names = (args.model or ("zoo-llava" if args.quick else "zoo-llava,zoo-llava-next,random")).split(",")
-    task = load_task(args.task, task_args={"data_dir": args.data_dir} if args.data_dir else {})
+    task_args = {"data_dir": args.data_dir} if args.data_dir else {}
+    if args.task == "shapesqa":  # which makes as many questions as it is asked for
+        task_args["n"] = str(args.limit)
+    task = load_task(args.task, task_args=task_args)
     found = []
     with tempfile.TemporaryDirectory() as directory:
         for name in names:
