@@ -23,8 +23,11 @@ Above it the product |a|² + |b|² − 2ab has a relative error below 2(d + 4)ε
 CACHED_ELEMENTS = 2**18
 """Distances looked through at once: 2 MiB of float64, which stay in the cache."""
 
-SPARE = 8
-"""Neighbours looked at beyond those wanted, so that nearly always enough of them are left without any one fold."""
+HALF_PAYS_FROM = 512
+"""Width from which half of the products of all pairs, and a copy of it, take less time than all of them."""
+
+SPARE = 2
+"""Neighbours looked at beyond those wanted, so that mostly enough of them are left without any one fold."""
 
 LONG = 4
 """Rows of more than so many times the median norm do not move the origin."""
@@ -62,21 +65,22 @@ def nearest_neighbours(
         fold_of_group[of_row] = fold
     out = x.new_full((1 + n_folds, n, k), torch.inf)
     products = None
-    if n * n <= block_elements:
+    if n * n <= block_elements and d >= HALF_PAYS_FROM:
         products = x.new_zeros(n, n)
         add_gram(products, centred.T)
     at_once = max(1, min(block_elements, CACHED_ELEMENTS) // max(n, d))
     for start in range(0, n, at_once):
+        # one column a row: along the first dimension the least of each group takes an eighth of the time
         rows = torch.arange(start, min(start + at_once, n), device=x.device)
-        of_rows = centred[rows] @ centred.T if products is None else products[rows]
+        of_rows = centred @ centred[rows].T if products is None else products[:, rows]
         squared = _squared_distances(x, squares, rows, of_rows)
         if n_groups < n:
-            to_groups = squared.new_full((len(rows), n_groups), torch.inf)
-            squared = to_groups.scatter_reduce_(1, of_row.expand(len(rows), n), squared, "amin")
+            to_groups = squared.new_full((n_groups, len(rows)), torch.inf)
+            squared = to_groups.scatter_reduce_(0, of_row[:, None].expand(squared.shape), squared, "amin")
         else:
-            squared = squared[:, of_row.argsort()]
-        squared.scatter_(1, of_row[rows, None], torch.inf)
-        out[:, rows] = _smallest(squared, k, fold_of_group, n_folds).sqrt()
+            squared = squared[of_row.argsort()]
+        squared.scatter_(0, of_row[None, rows], torch.inf)
+        out[:, rows] = _smallest(squared.T.contiguous(), k, fold_of_group, n_folds).sqrt()
     return out
 
 
@@ -123,15 +127,17 @@ def _origin(x: Tensor) -> Tensor:
 
 
 def _squared_distances(x: Tensor, squares: Tensor, rows: Tensor, products: Tensor) -> Tensor:
-    """float64 (m, n): squared distances of some rows to all, infinity to themselves.
+    """float64 (n, m): squared distances of all rows to some of them, infinity to themselves.
 
-    ``products``, float64 (m, n), are those of the centred rows, and ``squares`` of each with itself.
+    ``products``, float64 (n, m), are those of the centred rows, and ``squares`` of each with itself.
     """
-    sizes = squares[rows, None] + squares
-    squared = torch.sub(sizes, products, alpha=2)
-    squared.scatter_(1, rows[:, None], torch.inf)
-    i, j = torch.nonzero(squared < sizes.mul_(CANCELS), as_tuple=True)
+    squared = torch.sub(squares[:, None] + squares[rows], products, alpha=2)
+    squared.scatter_(0, rows[None], torch.inf)
+    # a pair whose distance cancels is of nearly one norm, so that its |a|² + |b|² is below 2.2 |b|²
+    columns = torch.nonzero(squared.amin(0) < 2.2 * CANCELS * squares[rows]).flatten()
+    near = squared[:, columns] < CANCELS * (squares[:, None] + squares[rows[columns]])
+    i, j = torch.nonzero(near, as_tuple=True)
     at_once = max(1, squared.numel() // x.shape[1])
-    for a, b in zip(torch.split(i, at_once), torch.split(j, at_once), strict=True):
-        squared[a, b] = (x[rows[a]] - x[b]).square_().sum(1)
+    for a, b in zip(torch.split(i, at_once), torch.split(columns[j], at_once), strict=True):
+        squared[a, b] = (x[a] - x[rows[b]]).square_().sum(1)
     return squared
