@@ -34,7 +34,7 @@ def stop(*_):
     os._exit(0)
 
 torch.nn.modules.module.register_module_forward_pre_hook(stop)
-sys.exit(main(["run", "--model", "zoo-llava", "--tasks", "shapesqa", "--limit", "8", "--device", "cpu"]))
+sys.exit(main(["run", "--model", "zoo-llava", "--tasks", "shapesqa", "--limit", "8", "--device", "cpu", "--again"]))
 """
 
 PROCESSES = {

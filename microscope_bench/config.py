@@ -244,7 +244,9 @@ def _tap(name: str, value: Any) -> str:
 
 
 def _device(name: str, value: Any) -> str:
-    kind = str(value).partition(":")[0]
+    kind, colon, which = str(value).partition(":")
+    if kind == "gpu":
+        raise MicroscopeError(f"unknown {name} {value!r}. Did you mean cuda{colon}{which}?")
     if kind not in DEVICES and not list(entry_points(group="torch.backends")):
         raise unknown_name(name, str(value), list(DEVICES))
     return str(value)

@@ -87,6 +87,19 @@ def test_what_means_nothing_is_refused_with_its_name(given, message):
         RunConfig(**given)
 
 
+@pytest.mark.parametrize(("given", "meant"), [("gpu", "cuda"), ("gpu:1", "cuda:1")])
+def test_a_gpu_is_called_cuda(given, meant):
+    with pytest.raises(MicroscopeError, match=rf"unknown device '{given}'. Did you mean {meant}\?"):
+        RunConfig(device=given)
+
+
+def test_a_path_with_a_comma_is_told_so():
+    with pytest.raises(
+        MicroscopeError, match=r"'b/c' is not key=value.* A comma ends a value: a path that holds one needs a link"
+    ):
+        RunConfig(model_args="pretrained=/data/a,b/c")
+
+
 def test_a_device_may_be_one_that_another_package_adds_to_torch(monkeypatch):
     for device in ("cpu", "cuda:1"):
         assert RunConfig(device=device).device == device

@@ -27,7 +27,7 @@ COMMAND = [
 
 
 def start(output_path):
-    options = ["--limit", "160", "--batch_size", "4", "--quiet", "--output_path", str(output_path)]
+    options = ["--limit", "160", "--batch_size", "4", "--output_path", str(output_path)]
     return subprocess.Popen([*COMMAND, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

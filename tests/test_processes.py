@@ -299,7 +299,7 @@ def test_a_kept_store_is_measured_by_two_processes(alone, tmp_path):
     assert_same(result_in(tmp_path / "again"), alone)
 
 
-COMMAND = ["run", "--model", "zoo-llava-next", "--tasks", "shapesqa", "--limit", "40", "--batch_size", "4", "--quiet"]
+COMMAND = ["run", "--model", "zoo-llava-next", "--tasks", "shapesqa", "--limit", "40", "--batch_size", "4"]
 
 
 def torchrun(n, path, *options):

@@ -126,7 +126,6 @@ COMMAND = [
     "shapesqa",
     "--limit",
     "24",
-    "--quiet",
     "--metrics",
     "anisotropy",
 ]

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from microscope_bench.errors import ResultError
 from microscope_bench.publish.output_forms import LEADERBOARDS
 from microscope_bench.system.printable import printable
 
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from microscope_bench.results.result_files import each_result, find_results
 
     paths = find_results(args.results)
+    if not paths:  # a page that is there is worth more than one that says nothing
+        raise ResultError(f"{args.results}: no result files there, so no page was written")
     by_suffix = {suffix: name for name, suffix in LEADERBOARDS.items()}
     name = args.format or by_suffix.get(Path(args.output or "").suffix.lower(), "markdown")
     beside = Path(args.results).resolve().parent

@@ -35,7 +35,8 @@ VERBS = {
 """Verb → one line of help. Each has a module here, of which only that of the verb in use is imported."""
 
 EXIT_STATUS = """\
-exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a leaderboard is stale, a result drifted);
+exit status: 0 done; 1 the answer is no (a check failed, a file is invalid, a leaderboard is stale, a result drifted,
+hidden states are not finite);
 2 it could not be done (wrong arguments, bad input, no space; of several runs: one failed, and the others are done);
 130 interrupted (SIGINT), 143 terminated (SIGTERM): what was captured is kept, give the command again to resume"""
 
@@ -100,14 +101,16 @@ def _answer_is_printed(args: argparse.Namespace) -> bool:
 
 
 def _run(args: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         processes = launched()
     except MicroscopeError as error:
         print(f"microscope-bench: {error}", file=sys.stderr)
         return 2
     # of several processes that do the same, one tells what they do; each tells what goes wrong
-    logging.getLogger("microscope_bench").setLevel(logging.INFO if processes.is_first else logging.ERROR)
+    quiet = not getattr(args, "progress", True)
+    tells = processes.is_first and not quiet
+    logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("microscope_bench").setLevel(logging.INFO if tells else logging.ERROR)
     name = f"microscope-bench{processes.label}"
     try:
         with signals.handled():

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 from microscope_bench.capture.store_documents import read_manifest
-from microscope_bench.cli.options import add_config_options, config_of
+from microscope_bench.cli.options import add_config_options, config_of, show
 from microscope_bench.config import MEASURED_AGAIN
-from microscope_bench.system.processes import launched
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +22,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args)
     read_manifest(Path(args.kept))  # before torch is imported, so that a mistaken path is told at once
 
-    from microscope_bench.publish.terminal import summary_table, timing_line
     from microscope_bench.run.measure_store import measure_store
 
     result = measure_store(args.kept, config)
-    if launched().is_first:
-        print(summary_table(result))
-        print(timing_line(result))
-    return 0
+    return show(result, config)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microscope_bench.config import RunConfig
 from microscope_bench.system.docstrings import described_attributes
+from microscope_bench.system.processes import launched
+
+if TYPE_CHECKING:
+    from microscope_bench.results.result import Result
 
 METAVARS = {
     "limit": "N",
@@ -46,7 +51,7 @@ def add_config_options(parser: argparse.ArgumentParser, names: Sequence[str]) ->
         if isinstance(field.default, str | int) and not isinstance(field.default, bool):
             said += f" (default: {field.default})"
         if field.name == "progress":
-            parser.add_argument("--quiet", dest="progress", action="store_false", help="show no progress bars")
+            parser.add_argument("--quiet", dest="progress", action="store_false", help="print nothing but errors")
         elif field.default is False:
             parser.add_argument(f"--{field.name}", action="store_true", help=said)
         elif field.name == "output_path":
@@ -60,6 +65,21 @@ def add_config_options(parser: argparse.ArgumentParser, names: Sequence[str]) ->
 def config_of(args: argparse.Namespace) -> RunConfig:
     """The config that a command line asks for."""
     return RunConfig(**{f.name: getattr(args, f.name) for f in fields(RunConfig) if hasattr(args, f.name)})
+
+
+def show(result: Result, config: RunConfig) -> int:
+    """Prints a result, with ``--quiet`` only what is wrong with it; the exit status, 1 where a state is not finite."""
+    from microscope_bench.publish.summary import non_finite
+    from microscope_bench.publish.terminal import summary_table, timing_line
+
+    problem = non_finite(result)
+    if launched().is_first:
+        if config.progress:
+            print(summary_table(result))
+            print(timing_line(result))
+        elif problem:
+            print(f"microscope-bench: {problem}", file=sys.stderr)
+    return 1 if problem else 0
 
 
 def files_of(name: str) -> list[Path]:
@@ -84,7 +104,9 @@ def result_paths(named: Sequence[str]) -> list[Path]:
 
 
 def names(text: str) -> list[str]:
-    """``"a,b"`` as a list without empty pieces and without repetitions."""
+    """``"a,b"`` as a list without empty pieces and without repetitions; a path that is there is one name."""
+    if os.sep in text and os.path.exists(text):
+        return [text]
     return list(dict.fromkeys(piece.strip() for piece in text.split(",") if piece.strip()))
 
 

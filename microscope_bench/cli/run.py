@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 import traceback
@@ -11,13 +12,14 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from microscope_bench.cli.options import add_config_options, config_of, names
+from microscope_bench.cli.options import add_config_options, config_of, names, show
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, MicroscopeError
 from microscope_bench.system.processes import launched
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
+    from microscope_bench.run.resolve import Stopwatch
     from microscope_bench.tasks import Task
 
 T = TypeVar("T")
@@ -36,6 +38,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     tasks = "see `ls tasks`; or groups, tags, patterns, and paths to task YAMLs"
     parser.add_argument("--tasks", required=True, type=names, metavar="NAME,...", help=tasks)
     add_config_options(parser, [field.name for field in fields(RunConfig)])
+    again = "measure what has its result below output_path too; else that result is shown"
+    parser.add_argument("--again", action="store_true", help=again)
     for option in OF_LM_EVAL:
         parser.add_argument(f"--{option}", nargs="?", action=_PointsToLmEval, help=argparse.SUPPRESS)
 
@@ -74,10 +78,12 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.output_path)
     tasks = load_specs(specs, config.task_args, task_settings(config))
     tasks_seconds = time.perf_counter() - begin
-    from microscope_bench.run.resolve import load_adapter_for  # imports torch, which a misspelt name need not wait for
+    # imports torch, which a misspelt name need not wait for
+    from microscope_bench.run.resolve import Stopwatch, load_adapter_for
 
     if not (config.progress and launched().is_first):
         _silence_loading_bars()
+    statuses = [0]
     for name in args.model:
         begin = time.perf_counter()
         adapter = attempts.attempt(name, partial(load_adapter_for, name, config))
@@ -87,8 +93,10 @@ def run(args: argparse.Namespace) -> int:
             # before the first of them is measured, which may take hours
             fitting = [what for what, task in on.items() if attempts.attempt(what, partial(_fits, adapter, task))]
             for what in fitting:
-                attempts.attempt(what, partial(_measure, name, adapter, on[what], config, load_seconds))
-    return attempts.status()
+                how: Any = {"stopwatch": Stopwatch(load=load_seconds), "again": args.again}
+                measure = partial(_measure, name, adapter, on[what], config, **how)
+                statuses.append(attempts.attempt(what, measure) or 0)
+    return attempts.status() or max(statuses)
 
 
 def _fits(adapter: Adapter, task: Task) -> bool:
@@ -135,16 +143,19 @@ class _Attempts:
         return 2 if self._failed else 0
 
 
-def _measure(name: str, adapter: Adapter, task: Task, config: RunConfig, load_seconds: float) -> None:
-    from microscope_bench.publish.terminal import summary_table, timing_line
+def _measure(name: str, adapter: Adapter, task: Task, config: RunConfig, *, stopwatch: Stopwatch, again: bool) -> int:
+    """Measures, unless the result is there, and prints; the exit status of this run."""
+    from microscope_bench.run.earlier_result import earlier_result
     from microscope_bench.run.pipeline import run_resolved
-    from microscope_bench.run.resolve import Stopwatch, resolve_loaded
+    from microscope_bench.run.resolve import resolve_loaded
 
-    resolved = resolve_loaded(adapter, task, config, Stopwatch(load=load_seconds))
-    result = run_resolved(replace(resolved, model_name=name))
-    if launched().is_first:
-        print(summary_table(result))
-        print(timing_line(result))
+    resolved = resolve_loaded(adapter, task, config, stopwatch)
+    there = None if again else launched().from_first(lambda: earlier_result(resolved))
+    if there is None:
+        return show(run_resolved(replace(resolved, model_name=name)), config)
+    path, result = there
+    logging.getLogger("microscope_bench").info("the result of this run is there: %s. --again measures it anew", path)
+    return show(result, config)
 
 
 def _silence_loading_bars() -> None:
@@ -152,3 +163,4 @@ def _silence_loading_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()

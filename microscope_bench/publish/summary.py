@@ -113,6 +113,19 @@ def summarise(result: Result, headline: Headline, modality: str, tokens: str = "
     )
 
 
+def non_finite(result: Result) -> str:
+    """What is to be said of hidden states that hold NaN or infinity; empty where none do."""
+    rows = [score for score in result.scores if "non_finite" in score.flags]
+    # what lies between two boundaries may have no value for the sake of the second
+    of_one = [row for row in rows if (record := find_metric(row.metric)) is None or not record.between] or rows
+    if not rows:
+        return ""
+    return (
+        f"hidden states at layers {show_layers({row.layer for row in of_one})} hold NaN or infinity and have no "
+        f"values: `microscope-bench check` on the same model says where they begin"
+    )
+
+
 def without_vocabulary(rows: Sequence[Score]) -> list[Score]:
     """The rows of a summary: without boundary 0 where it has too few distinct tokens for a value.
 
@@ -193,7 +206,21 @@ def accuracy_of(result: Result) -> str | Withheld:
         return Withheld(str(accuracy.reason))
     if accuracy.stderr is None:
         return Withheld(f"{accuracy.value:.4g}, without a standard error (n = {accuracy.n:,})")
+    if accuracy.value in (0, 1):
+        low, high = wilson_interval(accuracy.value, accuracy.n)
+        return f"{accuracy.value:.4g}, 95 % interval {low:.3g} to {high:.3g} (n = {accuracy.n:,})"
     return f"{plus_minus(accuracy.value, accuracy.stderr)} (n = {accuracy.n:,})"
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of n (Wilson 1927), which has a width where all or none are right.
+
+    >>> wilson_interval(1.0, 8)
+    (0.6755924351161197, 1.0)
+    """
+    z = 1.959963984540054  # of the normal distribution, at 97.5 %
+    centre, width = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, (centre - width) / (1 + z**2 / n)), min(1.0, (centre + width) / (1 + z**2 / n))
 
 
 def accuracy_text(result: Result) -> str:

@@ -11,6 +11,7 @@ from microscope_bench.publish.summary import (
     layers_to_mir,
     measured_modalities,
     measured_series,
+    non_finite,
     plus_minus,
     show_range,
     shown_name,
@@ -62,6 +63,8 @@ def summary_table(result: Result) -> str:
     title = f"{shown_name(result)} on {task.name}, {result.identity.protocol.name}"
     lines = [f"{title}; control: {model.control}" if model.control else title]
     lines.append(tabulate(rows, ["modality", "metric", "mean over layers", "extreme @ layer", "tokens"], "simple"))
+    if problem := non_finite(result):  # told once, not for each modality and metric
+        withheld = [reason for reason in withheld if "NaN or infinity" not in reason] + [problem]
     lines += [f"not summarised: {reason}" for reason in withheld]
     lines += [f"beware, {'; '.join(where)}: {caution}" for caution, where in cautions.items()]
     found = [sinks for modality in measured_modalities(result) if (sinks := sinks_of(result, modality))]

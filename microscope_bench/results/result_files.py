@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from microscope_bench.errors import ResultError
+from microscope_bench.identity import Identity
 from microscope_bench.results.document import unwritable
 from microscope_bench.results.plausibility import implausible
 from microscope_bench.results.result import FAILED, Result, load_result
@@ -54,6 +55,16 @@ def result_path(root: str | Path, result: Result) -> Path:
     paths = [folder / f"{name}.json" for name in (task, f"{task}~{digest[:8]}", f"{task}~{digest}")]
     again = (path for path in paths if _holds_identity(path, digest))
     return next(again, None) or next((path for path in paths if _is_free(path)), paths[-1])
+
+
+def result_of_identity(root: str | Path, identity: Identity) -> tuple[Path, Result] | None:
+    """The complete result of that identity below ``root``, at the place where :func:`save_result` writes it."""
+    folder = Path(root) / safe_name(identity.model.repo) / safe_name(identity.model.revision)
+    for path in sorted(folder.glob("*.json")):
+        there = _existing(path)
+        if there is not None and there.status != FAILED and there.identity == identity:
+            return path, there
+    return None
 
 
 def find_results(root: str | Path) -> list[Path]:
@@ -101,6 +112,8 @@ def each_result(paths: Iterable[Path]) -> Iterator[tuple[Path, Result]]:
 
 def check_writable(root: str | Path) -> None:
     """Raises a ResultError unless results can be written below ``root``; call it before a run, not after it."""
+    if os.path.isfile(root):
+        raise ResultError(f"{root} is a file, and --output_path names the directory that results go below")
     with _writing(Path(root)), tempfile.TemporaryFile(dir=root) as probe:
         probe.write(b"?")
 

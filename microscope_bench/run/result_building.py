@@ -30,9 +30,9 @@ def result_of(captured: Captured, measurement: Measurement) -> Result:
         identity=captured.identity,
         inputs=Inputs(
             n_examples=len(measured),
-            examples_sha256=_sha256(record.example_sha256 for record in measured),
+            examples_sha256=lines_sha256(record.example_sha256 for record in measured),
             chat_template_sha256=run["processing"]["chat_template_sha256"],
-            tokens_sha256=_sha256(record.tokens_sha256 for record in measured),
+            tokens_sha256=lines_sha256(record.tokens_sha256 for record in measured),
             media_sha256=about["media_sha256"],
             tokens_seen=_summed(record.tokens_seen for record in measured),
             copies=measurement.copies,
@@ -99,5 +99,5 @@ def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _sha256(lines: Iterable[str]) -> str:
+def lines_sha256(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

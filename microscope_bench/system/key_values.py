@@ -30,7 +30,8 @@ def key_values(option: str, text: str | Mapping[str, object] | None) -> dict[str
     for piece in filter(None, (piece.strip() for piece in text.split(","))):
         key, equals, value = (side.strip() for side in piece.partition("="))
         if not equals or not key:
-            raise MicroscopeError(f"{option}: {piece!r} is not key=value; write {option} key=value,key=value")
+            comma = ". A comma ends a value: a path that holds one needs a link without" if pairs else ""
+            raise MicroscopeError(f"{option}: {piece!r} is not key=value; write {option} key=value,key=value{comma}")
         if key in pairs:
             raise MicroscopeError(f"{option}: {key!r} is given twice, as {pairs[key]!r} and as {value!r}; keep one")
         pairs[key] = value

@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch, capsys):
     (tmp_path / "both.yaml").write_text("group: both\ntask: [lettered, continued]\n")
 
     def command(*more):
-        metrics = ["--metrics", "anisotropy", "--quiet", "--include_path", "."]
+        metrics = ["--metrics", "anisotropy", "--include_path", "."]
         status = main(["run", "--model", TOY, "--tasks", "both", *metrics, *map(str, more)])
         return status, capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import pytest
 from microscope_bench import load_result
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.cli.main import main
+from microscope_bench.results import provenance
 from tests.toy import result_files
 
 TOY = f"{Path(__file__).parent.parent / 'toy.py'}:ToyAdapter"
@@ -28,7 +29,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def measure_toy(run, *more):
-    return run("run", "--model", TOY, "--tasks", "shapesqa", "--limit", "24", "--quiet", *more)
+    return run("run", "--model", TOY, "--tasks", "shapesqa", "--limit", "24", *more)
 
 
 def test_run_validate_leaderboard_and_check_that_it_is_current(run, tmp_path):
@@ -232,3 +233,65 @@ def test_a_defect_shows_its_place_and_is_not_taken_for_a_no(run, monkeypatch):
     assert "Traceback" in err and "RuntimeError: out of something" in err
     (file,) = result_files(Path("results"))
     assert load_result(file).error.type == "RuntimeError"
+
+
+def test_quiet_prints_nothing(run, caplog):
+    assert measure_toy(run, "--quiet", "--metrics", "anisotropy", "--keep_store", "--store", "states") == (0, "", "")
+    assert run("measure", "states", "--metrics", "anisotropy", "--quiet") == (0, "", "")
+    assert not caplog.text
+
+
+def test_states_that_are_no_numbers_are_told_once_with_where_to_look_and_status_1(run, tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "from tests.toy import ToyAdapter\n\n"
+        "class Broken(ToyAdapter):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layers[1].mix.weight.data.fill_(float('nan'))\n"
+    )
+    command = ("run", "--model", "broken.py:Broken", "--tasks", "shapesqa", "--limit", "24")
+    status, out, _ = run(*command)
+    said = "hidden states at layers 2–3 hold NaN or infinity and have no values: `microscope-bench check` on the same"
+    assert status == 1 and out.count(said) == 1 and out.count("not summarised") == 1
+    status, out, err = run(*command, "--quiet", "--again")
+    assert status == 1 and out == "" and err.count(said) == 1
+
+
+def test_a_result_that_is_there_is_shown_and_measured_again_only_on_request(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(provenance, "_checkout", lambda package: (None, None))
+    few = ("--metrics", "anisotropy")
+    _, first, _ = measure_toy(run, *few)
+    (file,) = result_files(Path("results"))
+    written = file.stat().st_mtime_ns
+
+    status, out, _ = measure_toy(run, *few)
+    assert status == 0 and file.stat().st_mtime_ns == written and out == first
+    assert f"the result of this run is there: {file}. --again measures it anew" in caplog.text
+
+    assert measure_toy(run, *few, "--again")[0] == 0
+    assert file.stat().st_mtime_ns > written
+
+
+@pytest.mark.parametrize("changed", ["torch", "the task", "the code", "a store"])
+def test_a_result_of_another_software_or_task_is_measured_again(run, tmp_path, monkeypatch, changed):
+    monkeypatch.setattr(provenance, "_checkout", lambda package: (None, None))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"q": "What is it?", "a": "this"}\n' * 24)
+    (tmp_path / "mine.yaml").write_text(
+        f"task: mine\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {rows}\ntest_split: test\n"
+        "output_type: generate_until\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\nmetadata:\n  version: 1\n"
+    )
+    command = ["run", "--model", TOY, "--tasks", "mine.yaml", "--metrics", "anisotropy", "--quiet"]
+    assert run(*command)[0] == 0
+    (file,) = result_files(Path("results"))
+    written = file.stat().st_mtime_ns
+    if changed == "torch":
+        monkeypatch.setattr(provenance, "version", lambda name: "0")
+    elif changed == "the code":
+        monkeypatch.setattr(provenance, "_checkout", lambda package: ("0" * 40, True))
+    elif changed == "a store":
+        command += ["--keep_store"]
+    else:
+        (tmp_path / "mine.yaml").write_text((tmp_path / "mine.yaml").read_text().replace("{{q}}", "{{q}} Say it."))
+    assert run(*command)[0] == 0
+    assert any(path.stat().st_mtime_ns > written for path in result_files(Path("results")))

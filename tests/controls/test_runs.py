@@ -126,7 +126,7 @@ def test_an_unknown_control_is_refused_before_anything_is_loaded():
 
 def test_the_command_line_runs_and_lists_controls(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = ["run", "--model", "zoo-omnifusion-untrained", "--tasks", "shapesqa", "--limit", "8", "--quiet"]
+    command = ["run", "--model", "zoo-omnifusion-untrained", "--tasks", "shapesqa", "--limit", "8"]
     assert main([*command, "--metrics", "anisotropy", "--control", "untrained"]) == 0
     assert "zoo-omnifusion-untrained on shapesqa, geometry/1; control: untrained" in capsys.readouterr().out
     (file,) = result_files(tmp_path / "results")

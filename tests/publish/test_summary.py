@@ -133,3 +133,12 @@ def test_of_equal_layers_the_first_is_named() -> None:
 def test_one_example_has_an_accuracy_without_a_standard_error() -> None:
     one = replace(sample(), accuracy=Accuracy(value=1.0, stderr=None, n=1, reason=None))
     assert accuracy_text(one) == "1, without a standard error (n = 1)"
+
+
+def test_a_share_of_all_or_none_has_an_interval() -> None:
+    def shown(value: float) -> str:
+        return accuracy_text(replace(sample(), accuracy=Accuracy(value, 0.0, 8, None)))
+
+    # statsmodels.stats.proportion.proportion_confint(8, 8, method="wilson")
+    assert shown(1.0) == "1, 95 % interval 0.676 to 1 (n = 8)"
+    assert shown(0.0) == "0, 95 % interval 0 to 0.324 (n = 8)"

@@ -10,9 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from microscope_bench.cli.main import build_parser
+from microscope_bench.cli.options import names
 from microscope_bench.errors import ResultError
 from microscope_bench.results.result import Result
-from microscope_bench.results.result_files import find_results, result_path
+from microscope_bench.results.result_files import check_writable, find_results, result_path
 from tests.results.sample import SAMPLE_FILE, failed, sample, with_scores
 
 
@@ -125,3 +126,23 @@ def test_a_page_that_cannot_be_written_is_given_fitting_advice(verb: str, result
     (results.parent / "file").write_text("")
     with pytest.raises(ResultError, match=r"a file stands where a directory is due\. Choose another place for it$"):
         call(verb, results, "-o", results.parent / "file" / "page.html")
+
+
+def test_an_empty_directory_takes_no_page_away(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "good.md").write_text("a good page")
+    with pytest.raises(ResultError, match="no result files there, so no page was written"):
+        call("leaderboard", tmp_path / "empty", "-o", tmp_path / "good.md")
+    assert (tmp_path / "good.md").read_text() == "a good page"
+
+
+def test_results_do_not_go_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out.json").touch()
+    with pytest.raises(ResultError, match=r"out\.json is a file, and --output_path names the directory"):
+        check_writable(tmp_path / "out.json")
+
+
+def test_a_path_with_a_comma_that_is_there_is_one_name(tmp_path: Path) -> None:
+    (tmp_path / "a,b").mkdir()
+    assert names(str(tmp_path / "a,b")) == [str(tmp_path / "a,b")]
+    assert names("a,b") == ["a", "b"]
