@@ -209,7 +209,13 @@ def test_a_changed_processor_is_told_from_a_changed_model(compare: Compare) -> N
     assert compare(sample(), replace(sample(), inputs=media))[1].startswith("the processor changed (media_sha256)")
     # pictures are handed over in the model's dtype: their hash says nothing then
     cast = replace(sample(model={"dtype": "bfloat16"}), inputs=media)
-    assert compare(sample(), cast, "--allow", "model.dtype")[1].startswith("nothing changed")
+    assert compare(sample(), cast, "--allow", "model.dtype")[1].startswith("no drift: all values agree within")
+
+
+def test_other_weights_are_never_called_no_change(compare: Compare) -> None:
+    status, out, _ = compare(sample(), sample(model={"revision": "sha256-0123456789abcdef"}))
+    assert status == 0
+    assert out.startswith("no drift: all values agree within tolerance, though model.revision differs\n")
 
 
 def test_another_number_of_tokens_is_told(compare: Compare) -> None:

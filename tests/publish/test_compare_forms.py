@@ -15,12 +15,12 @@ from microscope_bench.cli.main import main
 from microscope_bench.publish.compare.comparison import compare_results
 from microscope_bench.publish.compare.forms import FORMS
 from microscope_bench.publish.compare.paths import Comparisons, FilePair
-from microscope_bench.publish.compare.table import SHOWN
+from microscope_bench.publish.compare.table import SHOWN, rows_of
 from microscope_bench.publish.compare.tolerances import Tolerances
 from microscope_bench.results.result import Result
 from tests.publish.hostile import HOSTILE, rendered
 from tests.publish.small import SMALL, small
-from tests.results.sample import with_scores
+from tests.results.sample import sample, with_scores
 
 
 def drifted(by: float = 0.5) -> Result:
@@ -89,6 +89,28 @@ def test_a_long_table_is_cut_and_says_so() -> None:
         text = FORMS[form](report(result, moved))
         assert "... and 5 more; --format json lists all of them" in text
     assert len(json.loads(FORMS["json"](report(result, moved)))["results"][0]["drifts"]) == SHOWN + 5
+
+
+def test_the_same_tokens_are_shown_once_and_headlines_first() -> None:
+    (score,) = sample().series("linearity", "cross_fitted", "hidden", "image", "all")[:1]
+    kinds = [("in_sample", "all"), ("cross_fitted", "all"), ("cross_fitted", "no_sinks")]
+    rows = [
+        replace(score, estimator=estimator, tokens=tokens, layer=layer, value=0.5)
+        for estimator, tokens in kinds
+        for layer in (0, 1, 2)
+    ]
+    base = replace(sample(), scores=tuple(rows))
+
+    def shown(moves: tuple[float, float, float]) -> list[tuple[str, str]]:
+        moved = [replace(row, value=0.5 + moves[kinds.index((row.estimator, row.tokens))]) for row in rows]
+        drifts = compare_results(base, replace(base, scores=tuple(moved))).drifts
+        assert len(drifts) == len(rows)
+        return [row[:2] for row in rows_of(drifts)]
+
+    headline, other = "linearity cross_fitted hidden image all", "linearity in_sample hidden image all"
+    assert shown((0.4, 0.1, 0.1)) == [(headline, "0–2"), (other, "0–2")]
+    without = "linearity cross_fitted hidden image no_sinks"
+    assert shown((0.4, 0.1, 0.2)) == [(without, "0–2"), (headline, "0–2"), (other, "0–2")]
 
 
 def everywhere(text: str) -> Comparisons:

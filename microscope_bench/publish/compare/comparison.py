@@ -106,7 +106,10 @@ class Comparison:
             extent += f", though {', '.join(row.field for row in self.identity)} differ{_s(len(self.identity))}"
         if self.inputs:
             return f"the processor changed ({', '.join(row.field for row in self.inputs)}): {extent}"
-        return f"the model changed: {extent}; its inputs are the same" if self.drifts else f"nothing changed: {extent}"
+        if self.drifts:
+            return f"the model changed: {extent}; its inputs are the same"
+        # other weights, or another config, are a change even where no value tells
+        return f"{'no drift' if self.identity else 'nothing changed'}: {extent}"
 
     @property
     def n_values(self) -> int:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from microscope_bench.metrics.registry import find_metric
 from microscope_bench.publish.compare.comparison import (
     DRIFT,
     EXTRA,
@@ -37,11 +38,29 @@ _KINDS = {
 
 
 def rows_of(drifts: Iterable[Drift]) -> list[tuple[str, ...]]:
-    """A row under :data:`HEADERS`, not escaped, per series that drifted, in the order of each one's worst value."""
+    """A row under :data:`HEADERS`, not escaped, per series that drifted: headlines first, each in order of the worst.
+
+    What drifted alike with and without sinks is of the same tokens, and is there once.
+    """
     groups: dict[Quantity, list[Drift]] = {}
     for drift in drifts:
         groups.setdefault(drift.series, []).append(drift)
-    return [_cells(group) for group in groups.values()]
+    seen: set[tuple[Quantity, frozenset[tuple[object, ...]]]] = set()
+    once: list[list[Drift]] = []
+    for series, group in groups.items():
+        tokens = series.tokens.removesuffix("no_sinks").removesuffix("_") or "all" if series.tokens else ""
+        what = series._replace(tokens=tokens), frozenset((d.layer, d.kind, d.baseline, d.new) for d in group)
+        if what not in seen:
+            once.append(group)
+        seen.add(what)
+    return [_cells(group) for group in sorted(once, key=lambda group: not _is_headline(group[0].series))]
+
+
+def _is_headline(series: Quantity) -> bool:
+    """Whether a series is of an estimator that stands for its metric, or is no score at all, as accuracy is not."""
+    record = find_metric(series.metric)
+    headlines = record.headlines if record else ()
+    return not series.estimator or any((h.estimator, h.stream) == (series.estimator, series.stream) for h in headlines)
 
 
 def _cells(drifts: Sequence[Drift]) -> tuple[str, ...]:
