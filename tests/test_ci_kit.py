@@ -34,15 +34,18 @@ Step = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def step(tmp_path: Path) -> Step:
-    """Runs one step of the action as a runner would: its script, its environment, the inputs put in."""
+    """Runs one step of the action, or another script, as a runner would: its environment, the inputs put in."""
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "microscope-bench"
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m microscope_bench.cli.main "$@"\n')
     command.chmod(0o755)
     defaults = {name: entry.get("default") for name, entry in ACTION["inputs"].items()}
 
-    def run(name: str, **inputs: object) -> subprocess.CompletedProcess[str]:
-        (one,) = (entry for entry in ACTION["runs"]["steps"] if entry["name"] == name)
+    def run(
+        name: str = "", script: str = "", variables: dict[str, str] | None = None, **inputs: object
+    ) -> subprocess.CompletedProcess[str]:
+        listed = [{"name": "", "run": script, "env": {}}, *ACTION["runs"]["steps"]]
+        (one,) = (entry for entry in listed if entry["name"] == name)
         values = {**defaults, **{key: str(value) for key, value in inputs.items()}}
         environment = {
             variable: values[re.fullmatch(r"\$\{\{ inputs\.(\w+) \}\}", text)[1]]
@@ -52,7 +55,7 @@ def step(tmp_path: Path) -> Step:
         summary = {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
         return subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", one["run"]],
-            env={**os.environ, **path, **summary, **environment},
+            env={**os.environ, **path, **summary, **environment, **(variables or {})},
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -63,13 +66,51 @@ def step(tmp_path: Path) -> Step:
 
 
 def test_the_action_on_a_model_of_the_zoo_and_its_committed_baseline(step: Step, tmp_path: Path) -> None:
-    measured = step("Measure", model="zoo-llava", limit=126)
-    assert measured.returncode == 0, measured.stderr
+    measured = step("Measure", model="zoo-llava", limit=126, device="cpu", batch_size=4)
+    assert (measured.returncode, measured.stdout, measured.stderr) == (0, "", "")
     compared = step("Compare", baseline=BASELINES)
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert compared.stdout.startswith("nothing changed: all values agree")
     assert (tmp_path / "summary.md").read_text().startswith("### Geometry: within tolerance")
     assert step("Measure", model="zoo-llava", limit=126).returncode == 2, "old results are not measured over"
+
+
+def test_the_action_installs_the_repository_it_is_of_or_what_is_named(step: Step, tmp_path: Path) -> None:
+    python = tmp_path / "bin/python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    variables = {"GITHUB_ACTION_PATH": str(ROOT / ".github/actions/geometry")}
+    *words, place = step("Install", variables=variables).stdout.splitlines()
+    assert words == ["-m", "pip", "install"] and (Path(place) / "pyproject.toml").samefile(ROOT / "pyproject.toml")
+    assert step("Install", install="a b.whl", variables=variables).stdout.splitlines()[3:] == ["a b.whl"]
+
+
+def test_the_action_hands_its_inputs_to_the_run(step: Step, tmp_path: Path) -> None:
+    """A task of one's own, other metrics, a device and a batch size: what the result says of itself."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/few.yaml").write_text(f"include: {ROOT}/tasks/shapesqa/shapesqa.yaml\ntask: few\n")
+    inputs = {"include_path": "tasks", "task_args": "n=30", "metrics": "anisotropy", "device": "cpu", "batch_size": 3}
+    measured = step("Measure", model="zoo-llava", tasks="few", limit=9, **inputs)
+    assert measured.returncode == 0, measured.stderr
+    (path,) = (tmp_path / "geometry-results").rglob("few.json")
+    result = load_result(path)
+    assert set(result.identity.metrics) == {"anisotropy"} and result.identity.n_examples == 9
+    command = result.environment.command
+    assert all(words in command for words in ("--task_args n=30", "--device cpu", "--batch_size 3"))
+
+
+def test_the_gitlab_job_measures_and_compares(step: Step, tmp_path: Path) -> None:
+    (job,) = (document["geometry"] for document in map(yaml.safe_load, blocks("yaml")) if "geometry" in document)
+    install, *commands = job["script"]
+    assert install == 'pip install "$GEOMETRY_PACKAGE"'
+    options = job["variables"]["GEOMETRY_OPTIONS"]
+    build_parser(["run"]).parse_args(["run", *shlex.split(options)])
+    few = "--model zoo-llava --tasks shapesqa --limit 8 --metrics anisotropy --device cpu --batch_size 4"
+    (tmp_path / "tests").mkdir()
+    step(script=f"{commands[0]} && mv results tests/geometry", variables={"GEOMETRY_OPTIONS": few})
+    compared = step(script="set -e\n" + "\n".join(commands), variables={"GEOMETRY_OPTIONS": few})
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    assert compared.stdout.startswith("nothing changed: all values agree")
 
 
 def test_the_steps_end_with_the_status_of_the_comparison(step: Step, tmp_path: Path) -> None:
