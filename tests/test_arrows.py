@@ -41,6 +41,7 @@ ARROWS = {
     "adapters": set(),
     "zoo": {"adapters", "tasks"},
     "lm_eval_plugin": {"config", "adapters", "capture", "run", "results", "tasks", "publish"},
+    "callbacks": {"config", "adapters", "run", "results", "tasks", "publish"},
     "tasks": set(),
     "metrics": set(),
     "results": {"metrics"},

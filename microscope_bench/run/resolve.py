@@ -111,6 +111,8 @@ def resolve(model: str | Adapter | nn.Module, task: str | Task, config: RunConfi
         # the task first: it is the cheaper of the two to get wrong
         task = load_task_for(task, config)
         adapter = load_adapter_for(model, config, processor)
+    if isinstance(model, nn.Module) and config.device is None:
+        config = replace(config, device=str(adapter.device))
     resolved = resolve_loaded(adapter, task, config, stopwatch)
     return replace(resolved, model_name=model if isinstance(model, str) else None)
 

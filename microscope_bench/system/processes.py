@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -28,6 +29,7 @@ LOST = "the other processes of this run cannot be reached"
 """How the message begins that is nobody's own fault: another process has ended first."""
 
 _counters = count()
+_apart: list[None] = []
 
 
 class ProcessesError(MicroscopeError):
@@ -131,8 +133,20 @@ class Processes:
 ALONE = Processes()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process shares no run with those that were started with it."""
+    _apart.append(None)
+    try:
+        yield
+    finally:
+        _apart.pop()
+
+
 def launched() -> Processes:
     """The processes that ``torchrun`` or ``accelerate launch`` started, or :data:`ALONE`."""
+    if _apart:
+        return ALONE
     names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     given = {name: os.environ.get(name) for name in names}
     if given["RANK"] is None or given["WORLD_SIZE"] in (None, "1"):
