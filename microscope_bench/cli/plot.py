@@ -37,6 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", metavar="NAME", help="leaves out the results of other tasks")
     parser.add_argument("--format", choices=FORMATS, help="of the pictures in a directory (default: svg)")
+    parser.add_argument(
+        "--over", choices=("depth", "step"), default="depth", help="of results of a training: step (default: depth)"
+    )
     parser.add_argument("--tokens", metavar="SET", default="all", help="all (default), no_sinks, correct, wrong, ...")
 
 
@@ -54,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
     results = of_task([result for _, result in each_result(result_paths(args.results))], args.task)
     check_token_set(results, args.tokens)
     try:
-        written = [_draw_one(results, path, args)] if file_format else _draw_all(results, path, args)
+        if args.over == "step":
+            written = _draw_steps(results, path, args)
+        else:
+            written = [_draw_one(results, path, args)] if file_format else _draw_all(results, path, args)
     except OSError as error:
         raise ResultError(f"{path} cannot be written ({error.strerror or error})") from error
     for path in written:
@@ -73,6 +79,17 @@ def _draw_one(results: list[Result], path: Path, args: argparse.Namespace) -> Pa
     if not draw(together, headlines, path, modalities=modalities, tokens=args.tokens):
         raise ResultError(NOTHING)
     return path
+
+
+def _draw_steps(results: list[Result], path: Path, args: argparse.Namespace) -> list[Path]:
+    from microscope_bench.publish.figure_choice import chosen_headlines, chosen_modalities
+    from microscope_bench.publish.step_lines import draw_over_steps
+
+    headlines = chosen_headlines(results, args.metric, args.estimator, args.stream)
+    modalities = chosen_modalities(results, args.modality)
+    return draw_over_steps(
+        results, headlines, path, modalities=modalities, tokens=args.tokens, file_format=args.format or "svg"
+    )
 
 
 def _draw_all(results: list[Result], path: Path, args: argparse.Namespace) -> list[Path]:

@@ -31,6 +31,8 @@ STYLES: dict[str, Any] = {
 }
 """Control → how its line is drawn; an untrained model is drawn like the control of that name."""
 
+DEPTH = "depth (0: into block 1, 1: out of the last)"
+
 PANEL_WIDTH, PANEL_HEIGHT, TITLE = 3.6, 2.6, 0.45
 """Inches; TITLE is the room above all."""
 
@@ -54,12 +56,13 @@ class PlottedLine:
 
 @dataclass(frozen=True)
 class DepthPanel:
-    """Lines in one axis, which says ``what`` it holds; without ``limits`` matplotlib chooses its ends."""
+    """Lines in one axis, which says ``what`` it holds and ``over`` what; without ``limits`` matplotlib has its way."""
 
     title: str
     what: str
     lines: Sequence[PlottedLine]
     limits: tuple[float, float] | None = None
+    over: str = DEPTH
 
 
 def line_of(result: Result, label: str, headline: Headline, modality: str, tokens: str = "all") -> PlottedLine | None:
@@ -145,8 +148,8 @@ def panels_figure(
             _finish(axes, panel)
         axes_of_row[0].set_ylabel(row[0].what)
         axes_of_row[0].yaxis.set_label_coords(-0.18, 0.5)
-    for axes in grid[-1][: len(panels[-1])]:
-        axes.set_xlabel("depth (0: into block 1, 1: out of the last)")
+    for panel, axes in zip(panels[-1], grid[-1], strict=False):
+        axes.set_xlabel(panel.over)
         axes.xaxis.set_label_coords(0.5, -0.14)
     figure.legend(
         [handles[label] for label in texts],
@@ -173,8 +176,9 @@ def _draw_line(axes: Axes, line: PlottedLine, style: dict[str, Any]) -> Artist:
 
 def _finish(axes: Axes, panel: DepthPanel) -> None:
     axes.set_title(panel.title)
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    if panel.over == DEPTH:
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     axes.grid(linewidth=0.3)
     if not panel.lines:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color="#636363")
