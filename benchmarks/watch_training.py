@@ -45,7 +45,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=64)
     asked = parser.parse_args()
     checkpoint = untrained_checkpoint("zoo-llava-untrained")
-    model, processor = AutoModelForMultimodalLM.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForMultimodalLM.from_pretrained(checkpoint, dtype="float32")  # it is stored in float16
+    processor = AutoProcessor.from_pretrained(checkpoint)
     task = load_task("shapesqa")
     # questions of the task that are not measured
     data = [task.example(asked.limit + index) for index in range(min(len(task) - asked.limit, BATCH * asked.steps))]
@@ -62,6 +63,7 @@ def main() -> None:
         save_strategy="no",
         report_to=[],
         remove_unused_columns=False,
+        dataloader_pin_memory=False,
     )
     trainer = Trainer(
         model,

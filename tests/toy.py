@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,16 @@ class ToyTask:
             answer=row % 3,
             converted_from=("P",),
         )
+
+
+class TextTask(ToyTask):
+    """The toy's questions without their pictures."""
+
+    has_images = False
+
+    def example(self, index: int) -> Example:
+        example = super().example(index)
+        return replace(example, text=example.text.removeprefix("<image>"), images=(), converted_from=())
 
 
 def run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microscope_bench.callbacks.steps import measure_step
+from microscope_bench.callbacks.measured_step import measure_step
 from microscope_bench.callbacks.trainer_callback import GeometryCallback
 
 __all__ = ["GeometryCallback", "measure_step"]

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from microscope_bench.adapters.evaluation_mode import random_states_kept
-from microscope_bench.callbacks.steps import measure_step, warn_once
+from microscope_bench.callbacks.measured_step import measure_step, warn_once
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, MicroscopeError, TaskError, UnknownNameError, said
 from microscope_bench.run.resolve import load_task_for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, CaptureError, MicroscopeError
 from tests.tiny.families import llama
 from tests.tiny.questions import PICTURE_QUESTIONS, TEXT_QUESTIONS
-from tests.toy import WIDTH, ToyAdapter, ToyTask, run
+from tests.toy import WIDTH, TextTask, ToyAdapter, ToyTask, run
 
 
 class Dropping(ToyAdapter):
@@ -114,16 +113,6 @@ def test_compiled_models_are_measured_uncompiled(how):
     assert values(found) == values(expected)
     assert found.identity.model.architecture == "LlamaForCausalLM"
     assert check(in_memory(*compiled(how)), TEXT_QUESTIONS).passed
-
-
-class TextTask(ToyTask):
-    """The toy's questions without their pictures."""
-
-    has_images = False
-
-    def example(self, index):
-        example = super().example(index)
-        return replace(example, text=example.text.removeprefix("<image>"), images=(), converted_from=())
 
 
 class Peft(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from copy import deepcopy
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,17 +19,7 @@ from microscope_bench.adapters.in_memory import in_memory
 from microscope_bench.adapters.measured_model import measured_model
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, MicroscopeError
-from tests.toy import ToyAdapter, ToyTask
-
-
-class TextTask(ToyTask):
-    """The toy's questions without their pictures."""
-
-    has_images = False
-
-    def example(self, index):
-        example = super().example(index)
-        return replace(example, text=example.text.removeprefix("<image>"), images=(), converted_from=())
+from tests.toy import TextTask, ToyAdapter, ToyTask
 
 
 @pytest.fixture

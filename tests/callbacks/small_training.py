@@ -46,7 +46,8 @@ def weights(trainer: Any) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    checkpoint, directory, measured = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "measured"
-    callback = GeometryCallback(ToyTask(8), 2, metrics="anisotropy")
-    trained = train(checkpoint, directory, [callback] if measured else [])
-    torch.save(weights(trained), directory / f"weights-{trained.args.process_index}.pt")
+    checkpoint, directory = Path(sys.argv[1]), Path(sys.argv[2])
+    plain = train(checkpoint, directory, [])
+    measured = train(checkpoint, directory, [GeometryCallback(ToyTask(8), 2, metrics="anisotropy")])
+    found = {"plain": weights(plain), "measured": weights(measured)}
+    torch.save(found, directory / f"weights-{plain.args.process_index}-of-{plain.args.world_size}.pt")

@@ -13,17 +13,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from microscope_bench import load_result
-from microscope_bench.callbacks import GeometryCallback, measure_step, steps
+from microscope_bench.callbacks import GeometryCallback, measure_step, measured_step
 from microscope_bench.errors import MicroscopeError, StoreError
 from tests.callbacks.small_training import train, weights
-from tests.toy import ToyTask, result_files
+from tests.toy import TextTask, ToyTask, result_files
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def warnings_of_their_own():
-    steps.warn_once.cache_clear()
+    measured_step.warn_once.cache_clear()
 
 
 def geometry(**options):
@@ -85,7 +85,7 @@ def test_a_step_that_cannot_be_measured_is_told_once(tiny, tmp_path, caplog, mon
         asked.append(1)
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr(steps, "evaluate", failing)
+    monkeypatch.setattr(measured_step, "evaluate", failing)
     watched = train(tiny("llava"), tmp_path / "watched", [geometry()])
     assert watched.state.global_step == 5 and len(asked) == 4
     told = [record.message for record in caplog.records if record.name == "microscope_bench"]
@@ -125,8 +125,6 @@ def test_options_that_mean_nothing_are_refused_before_the_training():
 
 def test_scores_without_a_mean_are_told_once(tiny, tmp_path, caplog):
     model = text_model(tiny)
-    from tests.adapters.test_in_memory import TextTask
-
     for step in (1, 2):
         found = measure_step(
             model["model"], TextTask(2), step, processor=model["processor"], metrics="linearity,anisotropy"
@@ -140,18 +138,12 @@ def test_of_two_processes_one_measures_and_both_train_as_without(tiny, tmp_path)
     """By torchrun with gloo, as on two GPUs."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    found = {}
-    for how in ("plain", "measured"):
-        directory = tmp_path / how
-        directory.mkdir()
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-        command += ["tests.callbacks.small_training", str(tiny("llava")), str(directory), how]
-        run = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
-        )
-        assert run.returncode == 0, run.stderr[-3000:]
-        found[how] = [torch.load(directory / f"weights-{rank}.pt") for rank in (0, 1)]
-    first = found["plain"][0]
-    assert all(torch.equal(first, other) for other in (*found["plain"], *found["measured"]))
-    results = [load_result(file) for file in result_files(tmp_path / "measured" / "geometry")]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    command += ["tests.callbacks.small_training", str(tiny("llava")), str(tmp_path)]
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = [torch.load(tmp_path / f"weights-{rank}-of-2.pt") for rank in (0, 1)]
+    first = found[0]["plain"]
+    assert all(torch.equal(first, one[how]) for one in found for how in ("plain", "measured"))
+    results = [load_result(file) for file in result_files(tmp_path / "geometry")]
     assert len(results) == 4 and all(result.status == "complete" for result in results)

@@ -34,7 +34,7 @@ def test_the_step_is_what_a_name_ends_in(name, found):
 
 
 def test_means_over_the_layers_stand_over_the_steps(tmp_path, monkeypatch):
-    results = [at("b step 20"), at("a step 0"), at("b step 3"), at("no number"), failed()]
+    results = [at("b step 20"), at("a step 0"), at("b step 3"), at("no number"), failed(at("a step 9"))]
     drawn = []
     monkeypatch.setattr(step_lines, "save", lambda figure, *_: drawn.append(figure))
     (anisotropy,) = headlines(["anisotropy"])
