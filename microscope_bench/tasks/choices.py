@@ -11,6 +11,9 @@ from typing import Any
 from microscope_bench.errors import TaskError, field_error
 
 
+TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
 class NoChoices(TaskError):
     """A row whose cell is no list of choices; other rows may have one."""
 
@@ -45,8 +48,13 @@ def list_of_choices(found: Any, field: Any) -> list[Any]:
 def right_answer(target: Any, choices: Sequence[str]) -> int:
     """The index of the right choice, which a target names by its text or by its number from 0.
 
-    A fraction is the number of a choice where it is whole (1.0), as a column of Parquet or CSV may have it.
+    A fraction is the number of a choice where it is whole (1.0), as a column of Parquet or CSV may have it. A truth
+    value is the choice that says it, whichever stands first; among others, where lm-eval has it, it is 0 or 1.
     """
+    if isinstance(target, bool):
+        saying = [k for k, choice in enumerate(choices) if TRUTH.get(str(choice).strip().lower()) is target]
+        if len(saying) == 1:
+            return saying[0]
     if isinstance(target, str | float | Decimal) and str(target) in choices:
         return choices.index(str(target))
     try:
