@@ -36,7 +36,7 @@ PROSE = Path(__file__).parent / "performance_parts" / "page.md"
 SCRIPTS = {
     "startup": "startup.py",
     "kills": "kills.py",
-    "metrics": "metrics.py --repeats 2",
+    "metrics": "metrics.py --shapes 4096x1024,4096x4096 --repeats 1",
     "capture": "capture.py",
     "processes": "processes.py --only zoo --questions 256 --rounds 2",
     "end_to_end": "end_to_end.py --model zoo-llava,zoo-llava-next --rounds 2",

@@ -293,7 +293,7 @@ def test_arguments_may_be_text_or_a_mapping_and_one_metric_a_name():
 
 def test_a_device_that_is_not_there_is_refused(tmp_path):
     run(None, store=tmp_path / "s", keep_store=True, **ONE)
-    with pytest.raises(MicroscopeError, match="device 'gpu' is not available"):
+    with pytest.raises(MicroscopeError, match=r"unknown device 'gpu'\. Did you mean cuda"):
         measure_store(tmp_path / "s", device="gpu", progress=False)
 
 
@@ -308,7 +308,7 @@ def test_a_bound_on_memory_that_nothing_fits_is_refused_before_the_first_pass():
 @pytest.mark.parametrize(
     "model, task, said",
     [
-        (None, "shapesqa", "model must be a name, FILE.py:NAME or a loaded Adapter, not None"),
+        (None, "shapesqa", "model must be a name, FILE.py:NAME, a model of transformers or a loaded Adapter, not None"),
         (object(), "shapesqa", "model must be a name, .* or a loaded Adapter, not <object"),
         (ToyAdapter(), ["shapesqa"], r"task must be one name, .* not \['shapesqa'\]"),
     ],

@@ -110,7 +110,9 @@ def _run(args: argparse.Namespace) -> int:
     quiet = not getattr(args, "progress", True)
     tells = processes.is_first and not quiet
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("microscope_bench").setLevel(logging.INFO if tells else logging.ERROR)
+    log = logging.getLogger("microscope_bench")
+    level = log.level
+    log.setLevel(logging.INFO if tells else logging.ERROR)
     name = f"microscope-bench{processes.label}"
     try:
         with signals.handled():
@@ -135,6 +137,8 @@ def _run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 128 + number
+    finally:
+        log.setLevel(level)  # a program that calls this goes on
 
 
 if __name__ == "__main__":

@@ -114,7 +114,9 @@ def check_writable(root: str | Path) -> None:
     """Raises a ResultError unless results can be written below ``root``; call it before a run, not after it."""
     if os.path.isfile(root):
         raise ResultError(f"{root} is a file, and --output_path names the directory that results go below")
-    with _writing(Path(root)), tempfile.TemporaryFile(dir=root) as probe:
+    path = Path(root)
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    with _writing(path) if there == path else _refusing(path), tempfile.TemporaryFile(dir=there) as probe:
         probe.write(b"?")
 
 
@@ -144,9 +146,14 @@ def _forget_failures(folder: Path, result: Result) -> None:
 
 @contextmanager
 def _writing(root: Path) -> Iterator[None]:
+    with _refusing(root), locked(root, wait=True):
+        yield
+
+
+@contextmanager
+def _refusing(root: Path) -> Iterator[None]:
     try:
-        with locked(root, wait=True):
-            yield
+        yield
     except OSError as error:
         raise unwritable(f"below {root}", error, "another directory with --output_path") from error
 

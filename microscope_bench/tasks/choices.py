@@ -10,7 +10,6 @@ from typing import Any
 
 from microscope_bench.errors import TaskError, field_error
 
-
 TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 
