@@ -15,11 +15,9 @@ from microscope_bench.callbacks.measured_step import measure_step, warn_once
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, MicroscopeError, TaskError, UnknownNameError, said
 from microscope_bench.run.resolve import load_task_for
+from microscope_bench.run.task_settings import OF_LOADING
 from microscope_bench.system.key_values import at_least
 from microscope_bench.tasks import Task
-
-_OF_THE_TASK = ("task_args", "include_path", "num_fewshot", "system_instruction", "samples")
-"""Fields of the config that act when a task is loaded."""
 
 
 class GeometryCallback(TrainerCallback):  # type: ignore[misc]
@@ -66,7 +64,7 @@ class GeometryCallback(TrainerCallback):  # type: ignore[misc]
             except Exception as error:
                 self._tell(error)
                 return
-        self._options = {key: value for key, value in self._options.items() if key not in _OF_THE_TASK}
+        self._options = {key: value for key, value in self._options.items() if key not in OF_LOADING}
         self._measure(state, control, given)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:

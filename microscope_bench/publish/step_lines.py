@@ -40,9 +40,9 @@ def draw_over_steps(
     """Draws a picture per task that compares: a row per metric, a column per modality, a line per training.
 
     ``place`` is one picture, or a directory for ``<task>.steps.<format>``. Raises a ResultError where nothing has a
-    step, or one picture is asked for and there are several.
+    step, one picture is asked for and there are several, or two results are of one step of a training.
     """
-    groups = comparable(result for result in results if run_and_step(result))
+    groups = comparable(r for r in results if run_and_step(r) and r.identity.model.control is None)
     if not groups:
         raise ResultError(
             "no complete result is of a step: the model's name must end in `step N` or `checkpoint-N`, as the "
@@ -58,7 +58,12 @@ def draw_over_steps(
         runs: dict[str, dict[int, Result]] = defaultdict(dict)
         for result in group:
             run, step = run_and_step(result) or ("", 0)
-            runs[shown(run)][step] = result
+            there = runs[shown(run)].setdefault(step, result)
+            if there.identity != result.identity:
+                raise ResultError(
+                    f"two results are of step {step} of {shown(run)}: {there.signature} and {result.signature}. Draw "
+                    f"one training alone, or measure each under a name= of its own"
+                )
         _draw(dict(sorted(runs.items())), headlines, path, modalities, tokens)
     return paths
 

@@ -39,7 +39,7 @@ from microscope_bench.measure.memory_budget import check_enough
 from microscope_bench.metrics.registry import METRICS
 from microscope_bench.protocol import Protocol
 from microscope_bench.results.records import Timing
-from microscope_bench.run.task_settings import task_settings
+from microscope_bench.run.task_settings import OF_LOADING, task_settings
 from microscope_bench.system.field_types import content_sha256
 
 if TYPE_CHECKING:
@@ -148,12 +148,7 @@ def load_task_for(task: str | Task, config: RunConfig) -> Task:
         )
     if not hasattr(task, "example"):
         raise MicroscopeError(f"task must be one name, the path of a YAML or a loaded Task, not {task!r:.80}")
-    late = [
-        n
-        for n in ("task_args", "num_fewshot", "system_instruction", "samples", "sample")
-        if getattr(config, n) not in (None, {}, "")
-    ]
-    if late:
+    if late := [name for name in OF_LOADING if getattr(config, name) not in (None, {}, "")]:
         raise MicroscopeError(
             f"task {task.name} is loaded already: give {', '.join(late)} to load_task; all but task_args as "
             f"settings=TaskSettings(...)"

@@ -94,6 +94,14 @@ def test_a_step_that_cannot_be_measured_is_told_once(tiny, tmp_path, caplog, mon
     ]
 
 
+def test_options_of_the_task_act_when_it_is_loaded(tiny, tmp_path):
+    callback = GeometryCallback("shapesqa", 4, metrics="anisotropy", sample=8, num_fewshot=0)
+    watched = train(tiny("llava"), tmp_path, [callback])
+    assert [entry["step"] for entry in measured(watched.state.log_history)] == [0, 4, 5]
+    (file,) = result_files(tmp_path / "geometry" / "step-4")
+    assert load_result(file).identity.n_examples == 8
+
+
 def text_model(tiny):
     path = tiny("llama")
     return {"model": AutoModelForCausalLM.from_pretrained(path), "processor": AutoTokenizer.from_pretrained(path)}

@@ -47,6 +47,14 @@ def test_means_over_the_layers_stand_over_the_steps(tmp_path, monkeypatch):
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "b"]
 
 
+def test_two_trainings_of_one_name_are_not_drawn_as_one(tmp_path):
+    results = [at("mine step 1"), sample(model={"name": "mine step 1", "revision": "sha256-" + "1" * 16})]
+    with pytest.raises(ResultError, match="two results are of step 1 of mine"):
+        draw_over_steps(results, headlines(), tmp_path, modalities=["text"])
+    control = sample(model={"name": "mine step 1", "control": "permuted_tokens"})
+    assert draw_over_steps([results[0], results[0], control], headlines(), tmp_path, modalities=["text"])
+
+
 def test_results_without_a_step_say_how_to_name_them(tmp_path):
     with pytest.raises(ResultError, match="must end in `step N` or `checkpoint-N`"):
         draw_over_steps([sample()], headlines(), tmp_path, modalities=["text"])
