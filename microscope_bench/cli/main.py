@@ -8,8 +8,9 @@ import logging
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from microscope_bench import __version__
 from microscope_bench.errors import MicroscopeError
@@ -41,9 +42,46 @@ hidden states are not finite);
 130 interrupted (SIGINT), 143 terminated (SIGTERM): what was captured is kept, give the command again to resume"""
 
 
+UNRECOGNIZED = "unrecognized arguments:"
+CAPTURING = ("run", "measure")
+"""Verbs that leave a token store, from which the same command goes on."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names, with every mistake, the options that it does not have and what may be meant."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        # what follows a verb is for the parser of the verb to know
+        own = () if self._subparsers else self._given
+        given = [argument.partition("=")[0] for argument in own if argument.startswith("--")]
+        known = self._option_string_actions
+        strange = [name for name in given if not any(option.startswith(name) for option in known)]
+        if strange and not message.startswith(UNRECOGNIZED):
+            message += f"; {UNRECOGNIZED} {' '.join(strange)}"
+        super().error(message + _meant(strange, known))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += _meant([str(value)], action.choices or ())
+            raise
+
+
+def _meant(strange: Iterable[str], known: Iterable[str]) -> str:
+    near = [name for given in strange for name in get_close_matches(given, list(known), n=1)]
+    return f". Did you mean {' and '.join(near)}?" if near else ""
+
+
 def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """The parser with all verbs, and the options of the one that the arguments name."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="microscope-bench",
         description="Measures the geometry inside multimodal LLMs, per decoder layer and per modality.",
         epilog=EXIT_STATUS,
@@ -77,21 +115,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("an argument holds a NUL character, which no path and no name has")
         args, unknown = parser.parse_known_args(arguments)
         if unknown:
-            parser.error(_unrecognized(unknown, args.parser))
+            args.parser.error(f"{UNRECOGNIZED} {' '.join(unknown)}")
         status = _run(args)
         out.flush()
         if out.lost and status == 0 and _answer_is_printed(args):
             print(f"microscope-bench: standard output did not take all of it ({out.lost})", file=sys.stderr)
             return 2
         return status
-
-
-def _unrecognized(arguments: Sequence[str], verb: argparse.ArgumentParser) -> str:
-    """What the parser says of arguments that the verb does not have, and which of its options may be meant."""
-    options = [given.partition("=")[0] for given in arguments if given.startswith("--")]
-    near = [name for given in options for name in get_close_matches(given, verb._option_string_actions, n=1)]
-    guess = f". Did you mean {' and '.join(near)}?" if near else ""
-    return f"unrecognized arguments: {' '.join(arguments)}{guess}"
 
 
 def _answer_is_printed(args: argparse.Namespace) -> bool:
@@ -125,17 +155,17 @@ def _run(args: argparse.Namespace) -> int:
     except Exception:
         # a defect, of ours or of a user's adapter or task: the place matters more than manners, and the status is not 1
         traceback.print_exc()
-        print(f"{name}: unexpected error; what was captured is kept", file=sys.stderr)
+        kept = "; what was captured is kept" if args.verb in CAPTURING else ""
+        print(f"{name}: unexpected error{kept}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
         how = "terminated" if number == signal.SIGTERM else "interrupted"
         place = f" --output_path {args.output_path}" if getattr(args, "output_path", None) else ""
-        print(
-            f"\n{name}: {how}; what was captured is kept, the same command resumes (to give it up: "
-            f"microscope-bench ls stores{place})",
-            file=sys.stderr,
+        kept = (
+            f"; what was captured is kept, the same command resumes (to give it up: microscope-bench ls stores{place})"
         )
+        print(f"\n{name}: {how}{kept if args.verb in CAPTURING else ''}", file=sys.stderr)
         return 128 + number
     finally:
         log.setLevel(level)  # a program that calls this goes on

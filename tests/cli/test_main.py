@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from microscope_bench import load_result
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.cli.main import main
 from microscope_bench.results import provenance
+from microscope_bench.system import signals
 from tests.toy import result_files
 
 TOY = f"{Path(__file__).parent.parent / 'toy.py'}:ToyAdapter"
@@ -175,6 +177,37 @@ def test_an_option_that_is_misspelt_is_refused_with_the_one_that_is_meant(run, c
         measure_toy(run, "--limt=3", "--tassk", "shapesqa", "surplus")
     said = "unrecognized arguments: --limt=3 --tassk shapesqa surplus. Did you mean --limit and --tasks?"
     assert capsys.readouterr().err.endswith(f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (
+            ["run", "--model", "zoo-llava", "--taks", "shapesqa"],
+            "the following arguments are required: --tasks; unrecognized arguments: --taks. Did you mean --tasks?",
+        ),
+        (["run", "--model", "zoo-llava"], "the following arguments are required: --tasks"),
+        (["rum", "--limit", "3"], ". Did you mean run?"),
+        (["ls", "models", "\0"], "an argument holds a NUL character, which no path and no name has"),
+        (["ls", "modles"], ". Did you mean models?"),
+    ],
+)
+def test_a_mistake_names_what_is_misspelt_and_what_is_meant(run, capsys, argv, said):
+    with pytest.raises(SystemExit) as stop:
+        run(*argv)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{said}\n")
+
+
+@pytest.mark.parametrize(("verb", "keeps"), [("check", False), ("run", True)])
+def test_only_a_verb_that_captures_says_that_what_was_captured_is_kept(run, monkeypatch, verb, keeps):
+    def ended(*_):
+        raise signals.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("microscope_bench.run.resolve.load_adapter_for", ended)
+    status, _, err = measure_toy(run) if verb == "run" else run("check", TOY)
+    assert status == 143 and "terminated" in err
+    assert ("what was captured is kept" in err) == keeps
 
 
 def test_of_several_runs_one_that_fails_is_told_at_the_end_and_the_others_are_done(run, tmp_path):
