@@ -22,9 +22,11 @@ def earlier_result(resolved: Resolved) -> tuple[Path, Result] | None:
     Beside the identity all must agree that a number can depend on: software and device, the examples as the task
     renders them now, what the processor makes of them. A run that skipped examples may do better now, and code that
     was edited since its commit has no name: both are measured again, and so is a run whose token store is asked for.
+    Of an adapter of one's own nobody knows by what it tokenizes: it is measured again, too.
     """
     config = resolved.config
-    if config.output_path is None or config.keep_store or config.store is not None:
+    own_code = "@" in resolved.identity.model.adapter
+    if config.output_path is None or config.keep_store or config.store is not None or own_code:
         return None
     found = result_of_identity(config.output_path, resolved.identity)
     if found is None:

@@ -292,17 +292,26 @@ def test_states_that_are_no_numbers_are_told_once_with_where_to_look_and_status_
 
 def test_a_result_that_is_there_is_shown_and_measured_again_only_on_request(run, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(provenance, "_checkout", lambda package: (None, None))
-    few = ("--metrics", "anisotropy")
-    _, first, _ = measure_toy(run, *few)
+    few = ["run", "--model", "zoo-llava", "--tasks", "shapesqa", "--limit", "8", "--metrics", "anisotropy"]
+    _, first, _ = run(*few)
     (file,) = result_files(Path("results"))
     written = file.stat().st_mtime_ns
 
-    status, out, _ = measure_toy(run, *few)
+    status, out, _ = run(*few)
     assert status == 0 and file.stat().st_mtime_ns == written and out == first
     assert f"the result of this run is there: {file}. --again measures it anew" in caplog.text
 
-    assert measure_toy(run, *few, "--again")[0] == 0
+    assert run(*few, "--again")[0] == 0
     assert file.stat().st_mtime_ns > written
+
+
+def test_an_adapter_of_ones_own_is_measured_again_since_its_tokenizer_has_no_digest(run, monkeypatch):
+    monkeypatch.setattr(provenance, "_checkout", lambda package: (None, None))
+    written = []
+    for _ in range(2):
+        assert measure_toy(run, "--metrics", "anisotropy")[0] == 0
+        written.append(result_files(Path("results"))[0].stat().st_mtime_ns)
+    assert written[1] > written[0]
 
 
 @pytest.mark.parametrize("changed", ["torch", "the task", "the code", "a store"])
@@ -314,7 +323,7 @@ def test_a_result_of_another_software_or_task_is_measured_again(run, tmp_path, m
         f"task: mine\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {rows}\ntest_split: test\n"
         "output_type: generate_until\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\nmetadata:\n  version: 1\n"
     )
-    command = ["run", "--model", TOY, "--tasks", "mine.yaml", "--metrics", "anisotropy", "--quiet"]
+    command = ["run", "--model", "zoo-llava", "--tasks", "mine.yaml", "--metrics", "anisotropy", "--quiet"]
     assert run(*command)[0] == 0
     (file,) = result_files(Path("results"))
     written = file.stat().st_mtime_ns
