@@ -70,17 +70,18 @@ def nearest_neighbours(
         add_gram(products, centred.T)
     at_once = max(1, min(block_elements, CACHED_ELEMENTS) // max(n, d))
     for start in range(0, n, at_once):
-        # one column a row: along the first dimension the least of each group takes an eighth of the time
         rows = torch.arange(start, min(start + at_once, n), device=x.device)
-        of_rows = centred @ centred[rows].T if products is None else products[:, rows]
+        of_rows = centred[rows] @ centred.T if products is None else products[start : start + at_once]
         squared = _squared_distances(x, squares, rows, of_rows)
         if n_groups < n:
+            # one column a row: along the first dimension the least of each group takes an eighth of the time
             to_groups = squared.new_full((n_groups, len(rows)), torch.inf)
-            squared = to_groups.scatter_reduce_(0, of_row[:, None].expand(squared.shape), squared, "amin")
-        else:
-            squared = squared[of_row.argsort()]
-        squared.scatter_(0, of_row[None, rows], torch.inf)
-        out[:, rows] = _smallest(squared.T.contiguous(), k, fold_of_group, n_folds).sqrt()
+            groups = of_row[:, None].expand(n, len(rows))
+            squared = to_groups.scatter_reduce_(0, groups, squared.T.contiguous(), "amin").T.contiguous()
+        elif group is not None:
+            squared = squared[:, of_row.argsort()]
+        squared.scatter_(1, of_row[rows, None], torch.inf)
+        out[:, rows] = _smallest(squared, k, fold_of_group, n_folds).sqrt()
     return out
 
 
@@ -127,17 +128,17 @@ def _origin(x: Tensor) -> Tensor:
 
 
 def _squared_distances(x: Tensor, squares: Tensor, rows: Tensor, products: Tensor) -> Tensor:
-    """float64 (n, m): squared distances of all rows to some of them, infinity to themselves.
+    """float64 (m, n): squared distances of some rows to all, infinity to themselves.
 
-    ``products``, float64 (n, m), are those of the centred rows, and ``squares`` of each with itself.
+    ``products``, float64 (m, n), are those of the centred rows, and ``squares`` of each with itself.
     """
-    squared = torch.sub(squares[:, None] + squares[rows], products, alpha=2)
-    squared.scatter_(0, rows[None], torch.inf)
-    # a pair whose distance cancels is of nearly one norm, so that its |a|² + |b|² is below 2.2 |b|²
-    columns = torch.nonzero(squared.amin(0) < 2.2 * CANCELS * squares[rows]).flatten()
-    near = squared[:, columns] < CANCELS * (squares[:, None] + squares[rows[columns]])
+    squared = torch.sub(squares[rows, None] + squares, products, alpha=2)
+    squared.scatter_(1, rows[:, None], torch.inf)
+    # a pair whose distance cancels is of nearly one norm, so that its |a|² + |b|² is below 2.2 |a|²
+    some = torch.nonzero(squared.amin(1) < 2.2 * CANCELS * squares[rows]).flatten()
+    near = squared[some] < CANCELS * (squares[rows[some], None] + squares)
     i, j = torch.nonzero(near, as_tuple=True)
     at_once = max(1, squared.numel() // x.shape[1])
-    for a, b in zip(torch.split(i, at_once), torch.split(columns[j], at_once), strict=True):
-        squared[a, b] = (x[a] - x[rows[b]]).square_().sum(1)
+    for a, b in zip(torch.split(some[i], at_once), torch.split(j, at_once), strict=True):
+        squared[a, b] = (x[rows[a]] - x[b]).square_().sum(1)
     return squared
