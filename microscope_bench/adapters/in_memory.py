@@ -41,8 +41,8 @@ ARGS = ("use_chat_template", "max_length")
 def in_memory(model: nn.Module, processor: Any, args: Mapping[str, str] = MappingProxyType({})) -> HFAdapter:
     """A transformers model as an adapter; the model and its processor are looked at and stay as they are.
 
-    Its identity is its class, its configuration, its weights when they are measured and, where its class is no
-    library's, the code of that.
+    Its identity is its class, its configuration, its weights when they are measured and the code of those of its
+    modules that are no library's.
 
     Args:
         model: as it is: on whatever devices, trained or in training, with adapters of PEFT, wrapped for data
@@ -69,11 +69,12 @@ def in_memory(model: nn.Module, processor: Any, args: Mapping[str, str] = Mappin
             use_chat_template=boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None,
             max_length=positive_int_arg(args, "max_length"),
         )
-    code = local_code_digest(sys.modules[kind.__module__], made=kind)
+    kinds = {type(module) for module in inner.modules()}
+    code = "+".join(sorted({digest for one in kinds if (digest := _code_of(one))}))
     adapter.info = structs.replace(
         adapter.info,
         name=title or name,
-        adapter="hf" if code is None else f"hf@{code}",
+        adapter=f"hf@{code}" if code else "hf",
         options=recorded_options(args),
     )
     _try_a_question(adapter)
@@ -96,6 +97,12 @@ def _measurable(model: nn.Module) -> Any:
     if reason := overrides_of(inner.config).unsupported:
         raise AdapterError(f"{kind} ({inner.config.model_type}) cannot be measured: {reason}")
     return inner
+
+
+def _code_of(kind: type) -> str | None:
+    """A digest of the local code of a class of modules; None where an installed package has it."""
+    module = sys.modules.get(kind.__module__)  # None of a class that is made while the model is wrapped
+    return None if module is None else local_code_digest(module, made=kind)
 
 
 def _parts(name: str, model: Any, processor: Any) -> tuple[Any, Any | None]:

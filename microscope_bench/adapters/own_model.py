@@ -149,7 +149,7 @@ class OwnModel(Adapter):
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
         ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         positions, which = np.unique(batch.last_positions(), return_inverse=True)
-        with torch.inference_mode():
+        with torch.no_grad():
             embedded = self.embed(ids.clamp(min=0))
             if "vectors" in batch.inputs:
                 embedded[(ids == NO_ID) & (mask == 1)] = batch.inputs["vectors"].to(embedded)

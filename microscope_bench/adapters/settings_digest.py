@@ -25,7 +25,10 @@ def settings_digest(modules: Iterable[nn.Module]) -> str:
     texts = set()
     for model in models:
         adapters = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
-        layers = [(name, layer.active_adapters, layer.disable_adapters) for name, layer, _ in peft_layers(model)]
+        layers = [
+            (name, layer.active_adapters, layer.disable_adapters, dict(getattr(layer, "scaling", {})))
+            for name, layer, _ in peft_layers(model)
+        ]
         settings = [_deciding(model.config.to_diff_dict()), _deciding(adapters), layers if adapters else []]
         texts.add(json.dumps(settings, sort_keys=True, default=str))
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]

@@ -164,7 +164,7 @@ def _layer_0_enters_block_1(captured: CapturedPass) -> Outcome:
         seen.append(hidden_given(args, kwargs).clone())
         return original(*args, **kwargs)
 
-    with mock.patch.object(block, "forward", recording), torch.inference_mode():  # independent of hooks
+    with mock.patch.object(block, "forward", recording):  # independent of hooks
         captured.adapter.forward(captured.batch, logits=True)
     states = [captured.adapter.residual(state) for state in seen]
     equal = (
@@ -250,8 +250,7 @@ def _boundaries_equal_the_library(captured: CapturedPass) -> Outcome:
     if states[0].shape != boundaries[0].shape:
         return False, f"shape {tuple(boundaries[0].shape)} here, {tuple(states[0].shape)} in transformers", hint
     norm = find_final_norm(model, captured.adapter.blocks())
-    with torch.inference_mode():
-        last = boundaries[-1] if norm is None else norm(boundaries[-1])
+    last = boundaries[-1] if norm is None else norm(boundaries[-1])
     distances = _distances(captured, [*boundaries[:-1], last], states)
     below, at_last = largest(distances[:-1]), distances[-1]
     seen = f"relative difference {below:.1e} below the last, {at_last:.1e} at the last after the norm"

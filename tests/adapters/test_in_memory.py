@@ -231,6 +231,9 @@ def test_the_identity_tells_weights_settings_and_code(loaded):
     class Own(type(model)):
         pass
 
+    model.lm_head.__class__ = type("OwnHead", (nn.Linear,), {"__module__": __name__})
+    of_head = in_memory(model, processor).info.adapter
+    assert of_head.startswith("hf@")
     model.__class__ = Own
     info = in_memory(model, processor).info
     assert info.adapter.startswith("hf@") and info.repo == "in-memory/Own"
@@ -323,6 +326,16 @@ def test_adapters_of_peft_are_measured_and_named_as_they_act(loaded):
     assert len(seen) == 3
     merged = measure(wrapped.merge_and_unload(), processor=processor)
     assert merged.identity.model.peft is None
+
+
+def test_a_scale_that_is_set_after_loading_is_told(loaded):
+    model, processor = loaded("llava")
+    wrapped = lora(model)
+    before = in_memory(wrapped, processor).info.revision
+    for layer in wrapped.modules():
+        if hasattr(layer, "set_scale"):
+            layer.set_scale("default", 0.25)
+    assert in_memory(wrapped, processor).info.revision != before
 
 
 def test_the_scale_of_an_adapter_is_told(loaded):

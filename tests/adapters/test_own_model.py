@@ -31,8 +31,9 @@ from microscope_bench.check import check
 from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import AdapterError, ExampleError, MicroscopeError, UnknownNameError
 from microscope_bench.example import Example
+from tests.adapters.test_in_memory import Remembering
 from tests.tiny.tokenizer import byte_tokenizer
-from tests.toy import ToyTask
+from tests.toy import TextTask, ToyTask
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_model.md"
 CODE = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
@@ -403,3 +404,12 @@ def test_a_model_without_transformers_needs_no_more_than_the_page_says():
     assert adapter.forward(batch, logits=True).shape == (2, 256)
     assert not torch.equal(adapter.fresh_weights(1).layers[0].weight, adapter.layers[0].weight)
     assert json.loads(json.dumps(batch.prompts)) == ["\0ab", "\0abc"]
+
+
+@pytest.mark.parametrize("how", [check, lambda model: evaluate(model, TextTask(4), metrics="anisotropy")])
+def test_a_training_goes_on_with_what_a_measured_pass_has_left(how):
+    adapter = Plain.load({}, device="cpu")
+    adapter.layers[0] = Remembering(adapter.layers[0])
+    how(adapter)
+    adapter.layers[0].train()(torch.ones(1, 3, 8, requires_grad=True)).sum().backward()
+    assert adapter.layers[0].block.weight.grad is not None

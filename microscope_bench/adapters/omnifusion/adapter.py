@@ -125,7 +125,7 @@ class OmniFusionAdapter(Adapter):
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
         positions, which = np.unique(batch.last_positions(), return_inverse=True)
-        with torch.inference_mode():
+        with torch.no_grad():
             output = self.model(**batch.inputs, logits_to_keep=torch.from_numpy(positions).to(self.device))
         if not logits:
             return None
