@@ -72,7 +72,7 @@ def test_a_protocol_object_is_told_by_the_options_that_make_it() -> None:
     [
         ("models/llava", "llava"),
         ("./models/llava/", "llava"),
-        ("../work/models/llava", "llava"),
+        ("../{here.name}/models/llava", "llava"),
         ("{here}/models/llava", "llava"),
         ("/home/somebody/models/llava", "llava"),
         ("~/models/llava", "llava"),
