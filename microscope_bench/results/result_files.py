@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from microscope_bench.errors import ResultError
@@ -114,10 +114,13 @@ def check_writable(root: str | Path) -> None:
     """Raises a ResultError unless results can be written below ``root``; call it before a run, not after it."""
     if os.path.isfile(root):
         raise ResultError(f"{root} is a file, and --output_path names the directory that results go below")
-    path = Path(root)
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
-    with _writing(path) if there == path else _refusing(path), tempfile.TemporaryFile(dir=there) as probe:
-        probe.write(b"?")
+    path = Path(root).absolute()
+    with _refusing(Path(root)), ExitStack() as probes:
+        there = next(one for one in (path, *path.parents) if os.path.exists(one))
+        if there != path:  # the run makes it; until then a temporary one tells whether it can be made and locked
+            path = Path(probes.enter_context(tempfile.TemporaryDirectory(dir=there)), path.relative_to(there))
+        probes.enter_context(locked(path, wait=True))
+        probes.enter_context(tempfile.TemporaryFile(dir=path)).write(b"?")
 
 
 def save_result(root: str | Path, result: Result) -> Path:
@@ -126,7 +129,7 @@ def save_result(root: str | Path, result: Result) -> Path:
     Two runs that end at once, of two models or of one model under two limits, do it one after the other, so that none
     takes the place that the other has just taken.
     """
-    with _writing(Path(root)):
+    with _refusing(Path(root)), locked(Path(root), wait=True):
         path = result_path(root, result)
         remove_leftovers(path.parent, r".+\.json")
         result.save(path)
@@ -142,12 +145,6 @@ def _forget_failures(folder: Path, result: Result) -> None:
             old = load_result(file)
             if old.status == FAILED and old.identity == result.identity:
                 file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(root: Path) -> Iterator[None]:
-    with _refusing(root), locked(root, wait=True):
-        yield
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from microscope_bench.adapters.in_memory import in_memory
 from microscope_bench.adapters.measured_model import measured_model
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, MicroscopeError
+from tests.tiny.remembering import Remembering
 from tests.toy import TextTask, ToyAdapter, ToyTask
 
 
@@ -171,19 +172,6 @@ def test_data_parallel_and_compiled_models_are_unwrapped(loaded, one_process):
     for wrapped in (nn.parallel.DistributedDataParallel(model), torch.compile(model)):
         found = measure(wrapped, processor=processor)
         assert values(found) == values(expected) and found.identity == expected.identity
-
-
-class Remembering(nn.Module):
-    """A block that keeps a table of a pass, as some position encodings do."""
-
-    def __init__(self, block):
-        super().__init__()
-        self.block, self.table = block, None
-
-    def forward(self, hidden_states, *args, **kwargs):
-        if self.table is None or not self.training:
-            self.table = torch.ones(hidden_states.shape[-1])
-        return self.block(hidden_states * self.table, *args, **kwargs)
 
 
 def trained(model, processor, measured):

@@ -31,7 +31,7 @@ from microscope_bench.check import check
 from microscope_bench.controls import Run, with_control
 from microscope_bench.errors import AdapterError, ExampleError, MicroscopeError, UnknownNameError
 from microscope_bench.example import Example
-from tests.adapters.test_in_memory import Remembering
+from tests.tiny.remembering import Remembering
 from tests.tiny.tokenizer import byte_tokenizer
 from tests.toy import TextTask, ToyTask
 

@@ -125,7 +125,9 @@ def test_whole_files_are_given_before_the_broken_ones_are_named(tmp_path: Path) 
 
 def test_writable_is_known_before_the_run(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "results")
-    assert list((tmp_path / "new" / "results").iterdir()) == []
+    (tmp_path / "there").mkdir()
+    check_writable(tmp_path / "there")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["there"], "it leaves something"
     (tmp_path / "file").write_text("")
     with pytest.raises(ResultError, match=r"cannot write.*--output_path"):
         check_writable(tmp_path / "file" / "results")
