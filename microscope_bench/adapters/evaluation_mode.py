@@ -53,7 +53,7 @@ def evaluation_mode(adapter: Adapter) -> Iterator[None]:
 def random_states_kept() -> Iterator[None]:
     """All random states are afterwards what they were before."""
     python, of_numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices):
         try:
             yield

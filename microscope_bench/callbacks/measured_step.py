@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from microscope_bench.system.processes import alone
 from microscope_bench.tasks import Task
 
 LOG = logging.getLogger("microscope_bench")
+_TOLD: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 def measure_step(
@@ -47,10 +48,10 @@ def measure_step(
         config = replace(config, output_path=config.output_path / f"step-{step}")
     with alone():
         title = f"{name or type(unwrapped(model)).__name__} step {step}"
-        return log_values(evaluate(model, task, config, processor=processor, name=title))
+        return log_values(model, evaluate(model, task, config, processor=processor, name=title))
 
 
-def log_values(result: Result) -> dict[str, float]:
+def log_values(model: nn.Module, result: Result) -> dict[str, float]:
     """The headline scores of a result under names that are the same at every step; tells once of those without one."""
     values = {}
     for modality, tokens, headline in measured_series(result):
@@ -58,7 +59,7 @@ def log_values(result: Result) -> dict[str, float]:
             continue
         summary = summarise(result, headline, modality)
         if isinstance(summary, Withheld):
-            warn_once(f"{modality}: no mean to log. {summary.reason}")
+            warn_once(model, f"{modality}: no mean to log. {summary.reason}")
         else:
             stream = f".{headline.stream}" if headline.stream else ""
             values[f"geometry/{headline.metric}{stream}/{modality}"] = summary.mean
@@ -67,7 +68,14 @@ def log_values(result: Result) -> dict[str, float]:
     return values
 
 
-@cache
-def warn_once(message: str) -> None:
-    """Logs a warning, the first time that it is given."""
-    LOG.warning("%s", message)
+def warn_once(model: nn.Module, message: str) -> None:
+    """Logs a warning, the first time that it is given of a model since :func:`begin_anew`."""
+    told = _TOLD.setdefault(model, set())
+    if message not in told:
+        told.add(message)
+        LOG.warning("%s", message)
+
+
+def begin_anew(model: nn.Module) -> None:
+    """Lets what has been told of a model be told again: another training of it begins."""
+    _TOLD.pop(model, None)

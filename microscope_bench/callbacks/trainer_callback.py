@@ -11,7 +11,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from microscope_bench.adapters.evaluation_mode import random_states_kept
-from microscope_bench.callbacks.measured_step import measure_step, warn_once
+from microscope_bench.callbacks.measured_step import begin_anew, measure_step, warn_once
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, MicroscopeError, TaskError, UnknownNameError, said
 from microscope_bench.run.resolve import load_task_for
@@ -58,11 +58,12 @@ class GeometryCallback(TrainerCallback):  # type: ignore[misc]
         self._options = {"output_path": Path(args.output_dir) / "geometry", **self._options}
         if not self._works:
             return
+        begin_anew(given["model"])
         with random_states_kept():
             try:
                 self._task = load_task_for(self._task, RunConfig(**self._options))
             except Exception as error:
-                self._tell(error)
+                self._tell(given["model"], error)
                 return
         self._options = {key: value for key, value in self._options.items() if key not in OF_LOADING}
         self._measure(state, control, given)
@@ -81,7 +82,7 @@ class GeometryCallback(TrainerCallback):  # type: ignore[misc]
                 given["model"], self._task, step, processor=processor, name=self._name, **self._options
             )
         except Exception as error:
-            self._tell(error)
+            self._tell(given["model"], error)
             return
         seconds = time.perf_counter() - begin
         self._seconds += seconds
@@ -94,13 +95,13 @@ class GeometryCallback(TrainerCallback):  # type: ignore[misc]
         self._trainer.log(values)
         control.should_log = should_log
 
-    def _tell(self, error: Exception) -> None:
+    def _tell(self, model: Any, error: Exception) -> None:
         reason = str(error) if isinstance(error, MicroscopeError) else said(error)
         if isinstance(error, AdapterError | TaskError | UnknownNameError):
             self._works = False
-            warn_once(f"the geometry of this training is not measured: {reason}")
+            warn_once(model, f"the geometry of this training is not measured: {reason}")
         else:
-            warn_once(f"the geometry of a step could not be measured, and the training goes on: {reason}")
+            warn_once(model, f"the geometry of a step could not be measured, and the training goes on: {reason}")
 
 
 def _calling_trainer() -> Any:

@@ -36,7 +36,8 @@ def pick_device(name: str | None) -> torch.device:
 def measuring_device(name: str | None) -> torch.device:
     """The device of that name if it computes in float64, which every value is made in, and no later than the CPU.
 
-    Else the CPU: mps has no float64, and that of many a graphics card is slow. Both are found by trying.
+    Else the CPU: mps has no float64, and that of many a graphics card is slow. Both are found by trying. Where the two
+    are about as fast one process may take the one and the next the other; the values then differ by rounding alone.
     """
     device, cpu = pick_device(name), torch.device("cpu")
     if device == cpu:

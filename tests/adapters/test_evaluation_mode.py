@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from microscope_bench.adapters.evaluation_mode import evaluation_mode, unwrapped
+from microscope_bench.adapters.evaluation_mode import evaluation_mode, random_states_kept, unwrapped
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.presets import load_model
@@ -143,3 +143,16 @@ def test_a_name_is_what_results_call_the_model(tiny):
     for bad in ("", "two\nlines", "x" * 501):
         with pytest.raises(MicroscopeError, match="model arg name must be one line"):
             load_model("hf", {**args, "name": bad}, "cpu")
+
+
+def test_random_states_of_all_gpus_come_back(monkeypatch):
+    """Stand-ins, since a machine may have none: a model may draw on another GPU than the current one."""
+    states = {0: "first", 1: "second"}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(states))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", states.get)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device: state}))
+    with random_states_kept():
+        states.update({0: "drawn", 1: "drawn"})
+    assert states == {0: "first", 1: "second"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, AutoTokenizer, TrainerCallback
 
 from microscope_bench import load_result
 from microscope_bench.callbacks import GeometryCallback, measure_step, measured_step
@@ -19,11 +19,6 @@ from tests.callbacks.small_training import train, weights
 from tests.toy import TextTask, ToyTask, result_files
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def warnings_of_their_own():
-    measured_step.warn_once.cache_clear()
 
 
 def geometry(**options):
@@ -78,7 +73,7 @@ def test_scores_are_logged_and_written_and_the_training_does_not_notice(tiny, tm
         assert logged["geometry/anisotropy/text"] == pytest.approx(sum(means) / len(means))
 
 
-def test_a_step_that_cannot_be_measured_is_told_once(tiny, tmp_path, caplog, monkeypatch):
+def test_a_step_that_cannot_be_measured_is_told_once_in_each_training(tiny, tmp_path, caplog, monkeypatch):
     asked = []
 
     def failing(*_, **__):
@@ -86,12 +81,14 @@ def test_a_step_that_cannot_be_measured_is_told_once(tiny, tmp_path, caplog, mon
         raise StoreError("the disk is full")
 
     monkeypatch.setattr(measured_step, "evaluate", failing)
-    watched = train(tiny("llava"), tmp_path / "watched", [geometry()])
-    assert watched.state.global_step == 5 and len(asked) == 4
-    told = [record.message for record in caplog.records if record.name == "microscope_bench"]
-    assert told == [
-        "the geometry of a step could not be measured, and the training goes on: the disk is full",
-    ]
+    model = AutoModelForMultimodalLM.from_pretrained(tiny("llava"))
+    for n in (1, 2):
+        watched = train(tiny("llava"), tmp_path / "watched", [geometry()], model=model)
+        assert watched.state.global_step == 5 and len(asked) == 4 * n
+        told = [record.message for record in caplog.records if record.name == "microscope_bench"]
+        assert told == n * [
+            "the geometry of a step could not be measured, and the training goes on: the disk is full",
+        ]
 
 
 def test_options_of_the_task_act_when_it_is_loaded(tiny, tmp_path):
