@@ -42,8 +42,8 @@ class ModelInfo(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         name: What a leaderboard row shows: the hub repository, or the last part of a local path.
         repo: Hub repository as org/name; of a local directory its name alone.
         revision: Commit of the hub repository (40 hex digits), or sha256- and 16 hex digits of a directory's content,
-            or of the configurations of a model of one's own behind config-; behind it +weights- and 16 hex digits
-            where the weights in memory are not those.
+            or of the configurations of a model in memory and of its processor behind config-; behind it +weights- and
+            16 hex digits where the weights in memory are not those.
         adapter: Registered name of the adapter; behind an @ a plug-in's distribution and digits of local code.
         architecture: Model class, for instance LlavaNextForConditionalGeneration.
         dtype: Type of the hidden states, for instance bfloat16.

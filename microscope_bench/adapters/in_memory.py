@@ -41,8 +41,8 @@ ARGS = ("use_chat_template", "max_length")
 def in_memory(model: nn.Module, processor: Any, args: Mapping[str, str] = MappingProxyType({})) -> HFAdapter:
     """A transformers model as an adapter; the model and its processor are looked at and stay as they are.
 
-    Its identity is its class, its configuration, its weights when they are measured and the code of those of its
-    modules that are no library's.
+    Its identity is its class, its configuration, that of its processor, its weights when they are measured and the code
+    of those of its modules that are no library's.
 
     Args:
         model: as it is: on whatever devices, trained or in training, with adapters of PEFT, wrapped for data
@@ -65,7 +65,7 @@ def in_memory(model: nn.Module, processor: Any, args: Mapping[str, str] = Mappin
             inner,
             tokenizer,
             processor,
-            Checkpoint(Path(), name, f"config-{settings_digest([inner])}"),
+            Checkpoint(Path(), name, f"config-{settings_digest([inner], [processor or tokenizer])}"),
             use_chat_template=boolean_arg(args, "use_chat_template", False) if "use_chat_template" in args else None,
             max_length=positive_int_arg(args, "max_length"),
         )

@@ -201,7 +201,7 @@ class OwnModel(Adapter):
         return ModelInfo(
             name=name,
             repo=name,
-            revision=f"config-{settings_digest(held)}",
+            revision=f"config-{settings_digest(held, vars(self).values())}",
             adapter=name,
             architecture=name,
             dtype=str(self._dtype).removeprefix("torch."),

@@ -11,12 +11,14 @@ import pytest
 import torch
 from msgspec import to_builtins
 from safetensors.torch import load_file
+from tokenizers.normalizers import Lowercase
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor, AutoTokenizer
 
 from microscope_bench import evaluate
 from microscope_bench.adapters.in_memory import in_memory
 from microscope_bench.adapters.measured_model import measured_model
+from microscope_bench.adapters.settings_digest import settings_digest
 from microscope_bench.check import check
 from microscope_bench.errors import AdapterError, MicroscopeError
 from tests.tiny.remembering import Remembering
@@ -225,6 +227,26 @@ def test_the_identity_tells_weights_settings_and_code(loaded):
     model.__class__ = Own
     info = in_memory(model, processor).info
     assert info.adapter.startswith("hf@") and info.repo == "in-memory/Own"
+
+
+CHANGED = {
+    "pixels": lambda p: setattr(p.image_processor, "image_mean", [0.5, 0.5, 0.5]),
+    "words": lambda p: setattr(p.tokenizer.backend_tokenizer, "normalizer", Lowercase()),
+    "template": lambda p: setattr(p, "chat_template", f"{p.chat_template} "),
+    "processor": lambda p: setattr(p, "image_token", "|IMAGE|"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+def test_the_identity_tells_processors_apart(change, loaded):
+    model, processor = loaded("llava")
+    first = settings_digest([model], [processor])
+    processor(text="a longer text and a short one", padding="max_length", max_length=4, truncation=True)
+    processor.tokenizer.name_or_path, processor.tokenizer.pad_token = "elsewhere", processor.tokenizer.eos_token
+    assert settings_digest([model], [processor]) == first
+    assert in_memory(model, processor).info.revision == f"config-{first}"
+    change(processor)
+    assert settings_digest([model], [processor]) != first
 
 
 def test_model_args_of_a_loaded_model(loaded):

@@ -201,7 +201,7 @@ def test_a_module_that_cannot_begin_anew_is_named(adapter):
         del Resampler.reset_parameters
 
 
-def test_the_identity_follows_weights_and_configurations(adapter, own_class, checkpoint):
+def test_the_identity_follows_weights_configurations_and_processors(adapter, own_class, checkpoint):
     before = measured_model(adapter).revision
     assert measured_model(own_class(str(checkpoint))).revision == before
     with torch.no_grad():
@@ -209,8 +209,14 @@ def test_the_identity_follows_weights_and_configurations(adapter, own_class, che
     config, _, weights = measured_model(adapter).revision.partition("+weights-")
     assert config == before.partition("+")[0] and weights != before.partition("+weights-")[2]
     other = own_class(str(checkpoint))
+    found = {config}
     other.vision.config.layer_norm_eps = 0.1
-    assert measured_model(other).revision.partition("+")[0] != config
+    found.add(measured_model(other).revision.partition("+")[0])
+    other.image_processor.image_mean = [0.1, 0.5, 0.5]
+    found.add(measured_model(other).revision.partition("+")[0])
+    other.tokenizer.add_tokens(["mammal"])
+    found.add(measured_model(other).revision.partition("+")[0])
+    assert len(found) == 4
 
 
 def test_the_identity_is_of_what_the_modules_are_when_it_is_asked_for(adapter):
