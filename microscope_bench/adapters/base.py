@@ -84,6 +84,8 @@ class Adapter(ABC):
         sees: what a state depends on besides its own token: the tokens "before" it, these and the "media" that reach it
             by cross-attention, or the whole "sequence". This tells equal tokens from copies of one token.
         max_batch: the most examples that :meth:`encode` takes, or None.
+        encodes_on_host: whether :meth:`encode` and :meth:`choice_token_ids` leave the model alone, so that the next
+            batch can be encoded in a thread while the model runs.
         loaded_weights: digest of the weights that ``info.revision`` stands for, or None where it stands for none:
             weights with another digest are told from them in the identity.
     """
@@ -100,6 +102,7 @@ class Adapter(ABC):
     template_untold: str | None = None
     sees: str = "before"
     max_batch: int | None = None
+    encodes_on_host: bool = False
     loaded_weights: str | None = None
 
     @classmethod

@@ -8,25 +8,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter, Batch
 from microscope_bench.capture.cropped_pictures import CroppedPictures
+from microscope_bench.capture.encoded_ahead import Encoded, Encoding, record_of_skipped
 from microscope_bench.capture.example_record import ExampleRecord
-from microscope_bench.capture.failing_examples import check_skipped, encode_examples, of_examples, render_example
+from microscope_bench.capture.failing_examples import check_skipped, of_examples, render_example
 from microscope_bench.capture.fingerprints import example_sha256
 from microscope_bench.capture.hooks import run_pass
 from microscope_bench.capture.mainflow import Mainflow, find_mainflow, mainflow_hooks
 from microscope_bench.capture.states import BatchStates, join
 from microscope_bench.capture.store import TokenStore
 from microscope_bench.errors import BatchError, ExampleError
-from microscope_bench.example import Example, ExampleSource
+from microscope_bench.example import ExampleSource
 from microscope_bench.protocol import Protocol
 from microscope_bench.system import signals
 from microscope_bench.system.memory import free_memory, memory_enough, out_of_memory
-from microscope_bench.system.printable import printable
 from microscope_bench.system.processes import ALONE, Processes, ProcessesError
 
 LOG = logging.getLogger("microscope_bench")
@@ -40,11 +41,11 @@ _TOO_LARGE = (
 
 @dataclass(frozen=True)
 class _Captured:
-    """Some consecutive examples of a part; ``measured`` numbers, within the part, those that have states."""
+    """Some consecutive examples of a part; ``of_row`` are the numbers in the task of those that have states."""
 
     records: list[ExampleRecord]
     states: BatchStates | None
-    measured: list[int]
+    of_row: list[int]
 
 
 class Capture:
@@ -56,6 +57,7 @@ class Capture:
         self.protocol = protocol
         self.batch_size = min(batch_size, adapter.max_batch or batch_size)
         self._cropped = CroppedPictures(adapter)
+        self._encoding = Encoding(adapter, source)
 
     @signals.deferred()
     def fill(
@@ -76,9 +78,10 @@ class Capture:
         n_before, count = len(skipped), processes.counter()
         # a store may be resumed under a stricter max_skipped
         check_skipped(self.protocol, n_before, n_examples, skipped)
-        with part_writer(store) as write:
-            for part in processes.take(parts):
-                before, captured = self._capture_part(store, part, on_examples)
+        with part_writer(store) as write, self._encoding.ahead():
+            for part, following in pairwise(chain(processes.take(parts), [None])):
+                assert part is not None  # which only the last is, and nothing follows it
+                before, captured = self._capture_part(store, part, following, on_examples)
                 content = partial(_joined, store, part, before, captured)
                 records = [*before, *(record for piece in captured for record in piece.records)]
                 just_skipped = [record for record in records if record.skipped]
@@ -98,7 +101,7 @@ class Capture:
         for index in range(len(self.source.ids))[: self.protocol.limit]:
             if len(found) == 2 or (found and index >= MAINFLOW_EXAMPLES):
                 break
-            batch, *_ = self._encode([index])
+            batch = self._encoding.encoded([index]).batch
             if batch is not None and bool(batch.media) not in found:
                 enough = memory_enough(_TOO_LARGE.format(self.source.ids[index]))
                 with enough, suppress(ExampleError), of_examples(batch.ids, "in the model"):
@@ -121,20 +124,23 @@ class Capture:
             return record.example_sha256 == ""
 
     def _capture_part(
-        self, store: TokenStore, part: int, on_examples: Callable[[int], object]
+        self, store: TokenStore, part: int, following: int | None, on_examples: Callable[[int], object]
     ) -> tuple[list[ExampleRecord], list[_Captured]]:
-        indices = store.part_range(part)
         before = store.begun_records(part)
+        indices, after = store.part_range(part)[len(before) :], range(0)
+        if following is not None:
+            after = store.part_range(following)[len(store.begun_records(following)) :]
         done: list[_Captured] = []
         try:
-            while (n := len(before) + sum(len(piece.records) for piece in done)) < len(indices):
+            while len(indices):
                 signals.check()
-                chunk = indices[n : n + self.batch_size]
-                captured = self._capture_chunk(chunk, indices.start, store.has_mainflow)
+                chunk, rest = indices[: self.batch_size], indices[self.batch_size :]
+                captured = self._capture_chunk(chunk, (rest or after)[: self.batch_size], store.has_mainflow)
                 if captured is None:
                     self._halve(len(chunk))
                     continue
                 done.append(captured)  # in one step, so that what is done is whole wherever an interrupt falls
+                indices = rest
                 on_examples(len(chunk))
         except BaseException:
             if done:
@@ -145,46 +151,50 @@ class Capture:
             raise
         return before, done
 
-    def _capture_chunk(self, chunk: Sequence[int], first: int, mainflow: bool) -> _Captured | None:
+    def _capture_chunk(self, chunk: Sequence[int], following: Sequence[int], mainflow: bool) -> _Captured | None:
         """One batch; None where it does not fit into memory and there is less to try."""
         ids = ", ".join(self.source.ids[index] for index in chunk)
         with memory_enough(_TOO_LARGE.format(ids)) if len(chunk) == 1 else nullcontext():
             try:
-                states, of_row, skipped = self._capture_rows(chunk, mainflow)
+                states, of_row, skipped = self._capture_rows(chunk, following, mainflow)
             except Exception as error:
                 if len(chunk) > 1 and out_of_memory(error):
                     return None
                 error.add_note(f"at {'example' if len(chunk) == 1 else 'one of the examples'} {ids}")
                 raise
         records = skipped | dict(zip(of_row, states.records if states else (), strict=True))
-        return _Captured([records[index] for index in chunk], states, [index - first for index in of_row])
+        return _Captured([records[index] for index in chunk], states, of_row)
 
     def _capture_rows(
-        self, indices: Sequence[int], mainflow: bool
+        self, indices: Sequence[int], following: Sequence[int], mainflow: bool
     ) -> tuple[BatchStates | None, list[int], dict[int, ExampleRecord]]:
         """The states of those examples that can be measured, their numbers, and the records of the rest.
 
-        Where they fail together each is tried alone, and those that do not fail go on together.
+        Where they fail together each is tried alone, and those that do not fail go on together. The ``following``
+        examples are encoded while the model runs.
         """
         try:
-            batch, examples, of_row, skipped = self._encode(indices)
-            if batch is None:
-                return None, [], skipped
+            ready = self._encoding.encoded(indices)
+            self._encoding.begin(following)
+            if ready.batch is None:
+                return None, [], ready.skipped
             try:
-                return self._capture_batch(batch, examples, mainflow), of_row, skipped
+                return self._capture_batch(ready.batch, ready, mainflow), ready.of_row, ready.skipped
             except ExampleError as error:  # of the only row
-                if out_of_memory(error) or batch.ids != (error.example_id,):
+                if out_of_memory(error) or ready.batch.ids != (error.example_id,):
                     raise
-                return None, [], skipped | {of_row[0]: _skipped(examples[0], error.cause)}
+                failed = {ready.of_row[0]: record_of_skipped(ready.examples[0], error.cause)}
+                return None, [], ready.skipped | failed
         except BatchError:
             if len(indices) == 1:
                 raise
             failing: dict[int, ExampleRecord] = {}
             for index in indices:
-                failing |= self._capture_rows([index], mainflow)[2]
+                failing |= self._capture_rows([index], (), mainflow)[2]
             if not failing:
                 raise
-            states, of_row, others = self._capture_rows([i for i in indices if i not in failing], mainflow)
+            sound = [i for i in indices if i not in failing]
+            states, of_row, others = self._capture_rows(sound, following, mainflow)
             return states, of_row, failing | others
 
     def _halve(self, n: int) -> None:
@@ -192,64 +202,24 @@ class Capture:
         self.batch_size = n // 2
         LOG.warning("out of memory with %d examples in a batch; going on with %d", n, self.batch_size)
 
-    def _encode(
-        self, indices: Sequence[int]
-    ) -> tuple[Batch | None, list[Example], list[int], dict[int, ExampleRecord]]:
-        """One batch of the examples that can be rendered, encoded, and fit the model's context; records of the rest."""
-        skipped: dict[int, ExampleRecord] = {}
-        examples: dict[int, Example] = {}
-        for index in indices:
-            try:
-                examples[index] = render_example(self.source, index)
-            except ExampleError as error:
-                if out_of_memory(error):
-                    raise
-                skipped[index] = ExampleRecord(id=self.source.ids[index], skipped=printable(error.cause))
-        longest = self.adapter.processing.context_length
-        while examples:
-            rows = list(examples)
-            try:
-                batch = encode_examples(self.adapter, list(examples.values()))
-            except ExampleError as error:
-                refused = [index for index, example in examples.items() if example.id == error.example_id]
-                if not refused or out_of_memory(error):
-                    raise
-                for index in refused:
-                    skipped[index] = _skipped(examples.pop(index), error.cause)
-                continue
-            too_long = {
-                index: f"{length} tokens exceed the model's context of {longest}"
-                for index, length in zip(rows, batch.lengths().tolist(), strict=True)
-                if longest is not None and length > longest
-            }
-            if not too_long:
-                return batch, list(examples.values()), rows, skipped
-            for index, cause in too_long.items():
-                skipped[index] = _skipped(examples.pop(index), cause)
-        return None, [], [], skipped
-
-    def _capture_batch(self, batch: Batch, examples: Sequence[Example], mainflow: bool) -> BatchStates:
-        states = BatchStates(self.adapter, self.protocol, batch, examples)
-        scorable = any(example.has_short_choices for example in examples)
-        chain = partial(mainflow_hooks, self.adapter.blocks(), batch.labels, states.keep_mainflow)
-        beside = chain if mainflow else nullcontext
+    def _capture_batch(self, batch: Batch, ready: Encoded, mainflow: bool) -> BatchStates:
+        states = BatchStates(self.adapter, self.protocol, batch, ready.examples)
+        hooks = partial(mainflow_hooks, self.adapter.blocks(), batch.labels, states.keep_mainflow)
+        beside = hooks if mainflow else nullcontext
         with of_examples(batch.ids, "in the model"):
-            logits = run_pass(self.adapter, batch, states.keep_boundary, logits=scorable, beside=beside)
+            logits = run_pass(self.adapter, batch, states.keep_boundary, logits=bool(ready.choices), beside=beside)
         if logits is not None:
-            states.score_choices(logits, batch.prompts)
+            states.score_choices(logits, ready.choices)
         states.finish()
-        self._cropped.see(examples)
+        self._cropped.see(ready.examples)
         return states
-
-
-def _skipped(example: Example, cause: str) -> ExampleRecord:
-    return ExampleRecord(id=example.id, example_sha256=example_sha256(example), skipped=printable(cause))
 
 
 def _joined(
     store: TokenStore, part: int, before: Sequence[ExampleRecord], done: Sequence[_Captured]
 ) -> tuple[dict[str, Tensor], list[ExampleRecord]]:
-    measured = [(piece.states, piece.measured) for piece in done if piece.states is not None]
+    start = store.part_range(part).start
+    measured = [(piece.states, [n - start for n in piece.of_row]) for piece in done if piece.states is not None]
     tensors = join([states for states, _ in measured], [numbers for _, numbers in measured])
     if before:
         stored = store.begun_tensors(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from microscope_bench.capture.fingerprints import example_sha256, media_sha256
 from microscope_bench.capture.host_copies import HostCopies
 from microscope_bench.capture.origins import token_origins
 from microscope_bench.capture.selection import number_from_last, select_positions
-from microscope_bench.errors import AdapterError, CaptureError
+from microscope_bench.errors import CaptureError
 from microscope_bench.example import Example
 from microscope_bench.protocol import Protocol
 
@@ -92,31 +92,21 @@ class BatchStates:
         assert self._columns is not None
         return self._columns
 
-    def score_choices(self, logits: Tensor, prompts: Sequence[str]) -> None:
-        """Notes the log-probability of each choice that is one short word, as the next token: ``logits`` (B, vocab)."""
-        ids: dict[int, list[int]] = {}
-        refused: dict[int, str] = {}
-        for row, (example, prompt) in enumerate(zip(self._examples, prompts, strict=True)):
-            if example.choices is not None and example.has_short_choices:
-                try:
-                    ids[row] = self._choice_ids(prompt, example.choices)
-                except AdapterError as error:
-                    refused[row] = str(error)
+    def score_choices(self, logits: Tensor, choices: Mapping[int, list[int] | str]) -> None:
+        """Notes the log-probability of each choice as the next token: ``logits`` (B, vocabulary).
+
+        ``choices`` maps a row to the token of each choice, or to the reason why they cannot be scored.
+        """
         records = self.records  # a GPU is waited for here
-        for row, reason in refused.items():
-            records[row].unscored = reason
-        for row, choices in ids.items():
-            logprobs = torch.log_softmax(logits[row].double(), dim=-1)[choices].tolist()
+        for row, ids in choices.items():
+            if isinstance(ids, str):
+                records[row].unscored = ids
+                continue
+            logprobs = torch.log_softmax(logits[row].double(), dim=-1)[ids].tolist()
             if np.isfinite(logprobs).all():
                 records[row].choice_logprobs = logprobs
             else:
                 records[row].unscored = "the logits hold NaN or infinity"
-
-    def _choice_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
-        ids = self._adapter.choice_token_ids(prompt, choices)
-        if len(set(ids)) < len(ids):  # such as the unknown token for each
-            raise AdapterError(f"two of the choices {', '.join(choices)} are the same token")
-        return ids
 
     def _begin(self, batch: Batch, hidden: Tensor) -> None:
         if self._rows is not None:

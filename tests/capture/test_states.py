@@ -26,7 +26,6 @@ def log(monkeypatch):
     logged(HostCopies, "wait", "wait")
     logged(module, "media_sha256", "hash")
     logged(module, "token_origins", "origins")
-    logged(ToyAdapter, "choice_token_ids", "choices")
     return log
 
 
@@ -44,10 +43,10 @@ def captured(n=3, rows=None):
 
 
 def test_hashes_and_choices_come_after_the_pass_and_before_the_wait_for_it(log):
-    states, logits, batch = captured()
+    states, logits, _ = captured()
     assert log == ["copy"] * (LAYERS + 1), "nothing else is done while the blocks are being launched"
-    states.score_choices(logits, batch.prompts)
-    assert log[LAYERS + 1 :] == ["choices"] * 3 + ["hash"] * 3 + ["origins"] * 3 + ["wait"]
+    states.score_choices(logits, {row: [0, 1] for row in range(3)})
+    assert log[LAYERS + 1 :] == ["hash"] * 3 + ["origins"] * 3 + ["wait"]
     states.finish()
     assert len(states.records) == 3 and states.tensors.keys() == {f"boundary.{k}" for k in range(LAYERS + 1)}
     assert log.count("hash") == 3 and log.count("wait") == 1, "it is done once"

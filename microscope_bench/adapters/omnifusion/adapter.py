@@ -54,6 +54,8 @@ class OmniFusionAdapter(Adapter):
     model's own), ``attn_implementation``.
     """
 
+    encodes_on_host = True
+
     def __init__(self, model: OmniFusionModel, tokenizer: Any, image_processor: Any, info: ModelInfo) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
