@@ -83,6 +83,7 @@ class Adapter(ABC):
         template_untold: why the words of the chat template are labelled text too, or None where they are not.
         sees: what a state depends on besides its own token: the tokens "before" it, these and the "media" that reach it
             by cross-attention, or the whole "sequence". This tells equal tokens from copies of one token.
+        answers_apart: whether the answer is a sequence of its own, in the decoder of an encoder-decoder.
         max_batch: the most examples that :meth:`encode` takes, or None.
         encodes_on_host: whether :meth:`encode` and :meth:`choice_token_ids` leave the model alone, so that the next
             batch can be encoded in a thread while the model runs.
@@ -101,6 +102,7 @@ class Adapter(ABC):
     codes_repeat: bool = False
     template_untold: str | None = None
     sees: str = "before"
+    answers_apart: bool = False
     max_batch: int | None = None
     encodes_on_host: bool = False
     loaded_weights: str | None = None

@@ -69,7 +69,7 @@ class HFAdapter(Adapter):
         self.modalities, self.lacks = self.encoder.modalities, self.encoder.lacks
         self.needs_image, self.unplaced = self._overrides.needs == "image", self._overrides.unplaced
         self.states_differ = self._overrides.states_differ
-        self.sees = self._overrides.sees
+        self.sees, self.answers_apart = self._overrides.sees, self._overrides.answers_apart
         self.codes_repeat, self.max_batch = self._overrides.fusion == "discrete", self._overrides.max_batch
         self._forward_arguments = {*inspect.signature(model.forward).parameters, *self._overrides.passes}
         info = model_info(model, checkpoint, self._overrides, len(self.blocks()))
