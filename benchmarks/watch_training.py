@@ -19,7 +19,7 @@ from microscope_bench.example import Example
 from microscope_bench.tasks import load_task
 from microscope_bench.zoo.shipped import untrained_checkpoint
 
-BATCH = 8
+BATCH = 4
 
 
 def collator(processor: Any) -> Any:
