@@ -30,6 +30,7 @@ from microscope_bench.adapters.pieces import NO_ID, Piece, Row, batch_of, row_of
 from microscope_bench.adapters.prompting import check_placeholders, continuation_token_ids, parts_of, places_of
 from microscope_bench.adapters.quantization import quantised_modules, quantization_name
 from microscope_bench.adapters.settings_digest import settings_digest
+from microscope_bench.adapters.tap_names import LANGUAGE
 from microscope_bench.adapters.tokenizing import NoWordsError, PlainWords, whole_prompts
 from microscope_bench.adapters.untrained_weights import initialise_anew, seeded_initialisation
 from microscope_bench.errors import AdapterError, ExampleError
@@ -141,21 +142,36 @@ class OwnModel(Adapter):
     def blocks(self) -> Sequence[nn.Module]:
         return list(find_blocks(self.language_model))
 
+    def tapped(self, tap: str) -> Adapter:
+        if tap == LANGUAGE:
+            return self
+        raise AdapterError(
+            f"{self.info.name}: its sequence() makes a picture's vectors before the pass that is watched, in which "
+            f"nothing of the {tap} tap runs; leave --tap out"
+        )
+
     def encode(self, examples: Sequence[Example]) -> Batch:
+        return batch_of(self.rows(examples), tuple(example.id for example in examples), self.device)
+
+    def rows(self, examples: Sequence[Example]) -> list[Row]:
+        """Each example as the model reads it, without padding."""
         with torch.no_grad():
-            rows = [self._row(example) for example in examples]
-        return batch_of(rows, tuple(example.id for example in examples), self.device)
+            return [self._row(example) for example in examples]
 
     def forward(self, batch: Batch, *, logits: bool) -> Tensor | None:
-        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         positions, which = np.unique(batch.last_positions(), return_inverse=True)
+        found = self.logits_at(batch, positions)
+        return found[np.arange(len(which)), which].float() if logits else None
+
+    def logits_at(self, batch: Batch, positions: np.ndarray) -> Tensor:
+        """The logits (B, k, vocabulary) after some positions (int64 (k,), ascending) of one pass."""
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         with torch.no_grad():
             embedded = self.embed(ids.clamp(min=0))
             if "vectors" in batch.inputs:
                 embedded[(ids == NO_ID) & (mask == 1)] = batch.inputs["vectors"].to(embedded)
             found = self.run(embedded, mask, torch.from_numpy(positions).to(ids.device))
-        found = found if found.shape[1] == len(positions) else found[:, positions]
-        return found[np.arange(len(which)), which].float() if logits else None
+        return found if found.shape[1] == len(positions) else found[:, positions]
 
     def choice_token_ids(self, prompt: str, choices: Sequence[str]) -> list[int]:
         found = continuation_token_ids(self._tokenized, prompt, choices)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.own_model import OwnModel
 from microscope_bench.errors import ExampleError
 from microscope_bench.example import WORD_MARK, Example
 from microscope_bench.lm_eval_plugin.internals import Instance, pictures_of
@@ -27,7 +28,7 @@ class Documents:
 
     def __init__(
         self,
-        adapter: HFAdapter,
+        adapter: HFAdapter | OwnModel,
         tasks: Mapping[str, Task],
         conversations: Mapping[str, Turns],
         *,
@@ -72,7 +73,9 @@ class Documents:
             raise ExampleError(
                 example.id, f"lm-eval has row {request.doc[column]} in its place: the task draws its rows"
             )
-        ours = self._adapter.encoder.prompt(example) if self._templated else example.text.replace(WORD_MARK, "")
+        ours = example.text.replace(WORD_MARK, "")
+        if self._templated and isinstance(self._adapter, HFAdapter):
+            ours = self._adapter.encoder.prompt(example)
         if ours != asked:
             if self._templated and asked not in self._conversations:
                 raise ExampleError(

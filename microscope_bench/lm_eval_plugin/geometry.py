@@ -16,6 +16,7 @@ import numpy as np
 
 from microscope_bench.adapters.base import PADDING, Batch
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.own_model import OwnModel
 from microscope_bench.capture.hooks import watched
 from microscope_bench.capture.states import BatchStates
 from microscope_bench.config import RunConfig
@@ -50,13 +51,19 @@ class Watched:
 class Geometry:
     """What is measured beside an evaluation; ``conversations`` says of what turns the chat template made a prompt."""
 
-    def __init__(self, adapter: HFAdapter, config: RunConfig) -> None:
+    def __init__(self, adapter: HFAdapter | OwnModel, config: RunConfig) -> None:
         self.adapter, self.config = adapter, config
         self._evaluated: list[Any] = []
         self._recorders: dict[str, TaskRecorder] = {}
         self.conversations: dict[str, Turns] = {}
         self._documents = Documents(adapter, {}, {}, templated=False)
         self._same_delimiter: dict[str, bool] = {}
+
+    @property
+    def hf(self) -> HFAdapter:
+        """The adapter of a model of transformers."""
+        assert isinstance(self.adapter, HFAdapter)
+        return self.adapter
 
     def begin(self, requests: Sequence[Instance]) -> None:
         """Gets ready for all requests of one kind."""
@@ -65,7 +72,9 @@ class Geometry:
         if len(tasks) != len(self._evaluated) or any(a is not b for a, b in zip(tasks, self._evaluated, strict=True)):
             self._forget()  # what an interrupted evaluation left
             self._evaluated = tasks
-        adapter = self.adapter = self.adapter.with_template(now.templated)
+        if not isinstance(self.adapter, OwnModel):  # which has no template
+            self.adapter = self.adapter.with_template(now.templated)
+        adapter = self.adapter
         wanted: dict[str, set[int]] = {}
         for request in requests:
             wanted.setdefault(str(request.task_name), set()).add(int(request.doc_id))
@@ -98,7 +107,7 @@ class Geometry:
         example = self.example(document)
         if example is None:
             return None
-        batch = self.adapter.encoder([example])
+        batch = self.hf.encoder([example])
         return np.asarray(batch.tokens[0]), batch.labels[0][batch.labels[0] != PADDING]
 
     def skip(self, document: Document, cause: str) -> None:
@@ -158,14 +167,17 @@ class Geometry:
             example = self.example(document)
             self._same_delimiter[name] = True
             if example is not None and example.has_short_choices and example.choices is not None:
-                encoder = self.adapter.encoder
-                prompt = encoder.prompt(example) + encoder.prompt_end
+                if isinstance(self.adapter, OwnModel):
+                    prompt, tokens_of = self.adapter.encode([example]).prompts[0], self.adapter.ids
+                else:
+                    encoder = self.adapter.encoder
+                    prompt, tokens_of = encoder.prompt(example) + encoder.prompt_end, encoder.tokenize_plainly
                 try:
                     ours = self.adapter.choice_token_ids(prompt, example.choices)[request.idx]
                 except AdapterError:
                     return True  # a run of our own could not score them at all
-                theirs = encoder.tokenize_plainly(prompt + str(request.args[1]))
-                self._same_delimiter[name] = theirs[len(encoder.tokenize_plainly(prompt)) :] == [ours]
+                theirs = tokens_of(prompt + str(request.args[1]))
+                self._same_delimiter[name] = theirs[len(tokens_of(prompt)) :] == [ours]
             if not self._same_delimiter[name]:
                 self._recorders[name].unscored = (
                     f"lm-eval scores the answer as {str(request.args[1])!r}, where microscope-bench run has another "
@@ -199,6 +211,7 @@ class Geometry:
     def _states(
         self, name: str, rows: Sequence[Watched], examples: Sequence[Example], batch: Batch | None
     ) -> BatchStates:
+        self._recorders[name].cropped.see(examples)
         numbers = [row.row for row in rows]
         other = None if batch is None or batch.other is None else batch.other[numbers]
         part = Batch(

@@ -15,6 +15,7 @@ from typing import Any
 import lm_eval.models  # noqa: F401
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.hf_vlms import HFMultimodalLM
@@ -30,6 +31,7 @@ from microscope_bench.tasks.settings import Seeds
 
 __all__ = [
     "HFLM",
+    "LM",
     "HFMultimodalLM",
     "Instance",
     "Running",

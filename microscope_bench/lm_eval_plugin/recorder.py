@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from microscope_bench.adapters.base import Adapter
+from microscope_bench.capture.cropped_pictures import CroppedPictures
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.capture.failing_examples import check_skipped
 from microscope_bench.capture.states import BatchStates, join
@@ -33,6 +34,7 @@ class TaskRecorder:
         self.error: MicroscopeError | None = None  # why nothing more of this task can be taken
         self.unscored: str | None = None  # why what lm-eval scored is no accuracy of ours
         self.choice_logprobs: dict[str, list[float]] = {}
+        self.cropped = CroppedPictures(adapter)
         self.resolved = resolve_loaded(adapter, task, config, self.stopwatch, rows)
         self._directory = tempfile.TemporaryDirectory(prefix="microscope-lm-eval-")
         with self.stopwatch.stage("capture"):
@@ -69,6 +71,7 @@ class TaskRecorder:
         if self.error is not None:
             raise self.error
         self._check_all_came()
+        self.cropped.tell()
         if self._records:
             self._write(len(self._records))
         skipped = [record for record in self._store.records if record.skipped]

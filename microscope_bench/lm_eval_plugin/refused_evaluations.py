@@ -61,6 +61,16 @@ def check_text(adapter: Adapter, requests: Sequence[Instance]) -> None:
         )
 
 
+def refuse_cached_answers(*, geometry: bool) -> None:
+    """Raises where answers are to come from ``--use_cache``, and states beside them from passes."""
+    if geometry:
+        raise CaptureError(
+            "--use_cache and geometry exclude each other: a cached answer needs no forward pass, so there is nothing "
+            "to measure, and the cache does not know which model it is of. Leave it out, or load the model with "
+            "geometry=false"
+        )
+
+
 def refuse_several_answers(options: Mapping[str, Any], *, geometry: bool) -> None:
     """Raises where one prompt takes several rows of a batch, which could not be told apart."""
     if geometry and (options.get("num_beams") or 1) * (options.get("num_return_sequences") or 1) > 1:

@@ -19,6 +19,7 @@ from microscope_bench.lm_eval_plugin.internals import HFLM, Instance, output_pat
 from microscope_bench.lm_eval_plugin.refused_evaluations import (
     check_images,
     check_text,
+    refuse_cached_answers,
     refuse_several_answers,
 )
 from microscope_bench.lm_eval_plugin.text import Encoded, Generation, Scoring
@@ -84,12 +85,7 @@ class TextModel(HFLM):  # type: ignore[misc]
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Called where answers are to come from ``--use_cache``."""
-        if self.geometry is not None:
-            raise CaptureError(
-                "--use_cache and geometry exclude each other: a cached answer needs no forward pass, so there is "
-                "nothing to measure, and the cache does not know which model it is of. Leave it out, or load the model "
-                "with geometry=false"
-            )
+        refuse_cached_answers(geometry=self.geometry is not None)
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
@@ -120,7 +116,7 @@ class TextModel(HFLM):  # type: ignore[misc]
             if halves[False]:
                 check_text(self.adapter, [requests[n] for n in halves[False]])
             self.geometry.begin(requests)
-            self.adapter = self.geometry.adapter
+            self.adapter = self.geometry.hf
         found: dict[int, Any] = {}
         for seen, answer in ((False, texts), (True, pictures)):
             if not halves[seen]:

@@ -201,6 +201,12 @@ def test_a_module_that_cannot_begin_anew_is_named(adapter):
         del Resampler.reset_parameters
 
 
+def test_a_tap_is_refused_with_the_reason(adapter):
+    assert adapter.tapped("language") is adapter
+    with pytest.raises(AdapterError, match=r"before the pass that is watched, in which nothing of the vision tap runs"):
+        adapter.tapped("vision")
+
+
 def test_the_identity_follows_weights_configurations_and_processors(adapter, own_class, checkpoint):
     before = measured_model(adapter).revision
     assert measured_model(own_class(str(checkpoint))).revision == before

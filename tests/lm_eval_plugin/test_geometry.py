@@ -268,3 +268,10 @@ def test_a_prompt_of_another_wording_is_another_prompt(load, run_lm_eval, tmp_pa
     )
     assert plain.identity.prompt_sha256 != told.identity.prompt_sha256
     assert plain.inputs.tokens_sha256 != told.inputs.tokens_sha256
+
+
+def test_pictures_of_which_much_is_cropped_are_told_once(load, run_lm_eval, monkeypatch, caplog):
+    monkeypatch.setattr("microscope_bench.capture.cropped_pictures.MUCH", 0.3)  # the widest lose a third
+    run_lm_eval(load("llava", metrics="anisotropy"), "letters")
+    (told,) = [message for message in caplog.messages if "crops pictures" in message]
+    assert "crops pictures to their middle: 3 of 12 lose" in told
