@@ -6,6 +6,7 @@ name. Whatever a run does differently is a *deviation*, and every deviation stan
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, get_type_hints
 from urllib.parse import quote
 
@@ -17,6 +18,12 @@ from microscope_bench.system.field_types import Name, Share
 
 SINK_RULE = "massive/2"
 """The only rule there is; ``docs/protocol.md`` spells it out."""
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """The type of each field, resolved once: every result file that is read makes a protocol."""
+    return get_type_hints(Protocol, include_extras=True)
 
 
 class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +50,7 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(Protocol, include_extras=True).items():
+        for name, kind in _kinds().items():
             try:
                 msgspec.convert(getattr(self, name), kind)
             except msgspec.ValidationError:

@@ -8,9 +8,10 @@ the identity says. It finds slips and careless forgery. A careful forger passes;
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from functools import cache, partial
 from itertools import islice
+from typing import NamedTuple
 
 from microscope_bench.metrics.record import Metric
 from microscope_bench.metrics.registry import find_metric
@@ -92,74 +93,92 @@ def _accuracy(result: Result) -> Iterator[str]:
 
 
 def _scores(result: Result, known: dict[str, Metric]) -> Iterator[str]:
-    identity, n_measured = result.identity, result.inputs.n_examples
-    kept = {entry.modality: entry.n_tokens for entry in result.sinks}
-    most = identity.protocol.tokens_per_example * n_measured
-    modalities = {score.modality for score in result.scores} - {"joint"}
+    limits_of = cache(partial(_limits, result, known, {score.modality for score in result.scores} - {"joint"}))
+    folds, n_measured = result.inputs.folds, result.inputs.n_examples
     for index, score in enumerate(result.scores):
-        record = known.get(score.metric)
-        ceiling = kept.get(score.modality, most * (len(modalities) if score.modality == "joint" else 1))
-        if record is None or record.beside_text:
-            ceiling += kept.get("text", most)
-        found = [*_score_counts(score, ceiling, n_measured, copies=record is not None and record.drops_copies)]
-        if score.value is not None:
-            ends = record.range_of(score.estimator, identity.model.hidden_size) if record else (-math.inf, math.inf)
-            found += _score_values(score, score.value, ends, identity.protocol.folds)
-            if wrong := contradiction(score, result.inputs.folds):
-                found.append(f"stderr: {wrong}")
+        found = list(_in_score(score, limits_of(score.metric, score.estimator, score.modality), n_measured))
+        if score.value is not None and (wrong := contradiction(score, folds)):
+            found.append(f"stderr: {wrong}")
         if found:
-            where = f"scores[{index}] ({' '.join(filter(None, _series(score)))}, layer {score.layer})"
+            series = score.metric, score.estimator, score.stream, score.modality, score.tokens
+            where = f"scores[{index}] ({' '.join(filter(None, series))}, layer {score.layer})"
             yield from (f"{where}.{what}" for what in found)
 
 
-def _score_counts(score: Score, ceiling: int, n_measured: int, *, copies: bool) -> Iterator[str]:
-    if score.n_tokens > ceiling:
-        yield f"n_tokens: {score.n_tokens}, but {ceiling} were kept"
-    if score.n_examples > n_measured:
-        yield f"n_examples: {score.n_examples} of {n_measured}"
-    # where copies are dropped, the one that is kept stands for the examples of all
-    if not copies and score.n_examples > score.n_tokens:
-        yield f"n_examples: {score.n_examples} among {score.n_tokens} tokens"
+class _Limits(NamedTuple):
+    """What the rows of one metric, estimator and modality are held against; ``spread`` times how far the replicates may
+    lie from their mean, ``reach``, is the largest standard error.
+    """
+
+    low: float
+    high: float
+    reach: float | None
+    spread: float
+    tokens: int
+    copies: bool
 
 
-def _score_values(score: Score, value: float, ends: tuple[float, float], folds: int) -> Iterator[str]:
-    low, high = ends
-    if score.n_tokens == 0 or score.n_examples == 0:
-        yield f"value: {value} of no tokens"
-    if not low - ROUNDING * max(1, abs(low)) <= value <= high + ROUNDING * max(1, abs(high)):
-        yield f"value: {value} lies outside {low:g} to {high:g}"
+def _limits(
+    result: Result, known: dict[str, Metric], modalities: Set[str], metric: str, estimator: str, modality: str
+) -> _Limits:
+    protocol, record = result.identity.protocol, known.get(metric)
+    kept: dict[str, int] = {entry.modality: entry.n_tokens for entry in result.sinks}
+    most = protocol.tokens_per_example * result.inputs.n_examples
+    tokens = kept.get(modality, most * (len(modalities) if modality == "joint" else 1))
+    if record is None or record.beside_text:
+        tokens += kept.get("text", most)
+    low, high = record.range_of(estimator, result.identity.model.hidden_size) if record else (-math.inf, math.inf)
+    reach = (high - low) / 2 if math.isfinite(high - low) else None
     # K replicates within the range have a jackknife error of at most sqrt(K - 1) times half of it
-    reach = (high - low) / 2 if math.isfinite(high - low) else FARTHEST * max(1, abs(value))
-    if score.stderr is not None and score.stderr > math.sqrt(folds - 1) * reach + ROUNDING:
-        yield f"stderr: {score.stderr:.4g} of a value within {low:g} to {high:g}"
+    spread = math.sqrt(protocol.folds - 1)
+    return _Limits(low, high, reach, spread, tokens, copies=record is not None and record.drops_copies)
+
+
+def _in_score(score: Score, limits: _Limits, n_measured: int) -> Iterator[str]:
+    low, high, reach, spread, tokens, copies = limits
+    value, stderr, n_tokens, n_examples = score.value, score.stderr, score.n_tokens, score.n_examples
+    if n_tokens > tokens:
+        yield f"n_tokens: {n_tokens}, but {tokens} were kept"
+    if n_examples > n_measured:
+        yield f"n_examples: {n_examples} of {n_measured}"
+    # where copies are dropped, the one that is kept stands for the examples of all
+    if not copies and n_examples > n_tokens:
+        yield f"n_examples: {n_examples} among {n_tokens} tokens"
+    if value is None:
+        return
+    if n_tokens == 0 or n_examples == 0:
+        yield f"value: {value} of no tokens"
+    if not low <= value <= high and not _nearly_within(value, low, high):
+        yield f"value: {value} lies outside {low:g} to {high:g}"
+    reach = FARTHEST * max(1, abs(value)) if reach is None else reach
+    if stderr is not None and stderr > spread * reach + ROUNDING:
+        yield f"stderr: {stderr:.4g} of a value within {low:g} to {high:g}"
+
+
+def _nearly_within(value: float, low: float, high: float) -> bool:
+    return low - ROUNDING * max(1, abs(low)) <= value <= high + ROUNDING * max(1, abs(high))
 
 
 def _layers(result: Result, known: dict[str, Metric]) -> Iterator[str]:
     """Every series of a metric that is known has all of its layers, and every such metric has a series."""
-    found: dict[tuple[str | None, ...], set[int]] = defaultdict(set)
-    for score in result.scores:
-        found[_series(score)].add(score.layer)
     n_layers = result.identity.model.n_layers
-    for series, layers in found.items():
-        name, record = " ".join(filter(None, series)), known.get(str(series[0]))
+    for series, rows in result.by_series.items():
+        record = known.get(series[0])
         if record is None:
             continue
-        expected = range(n_layers + (0 if record.between else 1))
+        name, expected = " ".join(filter(None, series)), range(n_layers + (0 if record.between else 1))
+        layers = {row.layer for row in rows}
         # no set of a hostile file's n_layers for each of its rows
         missing = list(islice((layer for layer in expected if layer not in layers), _SHOWN + 1))
         if missing:
             yield f"scores: {name} has no row of layer {_some(missing)}"
         if record.between and n_layers in layers:
             yield f"scores: {name} has a row of layer {n_layers}, behind which there is no other"
-    measured = {series[0] for series in found}
+    measured = {series[0] for series in result.by_series}
     for metric in sorted(result.identity.metrics.keys() & known.keys() - measured):
         # what relates a modality to text has nothing to say of text alone
         if not known[metric].beside_text and not (known[metric].between and n_layers == 0):
             yield f"identity.metrics: {metric} has a version but no scores"
-
-
-def _series(score: Score) -> tuple[str | None, ...]:
-    return score.metric, score.estimator, score.stream, score.modality, score.tokens
 
 
 def _some(layers: Sequence[int]) -> str:

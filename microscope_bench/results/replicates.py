@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import mul
 
 from microscope_bench.metrics.core.jackknife import jackknife_stderr
 from microscope_bench.results.records import Folds, Score
@@ -40,16 +41,14 @@ def step_of(stderr: float | None) -> float | None:
 
 def contradiction(score: Score, folds: Folds | None) -> str | None:
     """Why the replicates of a score cannot be those that its standard error is made of, or None where they can."""
-    there = [replicate for replicate in score.replicates if replicate is not None]
-    if not score.replicates or score.stderr is None:
+    replicates = score.replicates
+    if not replicates or score.stderr is None:
         return None
     # the halves of a split have folds of their own
-    if score.tokens in ("all", "no_sinks") and (folds is None or len(score.replicates) != folds.n):
-        return f"{len(score.replicates)} replicates of {folds.n if folds else 'no'} folds"
-    try:
-        again = jackknife_stderr(there)
-    except OverflowError:
-        again = None
+    if score.tokens in ("all", "no_sinks") and (folds is None or len(replicates) != folds.n):
+        return f"{len(replicates)} replicates of {folds.n if folds else 'no'} folds"
+    there = [replicate for replicate in replicates if replicate is not None]
+    again = _quick_stderr(there)
     if again is None:
         return f"{len(there)} replicates have no standard error, the file says {score.stderr:.4g}"
     if not math.isclose(again, score.stderr, rel_tol=AGREEMENT, abs_tol=1e-14 * abs(score.value or 0.0)):
@@ -57,19 +56,30 @@ def contradiction(score: Score, folds: Folds | None) -> str | None:
     return None
 
 
+def _quick_stderr(replicates: Sequence[float]) -> float | None:
+    """``jackknife_stderr`` but for its last digits, in a fifth of its time: every row of every file is held to it."""
+    n = len(replicates)
+    try:
+        return math.sqrt((n - 1) / n) * math.dist(replicates, [math.fsum(replicates) / n] * n) if n > 1 else None
+    except OverflowError:
+        return None
+
+
 def stderr_of_sum(rows: Sequence[Score], weights: Sequence[float]) -> float | None:
     """Standard error of a weighted sum of scores of one result, by the jackknife of the sum itself.
 
     The scores share their examples, so their errors neither add nor average out. None where a score has no replicates.
     """
-    known = [k for k in range(len(rows[0].replicates)) if any(row.replicates[k : k + 1] != (None,) for row in rows)]
-    if not known or any(row.stderr is None or len(row.replicates) != len(rows[0].replicates) for row in rows):
+    n_folds = len(rows[0].replicates)
+    if any(row.stderr is None or len(row.replicates) != n_folds for row in rows):
+        return None
+    folds = [fold for fold in zip(*(row.replicates for row in rows), strict=True) if fold.count(None) < len(fold)]
+    if not folds:
         return None
     # without a fold that holds none of its tokens a value stays what it is
-    folds = [[row.value if (found := row.replicates[k]) is None else found for row in rows] for k in known]
+    values = [row.value or 0.0 for row in rows]
+    whole = [[v if r is None else r for r, v in zip(fold, values, strict=True)] for fold in folds]
     try:
-        return jackknife_stderr(
-            [math.fsum(w * (value or 0.0) for w, value in zip(weights, fold, strict=True)) for fold in folds]
-        )
+        return jackknife_stderr([math.fsum(map(mul, weights, fold)) for fold in whole])
     except OverflowError:
         return None

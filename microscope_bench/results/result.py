@@ -88,10 +88,11 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         self, metric: str, estimator: str, stream: str | None, modality: str, tokens: str = "all"
     ) -> list[Score]:
         """The scores of one metric over the layers, in the order of the layers; empty where there are none."""
-        return list(self._by_series.get((metric, estimator, stream, modality, tokens), ()))
+        return list(self.by_series.get((metric, estimator, stream, modality, tokens), ()))
 
     @cached_property
-    def _by_series(self) -> dict[tuple[str, str, str | None, str, str], list[Score]]:
+    def by_series(self) -> dict[tuple[str, str, str | None, str, str], list[Score]]:
+        """The scores by metric, estimator, stream, modality and token set, each list in the order of the layers."""
         found: dict[tuple[str, str, str | None, str, str], list[Score]] = {}
         for score in sorted(self.scores, key=attrgetter("layer")):
             key = (score.metric, score.estimator, score.stream, score.modality, score.tokens)

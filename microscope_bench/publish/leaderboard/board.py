@@ -5,7 +5,7 @@ A row holds its result without the scores: a thousand results fit into memory as
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,7 +26,6 @@ from microscope_bench.publish.summary import (
     summarise,
     token_sets,
 )
-from microscope_bench.results.records import Score
 from microscope_bench.results.result import FAILED, Result
 
 
@@ -126,16 +125,9 @@ def tables_of(rows: Iterable[ResultRow]) -> tuple[Table, ...]:
 
 
 def row_of(path: str, result: Result) -> ResultRow:
-    by_set: dict[tuple[str, str], list[Score]] = defaultdict(list)
-    for score in result.scores:
-        by_set[score.modality, score.tokens].append(score)
     columns = columns_of(result)
-    wanted = {(one.metric, one.estimator, one.stream) for one in columns}
-    slim = structs.replace(
-        result, scores=tuple(s for s in result.scores if (s.metric, s.estimator, s.stream) in wanted)
-    )
     lines = [
-        _modality_row(slim, columns, modality, token_set, by_set[modality, token_set])
+        _modality_row(result, columns, modality, token_set)
         for modality in measured_modalities(result)
         for token_set in token_sets(result, modality)
     ]
@@ -158,19 +150,19 @@ def _why_hidden(result: Result) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _modality_row(
-    slim: Result, columns: Sequence[Headline], modality: str, token_set: str, scores: Sequence[Score]
-) -> ModalityRow:
+def _modality_row(result: Result, columns: Sequence[Headline], modality: str, token_set: str) -> ModalityRow:
     # the metrics that keep duplicates count every token; those that drop them name their own n
     counting = {name for name in DEFAULT_METRICS if not has_own_n(name)}
-    counted = [s for s in scores if s.metric in counting] or scores
-    sinks = sinks_of(slim, modality)
+    of_set = {series: rows for series, rows in result.by_series.items() if series[3:] == (modality, token_set)}
+    counted = [s for (metric, *_), rows in of_set.items() if metric in counting for s in rows]
+    counted = counted or [s for rows in of_set.values() for s in rows]
+    sinks = sinks_of(result, modality)
     n_sinks = 0 if token_set != "all" else None if sinks is None else sinks.n_sinks
-    series = [slim.series(one.metric, one.estimator, one.stream, modality, token_set) for one in columns]
+    series = [result.series(one.metric, one.estimator, one.stream, modality, token_set) for one in columns]
     return ModalityRow(
         modality=modality,
         tokens=token_set,
-        summaries=tuple(summarise(slim, one, modality, token_set) for one in columns),
+        summaries=tuple(summarise(result, one, modality, token_set) for one in columns),
         curves=tuple(tuple((s.layer, s.value) for s in rows) for rows in series),
         n_sinks=n_sinks,
         n_tokens=_ends([s.n_tokens for s in counted]),
