@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import shlex
 import sys
 from itertools import islice
@@ -41,10 +40,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page, or compares it."""
-    from microscope_bench.publish.leaderboard.board import board_of
+    from microscope_bench.publish.leaderboard.board import board_of_rows
+    from microscope_bench.publish.leaderboard.file_rows import rows_of_files
     from microscope_bench.publish.output_forms import render_leaderboard
     from microscope_bench.results.document import check_replaceable, write_atomically
-    from microscope_bench.results.result_files import each_result, find_results
+    from microscope_bench.results.result_files import find_results
 
     paths = find_results(args.results)
     if not paths:  # a page that is there is worth more than one that says nothing
@@ -54,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
     beside = Path(args.results).resolve().parent
     page = Path(args.output) if args.output else beside / f"leaderboard{LEADERBOARDS[name]}"
     check_replaceable(page)
-    results = each_result(paths)
-    board = board_of((Path(os.path.relpath(path, page.parent)).as_posix(), result) for path, result in results)
+    board = board_of_rows(rows_of_files(paths, page.parent))
     text = render_leaderboard(name, board, _fusion_of)
     if args.check:
         return _check(page, text, args)

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -106,8 +106,13 @@ def each_result(paths: Iterable[Path]) -> Iterator[tuple[Path, Result]]:
             broken.append(str(error))
             continue
         yield path, result
-    if broken:
-        raise ResultError("\n".join([f"{len(broken)} of the result files cannot be used:", *broken]))
+    refuse_broken(broken)
+
+
+def refuse_broken(reasons: Sequence[str]) -> None:
+    """Raises a ResultError with the reasons why files cannot be used, if there are any."""
+    if reasons:
+        raise ResultError("\n".join([f"{len(reasons)} of the result files cannot be used:", *reasons]))
 
 
 def check_writable(root: str | Path) -> None:

@@ -109,7 +109,11 @@ class Board:
 
 def board_of(entries: Iterable[tuple[str, Result]]) -> Board:
     """The leaderboard of (path relative to the page, result), in any order; the results' scores are not kept."""
-    rows = sorted((row_of(path, result) for path, result in entries), key=lambda row: row.path)
+    return board_of_rows(row_of(path, result) for path, result in entries)
+
+
+def board_of_rows(rows: Iterable[ResultRow]) -> Board:
+    rows = sorted(rows, key=lambda row: row.path)
     return Board(
         tables_of([row for row in rows if row.hidden_because is None]),
         tuple(row for row in rows if row.hidden_because is not None),
