@@ -137,7 +137,11 @@ def build_task(
     for first in range(min(len(rows), FIRST_ROWS)):
         one_row = shown.select([first])
         try:
-            return LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": num_fewshot})
+            loaded = LoadedTask(config=ours | {"test_split": SPLIT, "num_fewshot": num_fewshot})
+            for field in ("doc_to_image", "doc_to_audio"):  # a function may need what is undecoded here
+                if isinstance(config.get(field), str | list):
+                    getattr(loaded, field)(one_row[0])
+            return loaded
         except Exception as error:  # from Jinja, from lm-eval, or from the task's own functions
             failure = failure or error
             if isinstance(error, TaskError) and not isinstance(
@@ -145,5 +149,5 @@ def build_task(
             ):  # a template that takes ten seconds would take them again
                 break
     assert failure is not None  # a task has rows
-    field, cause = what_failed(failure)
-    raise field_error(path, field or "(unknown)", f"fails on the first row: {cause}") from failure
+    failed, cause = what_failed(failure)
+    raise field_error(path, failed or "(unknown)", f"fails on the first row: {cause}") from failure

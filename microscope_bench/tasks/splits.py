@@ -11,7 +11,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from microscope_bench.errors import MicroscopeError, TaskError, field_error, said, unknown_name
+from microscope_bench.errors import MicroscopeError, TaskError, UnknownNameError, field_error, said, unknown_name
 from microscope_bench.identity import DatasetInfo
 from microscope_bench.system.disk import user_path
 from microscope_bench.tasks.data_sets import (
@@ -49,9 +49,11 @@ def known_arguments(config: Mapping[str, Any]) -> list[str] | None:
 
 def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any]) -> Split:
     """Opens a task's data set, pinned; the task takes all of ``task_args`` (:func:`known_arguments`)."""
-    wanted = task_args.get("split") or config.get("test_split") or config.get("validation_split")
-    if wanted is None:
+    asked = task_args.get("split")
+    split_field = next((name for name in ("test_split", "validation_split") if config.get(name)), None)
+    if not (asked or split_field):
         raise field_error(path, "test_split", "missing, and so is validation_split")
+    wanted = asked or config[str(split_field)]
     custom = config.get("custom_dataset")
     if custom is None:
         field = "dataset_path"
@@ -73,7 +75,10 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
             splits = open_splits(arguments["dataset_path"], arguments.get("dataset_name"), options)
         else:
             splits = custom(**arguments)
-        split = split_name(splits, wanted)
+        try:
+            split = split_name(splits, wanted)
+        except UnknownNameError as error:
+            raise error if asked else field_error(path, str(split_field), error) from error
         if not hasattr(splits[split], "features"):
             kind = type(splits[split]).__name__
             raise TypeError(f"split {split!r} must be a datasets.Dataset, not {kind}: datasets.Dataset.from_list(rows)")
@@ -84,6 +89,8 @@ def load_split(config: dict[str, Any], path: Path, task_args: Mapping[str, Any])
         raise
     except Exception as error:  # of datasets, of the network, or of the task's own function
         reason = _reason(error)
+        if custom is None and arguments.get("data_files") and isinstance(error, FileNotFoundError):
+            field = "dataset_kwargs.data_files"
         if any(words in f"{error} {reason}" for words in _NO_ROWS):
             raise field_error(path, field, f"split {wanted!r} has no rows") from error
         raise field_error(path, field, f"{reason}{f'. Or {LOCAL_HINT}' if commit else ''}") from error
@@ -179,4 +186,4 @@ def split_name(splits: Any, wanted: str) -> str:
     other = SAME_SPLIT.get(wanted)
     if other in splits:
         return str(other)
-    raise unknown_name("split", wanted, list(splits))
+    raise unknown_name("split", wanted, list(splits), f"The data set has: {', '.join(splits)}")

@@ -42,6 +42,11 @@ def test_a_parquet_file_without_rows_is_named(over_parquet, tmp_path):
         load_task(over_parquet("empty.parquet"))
 
 
+def test_a_file_that_is_not_there_is_blamed_on_the_field_that_names_it(over_parquet):
+    with pytest.raises(TaskError, match=r"field dataset_kwargs\.data_files: FileNotFoundError: .*gone\.parquet"):
+        load_task(over_parquet("gone.parquet"))
+
+
 def test_files_of_other_columns_are_told_by_their_columns(over_parquet, tmp_path):
     parquet.write_table(pa.table(COLUMNS), tmp_path / "a.parquet")
     parquet.write_table(pa.table(COLUMNS).rename_columns(["question", "reply", "picture"]), tmp_path / "b.parquet")
@@ -85,6 +90,13 @@ def test_a_cell_that_is_no_picture_says_what_it_is(write_task, picture, said):
     rows = [{"key": "x", "question": "Q", "answer": 0, "picture": picture}]
     with pytest.raises(ExampleError, match=re.escape(said)):
         load_task(pictures_task(write_task, rows)).example(0)
+
+
+@pytest.mark.parametrize("shown", ["[pic]", "pic", "'{{ pic }}'"])
+@pytest.mark.parametrize("field", ["doc_to_image", "doc_to_audio"])
+def test_a_column_of_media_that_no_row_has_is_told_once(write_task, field, shown):
+    with pytest.raises(TaskError, match=rf"toy.yaml: field {field}: .*the columns are 'key', 'question', 'answer'"):
+        load_task(write_task(extra=f"{field}: {shown}\n"))
 
 
 def test_a_target_that_is_no_choice_says_what_it_is(write_task):

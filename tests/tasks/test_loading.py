@@ -167,8 +167,10 @@ def test_unknown_task_arguments_and_splits_get_the_nearest_names(write_task, tmp
         UnknownNameError, match=r"unknown task argument 'revison'. Did you mean revision\? \(task toy\)"
     ):
         load_task(path, task_args={"revison": "main"})
-    with pytest.raises(UnknownNameError, match=r"unknown split 'tests'. Did you mean test\?"):
+    with pytest.raises(UnknownNameError, match=r"unknown split 'tests'. Did you mean test\? The data set has: test"):
         load_task(path, task_args={"split": "tests"})
+    with pytest.raises(TaskError, match=r"toy.yaml: field test_split: unknown split 'tset'. Did you mean test\?"):
+        load_task(write_task(test_split="test_split: tset"))
     with pytest.raises(TaskError, match=r"include_path .*nowhere is not a directory"):
         load_task("toy", include_path=tmp_path / "nowhere")
 
