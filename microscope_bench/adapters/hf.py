@@ -39,7 +39,8 @@ class HFAdapter(Adapter):
     """A transformers model with its processor (multimodal) or tokenizer (text only).
 
     Model args: ``pretrained`` (hub id or directory), ``revision``, ``subfolder`` (the checkpoint's folder in it),
-    ``peft`` (directory or repository of an adapter), ``dtype`` (auto, float32, bfloat16, float16),
+    ``peft`` (directory or repository of an adapter), ``dtype`` (float32, bfloat16, float16, or auto, the
+    checkpoint's; default: the checkpoint's, but float32 for one of float16),
     ``attn_implementation``, ``quantization`` (bnb-8bit, bnb-4bit, torchao-int8), ``device_map``, ``max_memory`` and
     ``offload_folder`` (these three need accelerate), ``use_chat_template`` (default: where the checkpoint has one),
     ``max_length`` (instead of the configuration's).

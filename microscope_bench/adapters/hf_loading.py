@@ -10,7 +10,7 @@ from microscope_bench.adapters.model_loading import is_multimodal, load_transfor
 from microscope_bench.adapters.offloading import device_options
 from microscope_bench.adapters.overrides import overrides_of
 from microscope_bench.adapters.peft_adapters import base_and_adapter, with_adapter
-from microscope_bench.adapters.pinned_checkpoint import resolve_checkpoint, torch_dtype
+from microscope_bench.adapters.pinned_checkpoint import resolve_checkpoint
 from microscope_bench.adapters.processors import load_processor, load_tokenizer
 from microscope_bench.adapters.quantization import quantization_config
 from microscope_bench.errors import AdapterError
@@ -45,7 +45,9 @@ def load_parts(args: Mapping[str, str], device: str | None, *, measured_anyway: 
         if not hasattr(processor, "tokenizer"):  # the multimodal mapping holds a few text-only models
             processor = None
     tokenizer = load_tokenizer(checkpoint.path) if processor is None else processor.tokenizer
-    options |= {"dtype": torch_dtype(args.get("dtype", "auto")), "trust_remote_code": False}
+    # libraries that quantise choose what they compute in
+    dtype = args.get("dtype", "auto" if "quantization" in args else None)
+    options |= {"dtype": dtype, "trust_remote_code": False}
     model = load_transformers_model(checkpoint, config, target, options)
     if adapter is not None:
         model, checkpoint = with_adapter(model, checkpoint, adapter)

@@ -15,7 +15,7 @@ from microscope_bench.adapters.prompting import chat_template, template_sha256
 from microscope_bench.adapters.quantization import quantised_modules, quantization_name, refuse_unscaled
 from microscope_bench.adapters.weight_files import checked_weight_files, json_object
 from microscope_bench.adapters.weight_headers import holding, no_larger_than
-from microscope_bench.adapters.weight_places import check_places, stored_dtypes
+from microscope_bench.adapters.weight_places import check_places, loading_dtype, stored_dtypes
 from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
 
@@ -48,7 +48,10 @@ def is_multimodal(config: Any) -> bool:
 def load_transformers_model(
     checkpoint: Checkpoint, config: Any, device: torch.device, options: Mapping[str, Any]
 ) -> Any:
-    """The model in evaluation mode, every weight from a safetensors file of the checkpoint; else an AdapterError."""
+    """The model in evaluation mode, every weight from a safetensors file of the checkpoint; else an AdapterError.
+
+    ``options`` are those of ``from_pretrained``, but for ``dtype``, which is the model arg or None.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
     if part := overrides_of(config).part:
@@ -58,9 +61,10 @@ def load_transformers_model(
     held = holding(checkpoint.path, files)
     stored = stored_dtypes(checkpoint.path / name for name in files)
     refuse_unscaled(checkpoint.repo, config, stored)
+    options = {**options, "dtype": loading_dtype(options["dtype"], config, stored)}
     advice = (
-        "If memory is what is missing, see device_map in docs/adding_a_model.md; if a file is damaged, fetch the "
-        "checkpoint again."
+        "If memory is what is missing, see dtype and device_map in docs/adding_a_model.md; if a file is damaged, fetch "
+        "the checkpoint again."
     )
     with loading(f"the model of {checkpoint.repo}", advice), no_larger_than(held, checkpoint.repo):
         model, report = family.from_pretrained(

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from microscope_bench.adapters.checkpoint_limits import MORE_TEMPLATES, refuse_unusable_files
 from microscope_bench.adapters.model_args import check_place
 from microscope_bench.adapters.weight_files import (
@@ -105,11 +103,6 @@ def _no_revision(directory: Path, revision: str) -> str:
             f"(git -C {directory} checkout {revision}) and leave revision out"
         )
     return f"revision={revision} means a hub commit, but {directory} is a directory; leave it out"
-
-
-def torch_dtype(name: str) -> torch.dtype | str:
-    """The dtype that model arg ``dtype`` names; "auto" (as in the checkpoint) stays as it is."""
-    return name if name == "auto" else getattr(torch, name)
 
 
 def _fetch(repo: str, commit: str, subfolder: str, files: Sequence[str]) -> Path:

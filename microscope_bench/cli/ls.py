@@ -61,7 +61,7 @@ def _models(args: argparse.Namespace) -> Listing:
     if args.fusion is None:
         what = "an adapter: say which checkpoint with --model_args pretrained=..."
         rows += [[name, "", "", "", "", "", "", what] for name in ADAPTERS if name not in MODELS]
-    headers = ["model", "fusion", "base language model", "size", "licence", "dtype", "access", "what it is"]
+    headers = ["model", "fusion", "base language model", "size", "licence", "stored in", "access", "what it is"]
     return rows, headers
 
 

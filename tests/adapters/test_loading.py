@@ -15,10 +15,10 @@ import torch
 from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 
-from microscope_bench.adapters import pinned_checkpoint as loading
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.model_args import DTYPES
 from microscope_bench.adapters.pinned_checkpoint import content_revision, resolve_checkpoint
+from microscope_bench.adapters.weight_places import loading_dtype
 from microscope_bench.errors import AdapterError, ExampleError, UnknownNameError
 from microscope_bench.example import Audio, Example
 from tests.tiny.questions import WIDE
@@ -318,5 +318,21 @@ def test_code_of_a_checkpoint_never_runs(tiny, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_dtypes_have_the_names_torch_gives_them():
-    assert all(str(loading.torch_dtype(name)) == f"torch.{name}" for name in DTYPES)
+@pytest.mark.parametrize(
+    "given, configured, stored, expected",
+    [
+        *((name, torch.float16, "F16", getattr(torch, name)) for name in DTYPES),
+        ("auto", torch.float16, "F16", "auto"),
+        (None, torch.float16, "F16", torch.float32),
+        (None, torch.bfloat16, "BF16", "auto"),
+        (None, torch.bfloat16, "F16", "auto"),  # transformers goes by the configuration
+        (None, None, "F16", torch.float32),  # and without one by the files
+        (None, None, "BF16", "auto"),
+    ],
+)
+def test_what_is_stored_in_float16_is_computed_in_float32_unless_asked(given, configured, stored, expected):
+    config = SimpleNamespace(dtype=configured)
+    assert loading_dtype(given, config, {"weight": stored}) == expected
+    if given is None:
+        config.quantization_config = {"quant_method": "gptq"}
+        assert loading_dtype(given, config, {"weight": stored}) == "auto"

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from msgspec import structs
 
 from microscope_bench.adapters.presets import MODELS, load_model
 from microscope_bench.errors import AdapterError, UnknownNameError
@@ -42,6 +43,14 @@ def test_all_that_ships_is_small():
 def test_pickles_are_where_the_format_has_them_only(name):
     suffixes = {path.name for path in shipped_model(name).rglob("*") if path.suffix in (".pt", ".bin", ".pkl")}
     assert suffixes == ({"projection.pt", "special_embeddings.pt"} if name == "zoo-omnifusion" else set())
+
+
+@pytest.mark.parametrize("name", ["zoo-llava", "zoo-omnifusion"])
+def test_a_copy_of_any_name_is_by_path_what_the_model_is_by_name(name, tmp_path):
+    shutil.copytree(shipped_model(name), tmp_path / "mine")
+    copy = load_model(MODELS[name].adapter, {"pretrained": str(tmp_path / "mine")}, device="cpu")
+    assert structs.replace(copy.info, name=name, repo=name) == load_model(name, device="cpu").info
+    assert load_model(name, "dtype=auto", device="cpu").info.dtype == "float16"
 
 
 @pytest.mark.parametrize("name", NAMES)

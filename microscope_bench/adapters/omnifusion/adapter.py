@@ -31,7 +31,6 @@ from microscope_bench.adapters.omnifusion.parts_loading import (
     model_info,
     processing_of,
 )
-from microscope_bench.adapters.pinned_checkpoint import torch_dtype
 from microscope_bench.adapters.prompting import check_placeholders, parts_of, places_of
 from microscope_bench.adapters.tap_names import LANGUAGE, PROJECTOR
 from microscope_bench.adapters.taps import TappedAdapter
@@ -50,8 +49,8 @@ class OmniFusionAdapter(Adapter):
     Model args: ``pretrained`` (hub repository or directory), ``revision``, ``subfolder`` (default: OmniMistral-v1_1 on
     the hub; in a directory, that subfolder if there is one, else the directory itself), ``vision_tower`` (hub
     repository or directory; default: ``clip/`` beside the checkpoint's other parts if a local directory has it, else
-    openai/clip-vit-large-patch14-336; the log says which), ``vision_revision``, ``dtype`` ("auto", the language
-    model's own), ``attn_implementation``.
+    openai/clip-vit-large-patch14-336; the log says which), ``vision_revision``, ``dtype`` (as of
+    :class:`~microscope_bench.adapters.hf.HFAdapter`; "auto" is the language model's), ``attn_implementation``.
     """
 
     encodes_on_host = True
@@ -73,11 +72,12 @@ class OmniFusionAdapter(Adapter):
         check_args("omnifusion", args)
         checkpoint = find_checkpoint(args)
         tower = find_vision_tower(args, checkpoint)
-        dtype, target = torch_dtype(args.get("dtype", "auto")), pick_device(device)
+        target = pick_device(device)
         language_model = load_part(
-            AutoModelForCausalLM, checkpoint.path / "tuned-model", dtype, args.get("attn_implementation")
+            AutoModelForCausalLM, checkpoint.path / "tuned-model", args.get("dtype"), args.get("attn_implementation")
         )
-        vision_tower = load_part(CLIPVisionModel, tower.path, language_model.dtype, None)
+        dtype = str(language_model.dtype).removeprefix("torch.")
+        vision_tower = load_part(CLIPVisionModel, tower.path, dtype, None)
         model = assemble(checkpoint.path, language_model, vision_tower).to(target)
         tokenizer = load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
         image_processor = load_preprocessing(AutoImageProcessor, tower.path)

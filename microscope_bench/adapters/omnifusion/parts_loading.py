@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
+from transformers import AutoConfig
 
 from microscope_bench.adapters.foreign_errors import loading
 from microscope_bench.adapters.model_loading import UNTRAINED_KEY
@@ -17,7 +17,7 @@ from microscope_bench.adapters.omnifusion.pickled_tensors import PickledFile, Pi
 from microscope_bench.adapters.pinned_checkpoint import Checkpoint
 from microscope_bench.adapters.weight_files import checked_weight_files
 from microscope_bench.adapters.weight_headers import Holding, holding, no_larger_than
-from microscope_bench.adapters.weight_places import check_places, dtype_name, stored_dtypes
+from microscope_bench.adapters.weight_places import check_places, dtype_name, loading_dtype, stored_dtypes
 from microscope_bench.errors import AdapterError
 from microscope_bench.identity import ModelInfo, Processing
 
@@ -33,14 +33,14 @@ def framed(question: str, has_image: bool) -> str:
     return f"{DIALOG}{'<SOI><image><EOI>' if has_image else ''}<USER>{question}<BOT>"
 
 
-def load_part(model_class: Any, path: Path, dtype: torch.dtype | str, attention: str | None) -> Any:
-    """A transformers model all of whose weights come from the checkpoint."""
-    choices = {} if attention is None else {"attn_implementation": attention}
+def load_part(model_class: Any, path: Path, dtype: str | None, attention: str | None) -> Any:
+    """A transformers model all of whose weights come from the checkpoint; ``dtype`` is the model arg."""
+    choices: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     held, stored = _stored(path)
     with loading(str(path), "Fetch the checkpoint again"), no_larger_than(held, str(path)):
-        model, report = model_class.from_pretrained(
-            path, dtype=dtype, local_files_only=True, output_loading_info=True, **choices
-        )
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        choices["dtype"] = loading_dtype(dtype, config, stored)
+        model, report = model_class.from_pretrained(path, local_files_only=True, output_loading_info=True, **choices)
     unplaced = [key for key in report["unexpected_keys"] if not key.startswith(_OTHER_HALF)]
     check_places(model, str(path), path, stored=stored, unplaced=unplaced)
     if lacking := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
