@@ -50,6 +50,7 @@ def test_help_imports_the_standard_library_alone_and_little_of_that() -> None:
         ("run --model hf --model_args pretrained=./no/such --tasks shapesqa", 1.0, 2),
         ("run --model zoo-llava --model_args dtype=flot16 --tasks shapesqa", 1.0, 2),
         ("run --model zoo-llava --tasks shapesqa --device cudaa", 1.0, 2),
+        ("run --model hf --model_args pretrained=no/such --tasks shapesqa", 1.0, 2),  # HF_HUB_OFFLINE is set
         ("run --model zoo-llava --tasks shapesqa --output_path /dev/null/no", 1.0, 2),
         ("measure no/such/store", 1.0, 2),
     ],

@@ -33,6 +33,7 @@ ADAPTER_ARGS = {
 """Adapter of this package → the model args that it knows."""
 
 DTYPES = ("float32", "bfloat16", "float16")
+LOCAL_HINT = "point at a local directory: pretrained=path/to/checkpoint"
 QUANTIZATIONS = {
     "bnb-8bit": "bitsandbytes, LLM.int8()",
     "bnb-4bit": "bitsandbytes, NF4",

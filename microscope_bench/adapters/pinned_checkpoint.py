@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from microscope_bench.adapters.checkpoint_limits import MORE_TEMPLATES, refuse_unusable_files
-from microscope_bench.adapters.model_args import check_place
+from microscope_bench.adapters.model_args import LOCAL_HINT, check_place
 from microscope_bench.adapters.weight_files import (
     GGUF_REMEDY,
     WeightFiles,
@@ -24,7 +24,6 @@ CHECKPOINT_FILES = (
     *("*.model", "*.model.v*", "*.txt", "*.tiktoken", "*.spm", "*.bpe", "*.codes"),
 )
 """The files of a checkpoint that can change a number: configuration, tokenizer, processor, weights."""
-LOCAL_HINT = "point at a local directory: pretrained=path/to/checkpoint"
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from microscope_bench.adapters.model_args import ADAPTER_ARGS, check_args, recorded_options, title_arg
+from microscope_bench.adapters.model_args import ADAPTER_ARGS, LOCAL_HINT, check_args, recorded_options, title_arg
 from microscope_bench.adapters.published_checkpoints import PUBLISHED, Published
 from microscope_bench.errors import AdapterError, said, unknown_name
 from microscope_bench.identity import UNTRAINED
+from microscope_bench.system.hub import is_offline, resolve_commit
 from microscope_bench.system.key_values import key_values
 from microscope_bench.system.lazy_registry import Registry
 from microscope_bench.system.local_code import local_code_digest
@@ -172,6 +173,18 @@ def check_model(name: str, model_args: Mapping[str, str]) -> None:
         adapter, args = preset.adapter, {"pretrained": name, **preset.args, **args}
     if adapter in ADAPTER_ARGS:
         check_args(adapter, args)
+        if preset is None or preset.build is None:
+            _check_cached(args["pretrained"], args.get("revision"), LOCAL_HINT if preset is None else _hint_of(preset))
+
+
+def _check_cached(pretrained: str, revision: str | None, local_hint: str) -> None:
+    """Raises where the hub is not to be asked, and its cache has nothing of that repository."""
+    if not Path(pretrained).expanduser().exists() and is_offline():
+        resolve_commit(pretrained, revision, "model", local_hint=local_hint, error_type=AdapterError)
+
+
+def _hint_of(preset: Preset) -> str:
+    return f"take a local directory: --model {preset.adapter} --model_args pretrained=DIR"
 
 
 def adapter_from_file(name: str) -> tuple[type[Adapter], ModuleType]:
@@ -214,15 +227,12 @@ def _load_preset(preset: Preset, args: Mapping[str, str], device: str | None) ->
     if preset.build is not None:
         module, _, function = preset.build.partition(":")
         built["pretrained"] = str(getattr(importlib.import_module(module), function)(preset.name))
-    from microscope_bench.adapters.pinned_checkpoint import LOCAL_HINT  # imports torch
-
     try:
         adapter = ADAPTERS.get(preset.adapter).load({**preset.args, **built, **args}, device=device)
     except AdapterError as error:
         if LOCAL_HINT not in str(error):
             raise
-        here = f"--model {preset.adapter} --model_args pretrained=DIR"
-        raise AdapterError(str(error).replace(LOCAL_HINT, f"take a local directory: {here}")) from error
+        raise AdapterError(str(error).replace(LOCAL_HINT, _hint_of(preset))) from error
     _identified(adapter, preset.adapter, args)
     if preset.build is not None:  # the name of a cache directory says nothing
         adapter.info = structs.replace(adapter.info, name=preset.name, repo=preset.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from microscope_bench.cli.options import add_config_options, config_of
+from microscope_bench.cli.options import add_config_options, check_device, config_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the report."""
     config = config_of(args)
+    check_device(config)
 
     from microscope_bench.check import check
     from microscope_bench.run.resolve import load_adapter_for

@@ -67,6 +67,14 @@ def config_of(args: argparse.Namespace) -> RunConfig:
     return RunConfig(**{f.name: getattr(args, f.name) for f in fields(RunConfig) if hasattr(args, f.name)})
 
 
+def check_device(config: RunConfig) -> None:
+    """Raises where the device that is named is not there; imports torch for it, but neither transformers nor data."""
+    if config.device not in (None, "cpu"):
+        from microscope_bench.system.devices import pick_device
+
+        pick_device(config.device)
+
+
 def show(result: Result, config: RunConfig) -> int:
     """Prints a result, with ``--quiet`` only what is wrong with it; the exit status, 1 where a state is not finite."""
     from microscope_bench.publish.summary import non_finite

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from microscope_bench.cli.options import add_config_options, config_of, names, show
+from microscope_bench.cli.options import add_config_options, check_device, config_of, names, show
 from microscope_bench.config import RunConfig
 from microscope_bench.errors import AdapterError, MicroscopeError
 from microscope_bench.system.processes import launched
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     for name in args.model:
         check_model(name, config.model_args)
+    check_device(config)
     begin = time.perf_counter()
     specs = TaskNames(config.include_path).expand(args.tasks)
     attempts = _Attempts(len(args.model) * len(specs), args.debug)

@@ -17,7 +17,10 @@ from microscope_bench.adapters.presets import ADAPTERS, MODELS, Preset, load_mod
 from microscope_bench.adapters.published_checkpoints import PUBLISHED
 from microscope_bench.errors import AdapterError, MicroscopeError, UnknownNameError
 from microscope_bench.example import Example
+from microscope_bench.system.key_values import key_values
 from microscope_bench.system.lazy_registry import Registry
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_an_adapter_by_name(tiny):
@@ -60,11 +63,23 @@ def test_a_published_model_is_fetched_at_the_revision_that_the_user_gives(tiny, 
         return HFAdapter.load({"pretrained": str(tiny("llava"))}, device="cpu")
 
     monkeypatch.setattr(ADAPTERS, "get", lambda name: SimpleNamespace(load=load))
-    adapter = load_model("llava-1.5-7b", "revision=v2,dtype=float32", "cpu")
-    assert seen == {"pretrained": "llava-hf/llava-1.5-7b-hf", "revision": "v2", "dtype": "float32"}
+    adapter = load_model("llava-1.5-7b", f"revision={COMMIT},dtype=float32", "cpu")
+    assert seen == {"pretrained": "llava-hf/llava-1.5-7b-hf", "revision": COMMIT, "dtype": "float32"}
     assert adapter.info.name == "llava"  # what was loaded, not what the preset is called
     with pytest.raises(AdapterError, match="is one fixed model"):
         load_model("llava-1.5-7b", "pretrained=org/other")
+
+
+@pytest.mark.parametrize(
+    "model, args, hint",
+    [
+        ("hf", "pretrained=no/such", "pretrained=path/to/checkpoint"),
+        ("llava-1.5-7b", "", "--model hf --model_args pretrained=DIR"),
+    ],
+)
+def test_what_the_cache_lacks_is_told_before_anything_is_loaded_where_the_hub_is_not_asked(model, args, hint):
+    with pytest.raises(AdapterError, match=rf"@main is not in the local hub cache .*{hint}"):
+        presets.check_model(model, key_values("--model_args", args))
 
 
 def test_every_named_model_has_a_registered_adapter():

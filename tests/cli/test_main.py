@@ -148,6 +148,7 @@ def test_what_cannot_be_done_is_one_message_and_status_2(run, argv, message):
         (["--split_by", "length"], "unknown split_by 'length'"),
         (["--control", "noise"], "Did you mean noise_image"),
         (["--device", "cudaa"], "Did you mean cuda"),
+        (["--device", "xpu"], "device 'xpu' is not available here"),
         (["--model", "./none"], "A checkpoint goes by --model hf --model_args pretrained=DIR"),
         (["--model", "hf"], "hf needs a model"),
         (["--model", "hf", "--model_args", "pretrained=./none"], "pretrained=./none: there is no such directory"),
@@ -162,6 +163,7 @@ def test_what_cannot_be_done_is_one_message_and_status_2(run, argv, message):
 )
 def test_values_out_of_range_are_refused_before_anything_is_loaded(run, argv, message, monkeypatch):
     monkeypatch.setattr("microscope_bench.adapters.presets.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("microscope_bench.tasks.task_loading.load_specs", lambda *_: pytest.fail("data read"))
     status, _, err = measure_toy(run, *argv)
     assert status == 2 and message in err
 
