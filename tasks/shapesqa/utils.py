@@ -13,8 +13,8 @@ What keeps a model from answering without looking:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -216,6 +216,24 @@ def _covered(shape: str, x: NDArray[np.int64], y: NDArray[np.int64], radius: int
     return (np.minimum(abs(x), abs(y)) <= radius // 3) & (np.maximum(abs(x), abs(y)) <= radius)
 
 
+class _Splits(Mapping[str, "datasets.Dataset"]):
+    """The splits by name, each made when it is asked for."""
+
+    def __init__(self, make: Callable[[str], datasets.Dataset]) -> None:
+        self._make = cache(make)
+
+    def __getitem__(self, split: str) -> datasets.Dataset:
+        if split not in SPLITS:
+            raise KeyError(split)
+        return self._make(split)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SPLITS)
+
+    def __len__(self) -> int:
+        return len(SPLITS)
+
+
 def load(n: int = 500, seed: int = 0, size: int = 64, **_: Any) -> Mapping[str, datasets.Dataset]:
     """Split name → ``n`` questions with ScienceQA's columns and ``kind``; a row's ``image`` is drawn when it is read.
 
@@ -237,12 +255,12 @@ def load(n: int = 500, seed: int = 0, size: int = 64, **_: Any) -> Mapping[str, 
         pictures = [Image.fromarray(draw(scene(seed, split, int(index)), size)) for split, index in places]
         return {**rows, "image": pictures}
 
-    return {
-        split: datasets.Dataset.from_list([_row(seed, split, index) for index in range(n)]).with_transform(
+    def made(split: str) -> datasets.Dataset:
+        return datasets.Dataset.from_list([_row(seed, split, index) for index in range(n)]).with_transform(
             with_pictures
         )
-        for split in SPLITS
-    }
+
+    return _Splits(made)
 
 
 def open_image(row: Mapping[str, Any]) -> list[Image.Image]:

@@ -163,3 +163,11 @@ def test_rows_have_the_hubs_columns_and_their_pictures_only_when_read(utils):
     assert set(rows[0]) == {*hub.split(), "id", "kind"}
     assert rows[3]["image"].size == (64, 64) and "image" not in rows.column_names
     assert list(rows["answer"]) == [rows[i]["answer"] for i in range(5)]
+
+
+def test_a_split_is_made_when_it_is_asked_for(utils, monkeypatch):
+    made, row = [], utils._row
+    monkeypatch.setattr(utils, "_row", lambda seed, split, index: made.append(split) or row(seed, split, index))
+    splits = utils.load(n=2)
+    assert list(splits) == ["train", "validation", "test"] and "tests" not in splits and made == []
+    assert splits["test"] is splits["test"] and made == ["test", "test"]
