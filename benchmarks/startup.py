@@ -24,17 +24,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.timing import write_json
 
 FIRST_PASS = """\
-import os, sys
+import os, sys, tempfile
 from microscope_bench.cli.main import collect_rarely, main
 
 collect_rarely()  # as main does before torch is imported
 import torch
 
+class FirstPass(BaseException):
+    pass
+
 def stop(*_):
-    os._exit(0)
+    raise FirstPass
 
 torch.nn.modules.module.register_module_forward_pre_hook(stop)
-sys.exit(main(["run", "--model", "zoo-llava", "--tasks", "shapesqa", "--limit", "8", "--device", "cpu", "--again"]))
+with tempfile.TemporaryDirectory() as folder:
+    try:
+        main("run --model zoo-llava --tasks shapesqa --limit 8 --device cpu --output_path".split() + [folder])
+    except FirstPass:
+        print(*sys.modules, flush=True)
+        os._exit(0)
+sys.exit("no forward pass was made")
+"""
+
+# what any program that runs a LLaVA of transformers imports
+LEAST = """from microscope_bench.cli.main import collect_rarely
+
+collect_rarely()
+import torch
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
 """
 
 PROCESSES = {
@@ -44,6 +61,7 @@ PROCESSES = {
     **{f"ls {what}": ["-m", "microscope_bench.cli.main", "ls", what] for what in ("models", "tasks", "metrics")},
     **{f"import {name}": ["-c", f"import {name}"] for name in ("numpy", "torch", "transformers", "datasets")},
     "import lm_eval.tasks": ["-c", "import lm_eval.tasks"],
+    "import torch and the LLaVA class": ["-c", LEAST],
     "run, up to the first forward pass": ["-c", FIRST_PASS],
 }
 TARGETS = {"--help": 0.3, **dict.fromkeys(("ls models", "ls tasks", "ls metrics"), 1.0)}
@@ -55,8 +73,10 @@ def seconds(arguments: list[str]) -> tuple[float, float]:
     Raises:
         subprocess.CalledProcessError: it failed.
     """
+    # an installed package has its bytecode beside it
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before, begin = os.times(), time.perf_counter()
-    subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=True, env=environment)
     wall, after = time.perf_counter() - begin, os.times()
     spent = after.children_user + after.children_system - before.children_user - before.children_system
     return wall, spent

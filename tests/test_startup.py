@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from benchmarks.startup import FIRST_PASS
 from microscope_bench.cli.main import main
 
 ONLY_THE_STANDARD_LIBRARY = """\
@@ -23,6 +24,12 @@ loaded = {name.split(".")[0] for name in sys.modules}
 ours = {"microscope_bench", "__main__"}
 print(sorted(name for name in loaded - sys.stdlib_module_names - ours - before), file=sys.stderr)
 """
+UNNEEDED = (
+    *("sklearn", "matplotlib", "nltk", "evaluate", "skdim", "jsonschema", "scipy.stats"),
+    *("lm_eval.models", "lm_eval.tasks", "lm_eval.evaluator", "microscope_bench.lm_eval_plugin"),
+    *("microscope_bench.publish", "microscope_bench.causal", "microscope_bench.callbacks", "microscope_bench.figures"),
+)
+"""Beginnings of names of modules: of metrics and of models that the run has not, of pages, of other entries."""
 SLOW = "importlib.metadata", "email.message", "unittest", "asyncio", "multiprocessing"
 
 
@@ -67,6 +74,14 @@ def test_the_command_line_answers_soon(arguments: str, seconds: float, status: i
         if taken[-1] <= seconds:
             break
     assert min(taken) <= seconds, f"{arguments} takes {min(taken):.2f} s of processor time"
+
+
+def test_no_run_imports_before_its_first_forward_pass_what_only_others_need() -> None:
+    """What transformers and lm-eval's task class import by themselves is not ours to leave out."""
+    done = subprocess.run([sys.executable, "-c", FIRST_PASS], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "microscope_bench.capture.loop" in loaded
+    assert sorted(name for name in loaded if name.startswith(UNNEEDED)) == []
 
 
 def test_the_commands_let_waiting_threads_sleep_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
