@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "evaluate": "microscope_bench.run.evaluate",
+    "flow": "microscope_bench.run.flow",
     "RunConfig": "microscope_bench.config",
     "Result": "microscope_bench.results.result",
     "load_result": "microscope_bench.results.result",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from microscope_bench.results.result import Result as Result
     from microscope_bench.results.result import load_result as load_result
     from microscope_bench.run.evaluate import evaluate as evaluate
+    from microscope_bench.run.flow import flow as flow
 
 
 def __getattr__(name: str) -> Any:

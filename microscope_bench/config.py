@@ -27,6 +27,12 @@ SPLITS = ("correct",)
 MEASURED_AGAIN = ("metrics", "split_by", "id_tokens", "output_path", "device", "measure_memory", "progress")
 """The fields that can still be asked for when the states are captured."""
 
+OF_FLOW = (
+    *("limit", "samples", "sample", "max_skipped", "seed", "model_args", "task_args", "include_path", "num_fewshot"),
+    *("apply_chat_template", "system_instruction", "control", "batch_size", "device", "output_path", "progress"),
+)
+"""The fields that attention knockout can be asked for."""
+
 
 LARGEST_SAMPLES = 10_000_000
 """Bytes of a file of ``samples``, at most."""
@@ -217,11 +223,13 @@ def _protocol(name: str, value: Any) -> Protocol:
         try:
             return Protocol(**value)
         except TypeError as error:  # fields that are missing or unknown
-            every = ", ".join(Protocol.__struct_fields__)
-            raise MicroscopeError(
-                f"{name}: {error}. Name a protocol ({', '.join(PROTOCOLS)}), or give every field: {every}"
-            ) from None
-    return value if isinstance(value, Protocol) else named_protocol(str(value))
+            every = ", ".join(PROTOCOLS[DEFAULT_PROTOCOL].as_dict())
+            known = ", ".join(known for known, protocol in PROTOCOLS.items() if protocol.window is None)
+            raise MicroscopeError(f"{name}: {error}. Name a protocol ({known}), or give every field: {every}") from None
+    protocol = value if isinstance(value, Protocol) else named_protocol(str(value))
+    if protocol.window is not None:
+        raise MicroscopeError(f"{name} {protocol.name} is that of attention knockout; run: microscope-bench flow")
+    return protocol
 
 
 def _metrics(name: str, value: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ name. Whatever a run does differently is a *deviation*, and every deviation stan
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import quote
 
 import msgspec
@@ -26,7 +26,7 @@ def _kinds() -> dict[str, Any]:
     return get_type_hints(Protocol, include_extras=True)
 
 
-class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
+class Protocol(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Every choice between a model and its numbers.
 
     Attributes:
@@ -38,6 +38,9 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
         sink_rule: Rule by which the token set no_sinks leaves out massive activations, name/version.
         max_skipped: Share of examples that may be skipped before a run is refused.
         seed: Seed of the token selection, the folds and the subsample.
+        window: Blocks that attention knockout cuts around a centre; left out where none is made.
+        edges: What it cuts, as keys->queries.
+        counted: Which examples count: those whose first token is the right answer, or all.
     """
 
     name: Name
@@ -48,6 +51,9 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
     sink_rule: Name
     max_skipped: Share
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    window: Annotated[int, Meta(ge=1, le=10_001)] | None = None
+    edges: Annotated[tuple[Name, ...], Meta(max_length=100)] = ()
+    counted: Literal["right", "all"] | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _kinds().items():
@@ -71,7 +77,7 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
 
         Results with different labels are never put into one table.
         """
-        values = {key: "all" if value is None else value for key, value in self.deviations().items()}
+        values = {key: value_text(value) for key, value in self.deviations().items()}
         return "|".join([quoted(self.name), *(f"{key}={quoted(value)}" for key, value in values.items())])
 
     def with_changes(self, **changes: Any) -> Protocol:
@@ -83,9 +89,12 @@ class Protocol(Struct, frozen=True, forbid_unknown_fields=True):
         return structs.replace(self, **{k: v for k, v in changes.items() if v is not None})
 
     def as_dict(self) -> dict[str, Any]:
-        """Field names to values, in the order of declaration."""
-        return structs.asdict(self)
+        """Field names to values, in the order of declaration, without those of another kind of protocol."""
+        fields: dict[str, Any] = structs.asdict(self)
+        return {key: value for key, value in fields.items() if key not in _OF_KNOCKOUT or value}
 
+
+_OF_KNOCKOUT = ("window", "edges", "counted")
 
 PROTOCOLS: dict[str, Protocol] = {
     "geometry/1": Protocol(
@@ -97,9 +106,24 @@ PROTOCOLS: dict[str, Protocol] = {
         sink_rule=SINK_RULE,
         max_skipped=0.01,
         seed=0,
-    )
+    ),
+    # the tokens of an example are the one position at which its answer is read
+    "flow/1": Protocol(
+        name="flow/1",
+        tokens_per_example=1,
+        limit=None,
+        folds=10,
+        id_tokens=1024,
+        sink_rule=SINK_RULE,
+        max_skipped=0.01,
+        seed=0,
+        window=9,
+        edges=("image->question", "question->last", "image->last", "last->last"),
+        counted="right",
+    ),
 }
 DEFAULT_PROTOCOL = "geometry/1"
+FLOW_PROTOCOL = "flow/1"
 
 
 def named_protocol(name: str) -> Protocol:
@@ -113,8 +137,15 @@ def _described(kind: Any) -> str:
     schema = msgspec.json.schema(kind)
     rules = schema.get("anyOf", [schema])
     words = {"integer": "a whole number", "number": "a number", "string": "one line of text", "null": "None"}
+    words |= {"array": "several lines of text"}
+    rules = [rule if "type" in rule else {"type": "string"} for rule in rules]  # an enumeration has none
     ends = [f" from {rule['minimum']:g} to {rule['maximum']:g}" if "minimum" in rule else "" for rule in rules]
     return " or ".join(words[rule["type"]] + end for rule, end in zip(rules, ends, strict=True))
+
+
+def value_text(value: object) -> str:
+    """A field's value as labels and tables write it: no limit is all examples."""
+    return ",".join(value) if isinstance(value, tuple) else "all" if value is None else str(value)
 
 
 def quoted(value: object) -> str:

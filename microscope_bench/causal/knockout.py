@@ -16,7 +16,7 @@ from torch import Tensor
 from microscope_bench.adapters.base import Adapter, Batch
 from microscope_bench.causal.edges import Cut, Edge, cut_of
 from microscope_bench.causal.reentry import Blocked, Reentry
-from microscope_bench.errors import MicroscopeError
+from microscope_bench.errors import CaptureError, MicroscopeError
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,6 @@ def log_probabilities(logits: Tensor, tokens: Sequence[Sequence[int]]) -> np.nda
     found = np.full((len(tokens), max(map(len, tokens))), np.nan)
     for row, of_row in enumerate(tokens):
         found[row, : len(of_row)] = logprobs[row, list(of_row)].numpy()
+        if np.isnan(found[row, : len(of_row)]).any():
+            raise CaptureError("the logits hold NaN or infinity; take a wider type: --model_args dtype=float32")
     return found

@@ -20,6 +20,7 @@ from microscope_bench.system.safe_output import safe_output
 
 VERBS = {
     "run": "measure models on tasks",
+    "flow": "tell what flows where in models, by attention knockout",
     "measure": "measure a kept token store again, without the model",
     "ls": "list models, tasks, metrics, protocols, controls or token stores",
     "new": "write the beginning of an adapter or of a task of your own",

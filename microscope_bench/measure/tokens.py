@@ -124,18 +124,12 @@ class StoredTokens:
 
     def _fold(self, kept: np.ndarray) -> None:
         # examples of one picture share a fold, else a map is tested on pictures that it has seen
-        groups = group_names(self.records)
-        n_groups = len({group for group, keep in zip(groups, kept, strict=True) if keep})
-        self.n_folds = min(self.protocol.folds, n_groups) if n_groups > 1 else 1
-        self._fold_of_example = np.full(len(groups), -1)
-        chosen = [groups[k] for k in np.flatnonzero(kept)]
-        self._fold_of_example[kept] = assign_folds(chosen, self.n_folds, self.protocol.seed)
+        chosen = [self.records[k] for k in np.flatnonzero(kept)]
+        self._fold_of_example = np.full(len(self.records), -1)
+        self.n_folds, self._fold_of_example[kept] = folds_of(chosen, self.protocol)
 
     def folds_sha256(self) -> str:
-        """64 hex digits of which example, of which picture of the data set, is in which fold."""
-        rows = zip(self.records, self._fold_of_example.tolist(), strict=True)
-        lines = [[record.id, record.media_sha256 or "", fold] for record, fold in rows]
-        return content_sha256(lines)
+        return folds_sha256(self.records, self._fold_of_example)
 
     def _sampling_keys(self) -> np.ndarray:
         """uint64 (examples, labels): what goes into the hash of each token, by which a sample is drawn.
@@ -219,6 +213,20 @@ class StoredTokens:
         if not len(self.row):
             raise StoreError("the store holds no tokens")
         return self._stored.kind(f"{BOUNDARY}.0")[1][0]
+
+
+def folds_of(records: Sequence[ExampleRecord], protocol: Protocol) -> tuple[int, np.ndarray]:
+    """The number of folds, and the fold of each example, int64 (len(records),)."""
+    groups = group_names(records)
+    n_groups = len(set(groups))
+    n_folds = min(protocol.folds, n_groups) if n_groups > 1 else 1
+    return n_folds, assign_folds(groups, n_folds, protocol.seed)
+
+
+def folds_sha256(records: Sequence[ExampleRecord], folds: np.ndarray) -> str:
+    """64 hex digits of which example, of which picture of the data set, is in which fold; records in order of ids."""
+    rows = zip(records, folds.tolist(), strict=True)
+    return content_sha256([[record.id, record.media_sha256 or "", fold] for record, fold in rows])
 
 
 def group_names(records: Sequence[ExampleRecord]) -> list[str]:

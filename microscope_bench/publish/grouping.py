@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from microscope_bench.identity import short_revision
+from microscope_bench.protocol import value_text
 from microscope_bench.publish.escape import code, escape
 from microscope_bench.publish.summary import columns_of
 from microscope_bench.results.result import Result
@@ -30,7 +31,7 @@ class Data:
 def protocol_title(result: Result) -> str:
     protocol = result.identity.protocol
     changes = protocol.deviations()
-    listed = ", ".join(f"{field} = {'all' if value is None else value}" for field, value in changes.items())
+    listed = ", ".join(f"{field} = {value_text(value)}" for field, value in changes.items())
     return f"Protocol {protocol.name}{f' with {listed}' if listed else ''}"
 
 

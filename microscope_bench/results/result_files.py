@@ -1,5 +1,5 @@
 """Where result files lie: ``<root>/<org>__<model>/<revision>/<task>.json``, of a control ``<task>~<control>.json``,
-of a tap ``<task>~<tap>.json``.
+of a tap ``<task>~<tap>.json``, of attention knockout ``<task>~flow.json``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def result_path(root: str | Path, result: Result) -> Path:
     identity = result.identity
     folder = Path(root) / safe_name(identity.model.repo) / safe_name(identity.model.revision)
     task, digest = safe_name(identity.task.name), result.identity_hash
+    if identity.protocol.window is not None:
+        task = f"{task}~flow"
     if "tap" in identity.model.options:
         task = f"{task}~{safe_name(identity.model.options['tap'])}"
     if identity.model.control:

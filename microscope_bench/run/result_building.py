@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from microscope_bench.capture.example_record import ExampleRecord
 from microscope_bench.measure.scores import Measurement
 from microscope_bench.results.provenance import failure, without_directories
-from microscope_bench.results.records import Accuracy, Environment, Inputs, Skipped
+from microscope_bench.results.records import Accuracy, Environment, Folds, Inputs, Skipped
 from microscope_bench.results.result import COMPLETE, FAILED, SCHEMA_VERSION, Result
 from microscope_bench.run.captured import Captured
 from microscope_bench.run.resolve import Resolved
@@ -20,35 +20,24 @@ def result_of(captured: Captured, measurement: Measurement) -> Result:
     """The result of a token store that was measured."""
     store = captured.store
     run, about = store.manifest["run"], store.manifest["about"]
-    # in an order that does not depend on the order of examples
-    measured = sorted((record for record in store.records if record.skipped is None), key=lambda record: record.id)
     return Result(
         schema_version=SCHEMA_VERSION,
         status=COMPLETE,
         error=None,
         signature=captured.identity.signature(captured.environment.package_version),
         identity=captured.identity,
-        inputs=Inputs(
-            n_examples=len(measured),
-            examples_sha256=lines_sha256(record.example_sha256 for record in measured),
+        inputs=inputs_of(
+            store.records,
             chat_template_sha256=run["processing"]["chat_template_sha256"],
-            tokens_sha256=lines_sha256(record.tokens_sha256 for record in measured),
             media_sha256=about["media_sha256"],
-            tokens_seen=_summed(record.tokens_seen for record in measured),
-            copies=measurement.copies,
-            images_converted=_summed(Counter(record.converted_from) for record in measured),
-            skipped=tuple(
-                Skipped(shortened(record.id), shortened(without_directories(record.skipped)))
-                for record in store.records
-                if record.skipped
-            ),
             folds=measurement.folds,
+            copies=measurement.copies,
         ),
         environment=captured.environment,
         timing=captured.stopwatch.record(),
         sinks=measurement.sinks,
         scores=measurement.scores,
-        accuracy=_accuracy(measured),
+        accuracy=accuracy_of(store.records),
     )
 
 
@@ -78,8 +67,38 @@ def failed_result(resolved: Resolved, here: Environment, error: BaseException) -
     )
 
 
-def _accuracy(measured: Sequence[ExampleRecord]) -> Accuracy | None:
+def inputs_of(
+    records: Sequence[ExampleRecord],
+    *,
+    chat_template_sha256: str | None,
+    media_sha256: str | None,
+    folds: Folds,
+    copies: Mapping[str, int],
+) -> Inputs:
+    """What a result says of the examples that went into it, and of those that were skipped."""
+    # in an order that does not depend on the order of examples
+    measured = sorted((record for record in records if record.skipped is None), key=lambda record: record.id)
+    return Inputs(
+        n_examples=len(measured),
+        examples_sha256=lines_sha256(record.example_sha256 for record in measured),
+        chat_template_sha256=chat_template_sha256,
+        tokens_sha256=lines_sha256(record.tokens_sha256 for record in measured),
+        media_sha256=media_sha256,
+        tokens_seen=_summed(record.tokens_seen for record in measured),
+        copies=copies,
+        images_converted=_summed(Counter(record.converted_from) for record in measured),
+        skipped=tuple(
+            Skipped(shortened(record.id), shortened(without_directories(record.skipped)))
+            for record in records
+            if record.skipped
+        ),
+        folds=folds,
+    )
+
+
+def accuracy_of(records: Iterable[ExampleRecord]) -> Accuracy | None:
     """Share of examples whose right choice is the most likely one; its standard error is that of a mean."""
+    measured = sorted((record for record in records if record.skipped is None), key=lambda record: record.id)
     asked = [r for r in measured if r.unscored or r.right is not None]
     if not asked:
         return None

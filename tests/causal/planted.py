@@ -59,8 +59,8 @@ class PlantedAdapter(Adapter):
         self.head = nn.Linear(WIDTH, 128, bias=False)
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
-            self.head.weight[ord("A"), ANSWER] = 10.0
-            self.head.weight[ord("B"), ANSWER] = -10.0
+            self.head.weight[ord("A"), ANSWER] = 15.0
+            self.head.weight[ord("B"), ANSWER] = -15.0
         self.device, self.modalities = torch.device("cpu"), frozenset({"text", "image"})
         names = dict.fromkeys(("name", "repo", "revision", "adapter", "architecture"), "planted")
         self.info = ModelInfo(
@@ -92,8 +92,8 @@ class PlantedAdapter(Adapter):
         answers = torch.zeros(len(rows), 1)
         for row, (kinds, example) in enumerate(zip(rows, examples, strict=True)):
             labels[row, : len(kinds)] = kinds
-            bright = bool(example.images) and np.asarray(example.images[0]).mean() > 127
-            answers[row] = 1.0 if bright else -1.0
+            light = np.asarray(example.images[0]).mean() / 127.5 - 1 if example.images else -1.0
+            answers[row] = (1.0 if light > 0 else -1.0) * (0.8 + 0.2 * abs(light))
         return Batch(
             inputs={"answers": answers},
             labels=labels,

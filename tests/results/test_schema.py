@@ -35,7 +35,7 @@ def test_the_shipped_schema_is_what_the_records_make() -> None:
 def test_every_field_is_described_and_nothing_else_is_allowed() -> None:
     assert len(objects()) == 16
     optional = {"Score": {"replicates"}, "Inputs": {"folds", "copies"}, "ModelInfo": {"template", "peft"}}
-    optional["Identity"] = {"metric_code"}
+    optional |= {"Identity": {"metric_code"}, "Protocol": {"window", "edges", "counted"}}
     for name, node in objects().items():
         assert node["additionalProperties"] is False, name
         assert set(node["properties"]) - set(node["required"]) == optional.get(name, set()), name

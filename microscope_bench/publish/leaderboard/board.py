@@ -70,7 +70,7 @@ class ModalityRow:
 class ResultRow:
     """One result, without its scores, at a path relative to the page; the label tells rows of one table apart.
 
-    ``hidden_because`` is why no table shows it, or None: a control, a failed run.
+    ``hidden_because`` is why no table shows it, or None: a control, attention knockout, a failed run.
     """
 
     path: str
@@ -148,6 +148,8 @@ def row_of(path: str, result: Result) -> ResultRow:
 def _why_hidden(result: Result) -> str | None:
     control = result.identity.model.control
     reasons = [f"control: {control}"] if control else []
+    if result.identity.protocol.window is not None:
+        reasons.append("attention knockout, of which no table tells")
     if result.status == FAILED:
         error = result.error
         reasons.append(f"failed in {error.where}: {error.type}: {error.message}" if error else "failed")
