@@ -40,7 +40,7 @@ class HFAdapter(Adapter):
 
     Model args: ``pretrained`` (hub id or directory), ``revision``, ``subfolder`` (the checkpoint's folder in it),
     ``peft`` (directory or repository of an adapter), ``dtype`` (float32, bfloat16, float16, or auto, the
-    checkpoint's; default: the checkpoint's, but float32 for one of float16),
+    checkpoint's; default: the checkpoint's, but on a CPU float32 for one of float16),
     ``attn_implementation``, ``quantization`` (bnb-8bit, bnb-4bit, torchao-int8), ``device_map``, ``max_memory`` and
     ``offload_folder`` (these three need accelerate), ``use_chat_template`` (default: where the checkpoint has one),
     ``max_length`` (instead of the configuration's).

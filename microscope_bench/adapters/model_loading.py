@@ -61,7 +61,7 @@ def load_transformers_model(
     held = holding(checkpoint.path, files)
     stored = stored_dtypes(checkpoint.path / name for name in files)
     refuse_unscaled(checkpoint.repo, config, stored)
-    options = {**options, "dtype": loading_dtype(options["dtype"], config, stored)}
+    options = {**options, "dtype": loading_dtype(options["dtype"], config, stored, device)}
     advice = (
         "If memory is what is missing, see dtype and device_map in docs/adding_a_model.md; if a file is damaged, fetch "
         "the checkpoint again."

@@ -77,12 +77,13 @@ _ZOO_VARIANTS = (("", "trained", "shipped_model"), (UNTRAINED, "untrained", "unt
 
 
 def _zoo() -> list[Preset]:
-    """The zoo's models and their untrained twins."""
+    """The zoo's models and their untrained twins. Weights are stored in float16 and computed with in float32."""
     return [
         Preset(
             name=f"{ZOO_PREFIX}{fusion}{suffix}",
             adapter=adapter,
             description=f"tiny, {what}; {description}",
+            args={"dtype": "float32"},
             build=f"microscope_bench.zoo.shipped:{build}",
             fusion=fusion_class,
         )

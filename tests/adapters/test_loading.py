@@ -330,9 +330,10 @@ def test_code_of_a_checkpoint_never_runs(tiny, tmp_path):
         (None, None, "BF16", "auto"),
     ],
 )
-def test_what_is_stored_in_float16_is_computed_in_float32_unless_asked(given, configured, stored, expected):
+def test_a_cpu_computes_in_float32_what_is_stored_in_float16_unless_asked(given, configured, stored, expected):
     config = SimpleNamespace(dtype=configured)
-    assert loading_dtype(given, config, {"weight": stored}) == expected
+    assert loading_dtype(given, config, {"weight": stored}, torch.device("cpu")) == expected
     if given is None:
+        assert loading_dtype(given, config, {"weight": stored}, torch.device("cuda", 0)) == "auto"
         config.quantization_config = {"quant_method": "gptq"}
-        assert loading_dtype(given, config, {"weight": stored}) == "auto"
+        assert loading_dtype(given, config, {"weight": stored}, torch.device("cpu")) == "auto"

@@ -74,10 +74,14 @@ class OmniFusionAdapter(Adapter):
         tower = find_vision_tower(args, checkpoint)
         target = pick_device(device)
         language_model = load_part(
-            AutoModelForCausalLM, checkpoint.path / "tuned-model", args.get("dtype"), args.get("attn_implementation")
+            AutoModelForCausalLM,
+            checkpoint.path / "tuned-model",
+            args.get("dtype"),
+            args.get("attn_implementation"),
+            target,
         )
         dtype = str(language_model.dtype).removeprefix("torch.")
-        vision_tower = load_part(CLIPVisionModel, tower.path, dtype, None)
+        vision_tower = load_part(CLIPVisionModel, tower.path, dtype, None, target)
         model = assemble(checkpoint.path, language_model, vision_tower).to(target)
         tokenizer = load_preprocessing(AutoTokenizer, checkpoint.path / "tokenizer")
         image_processor = load_preprocessing(AutoImageProcessor, tower.path)

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig
 
 from microscope_bench.adapters.foreign_errors import loading
@@ -33,13 +34,13 @@ def framed(question: str, has_image: bool) -> str:
     return f"{DIALOG}{'<SOI><image><EOI>' if has_image else ''}<USER>{question}<BOT>"
 
 
-def load_part(model_class: Any, path: Path, dtype: str | None, attention: str | None) -> Any:
-    """A transformers model all of whose weights come from the checkpoint; ``dtype`` is the model arg."""
+def load_part(model_class: Any, path: Path, dtype: str | None, attention: str | None, device: torch.device) -> Any:
+    """A transformers model, still on the CPU, all of whose weights come from the checkpoint; ``dtype`` is the arg."""
     choices: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     held, stored = _stored(path)
     with loading(str(path), "Fetch the checkpoint again"), no_larger_than(held, str(path)):
         config = AutoConfig.from_pretrained(path, local_files_only=True)
-        choices["dtype"] = loading_dtype(dtype, config, stored)
+        choices["dtype"] = loading_dtype(dtype, config, stored, device)
         model, report = model_class.from_pretrained(path, local_files_only=True, output_loading_info=True, **choices)
     unplaced = [key for key in report["unexpected_keys"] if not key.startswith(_OTHER_HALF)]
     check_places(model, str(path), path, stored=stored, unplaced=unplaced)
