@@ -82,19 +82,30 @@ def prepared(adapter: Adapter, batch: Batch, asked: Asked) -> Asked:
     """What is asked for, in a model that is proved to allow it by one batch; else an AdapterError says why it does not.
 
     Where a pass cannot go on from the last start, since a block needs what a left out one lays by, passes begin at
-    block 1: that takes longer and gives the same.
+    block 1; where blocks take no copies of the last position, edges to it are cut like others. Both take longer and
+    give the same.
     """
     check_model(adapter)
     check_blocks(adapter, batch)
     start = windows(len(adapter.blocks()), asked.window)[-1].start
-    reentry = Reentry(adapter, batch, {start})
+    reentry = Reentry(adapter, batch, {0, start})
     n, length = batch.labels.shape
-    nothing = Blocked("", torch.zeros(n, length, length, dtype=torch.bool), range(start, start))
+    nothing = torch.zeros(n, length, length, dtype=torch.bool)
+    again = _tried(lambda: reentry.blocked(Blocked("", nothing, range(start, start))))
+    copied = _tried(lambda: next(reentry.last_copies(nothing[None, :, 0], [range(0)])))
+    return replace(
+        asked,
+        whole=again is None or not torch.equal(again, reentry.logits),
+        copies=copied is not None and _close(copied, reentry.logits),
+    )
+
+
+def _tried(run: Callable[[], Tensor]) -> Tensor | None:
+    """What a pass gives that not every model can make; None where its code fails on it."""
     try:
-        whole = not torch.equal(reentry.blocked(nothing), reentry.logits)
-    except (KeyError, AttributeError, TypeError, IndexError):
-        whole = True
-    return replace(asked, whole=whole)
+        return run()
+    except (KeyError, AttributeError, TypeError, IndexError, RuntimeError, ValueError):
+        return None
 
 
 def _stream(adapter: Adapter, output: Any) -> Tensor:

@@ -51,6 +51,11 @@ class Edge:
         return f"{self.keys}{ARROW}{self.queries}"
 
     @property
+    def goes_to_last_alone(self) -> bool:
+        """Whether it cuts something, and changes no state but that of the last position."""
+        return self.queries == "last" and self.keys != "none"
+
+    @property
     def media(self) -> set[str]:
         """The modalities without which the edge has an end that holds nothing; ``random`` needs any of them."""
         return {self.keys, self.queries} & {*MEDIA, "random"}

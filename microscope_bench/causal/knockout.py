@@ -52,12 +52,21 @@ def windows(n_blocks: int, window: int) -> list[range]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is cut: edges, the width of the window, the seed of ``random`` keys, and whether passes begin at block 1."""
+    """What is cut, and how a model allows it.
+
+    Attributes:
+        edges: the edges.
+        window: blocks around a centre.
+        seed: of ``random`` keys.
+        whole: whether passes begin at block 1.
+        copies: whether edges to the last position go by copies of it; a model's blocks must take longer sequences.
+    """
 
     edges: Sequence[Edge]
     window: int
     seed: int = 0
     whole: bool = False
+    copies: bool = False
 
 
 def knockout(adapter: Adapter, batch: Batch, asked: Asked, choices: Sequence[Sequence[int]] = ()) -> Knockout:
@@ -66,20 +75,41 @@ def knockout(adapter: Adapter, batch: Batch, asked: Asked, choices: Sequence[Seq
     The model is in evaluation mode, and ``check_model`` and ``check_blocks`` have let it pass.
     """
     around = windows(len(adapter.blocks()), asked.window)
-    reentry = Reentry(adapter, batch, {0} if asked.whole else {blocks.start for blocks in around})
+    reentry = Reentry(adapter, batch, {0} if asked.whole else {0, *(blocks.start for blocks in around)})
     own = reentry.logits.argmax(dim=-1).cpu().numpy()
     tokens = [[int(first), *of_row] for first, of_row in zip(own, choices or [()] * len(own), strict=True)]
     base = log_probabilities(reentry.logits, tokens)
     cuts = [cut_of(edge, reentry.labels, batch.ids, asked.seed) for edge in asked.edges]
     blocked = np.full((len(cuts), len(around), *base.shape), np.nan)
+    by_copies = [n for n, edge in enumerate(asked.edges) if asked.copies and edge.goes_to_last_alone]
+    if by_copies:
+        keys = [torch.from_numpy(cuts[n].pairs.any(axis=1)) for n in by_copies]
+        blocked[by_copies] = _of_copies(reentry, keys, around, tokens) + base
     for number, (edge, cut) in enumerate(zip(asked.edges, cuts, strict=True)):
-        if not cut.applies.any():
-            continue
-        pairs = torch.from_numpy(cut.pairs)
-        for centre, blocks in enumerate(around):
-            found = log_probabilities(reentry.blocked(Blocked(edge.name, pairs, blocks)), tokens)
-            blocked[number, centre, cut.applies] = found[cut.applies]
+        if cut.applies.any() and number not in by_copies:
+            passes = (reentry.blocked(Blocked(edge.name, torch.from_numpy(cut.pairs), blocks)) for blocks in around)
+            blocked[number] = [log_probabilities(logits, tokens) for logits in passes]
+        blocked[number][:, ~cut.applies] = np.nan
     return Knockout(own, base, blocked, np.stack([_n_keys(cut) for cut in cuts]))
+
+
+def _of_copies(
+    reentry: Reentry, keys: Sequence[Tensor], around: Sequence[range], tokens: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Changes of log-probabilities, float64 (edges, L, B, 1 + C), by edges of keys (B, S) to the last position.
+
+    They are changes from a copy that reads everything, which rounding treats as it treats the others.
+    """
+    every = [(of_edge, blocks) for of_edge in keys for blocks in around]
+    found = []
+    most = max(1, keys[0].shape[1])  # copies, so that a pass is no more than twice as long
+    for start in range(0, len(every), most):
+        some = every[start : start + most]
+        cut = torch.stack([torch.zeros_like(keys[0]), *(of_edge for of_edge, _ in some)])
+        logits = reentry.last_copies(cut, [range(0), *(blocks for _, blocks in some)])
+        uncut, *others = (log_probabilities(one, tokens) for one in logits)
+        found += [other - uncut for other in others]
+    return np.stack(found).reshape(len(keys), len(around), *found[0].shape)
 
 
 def _n_keys(cut: Cut) -> np.ndarray:

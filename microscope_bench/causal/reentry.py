@@ -7,7 +7,7 @@ model does between its blocks and behind them (deepstack, caps, scales) is done 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from microscope_bench.adapters.base import PADDING, Adapter, Batch
 from microscope_bench.adapters.held_modules import held_modules, outermost
 from microscope_bench.causal.block_calls import BlockCall, blocks_called, forwards
+from microscope_bench.causal.last_position import Copies
 from microscope_bench.errors import CaptureError
 
 
@@ -60,8 +61,7 @@ class Reentry:
 
         def on_call(number: int, call: BlockCall, forward: Callable[..., Any]) -> Any:
             if number < start:
-                beside = self._beside_hidden[number]
-                return call.hidden if beside is None else (call.hidden, *beside)
+                return self._beside(number, call.hidden)
             if number == start:
                 call = call.of_hidden(self._entering[start].clone())
             call = call.explicit(self._real)
@@ -69,6 +69,38 @@ class Reentry:
 
         with self._replayed(), blocks_called(self._adapter, on_call):
             return self._pass()
+
+    def last_copies(self, cut: Tensor, windows: Sequence[range]) -> Iterator[Tensor]:
+        """The logits, float32 (B, vocabulary), of each copy of the last position; see :class:`Copies`."""
+        copies = Copies(self._real, cut, windows)
+
+        def along(number: int, call: BlockCall, forward: Callable[..., Any]) -> Any:
+            if number == 0:
+                call = call.of_hidden(self._entering[0].clone())
+            return copies.run(number, call.explicit(self._real), forward)
+
+        with self._replayed(), blocks_called(self._adapter, along):
+            self._pass()
+        assert copies.states is not None  # a block has run
+        n_blocks, rows = len(self._adapter.blocks()), torch.arange(len(self._real))
+        last = torch.from_numpy(self._batch.last_positions())
+        for state in copies.states.unbind(dim=1):
+
+            def behind(number: int, call: BlockCall, forward: Callable[..., Any], state: Tensor = state) -> Any:
+                hidden = call.hidden
+                if number == n_blocks - 1:
+                    hidden = hidden.clone()
+                    hidden[rows, last] = state
+                return self._beside(number, hidden)
+
+            with self._replayed(), blocks_called(self._adapter, behind):
+                logits = self._pass()
+            yield logits
+
+    def _beside(self, number: int, hidden: Tensor) -> Any:
+        """A state in the form in which block ``number`` returns it."""
+        beside = self._beside_hidden[number]
+        return hidden if beside is None else (hidden, *beside)
 
     def _base(self) -> Tensor:
         before = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from microscope_bench.causal.edges import Edge, cut_of
 from microscope_bench.causal.knockout import Asked, knockout, windows
 from microscope_bench.causal.reentry import Blocked, Reentry
 from microscope_bench.errors import MicroscopeError
+from microscope_bench.protocol import FLOW_PROTOCOL, PROTOCOLS
 from tests.causal.second import second_knockout
 from tests.tiny import families
 from tests.tiny.questions import PICTURE_QUESTIONS, picture, question
@@ -72,6 +74,22 @@ def test_a_picture_cut_off_everywhere_is_one_that_no_text_may_see(family):
     got, expected, base = (x.double().log_softmax(dim=-1) for x in (got, expected, reentry.logits))
     assert got.numpy() == pytest.approx(expected.detach().numpy(), abs=1e-5)
     assert (got - base).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "family, copies",
+    [("llava", True), ("qwen3_vl", True), ("gemma3", True), ("blip_2", True), ("gpt2", True), ("paligemma", False)],
+)
+def test_edges_to_the_last_position_go_by_copies_of_it_where_nobody_else_reads_it(family, copies):
+    adapter = adapter_of(family)
+    batch = adapter.encode([question("a"), question("b", text="Which is it?")] if family == "gpt2" else EIGHT[:3])
+    edges = [Edge.read("question->last"), Edge.read("last->last")]
+    with evaluation_mode(adapter):
+        asked = prepared(adapter, batch, Asked(edges, 3))
+        assert asked.copies is copies and not asked.whole
+        got = knockout(adapter, batch, asked)
+        expected = knockout(adapter, batch, replace(asked, copies=False))
+    assert got.blocked == pytest.approx(expected.blocked, abs=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl", "gemma3"])
@@ -136,6 +154,25 @@ def test_blocks_before_a_window_and_the_vision_tower_do_not_run_again():
     for hook in hooks:
         hook.remove()
     assert ran == ["tower", 0, 1, 2, 3, 0, 1, 2, 3, 1, 2, 3, 2, 3, 3]
+
+
+def test_a_curve_of_four_edges_costs_less_than_six_tenths_of_as_many_passes():
+    adapter = adapter_of("llava")
+    batch = adapter.encode(EIGHT[:2])
+    positions = []
+    hooks = [
+        block.register_forward_pre_hook(lambda _, args, kwargs: positions.append(args[0].shape[1]), with_kwargs=True)
+        for block in (part.self_attn.o_proj for part in adapter.blocks())
+    ]
+    edges = [Edge.read(name) for name in PROTOCOLS[FLOW_PROTOCOL].edges]
+    with evaluation_mode(adapter):
+        asked = prepared(adapter, batch, Asked(edges, 3))
+        positions.clear()
+        knockout(adapter, batch, asked)
+    for hook in hooks:
+        hook.remove()
+    passes = sum(positions) / (4 * batch.labels.shape[1])
+    assert passes < 0.6 * 4 * 4
 
 
 @pytest.mark.parametrize("window, said", [(5, "wider than the model, which has 4"), (2, "odd"), (0, "odd")])
