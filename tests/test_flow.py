@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from microscope_bench import flow, load_result
@@ -16,7 +17,7 @@ from microscope_bench.example import Example
 from microscope_bench.results import provenance
 from microscope_bench.results.json_schema import violations
 from microscope_bench.results.plausibility import implausible
-from tests.causal.planted import PlantedAdapter
+from tests.causal.planted import ANY, PlantedAdapter
 from tests.toy import TextTask, ToyAdapter, ToyTask
 
 EDGES = ("image->question", "question->last", "none->last")
@@ -182,3 +183,13 @@ def test_the_leaderboard_leaves_it_out_and_compare_reads_it(tmp_path):
     assert main(["leaderboard", str(tmp_path / "results")]) == 0
     page = (tmp_path / "leaderboard.md").read_text()
     assert "attention knockout, of which no table tells" in page and "## Protocol" not in page
+
+
+def test_an_example_counts_only_if_its_first_token_is_the_right_choice():
+    adapter = PlantedAdapter()
+    with torch.no_grad():
+        adapter.head.weight[ord("?"), ANY] = 20.0  # likelier than either choice, of which the right one is the likelier
+    result = measured(adapter=adapter)
+    assert result.accuracy.value == 1.0
+    assert {score.n_examples for score in result.scores} == {0}
+    assert {score.n_examples for score in measured(adapter=adapter, counted="all").scores} == {40}

@@ -75,6 +75,11 @@ class BlockCall:
         if mask is None:
             causal = torch.ones(length, length, dtype=torch.bool, device=self.hidden.device).tril()
             return self.of_mask(causal[None, None].expand(n, 1, length, length))
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            raise AdapterError(
+                f"{self.title} is given a mask of padding alone: it mixes positions by a recurrence or a convolution, "
+                f"and no edge can be cut in those"
+            )
         if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[-2:] != (length, length):
             what = f"one of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
             raise AdapterError(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from msgspec import structs
+from torch import Tensor, nn
 
+from microscope_bench.causal.block_calls import BlockCall
 from microscope_bench.causal.block_proof import check_blocks, check_model, prepared
 from microscope_bench.causal.edges import Edge
 from microscope_bench.causal.knockout import Asked, knockout
 from microscope_bench.errors import AdapterError
-from tests.causal.planted import ASKED, LAST, QUESTION, SEEN, Leaking, PlantedAdapter
+from tests.causal.planted import ASKED, LAST, QUESTION, SEEN, Leaking, Planted, PlantedAdapter
 from tests.tiny.questions import picture, question
 from tests.toy import ToyAdapter, ToyTask
 
@@ -45,6 +48,27 @@ def test_what_flows_past_the_mask_is_refused():
     adapter = PlantedAdapter(block_5=Leaking(QUESTION, LAST, ASKED, SEEN))
     with pytest.raises(AdapterError, match=r"block 5 \(Leaking\) of planted passes something .* past its attention"):
         check_blocks(adapter, adapter.encode(EXAMPLES))
+
+
+class Padded(Planted):
+    """A block that takes a mask of padding alone, (B, S), and fails on another."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if attention_mask is not None:
+            hidden_states = hidden_states * attention_mask[:, :, None]
+        return hidden_states.cumsum(dim=1)
+
+
+def test_a_block_that_fails_on_a_mask_of_pairs_is_refused():
+    adapter = PlantedAdapter(block_2=Padded(QUESTION, LAST, ASKED, SEEN))
+    with pytest.raises(AdapterError, match=r"block 2 \(Padded\) of planted does not read its attention mask"):
+        check_blocks(adapter, adapter.encode(EXAMPLES))
+
+
+def test_a_mask_of_padding_alone_is_refused():
+    call = BlockCall(nn.Identity(), "block 1", (torch.zeros(1, 3, 2),), {"attention_mask": torch.ones(1, 3)})
+    with pytest.raises(AdapterError, match=r"a mask of padding alone: .* recurrence"):
+        call.explicit(torch.ones(1, 3, dtype=torch.bool))
 
 
 def test_blocks_without_a_mask_are_refused():
