@@ -60,7 +60,8 @@ class HFAdapter(Adapter):
     ) -> None:
         model = unwrapped(model)
         self._overrides = self.overrides or overrides_of(model.config)
-        self.encodes_on_host = not (self._overrides.adds_image or self._overrides.constants_inside)
+        if all(getattr(type(self), name) is getattr(HFAdapter, name) for name in ("encode", "prepare", "process")):
+            self.encodes_on_host = not (self._overrides.adds_image or self._overrides.constants_inside)
         model = model if self._overrides.part is None else model.get_submodule(self._overrides.part)
         self._set_model(model)
         self.tokenizer, self.processor = tokenizer, processor

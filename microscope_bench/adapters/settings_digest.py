@@ -56,5 +56,6 @@ def _processor_settings(processor: Any) -> list[Any]:
     special = {name: token for name, token in processor.special_tokens_map.items() if name != "pad_token"}
     if not processor.is_fast:
         return [*settings, special, processor.get_vocab()]
-    of_backend = json.loads(processor.backend_tokenizer.to_str())
-    return [*settings, special, {**of_backend, "padding": None, "truncation": None}]
+    of_backend = processor.backend_tokenizer.to_str()
+    decides = of_backend[of_backend.index('"added_tokens"') :]  # behind how it pads and cuts
+    return [*settings, special, hashlib.sha256(decides.encode("utf-8", "surrogatepass")).hexdigest()]

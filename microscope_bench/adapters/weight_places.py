@@ -46,7 +46,9 @@ def loading_dtype(given: str | None, config: Any, stored: Mapping[str, str], dev
     if device.type != "cpu":
         return "auto"
     halved = "F16" in stored.values() if config.dtype is None else config.dtype == torch.float16
-    return torch.float32 if halved and getattr(config, "quantization_config", None) is None else "auto"
+    configs = (config, config.get_text_config(decoder=True))
+    quantised = any(getattr(one, "quantization_config", None) is not None for one in configs)
+    return torch.float32 if halved and not quantised else "auto"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -57,7 +57,7 @@ class Encoding:
                 self._next = self._thread = None
 
     def begin(self, indices: Sequence[int]) -> None:
-        """Encodes examples beside the caller, who asks for no others before it has begun a pass."""
+        """Starts to encode examples in the thread; until :meth:`encoded` the caller leaves the tokenizer alone."""
         if self._thread is not None and indices:
             self._next = list(indices), self._thread.submit(self._encode, indices)
 
@@ -69,9 +69,10 @@ class Encoding:
         """
         begun, self._next = self._next, None
         if begun is not None:
-            if begun[0] == list(indices):
+            error = begun[1].exception()  # waits, for others too: tokenizers cannot be used by two threads at once
+            # memory that the pass beside it took is free now
+            if begun[0] == list(indices) and not (error is not None and out_of_memory(error)):
                 return begun[1].result()
-            begun[1].exception()  # waits: tokenizers cannot be used by two threads at once
         return self._encode(indices)
 
     def _encode(self, indices: Sequence[int]) -> Encoded:

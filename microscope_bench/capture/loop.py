@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -79,9 +79,10 @@ class Capture:
         # a store may be resumed under a stricter max_skipped
         check_skipped(self.protocol, n_before, n_examples, skipped)
         with part_writer(store) as write, self._encoding.ahead():
-            for part, following in pairwise(chain(processes.take(parts), [None])):
-                assert part is not None  # which only the last is, and nothing follows it
-                before, captured = self._capture_part(store, part, following, on_examples)
+            # which part comes next is not known where others take some
+            following = dict(pairwise(parts)) if processes.size == 1 else {}
+            for part in processes.take(parts):
+                before, captured = self._capture_part(store, part, following.get(part), on_examples)
                 content = partial(_joined, store, part, before, captured)
                 records = [*before, *(record for piece in captured for record in piece.records)]
                 just_skipped = [record for record in records if record.skipped]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from microscope_bench.adapters.base import Batch
 from microscope_bench.adapters.hf import HFAdapter
+from microscope_bench.adapters.own_model import OwnModel
 from microscope_bench.errors import AdapterError, first_line
 from microscope_bench.example import Example
 from microscope_bench.lm_eval_plugin.documents import Document, Turns, document_of
@@ -150,11 +151,16 @@ def check_causal(adapter: HFAdapter, rows: Sequence[Row], *, templated: bool, di
     row = next((row for row in rows if row.n_after), None)
     if row is None:
         return
-    after = []
+    batches = []
     for continuation, back in (("", row.n_melted), (row.continuation, row.n_after)):
         example = example_of(row.request, templated=templated, directories=directories, continuation=continuation)
-        batch = adapter.encode([example])
-        after.append(adapter.logits_at(batch, batch.last_positions() - back)[0, 0])
+        batches.append((adapter.encode([example]), back))
+    refuse_seen_answers(adapter, batches)
+
+
+def refuse_seen_answers(adapter: HFAdapter | OwnModel, batches: Iterable[tuple[Batch, int]]) -> None:
+    """Raises where two batches of one row differ in their logits so many positions before the last."""
+    after = [adapter.logits_at(batch, batch.last_positions() - back)[0, 0].float() for batch, back in batches]
     if float((after[0] - after[1]).abs().max()) > CAUSAL_TOLERANCE * float(after[0].std()):
         raise AdapterError(
             f"{adapter.info.name}: a continuation changes what comes before it, so its attention is not causal and "

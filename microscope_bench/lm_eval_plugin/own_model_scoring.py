@@ -50,6 +50,7 @@ class OwnModelLM(LM):  # type: ignore[misc]
             prompts.setdefault((document_of(request), str(request.args[0])), []).append(number)
         groups, found = list(prompts.values()), dict[int, images.Answer]()
         seen: set[Document] = set()
+        checked = False
         with evaluation_mode(self.adapter):
             for start in tqdm(range(0, len(groups), self.batch_size), desc="Scoring", disable=disable_tqdm):
                 group = groups[start : start + self.batch_size]
@@ -58,14 +59,18 @@ class OwnModelLM(LM):  # type: ignore[misc]
                     for members in group
                 ]
                 planned, longer = self._plan(requests, group, examples)
-                found.update(self._answers(planned, seen))
+                if planned:
+                    found.update(self._answers(planned, seen))
+                if longer and not checked:
+                    checked = True
+                    self._check_causal(*longer[0])
                 for first in range(0, len(longer), self.batch_size):
                     found.update(self._answers(longer[first : first + self.batch_size], seen))
-        scored = [found[number] for number in range(len(requests))]
+            scored = [found[number] for number in range(len(requests))]
+            if self.geometry is not None:
+                self.geometry.scored(requests, scored)
         for request, answer in zip(requests, scored, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, answer)
-        if self.geometry is not None:
-            self.geometry.scored(requests, scored)
         return scored
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> NoReturn:
@@ -123,7 +128,8 @@ class OwnModelLM(LM):  # type: ignore[misc]
                 else:
                     asked = images.Row(request, alone.document, continuation, len(ids), 0, [], [(number, ids)])
                     longer.append((_followed(row, ids), asked))
-            prompts.append((row, alone))
+            if alone.asked or self.geometry is not None:
+                prompts.append((row, alone))
         return prompts, longer
 
     def _answers(self, planned: Sequence[Planned], seen: set[Document]) -> Iterator[tuple[int, images.Answer]]:
@@ -149,6 +155,13 @@ class OwnModelLM(LM):  # type: ignore[misc]
             with self.geometry.capturing(batch, images.watched_rows(batch, new)):
                 logits = self.adapter.logits_at(batch, positions)
         return images.answers(batch, rows, positions, logits.float())
+
+    def _check_causal(self, followed: Row, asked: images.Row) -> None:
+        """Raises where what the model computes of a prompt depends on the continuation behind it."""
+        n = asked.n_after
+        alone = followed._replace(ids=followed.ids[:-n], labels=followed.labels[:-n])
+        both = [(batch_of([row], ("",), self.adapter.device), back) for row, back in ((alone, 0), (followed, n))]
+        images.refuse_seen_answers(self.adapter, both)
 
     def _continuation(self, example: Example, text: str) -> list[int]:
         """The tokens by which a text continues an example's last words."""

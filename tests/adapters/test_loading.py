@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
+from transformers import LlavaConfig
 
 from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.adapters.model_args import DTYPES
@@ -331,9 +332,11 @@ def test_code_of_a_checkpoint_never_runs(tiny, tmp_path):
     ],
 )
 def test_a_cpu_computes_in_float32_what_is_stored_in_float16_unless_asked(given, configured, stored, expected):
-    config = SimpleNamespace(dtype=configured)
+    config = LlavaConfig(dtype=configured)
     assert loading_dtype(given, config, {"weight": stored}, torch.device("cpu")) == expected
     if given is None:
         assert loading_dtype(given, config, {"weight": stored}, torch.device("cuda", 0)) == "auto"
-        config.quantization_config = {"quant_method": "gptq"}
-        assert loading_dtype(given, config, {"weight": stored}, torch.device("cpu")) == "auto"
+        for part in (config, config.text_config):
+            part.quantization_config = {"quant_method": "gptq"}
+            assert loading_dtype(given, config, {"weight": stored}, torch.device("cpu")) == "auto"
+            del part.quantization_config

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from microscope_bench.adapters.hf import HFAdapter
 from microscope_bench.errors import ExampleError
 from tests.capture.captured import by_token, captured
 from tests.toy import ToyAdapter, ToyTask
@@ -62,7 +63,29 @@ def test_what_was_encoded_for_a_batch_that_no_longer_comes_is_left(tmp_path):
             return super().forward(batch, logits=logits)
 
     found, expected = (by_token(captured(tmp_path / name, a)) for name, a in {"a": Small(), "b": ToyAdapter()}.items())
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_memory_that_the_pass_took_is_free_for_the_encoding_after_it(tmp_path):
+    class Tight(ToyAdapter):
+        encodes_on_host = True
+
+        def encode(self, examples):
+            if threading.current_thread() is not threading.main_thread():
+                raise torch.OutOfMemoryError("beside the pass")
+            return super().encode(examples)
+
+    found, expected = (by_token(captured(tmp_path / name, a)) for name, a in {"a": Tight(), "b": ToyAdapter()}.items())
     assert found.keys() == expected.keys()
+
+
+def test_an_adapter_that_encodes_its_own_way_is_not_called_by_a_thread(tiny):
+    class Own(HFAdapter):
+        def encode(self, examples):
+            return super().encode(examples)
+
+    loaded = [one.load({"pretrained": str(tiny("llava"))}, device="cpu") for one in (HFAdapter, Own)]
+    assert [adapter.encodes_on_host for adapter in loaded] == [True, False]
 
 
 def test_an_error_of_the_thread_is_that_of_the_example(tmp_path):

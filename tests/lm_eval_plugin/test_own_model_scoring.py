@@ -93,3 +93,19 @@ def test_what_it_cannot_answer_is_refused(own, file, run_lm_eval, tmp_path):
     own.language_model.config.max_position_embeddings = 20
     with pytest.raises(AdapterError, match="tokens, pictures and answer included, exceed the 20 of MyMLLM"):
         run_lm_eval(lm, "letters")
+
+
+def test_a_model_that_sees_the_answer_is_refused(own, run_lm_eval, monkeypatch):
+    causal = own.run
+    monkeypatch.setattr(own, "run", lambda states, *rest: causal(states + states.mean(1, keepdim=True), *rest))
+    with pytest.raises(AdapterError, match="MyMLLM: a continuation changes what comes before it"):
+        run_lm_eval(Microscope(pretrained=own, geometry=False), "text_words")
+
+
+def test_a_model_in_training_is_in_evaluation_mode_until_the_last_batch_is_encoded(own, run_lm_eval, monkeypatch):
+    lm, modes = Microscope(pretrained=own, batch_size=5, metrics="anisotropy"), []
+    scored = lm.geometry.scored
+    monkeypatch.setattr(lm.geometry, "scored", lambda *args: modes.append(own.language_model.training) or scored(*args))
+    own.language_model.train()
+    run_lm_eval(lm, "letters")
+    assert (modes, own.language_model.training) == ([False], True)
