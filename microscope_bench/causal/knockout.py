@@ -45,7 +45,7 @@ def windows(n_blocks: int, window: int) -> list[range]:
     if window < 1 or window % 2 == 0:
         raise MicroscopeError(f"window must be an odd number of blocks, so that it has a centre, not {window}")
     if window > n_blocks:
-        raise MicroscopeError(f"a window of {window} blocks is wider than the model, which has {n_blocks}")
+        raise MicroscopeError(f"a window of {window} blocks is wider than the model, which has {n_blocks}; give less")
     half = window // 2
     return [range(max(0, centre - half), min(n_blocks, centre + half + 1)) for centre in range(n_blocks)]
 
