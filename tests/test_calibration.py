@@ -27,6 +27,7 @@ def tables(page: str) -> list[dict[str, list[str]]]:
     return [{row[0]: row[1:] for row in table if not row[0].startswith(":")} for table in rows]
 
 
+@pytest.mark.heavy
 def test_the_quick_run_writes_the_page_and_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     monkeypatch.setattr(sys, "argv", ["calibration.py", "--quick", "--write", str(page)])

@@ -85,6 +85,7 @@ def test_the_action_installs_the_repository_it_is_of_or_what_is_named(step: Step
     assert step("Install", install="a b.whl", variables=variables).stdout.splitlines()[3:] == ["a b.whl"]
 
 
+@pytest.mark.heavy
 def test_the_action_hands_its_inputs_to_the_run(step: Step, tmp_path: Path) -> None:
     """A task of one's own, other metrics, a device and a batch size: what the result says of itself."""
     (tmp_path / "tasks").mkdir()

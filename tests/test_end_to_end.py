@@ -32,7 +32,7 @@ def assert_agree(ours, theirs, tolerance):
         assert a.value is b.value is None or a.value == pytest.approx(b.value, rel=tolerance), a
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [MODELS[0], pytest.param(MODELS[1], marks=pytest.mark.heavy)])
 def test_batch_size_changes_no_score_by_more_than_one_in_ten_thousand(models, name):
     task = load_task("shapesqa")
     one = scores(models[name], task, batch_size=1)
@@ -43,7 +43,7 @@ def test_batch_size_changes_no_score_by_more_than_one_in_ten_thousand(models, na
 @pytest.mark.skipif(
     not (SCIENCEQA / "problems.json").is_file(), reason="set MICROSCOPE_BENCH_SCIENCEQA to real ScienceQA data"
 )
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [MODELS[0], pytest.param(MODELS[1], marks=pytest.mark.heavy)])
 def test_the_same_with_real_pictures_of_every_size(models, name):
     task = load_task("scienceqa_img", task_args={"data_dir": str(SCIENCEQA)})
     assert_agree(scores(models[name], task, batch_size=1), scores(models[name], task, batch_size=8), 1e-4)

@@ -31,6 +31,7 @@ def start(output_path):
     return subprocess.Popen([*COMMAND, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.heavy
 def test_a_run_killed_and_damaged_in_capture_and_in_writing_gives_the_scores_of_one_that_was_not(tmp_path):
     """Three kills; benchmarks/kills.py without --quick has fifty."""
     script = Path(__file__).parent.parent / "benchmarks/kills.py"

@@ -274,6 +274,7 @@ measure_store(store, metrics=metrics, split_by="correct", output_path=sys.argv[1
 """
 
 
+@pytest.mark.heavy
 def test_two_processes_refuse_parts_in_the_place_of_others_and_capture_them_again(alone, tmp_path):
     evaluate(ToyAdapter(), ToyTask(64, broken=BROKEN), output_path=tmp_path, keep_store=True, **OPTIONS)
     (parts,) = tmp_path.glob(".stores/*/parts")

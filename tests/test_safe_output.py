@@ -129,6 +129,8 @@ COMMANDS = [
     ["run", "--model", TOY, "--tasks", "shapesqa", "--limit", UNPRINTABLE],
     ["run", "--model", TOY, "--tasks", "shapesqa", f"--{UNPRINTABLE}"],
     ["run", "--model", TOY, "--tasks", "shapesqa", "--samples", UNPRINTABLE],
+    ["flow", "--model", UNPRINTABLE, "--tasks", "shapesqa"],
+    ["flow", "--model", TOY, "--tasks", "shapesqa", "--edges", UNPRINTABLE],
     ["measure", UNPRINTABLE],
     ["measure", f"results/.stores/{UNPRINTABLE}"],
     ["check", UNPRINTABLE],
@@ -203,7 +205,11 @@ def ran(arguments: str, streams: str, directory: Path) -> subprocess.CompletedPr
     return subprocess.run(["bash", "-c", line], cwd=directory, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("streams", STREAMS)
+# each takes a process; the others are heavy
+FEW = [pytest.param(streams, marks=() if streams in STREAMS[::3] else pytest.mark.heavy) for streams in STREAMS]
+
+
+@pytest.mark.parametrize("streams", FEW)
 def test_a_result_is_written_whatever_the_streams_take(tmp_path: Path, streams: str) -> None:
     done = ran(f"run --model '{TOY}' --tasks shapesqa --limit 6 --metrics anisotropy", streams, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,8 @@ import re
 import subprocess
 import tempfile
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import microscope_bench
@@ -34,6 +35,8 @@ PACKAGES = (
     "pillow",
 )
 """The packages whose version can change a number; those that are not installed are left out."""
+
+version = cache(metadata.version)  # a loop that measures at every step asks often
 
 # a URL, a drive, a home directory or a root; not the operator //
 _START = r"""(?:[A-Za-z][\w+.-]*://|[A-Za-z]:[\\/]|~[\w.-]*[\\/]|[\\/](?=[^,;"'\s]*\w))"""
@@ -83,7 +86,7 @@ def environment(
     """Describes this process; ``captured`` is that of the run that captured the states, if it was not this one."""
     packages = {}
     for name in PACKAGES:
-        with suppress(PackageNotFoundError):
+        with suppress(metadata.PackageNotFoundError):
             packages[name] = version(name)
     commit, dirty = _checkout(Path(microscope_bench.__file__).resolve().parent)
     return Environment(

@@ -139,6 +139,7 @@ def test_scores_without_a_mean_are_told_once(tiny, tmp_path, caplog):
     assert told and len(told) == len(set(told))
 
 
+@pytest.mark.heavy
 def test_of_two_processes_one_measures_and_both_train_as_without(tiny, tmp_path):
     """By torchrun with gloo, as on two GPUs."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

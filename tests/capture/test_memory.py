@@ -39,7 +39,11 @@ class Small(ToyAdapter):
         return super().forward(batch, logits=logits)
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [ERRORS[0], *(pytest.param(error, marks=pytest.mark.heavy) for error in ERRORS[1:])],
+    ids=lambda error: type(error).__name__,
+)
 def test_the_batch_is_halved_for_the_rest_of_the_run_and_the_scores_are_the_same(error, caplog):
     caplog.set_level(logging.INFO)
     gc.disable()  # what keeps tensors alive in a cycle is to be found by the package itself

@@ -198,13 +198,13 @@ def check_forged(intact: Path, document: dict[str, Any], form: str) -> None:
         )
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=SHARED)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=SHARED)
 @given(content=damaged_bytes(), side=st.booleans())
 def test_damaged_bytes_never_pass(intact: Path, content: bytes, side: bool) -> None:
     check_damaged(intact, content, side)
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=SHARED)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=SHARED)
 @given(document=mutations(), side=st.booleans())
 def test_damaged_fields_never_pass(intact: Path, document: dict[str, Any], side: bool) -> None:
     check_document(intact, document, side)

@@ -21,7 +21,7 @@ def test_a_page_of_hostile_names_has_the_structure_of_a_page_of_plain_ones(text:
     assert len(page.links) == len(PLAIN.links)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.text(alphabet=st.sampled_from("<>&;|`*_[]()!#\\~\n\"'/:.@ax1-+={}$ \u2028"), min_size=1, max_size=12))
 def test_any_text_keeps_the_structure(text: str) -> None:
     page = rendered(render(entries("x" + text + "x")))

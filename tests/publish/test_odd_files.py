@@ -100,6 +100,11 @@ def test_a_board_links_to_a_file_whose_name_is_no_text(tmp_path: Path, form: str
     assert main(["leaderboard", "results", "-o", f"page.{form}", "--format", form]) == 0
     page = (tmp_path / f"page.{form}").read_text(encoding="utf-8")
     assert "x%FF.json" in page if form in ("markdown", "html") else "x" in page
+
+
+def test_other_verbs_read_a_file_whose_name_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "x\udcff.json").write_bytes(SAMPLE_FILE.read_bytes())
     for argv in (["report", "results"], ["plot", "results"], ["cite", "results"], ["compare", "results", "results"]):
         assert main(argv) == 0
 

@@ -134,7 +134,7 @@ def test_a_page_of_hostile_text_has_the_structure_of_a_page_of_plain_text(text: 
     assert_harmless(page_of(text))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.text(alphabet=st.sampled_from("<>&;\"'`=/!-{}%# \n\t\0\u2028\u202eaonscript:()x1"), min_size=1, max_size=14))
 def test_any_text_keeps_the_structure(text: str) -> None:
     assert_harmless(page_of("x" + text))
