@@ -17,6 +17,7 @@ from microscope_bench.example import Example
 from microscope_bench.results import provenance
 from microscope_bench.results.json_schema import violations
 from microscope_bench.results.plausibility import implausible
+from microscope_bench.system.processes import Processes
 from tests.causal.planted import ANY, PlantedAdapter
 from tests.toy import TextTask, ToyAdapter, ToyTask
 
@@ -193,3 +194,15 @@ def test_an_example_counts_only_if_its_first_token_is_the_right_choice():
     assert result.accuracy.value == 1.0
     assert {score.n_examples for score in result.scores} == {0}
     assert {score.n_examples for score in measured(adapter=adapter, counted="all").scores} == {40}
+
+
+def test_an_edge_that_is_named_twice_is_cut_once():
+    twice = measured(edges=("image->question", "image -> question"))
+    assert twice.identity.protocol.edges == ("image->question",)
+    assert twice.scores == measured(edges=("image->question",)).scores
+
+
+def test_several_processes_are_refused_from_the_command_line_too(monkeypatch, capsys):
+    monkeypatch.setattr("microscope_bench.run.flow.launched", lambda: Processes(rank=1, size=2))
+    assert main(["flow", "--model", "zoo-llava-untrained", "--tasks", "shapesqa", "--limit", "2"]) == 2
+    assert "attention knockout runs in one process" in capsys.readouterr().err

@@ -31,7 +31,7 @@ class Copies:
         n, length = real.shape
         self._rows = torch.arange(n)
         self._last = length - 1 - real.flip(1).int().argmax(dim=1)
-        self._left: Tensor | None = None
+        self._left = torch.empty(0)
         self._places = torch.cat(
             [torch.arange(length).expand(n, length), self._last[:, None].expand(n, len(windows))], dim=1
         )
@@ -42,10 +42,12 @@ class Copies:
         if hidden.dim() != 3:
             raise TypeError("parallel streams")
         own = hidden[self._rows, self._last][:, None]
-        if self.states is None or self._left is None:
+        if self.states is None:
             states = own.expand(-1, len(self._windows), -1)
-        else:  # with what the model has added between two blocks
-            states = self.states + (own - self._left)
+        elif torch.equal(own, self._left):
+            states = self.states
+        else:
+            raise TypeError("the model changes the last position between two blocks")
         call = call.of_mask(self._mask(number, call)).of_hidden(torch.cat([hidden, states], dim=1))
         kwargs = {name: self._extended(value) for name, value in call.kwargs.items()}
         output = replace(call, args=tuple(map(self._extended, call.args)), kwargs=kwargs).run(forward)

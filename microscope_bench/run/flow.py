@@ -116,8 +116,10 @@ def flow(
 
 def resolve_flow(adapter: Adapter, task: Task, config: RunConfig, asked: Flow, stopwatch: Stopwatch) -> Resolved:
     """A knockout before its first pass, of a model and a task that are loaded; what cannot be is refused here."""
+    if launched().size > 1:
+        raise MicroscopeError("attention knockout runs in one process; start it without torchrun or accelerate launch")
     protocol = named_protocol(FLOW_PROTOCOL).with_changes(
-        edges=None if asked.edges is None else tuple(Edge.read(name).name for name in asked.edges),
+        edges=None if asked.edges is None else tuple(dict.fromkeys(Edge.read(name).name for name in asked.edges)),
         window=asked.window,
         counted=asked.counted,
         limit=limit_of(config.limit, task),
@@ -185,8 +187,6 @@ def _check_config(config: RunConfig) -> None:
     for field in fields(config):
         if field.name not in (*OF_FLOW, "protocol") and getattr(config, field.name) != getattr(plain, field.name):
             raise MicroscopeError(f"{field.name} means nothing in attention knockout; leave it out")
-    if launched().size > 1:
-        raise MicroscopeError("attention knockout runs in one process; start it without torchrun or accelerate launch")
 
 
 def _check_edges(edges: Sequence[str], task: Task) -> None:
@@ -213,7 +213,7 @@ def _measured(resolved: Resolved) -> tuple[list[ExampleRecord], Counted]:
             tqdm(total=len(rows), desc="answers", unit="example", disable=hidden) as bar,
         ):
             encoding = Encoding(adapter, source)
-            asked = _prepared(adapter, encoding, rows, asked)
+            asked = _prepared(adapter, encoding, rows, min(2, loop.batch_size), asked)
             records = loop.answers(rows, bar.update)
         which = [row for row in rows if _may_count(records[row], protocol.counted)]
         counted = Counted()
@@ -241,10 +241,10 @@ def _measured(resolved: Resolved) -> tuple[list[ExampleRecord], Counted]:
     return records, counted
 
 
-def _prepared(adapter: Adapter, encoding: Encoding, rows: Sequence[int], asked: Asked) -> Asked:
-    """What is asked for, once an example that can be encoded has proved that the model allows it."""
-    for row in rows:
-        ready = encoding.encoded([row])
+def _prepared(adapter: Adapter, encoding: Encoding, rows: Sequence[int], size: int, asked: Asked) -> Asked:
+    """What is asked for, once ``size`` examples that can be encoded have proved that the model allows it."""
+    for start in range(0, len(rows), size):
+        ready = encoding.encoded(rows[start : start + size])
         if ready.batch is not None:
             with of_examples(ready.batch.ids, "in the model"):
                 return prepared(adapter, ready.batch, asked)
@@ -267,4 +267,4 @@ def _may_count(record: ExampleRecord, counted: str | None) -> bool:
             f"example {record.id}: whether its answer is right cannot be told ({record.unscored}). To count every "
             f"example whatever it answers: --counted all"
         )
-    return counted == "all" or record.right is not False
+    return counted == "all" or bool(record.right) or record.choice_logprobs is None

@@ -92,6 +92,19 @@ def test_edges_to_the_last_position_go_by_copies_of_it_where_nobody_else_reads_i
     assert got.blocked == pytest.approx(expected.blocked, abs=1e-5)
 
 
+def test_a_model_that_scales_its_stream_between_blocks_takes_no_copies():
+    adapter, edge = in_memory(*families.llava(), {}), EDGES[1]
+    adapter.blocks()[2].register_forward_hook(lambda block, args, output: output * 3)
+    batch = adapter.encode(EIGHT[:2])
+    with evaluation_mode(adapter):
+        assert not prepared(adapter, batch, Asked([edge], 3)).copies
+    found = knocked_out(adapter, batch, [edge])
+    pairs = cut_of(edge, Reentry(adapter, batch, {0}).labels, batch.ids, 0).pairs
+    with evaluation_mode(adapter):
+        expected = second_knockout(adapter, batch, pairs, windows(4, 3))
+    assert found.blocked[0, ..., 0] == pytest.approx(expected[1:], abs=1e-5)
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen3_vl", "gemma3"])
 def test_an_empty_edge_changes_nothing_to_the_last_bit(family):
     adapter = adapter_of(family)
