@@ -21,7 +21,7 @@ from microscope_bench.identity import UNTRAINED
 from microscope_bench.system.hub import is_offline, resolve_commit
 from microscope_bench.system.key_values import key_values
 from microscope_bench.system.lazy_registry import Registry
-from microscope_bench.system.local_code import local_code_digest
+from microscope_bench.system.local_code import FreshLoader, local_code_digest
 
 if TYPE_CHECKING:
     from microscope_bench.adapters.base import Adapter
@@ -201,6 +201,7 @@ def adapter_from_file(name: str) -> tuple[type[Adapter], ModuleType]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise AdapterError(f"{name}: {file} is not a Python file")
+    spec.loader = FreshLoader(spec.name, str(path))
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)  # dataclasses and pickles of the file look their module up
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,11 +152,9 @@ def check_causal(adapter: HFAdapter, rows: Sequence[Row], *, templated: bool, di
     row = next((row for row in rows if row.n_after), None)
     if row is None:
         return
-    batches = []
-    for continuation, back in (("", row.n_melted), (row.continuation, row.n_after)):
-        example = example_of(row.request, templated=templated, directories=directories, continuation=continuation)
-        batches.append((adapter.encode([example]), back))
-    refuse_seen_answers(adapter, batches)
+    make = partial(example_of, row.request, templated=templated, directories=directories)
+    asked = (("", row.n_melted), (row.continuation, row.n_after))
+    refuse_seen_answers(adapter, ((adapter.encode([make(continuation=words)]), back) for words, back in asked))
 
 
 def refuse_seen_answers(adapter: HFAdapter | OwnModel, batches: Iterable[tuple[Batch, int]]) -> None:

@@ -12,10 +12,11 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import sha256
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import resolve_name, spec_from_file_location
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import NoReturn
 from weakref import WeakKeyDictionary
 
 from microscope_bench.system.live_code import live_code
@@ -36,6 +37,13 @@ _LIBRARIES = {
 
 _STANDARD = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
 _first_seen: WeakKeyDictionary[ModuleType, bytes] = WeakKeyDictionary()
+
+
+class FreshLoader(SourceFileLoader):
+    """Runs a file as it is now; Python's bytecode caches miss an edit that keeps its size and its time in seconds."""
+
+    def path_stats(self, path: str) -> NoReturn:  # without which the cache is neither read nor written
+        raise OSError(f"{path} is read anew")
 
 
 def local_code_digest(module: ModuleType, *, is_local: bool = False, made: type | None = None) -> str | None:

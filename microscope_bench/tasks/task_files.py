@@ -16,6 +16,7 @@ import yaml
 
 from microscope_bench.errors import TaskError, field_error, said
 from microscope_bench.system.disk import user_path
+from microscope_bench.system.local_code import FreshLoader
 from microscope_bench.tasks.bounded_yaml import DEEPEST, BeyondBounds, BoundedLoader, load_bounded, read_text
 from microscope_bench.tasks.lm_eval_layer import LmEvalNames, lm_eval_directory, lm_eval_names
 
@@ -236,7 +237,8 @@ def _import_function(reference: FunctionReference, modules: dict[Path, ModuleTyp
     if not file.is_file():
         return getattr(importlib.import_module(module_name), name)
     if file not in modules:
-        spec = importlib.util.spec_from_file_location(f"{CODE}:{file.with_suffix('')}", file)
+        name_here = f"{CODE}:{file.with_suffix('')}"
+        spec = importlib.util.spec_from_file_location(name_here, file, loader=FreshLoader(name_here, str(file)))
         assert spec is not None and spec.loader is not None  # as for every .py file
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses and pickling look their module up here
