@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -140,11 +141,13 @@ class Own(HFAdapter):
 """
 
 
-def test_an_adapter_in_a_file_has_its_own_identity(tiny, tmp_path):
+def test_an_adapter_in_a_file_has_its_own_identity(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     file = tmp_path / "own.py"
     found = []
     for n in (2, 1):
         file.write_text(OWN.format(n=n))
+        os.utime(file, (1, 1))  # an edit within a second, of equal size
         found.append(load_model(f"{file}:Own", {"pretrained": str(tiny("gpt2")), "use_chat_template": "false"}, "cpu"))
         assert found[-1].info.n_layers == len(found[-1].blocks()) == n
     names = [adapter.info.adapter for adapter in found]
